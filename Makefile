@@ -1,0 +1,37 @@
+# `make demo` and `make test` need only Python >= 3.11, make and (for the compiled scan) a C compiler.
+
+PYTHON ?= python3
+BIN := .venv/bin
+EXTRAS := langchain,llama-index,retrieval,train,dev
+STAMP := .venv/.stamp
+SOURCES := pyproject.toml constraints.txt hatch_build.py $(wildcard kernels/deltamem_kernels/*.[ch])
+
+.PHONY: install demo test check lint types layers
+
+install: $(STAMP)
+
+# Installs once; again only when what is installed has changed.
+$(STAMP): $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/deltamem demo
+
+# Everything; ends with pytest's summary.
+test: lint types layers
+	$(BIN)/python -m pytest
+
+# The part of `test` that ends within two minutes.
+check: lint types layers
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+layers: $(STAMP)
+	$(BIN)/lint-imports

@@ -1,0 +1,28 @@
+"""Memory for AI agents that lives in the model: δ-mem states on a frozen backbone, with their journal in SQL.
+
+from deltamem_agents import DeltaMem
+
+with DeltaMem.open("tiny", url="sqlite:///memory.db") as mem:
+    alice = mem.agent("alice")
+    alice.write([{"role": "user", "content": "My favourite colour is teal."}])
+    print(alice.recall("What is my favourite colour?").text)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deltamem_agents.memory import AgentMemory, DeltaMem, Recall, Reply
+
+__version__ = "0.1.0"
+__all__ = ["AgentMemory", "DeltaMem", "Recall", "Reply"]
+
+
+def __getattr__(name: str) -> Any:
+    # On use, so that importing the package, or its store alone, imports no torch.
+    if name in __all__:
+        from deltamem_agents import memory
+
+        return getattr(memory, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

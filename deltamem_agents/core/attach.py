@@ -1,0 +1,245 @@
+"""An adapter on a loaded model: forwards with states in and states out, states bound around `generate`, and detach."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+import torch
+from torch import Tensor, nn
+
+from deltamem_agents.core.adapter import Adapter, place
+from deltamem_agents.core.families import inspect_backbone
+from deltamem_agents.core.hooks import FRAMES, Hooks
+from deltamem_agents.core.passes import Frame, Pass, by_key, by_layer
+from deltamem_agents.core.state import State, select_state, validate_state
+from deltamem_agents.errors import AdapterMismatchError, ClosedError, InertAdapterError
+
+_lock = threading.Lock()
+_attached: WeakKeyDictionary[nn.Module, ref[Attached]] = WeakKeyDictionary()
+
+
+class Bound:
+    """States in effect inside ``Attached.bind``."""
+
+    def __init__(self, frame: Frame) -> None:
+        self._frame = frame
+
+    @property
+    def state(self) -> State | None:
+        """The state now, batched by module name; None while a zero state has met no input yet."""
+        return None if self._frame.state is None else by_key(self._frame.state)
+
+
+class Attached:
+    """An adapter on a model; made by `attach`. Safe to use from several threads, each in its own forward."""
+
+    def __init__(self, model: nn.Module, adapter: Adapter) -> None:
+        backbone = inspect_backbone(model)
+        adapter.check_fits(backbone)
+        with _lock:
+            earlier = _attached.get(backbone.decoder)
+            if earlier is not None and earlier() is not None:
+                raise AdapterMismatchError("this model has an adapter attached; detach it first, a model carries one")
+            place(adapter, backbone)
+            self.model = model
+            self.adapter = adapter
+            self.keys = adapter.keys
+            self._decoder = backbone.decoder
+            self._trainable = [each for each in model.parameters() if each.requires_grad]
+            for parameter in self._trainable:
+                parameter.requires_grad_(False)
+            self._hooks: Hooks | None = Hooks(backbone, adapter, self._ended)
+            self._doubts: deque[tuple[Tensor, torch.cuda.Event]] = deque()
+            _attached[backbone.decoder] = ref(self)
+
+    def forward(
+        self,
+        state: Mapping[str, Tensor] | None = None,
+        read_state: Mapping[str, Tensor] | None = None,
+        write: bool = True,
+        message_ids: Tensor | None = None,
+        sentence_ids: Tensor | None = None,
+        **model_kwargs: Any,
+    ) -> tuple[Any, State]:
+        """Run the model once under a state.
+
+        Args:
+            state: Module name to [B, R, R] or [B, H, R, R] float32; None is the zero state. Not changed.
+            read_state: What span writes and read-only forwards read instead: the state before the segment. Token
+                writes read the running state and disregard it.
+            write: Whether the tokens are written. Without, no scan runs.
+            message_ids: [B, T] span of each token for sentence and message adapters, −1 for none; token adapters
+                disregard ids. Without any ids such adapters write per token. Keep them on the CPU: it is faster.
+            sentence_ids: Likewise.
+            model_kwargs: The model's own arguments (``input_ids``, ``attention_mask``, ``past_key_values``, …). A row
+                whose mask is 0 for a token does not write it.
+
+        Returns:
+            The model's output, and the state after it (the one given where nothing is written). Differentiable with
+            respect to the adapter's parameters and the given state.
+
+        Raises:
+            StateMismatchError: A state of another adapter or batch size, or a mask that does not fit.
+            ConfigError: Span ids are incomplete or have another shape.
+            UnsupportedModelError: A FlexAttention block mask, or reentrant gradient checkpointing.
+            InertAdapterError: The forward bypassed the adapter, or should have written and changed nothing (on a GPU
+                found out during a later call, since looking would wait for the device).
+            ClosedError: Detached.
+        """
+        frame = self._frame(state, read_state, write=write, bound=False)
+        frame.message_ids, frame.sentence_ids = message_ids, sentence_ids
+        token = FRAMES.set((*FRAMES.get(), frame))
+        try:
+            output = self.model(**model_kwargs)
+        finally:
+            FRAMES.reset(token)
+        if frame.last is None and (write or state is not None):
+            raise InertAdapterError(
+                "the model's forward did not run the decoder the adapter is attached to; detach and attach again"
+            )
+        if frame.state is None:
+            return output, self.adapter.zero_state(self._batch(model_kwargs))
+        return output, by_key(frame.state)
+
+    @contextmanager
+    def bind(
+        self,
+        states: Mapping[str, Tensor] | None,
+        slots: Tensor | Sequence[int] | None = None,
+        write: bool = False,
+        *,
+        eos_token_id: int | Sequence[int] | None = None,
+    ) -> Iterator[Bound]:
+        """Put states in effect for forwards that others call, such as ``model.generate``, in this thread or task.
+
+        Args:
+            states: As for `forward`; with ``slots`` a pool of P rows.
+            slots: [B] row of the pool for each input row; −1 is the zero state.
+            write: Whether tokens are written; `Bound.state` then is the state so far. In generation a row that has
+                produced an end-of-sequence or padding token writes nothing more. Beam search cannot write.
+            eos_token_id: What ends a row, if not what the model's generation config says.
+
+        Raises:
+            StateMismatchError: A state of another adapter; inside, one that has no row for each input row.
+        """
+        chosen = select_state(states, slots) if states is not None and slots is not None else states
+        frame = self._frame(chosen, None, write=write, bound=True)
+        if write:
+            frame.stop_ids = self._stop_ids(eos_token_id)
+        token = FRAMES.set((*FRAMES.get(), frame))
+        try:
+            yield Bound(frame)
+        finally:
+            FRAMES.reset(token)
+
+    def zero_state(self, batch: int) -> State:
+        """A batched state of agents that were told nothing."""
+        return self.adapter.zero_state(batch)
+
+    def check(self) -> None:
+        """Wait for the device and raise InertAdapterError if a past forward should have written and did not."""
+        self._settle(wait=True)
+
+    def detach(self) -> None:
+        """Take the adapter off; the model is as before, bit for bit. Detaching again does nothing."""
+        with _lock:
+            if self._hooks is None:
+                return
+            self._hooks.remove()
+            self._hooks = None
+            _attached.pop(self._decoder, None)
+            for parameter in self._trainable:
+                parameter.requires_grad_(True)
+            self._trainable = []
+
+    def _frame(
+        self,
+        state: Mapping[str, Tensor] | None,
+        read_state: Mapping[str, Tensor] | None,
+        *,
+        write: bool,
+        bound: bool,
+    ) -> Frame:
+        if self._hooks is None:
+            raise ClosedError("this adapter was detached; attach it again")
+        self._settle(wait=False)
+        found: list[dict[int, Tensor] | None] = []
+        for given in (state, read_state):
+            if given is not None:
+                validate_state(given, self.keys, self.adapter.config.state_shape)
+            found.append(None if given is None else by_layer(self.adapter, given))
+        return Frame(self._hooks, self.adapter, found[0], found[1], write, bound)
+
+    def _ended(self, frame: Frame, done: Pass) -> None:
+        """After each successful run of the decoder under a frame."""
+        done.check_reached(self.adapter)
+        if done.write:
+            self._doubt(done)
+        frame.commit(done)
+
+    def _doubt(self, done: Pass) -> None:
+        """See that something was written: at once on a CPU, when the device has come that far on a GPU."""
+        first = self.adapter.layer_indices[0]
+        with torch.no_grad():
+            if done.after[first].device.type != "cuda":
+                if torch.equal(done.after[first], done.state[first]) and bool(done.unchanged()):
+                    raise _inert()
+                return
+            verdict = torch.empty((), dtype=torch.bool, pin_memory=True)
+            verdict.copy_(done.unchanged(), non_blocking=True)
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record()
+            self._doubts.append((verdict, event))
+
+    def _settle(self, *, wait: bool) -> None:
+        while self._doubts:
+            with _lock:
+                if not self._doubts:
+                    return
+                verdict, event = self._doubts[0]
+                if not wait and not event.query():  # type: ignore[no-untyped-call]
+                    return
+                self._doubts.popleft()
+            event.synchronize()
+            if bool(verdict):
+                raise _inert()
+
+    def _stop_ids(self, given: int | Sequence[int] | None) -> Tensor | None:
+        config = getattr(self.model, "generation_config", None)
+        ids: list[int] = []
+        for each in (getattr(config, "eos_token_id", None) if given is None else given, _pad(config)):
+            ids += [] if each is None else [each] if isinstance(each, int) else [int(one) for one in each]
+        device = self.adapter.layer(self.adapter.layer_indices[0]).memory.device
+        return torch.tensor(ids, device=device) if ids else None
+
+    @staticmethod
+    def _batch(model_kwargs: Mapping[str, Any]) -> int:
+        tokens = model_kwargs.get("input_ids")
+        return int((model_kwargs["inputs_embeds"] if tokens is None else tokens).shape[0])
+
+
+def attach(model: nn.Module, adapter: Adapter) -> Attached:
+    """Put an adapter on a loaded causal LM by hooks; its parameters are frozen until `Attached.detach`.
+
+    Raises:
+        UnsupportedModelError: Unknown family.
+        AdapterMismatchError: The adapter is for another width, depth or family, or the model already carries one.
+    """
+    return Attached(model, adapter)
+
+
+def _pad(config: object) -> int | None:
+    pad = getattr(config, "pad_token_id", None)
+    return pad if isinstance(pad, int) else None
+
+
+def _inert() -> InertAdapterError:
+    return InertAdapterError(
+        "the attached adapter was to write and left every state bit for bit as it was; its value projection or gates "
+        "are zero, or its file is damaged: train it, or load it again"
+    )

@@ -1,0 +1,187 @@
+"""Shape and write rule of an adapter. Knows nothing of tensors or files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+from deltamem_agents.errors import ConfigError
+
+WriteUnit = Literal["token", "sentence", "message"]
+UpdateMode = Literal["standard", "lambda_outside", "no_lambda"]
+ScaleMode = Literal["fixed", "layer", "correction"]
+CORRECTIONS = ("q", "k", "v", "o")
+FORMAT = "deltamem-adapter"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeltaMemConfig:
+    """Shape and write rule of each adapted layer's state (arXiv:2605.12357, section 3).
+
+    Args:
+        rank: State side R, 1 to 64; a layer costs 4·heads·R² bytes per agent.
+        alpha: Corrections are scaled by alpha / rank.
+        heads: State matrices of a layer, 1 to 64 (MSW where more than one).
+        write: What is averaged into one write; fixed when the adapter is trained.
+        update: Where λ stands in the update: keep, erase = λ, β | λ, λβ | 1, β.
+        couple_lambda: λ = 1 − β instead of a gate of its own.
+        rankwise_gates: One gate a state row instead of one a head.
+        normalize_qk: q, k = l2norm(tanh(·)) per head.
+        corrections: Which of q, k, v, o are corrected.
+        layers: Adapted layers, ascending; None means all of them.
+        o_rmsnorm: RMS norm of Δo, with a trained weight.
+        o_rmsnorm_eps: Its epsilon.
+        scale: "fixed", or one trainable multiplier a layer or a correction, in (0, scale_max).
+        scale_init: Its first value.
+        scale_max: Its bound.
+        beta_bias: First bias of β; λ's own gate starts at minus that.
+        init_gain: Norm of each column of a fresh correction.
+        write_length: Tokens of a segment, which shares one causal context when written.
+        answer_writes: Trained to write while answering; False means answering is read-only.
+        hidden_size: Width of the backbone; None until known.
+        num_layers: Depth of the backbone; None where the adapter's file does not tell.
+        model_type: Family of the backbone; None where the adapter's file does not tell.
+
+    Raises:
+        ConfigError: A field is out of range.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    heads: int = 1
+    write: WriteUnit = "token"
+    update: UpdateMode = "standard"
+    couple_lambda: bool = True
+    rankwise_gates: bool = True
+    normalize_qk: bool = True
+    corrections: tuple[str, ...] = ("q", "o")
+    layers: tuple[int, ...] | None = None
+    o_rmsnorm: bool = False
+    o_rmsnorm_eps: float = 1e-6
+    scale: ScaleMode = "fixed"
+    scale_init: float = 1.0
+    scale_max: float = 2.0
+    beta_bias: float = -1.5
+    init_gain: float = 0.05
+    write_length: int = 1024
+    answer_writes: bool = False
+    hidden_size: int | None = None
+    num_layers: int | None = None
+    model_type: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("corrections", "layers"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        _whole(self.rank, "rank", 1, 64)
+        _whole(self.heads, "heads", 1, 64)
+        _whole(self.write_length, "write_length", 1, 1 << 20)
+        for name in ("alpha", "o_rmsnorm_eps", "scale_init", "scale_max"):
+            _number(getattr(self, name), name, positive=True)
+        for name in ("beta_bias", "init_gain"):
+            _number(getattr(self, name), name, positive=False)
+        for name in ("couple_lambda", "rankwise_gates", "normalize_qk", "o_rmsnorm", "answer_writes"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; give true or false")
+        _choice(self.write, "write", get_args(WriteUnit))
+        _choice(self.update, "update", get_args(UpdateMode))
+        _choice(self.scale, "scale", get_args(ScaleMode))
+        if self.scale_init >= self.scale_max:
+            raise ConfigError(f"scale_init is {self.scale_init}; it must be below scale_max, which is {self.scale_max}")
+        self._check_corrections()
+        self._check_backbone()
+
+    def _check_corrections(self) -> None:
+        given = self.corrections
+        if not isinstance(given, tuple) or not given or not set(given) <= set(CORRECTIONS):
+            raise ConfigError(f"corrections is {given!r}; give at least one of {', '.join(CORRECTIONS)}")
+        if len(set(given)) != len(given):
+            raise ConfigError(f"corrections is {given!r}; name each one once")
+        if self.o_rmsnorm and "o" not in given:
+            raise ConfigError("o_rmsnorm is true without an o correction; add 'o' to corrections or turn it off")
+        # One order everywhere, so that two spellings of one adapter have one fingerprint.
+        object.__setattr__(self, "corrections", tuple(name for name in CORRECTIONS if name in given))
+
+    def _check_backbone(self) -> None:
+        for name in ("hidden_size", "num_layers"):
+            if getattr(self, name) is not None:
+                _whole(getattr(self, name), name, 1, 1 << 20)
+        if self.model_type is not None and not isinstance(self.model_type, str):
+            raise ConfigError(f"model_type is {self.model_type!r}; give the family's name, such as 'qwen3'")
+        if self.layers is None:
+            return
+        if not isinstance(self.layers, tuple) or not self.layers:
+            raise ConfigError(f"layers is {self.layers!r}; give layer numbers, or null for all layers")
+        for index in self.layers:
+            _whole(index, "a layer number", 0, (self.num_layers or 1 << 20) - 1)
+        if list(self.layers) != sorted(set(self.layers)):
+            raise ConfigError(f"layers is {self.layers!r}; give each number once, in ascending order")
+
+    @property
+    def width(self) -> int:
+        """Columns of a read: heads times rank."""
+        return self.heads * self.rank
+
+    @property
+    def gate_width(self) -> int:
+        """Outputs of one gate: a number a state row, or one a head."""
+        return self.width if self.rankwise_gates else self.heads
+
+    @property
+    def own_lambda(self) -> bool:
+        """Whether λ is computed by weights of its own."""
+        return not self.couple_lambda and self.update != "no_lambda"
+
+    @property
+    def projection_width(self) -> int:
+        """Rows of the packed memory projection: q, k, v and the gates."""
+        return 3 * self.width + self.gate_width * (2 if self.own_lambda else 1)
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """Shape of one layer's state without a batch axis: [R, R], or [H, R, R] with several heads."""
+        return (self.rank, self.rank) if self.heads == 1 else (self.heads, self.rank, self.rank)
+
+    def to_json(self) -> str:
+        """All fields as indented JSON with the format's name and version."""
+        return json.dumps({"format": FORMAT, "version": FORMAT_VERSION} | asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> DeltaMemConfig:
+        """Build from a decoded JSON object.
+
+        Raises:
+            ConfigError: Not this format or version, an unknown field, or a value out of range.
+        """
+        values = dict(data)
+        found = (values.pop("format", None), values.pop("version", None))
+        if found != (FORMAT, FORMAT_VERSION):
+            raise ConfigError(
+                f"adapter format is {found[0]!r} version {found[1]!r}; this release reads {FORMAT!r} version "
+                f"{FORMAT_VERSION}; save the adapter again with a matching release"
+            )
+        unknown = sorted(values.keys() - {field.name for field in fields(cls)})
+        if unknown:
+            raise ConfigError(f"unknown adapter options {unknown}; install a release that knows them")
+        return cls(**values)
+
+
+def _whole(value: object, name: str, low: int, high: int) -> None:
+    if type(value) is not int or not low <= value <= high:
+        raise ConfigError(f"{name} is {value!r}; give a whole number from {low} to {high}")
+
+
+def _number(value: object, name: str, *, positive: bool) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{name} is {value!r}; give a finite number")
+    if positive and value <= 0:
+        raise ConfigError(f"{name} is {value!r}; give a number above 0")
+
+
+def _choice(value: object, name: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name} is {value!r}; give one of {', '.join(allowed)}")

@@ -1,0 +1,227 @@
+"""Adapter files: ours (`deltamem_adapter.json`, `deltamem_adapter.safetensors`) and the authors', from folder or hub.
+
+Nothing is unpickled and no tensor is read before its name, dtype and shape were compared with what the config asks for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from deltamem_agents.core.adapter import Adapter
+from deltamem_agents.core.config import DeltaMemConfig
+from deltamem_agents.core.families import LayerShape
+from deltamem_agents.core.released import AUTHORS_CONFIG, AUTHORS_WEIGHTS, convert_config, convert_weights
+from deltamem_agents.errors import AdapterFileError, ConfigError
+
+CONFIG_FILE = "deltamem_adapter.json"
+WEIGHTS_FILE = "deltamem_adapter.safetensors"
+MAX_FILE_BYTES = 4 << 30
+_FLOATS = {"F32", "F16", "BF16", "F64"}
+
+
+def load_adapter(source: str | Path, *, revision: str | None = None) -> Adapter:
+    """Load an adapter, float32, on the CPU.
+
+    Args:
+        source: A folder with our files or the authors', or a hub id such as "org/name".
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        AdapterFileError: Not found, truncated, malformed, or not an adapter.
+        ConfigError: An option is out of range.
+        UnsupportedModelError: The authors' file uses an option this package does not have.
+    """
+    folder = _folder(source, revision)
+    if (folder / CONFIG_FILE).is_file():
+        return _load_ours(folder)
+    if (folder / AUTHORS_CONFIG).is_file():
+        return _load_authors(folder)
+    raise AdapterFileError(f"no adapter in {str(folder)!r}; it needs {CONFIG_FILE} or {AUTHORS_CONFIG}")
+
+
+def save_adapter(adapter: Adapter, folder: str | Path) -> Path:
+    """Write both files, each complete or not at all; the weights first, since a folder without a config is no adapter.
+
+    Raises:
+        AdapterFileError: The folder cannot be written.
+    """
+    target = Path(folder)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter.state_dict().items()}
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        partial = target / f".{WEIGHTS_FILE}.partial"
+        save_file(tensors, partial, metadata={"format": "pt"})
+        os.replace(partial, target / WEIGHTS_FILE)
+        partial = target / f".{CONFIG_FILE}.partial"
+        partial.write_text(adapter.config.to_json(), encoding="utf-8")
+        os.replace(partial, target / CONFIG_FILE)
+    except (OSError, SafetensorError) as error:
+        raise AdapterFileError(f"cannot write adapter to {str(target)!r}: {error}; choose a writable folder") from error
+    return target
+
+
+def _folder(source: str | Path, revision: str | None) -> Path:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    name = str(source)
+    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise AdapterFileError(f"no adapter folder {name!r}; give a folder, or a hub id such as 'org/name'")
+    from huggingface_hub import snapshot_download
+
+    try:
+        wanted = [CONFIG_FILE, WEIGHTS_FILE, AUTHORS_CONFIG, AUTHORS_WEIGHTS]
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    except Exception as error:  # the hub client raises errors of several libraries
+        raise AdapterFileError(
+            f"cannot fetch adapter {name!r} from the hub: {type(error).__name__}; check the name and the network, or "
+            "give a folder"
+        ) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    _check_size(path)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise AdapterFileError(f"{str(path)!r} is not JSON: {error}; fetch the adapter again") from error
+    if not isinstance(data, dict):
+        raise AdapterFileError(f"{str(path)!r} holds a {type(data).__name__}, not a JSON object; fetch it again")
+    return data
+
+
+def _check_size(path: Path) -> int:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise AdapterFileError(f"cannot read {str(path)!r}: {error.strerror}; fetch the adapter again") from error
+    if size > MAX_FILE_BYTES:
+        raise AdapterFileError(f"{str(path)!r} has {size} bytes, the limit is {MAX_FILE_BYTES}; it is no adapter")
+    return size
+
+
+def _load_ours(folder: Path) -> Adapter:
+    data = _read_json(folder / CONFIG_FILE)
+    try:
+        config = DeltaMemConfig.from_dict(data)
+    except TypeError as error:
+        raise ConfigError(f"{CONFIG_FILE}: {error}") from error
+    path = folder / WEIGHTS_FILE
+    _check_size(path)
+    try:
+        with safe_open(path, framework="pt") as handle:
+            slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118  (not a dict)
+            sizes = {name: tuple(one.get_shape()) for name, one in slices.items()}
+            odd = sorted({one.get_dtype() for one in slices.values()} - _FLOATS)
+            if odd:
+                raise AdapterFileError(f"{str(path)!r} holds {odd[0]} tensors; an adapter has floats, fetch it again")
+            adapter = _empty_adapter(config, sizes, path)
+            tensors = {name: handle.get_tensor(name) for name in sizes}
+    except SafetensorError as error:
+        raise AdapterFileError(f"{str(path)!r} is truncated or malformed: {error}; fetch the adapter again") from error
+    return _fill(adapter, tensors, path)
+
+
+def _load_authors(folder: Path) -> Adapter:
+    options = _read_json(folder / AUTHORS_CONFIG)
+    path = folder / AUTHORS_WEIGHTS
+    try:
+        config = convert_config(options)
+    except TypeError as error:
+        raise ConfigError(f"{AUTHORS_CONFIG}: {error}") from error
+    config, tensors = convert_weights(config, _torch_file(path), str(path))
+    adapter = _empty_adapter(config, {name: tuple(each.shape) for name, each in tensors.items()}, path)
+    return _fill(adapter, tensors, path)
+
+
+def _torch_file(path: Path) -> dict[str, Tensor]:
+    """Tensors of a ``.pt`` file, mapped and not read, after a look at its index."""
+    size = _check_size(path)
+    again = "fetch the adapter again"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            if any(each.compress_type != zipfile.ZIP_STORED for each in entries) or (
+                sum(each.file_size for each in entries) > size
+            ):
+                raise AdapterFileError(f"{str(path)!r} holds compressed or overlapping entries; {again}")
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except AdapterFileError:
+        raise
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError and others
+        raise AdapterFileError(f"{str(path)!r} is truncated or not a plain tensor file: {error}; {again}") from error
+    if not isinstance(loaded, Mapping) or not all(
+        isinstance(name, str)
+        and isinstance(each, Tensor)
+        and each.is_floating_point()
+        and each.layout == torch.strided
+        and each.numel() * each.element_size() <= size
+        for name, each in loaded.items()
+    ):
+        raise AdapterFileError(f"{str(path)!r} is not a dict of plain float tensors; {again}")
+    return dict(loaded)
+
+
+def _empty_adapter(config: DeltaMemConfig, sizes: Mapping[str, tuple[int, ...]], path: Path) -> Adapter:
+    """An adapter whose parameters have the shapes of the file, after these were compared with the config's."""
+    indices = _layer_indices(config, sizes, path)
+    shapes = {}
+    for index in indices:
+        hidden = _dimension(sizes, f"layers.{index}.memory", 1, path)
+        if config.hidden_size not in (None, hidden):
+            raise AdapterFileError(
+                f"{str(path)!r}: layer {index} has width {hidden}, the config says {config.hidden_size}; fetch it again"
+            )
+        outputs = {
+            name: _dimension(sizes, f"layers.{index}.corrections.{name}", 0, path) for name in config.corrections
+        }
+        shapes[index] = LayerShape(hidden, outputs)
+    with torch.device("meta"):
+        adapter = Adapter(config, shapes)
+    wanted = {name: tuple(each.shape) for name, each in adapter.state_dict().items()}
+    for name in sorted(wanted.keys() | sizes.keys()):
+        if wanted.get(name) != sizes.get(name):
+            raise AdapterFileError(
+                f"{str(path)!r}: tensor {name!r} has shape {sizes.get(name)}, the config asks for {wanted.get(name)}; "
+                "the two files do not belong together, fetch both again"
+            )
+    return adapter
+
+
+def _layer_indices(config: DeltaMemConfig, sizes: Mapping[str, tuple[int, ...]], path: Path) -> list[int]:
+    found = {name.split(".")[1] for name in sizes if name.startswith("layers.")}
+    if not found or not all(each.isdecimal() for each in found):
+        raise AdapterFileError(f"{str(path)!r} names no adapter layers; fetch the adapter again")
+    indices = sorted(map(int, found))
+    wanted = list(config.layers) if config.layers is not None else list(range(config.num_layers or len(indices)))
+    if indices != wanted:
+        raise AdapterFileError(
+            f"{str(path)!r} has layers {indices}, the config asks for {wanted}; the two files do not belong together"
+        )
+    return indices
+
+
+def _dimension(sizes: Mapping[str, tuple[int, ...]], name: str, axis: int, path: Path) -> int:
+    size = sizes.get(name, ())
+    if len(size) != 2:
+        raise AdapterFileError(f"{str(path)!r}: tensor {name!r} is missing or not a matrix; fetch the adapter again")
+    return size[axis]
+
+
+def _fill(adapter: Adapter, tensors: Mapping[str, Tensor], path: Path) -> Adapter:
+    values = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
+    broken = [name for name, tensor in values.items() if not bool(tensor.isfinite().all())]
+    if broken:
+        raise AdapterFileError(f"{str(path)!r}: tensor {broken[0]!r} holds NaN or infinity; fetch the adapter again")
+    adapter.load_state_dict(values, assign=True)
+    return adapter.requires_grad_(True)

@@ -1,0 +1,193 @@
+"""One adapted layer: projections, gates, the state's read and write, and the corrections of attention.
+
+    read   r_t[i]   = <S_{t-1}[i,:], q_t>
+    write  S_t[i,:] = keep_t[i] S_{t-1}[i,:] + (write_t[i] v_t[i] - erase_t[i] <S_{t-1}[i,:], k_t>) k_t
+
+Source: arXiv:2605.12357, section 3. Shapes: B rows, T tokens, H heads, R rank, D backbone width, G gates, W = H·R.
+Knows nothing about models or hooks.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deltamem_agents.core.config import CORRECTIONS, DeltaMemConfig
+from deltamem_agents.core.families import LayerShape
+from deltamem_agents.core.spans import SpanPlan
+from deltamem_kernels import delta_scan
+
+_NORM_EPS = 1e-6
+
+
+class AdapterLayer(nn.Module):
+    """Parameters of one layer, float32 whatever the backbone's dtype.
+
+    ``memory`` [3W + G (+ G), D] holds the rows of q, k, v, β and, where λ has weights of its own, λ: one matrix product
+    a forward. ``gate_bias`` [G (+ G)]. ``corrections[name]`` [out, W] for each corrected projection.
+    """
+
+    def __init__(self, config: DeltaMemConfig, shape: LayerShape) -> None:
+        super().__init__()
+        self.config = config
+        self.memory = nn.Parameter(torch.zeros(config.projection_width, shape.hidden))
+        gates = config.projection_width - 3 * config.width
+        self.gate_bias = nn.Parameter(torch.zeros(gates))
+        self.corrections = nn.ParameterDict(
+            {name: nn.Parameter(torch.zeros(shape.outputs[name], config.width)) for name in config.corrections}
+        )
+        self.o_norm = nn.Parameter(torch.ones(shape.outputs["o"])) if config.o_rmsnorm else None
+        scales = {"fixed": 0, "layer": 1, "correction": len(CORRECTIONS)}[config.scale]
+        self.scale = nn.Parameter(torch.zeros(scales)) if scales else None
+
+    def forward(
+        self,
+        x: Tensor,
+        state: Tensor,
+        read_state: Tensor | None,
+        *,
+        write: bool,
+        valid: Tensor | None,
+        spans: SpanPlan | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Read, and write if asked.
+
+        Args:
+            x: [B, T, D], the attention module's input.
+            state: [B, R, R] or [B, H, R, R] float32; never changed in place.
+            read_state: Like ``state``; what read-only passes and span writes read instead of it.
+            valid: [B, T] bool; a False token neither reads nor writes. None: all are valid.
+            spans: One write a span; None: one a token, each reading the state its predecessors left.
+
+        Returns:
+            Reads [B, T, W] float32, and the state after the last token.
+        """
+        if torch.is_autocast_enabled(x.device.type):
+            # Autocast would round queries and states to bfloat16.
+            with torch.autocast(x.device.type, enabled=False):
+                return self._read_and_write(x, state, read_state, write=write, valid=valid, spans=spans)
+        return self._read_and_write(x, state, read_state, write=write, valid=valid, spans=spans)
+
+    def _read_and_write(
+        self,
+        x: Tensor,
+        state: Tensor,
+        read_state: Tensor | None,
+        *,
+        write: bool,
+        valid: Tensor | None,
+        spans: SpanPlan | None,
+    ) -> tuple[Tensor, Tensor]:
+        width = self.config.width
+        if not write:
+            queries = self._unit(F.linear(x.to(self.memory.dtype), self.memory[:width]).float())
+            return self._lookup(queries, state if read_state is None else read_state, valid), state
+        projected = F.linear(x.to(self.memory.dtype), self.memory).float()
+        queries = self._unit(projected[..., :width])
+        if spans is None:
+            return self._scan(queries, projected, state, valid)
+        reads = self._lookup(queries, state if read_state is None else read_state, valid)
+        pooled = spans.pool(projected)
+        # The scan's own reads are not used: every token of a segment reads the state from before it.
+        _, state = self._scan(pooled[..., :width], pooled, state, spans.mask.to(x.device))
+        return reads, state
+
+    def correct(self, name: str, output: Tensor, reads: Tensor) -> Tensor:
+        """``output`` [B, T, out] of a projection plus its correction from ``reads`` [B, T, W]."""
+        weight, factor = self.corrections[name], self._multiplier(name)
+        if isinstance(factor, float) and output.dtype == weight.dtype and (name != "o" or self.o_norm is None):
+            rows, columns = reads.reshape(-1, reads.shape[-1]), output.reshape(-1, output.shape[-1])
+            return torch.addmm(columns, rows, weight.t(), alpha=factor).view_as(output)
+        reads = reads * factor
+        if name == "o" and self.o_norm is not None:
+            delta = F.linear(reads, weight).float()
+            delta = F.rms_norm(delta, (delta.shape[-1],), self.o_norm, self.config.o_rmsnorm_eps)
+            return output + delta.to(output.dtype)
+        return output + F.linear(reads, weight).to(output.dtype)
+
+    def initialise(self, weights: dict[str, Tensor], generator: torch.Generator) -> None:
+        """The paper's initialisation: kaiming projections, zero gates, corrections from slices of the base weights.
+
+        Args:
+            weights: The backbone's projection weights [out, in], one for each correction.
+        """
+        config = self.config
+        with torch.no_grad():
+            for block in torch.split(self.memory[: 3 * config.width], config.width):
+                # kaiming_uniform_ with a = sqrt(5) is uniform in ±1/sqrt(fan_in).
+                block.uniform_(-(block.shape[1] ** -0.5), block.shape[1] ** -0.5, generator=generator)
+            self.memory[3 * config.width :].zero_()
+            self.gate_bias.fill_(config.beta_bias)
+            self.gate_bias[config.gate_width :].fill_(-config.beta_bias)
+            for name in config.corrections:
+                columns = min(config.width, weights[name].shape[1])
+                slice_ = weights[name][:, :columns].detach().float()
+                correction = self.corrections[name]
+                correction.zero_()
+                correction[:, :columns] = F.normalize(slice_, dim=0, eps=_NORM_EPS) * config.init_gain
+            if self.scale is not None:
+                share = config.scale_init / config.scale_max
+                self.scale.fill_(math.log(share / (1.0 - share)))
+
+    def _multiplier(self, name: str) -> Tensor | float:
+        fixed = self.config.alpha / self.config.rank
+        if self.scale is None:
+            return fixed
+        index = CORRECTIONS.index(name) if self.config.scale == "correction" else 0
+        return torch.sigmoid(self.scale[index]) * (self.config.scale_max * fixed)
+
+    def _unit(self, projected: Tensor) -> Tensor:
+        """l2norm(tanh(·)) of each head of [B, T, W]."""
+        if not self.config.normalize_qk:
+            return projected
+        heads = self._heads(torch.tanh(projected))
+        return F.normalize(heads, dim=-1, eps=_NORM_EPS).flatten(-2)
+
+    def _lookup(self, queries: Tensor, state: Tensor, valid: Tensor | None) -> Tensor:
+        """S q for all tokens at once: [B, T, W]."""
+        if valid is not None:
+            queries = queries * valid.unsqueeze(-1)
+        if self.config.heads == 1:
+            return torch.bmm(queries, state.mT)
+        heads = self._heads(queries).transpose(1, 2)  # [B, H, T, R]
+        return torch.matmul(heads, state.mT).transpose(1, 2).flatten(-2)
+
+    def _scan(self, queries: Tensor, projected: Tensor, state: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Delta-rule scan over [B, T, W] queries and [B, T, P] projections: reads [B, T, W] and the new state."""
+        config = self.config
+        batch, length, width = queries.shape
+        keys, values = self._unit(projected[..., width : 2 * width]), projected[..., 2 * width : 3 * width]
+        keep, erase, write = self._gates(projected[..., 3 * width :])
+        q, k, v = self._rows(queries), self._rows(keys), self._rows(values)
+        keep, erase, write = self._rows(keep), self._rows(erase), self._rows(write)
+        mask = valid if valid is None or config.heads == 1 else valid.repeat_interleave(config.heads, dim=0)
+        matrices = state.reshape(batch * config.heads, config.rank, config.rank)
+        reads, after = delta_scan(q, k, v, keep, erase, write, matrices, mask=mask)
+        reads = reads.view(batch, config.heads, length, config.rank).transpose(1, 2).reshape(batch, length, width)
+        return reads, after.view_as(state)
+
+    def _gates(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """keep, erase and write [B, T, W] from gate projections [B, T, G (+ G)]."""
+        config = self.config
+        gates = torch.sigmoid(raw + self.gate_bias)
+        if not config.rankwise_gates:
+            gates = gates.repeat_interleave(config.rank, dim=-1)
+        beta = gates[..., : config.width]
+        if config.update == "no_lambda":
+            return torch.ones_like(beta), beta, beta
+        lam = gates[..., config.width :] if config.own_lambda else 1.0 - beta
+        return lam, (lam * beta if config.update == "lambda_outside" else beta), beta
+
+    def _rows(self, sequence: Tensor) -> Tensor:
+        """[B, T, W] as the scan's [B·H, T, R]."""
+        config = self.config
+        if config.heads == 1:
+            return sequence
+        return self._heads(sequence).transpose(1, 2).reshape(-1, sequence.shape[1], config.rank)
+
+    def _heads(self, sequence: Tensor) -> Tensor:
+        """[B, T, W] as [B, T, H, R]."""
+        return sequence.reshape(*sequence.shape[:-1], self.config.heads, self.config.rank)

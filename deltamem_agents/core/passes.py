@@ -1,0 +1,158 @@
+"""What one forward of an attached model reads, writes and leaves behind. Knows states and masks, nothing about hooks.
+
+A *frame* is what a caller set up: `Attached.forward` for one forward, `Attached.bind` for the forwards inside it. A
+*pass* is one run of the decoder under a frame. A pass never changes a state it was given: checkpointed backward runs,
+beam search and retries may run its layers again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deltamem_agents.core.adapter import Adapter
+from deltamem_agents.core.masks import token_validity
+from deltamem_agents.core.spans import SpanPlan, plan_spans
+from deltamem_agents.core.state import state_key
+from deltamem_agents.errors import InertAdapterError, StateMismatchError
+
+
+@dataclass(slots=True)
+class Pass:
+    """One run of the decoder. States are by layer number.
+
+    Args:
+        valid: [B, T] bool, or None where every token is real.
+        spans: Write spans, or None for token writes.
+        after: Filled by the layers: the state each one left.
+        steered: Corrections applied, to notice projections that were never called.
+        differentiable: Whether autograd was on when it began.
+    """
+
+    state: Mapping[int, Tensor]
+    read_state: Mapping[int, Tensor] | None
+    write: bool
+    batch: int
+    valid: Tensor | None
+    spans: SpanPlan | None
+    differentiable: bool
+    after: dict[int, Tensor] = field(default_factory=dict)
+    steered: int = 0
+
+    def check_reached(self, adapter: Adapter) -> None:
+        """Raise InertAdapterError if a layer or a projection was bypassed. Costs no device work."""
+        missing = [index for index in adapter.layer_indices if index not in self.after]
+        wanted = len(adapter.layer_indices) * len(adapter.config.corrections)
+        if missing or self.steered != wanted:
+            where = f"layers {missing}" if missing else f"{wanted - self.steered} of {wanted} corrected projections"
+            raise InertAdapterError(
+                f"the forward did not pass through {where} of the attached adapter; something replaced those modules "
+                "or calls their weights directly: detach, undo that, and attach again"
+            )
+
+    def unchanged(self) -> Tensor:
+        """Scalar bool on the device: tokens should have been written, and every state is bit for bit the same."""
+        intended = self.valid if self.spans is None else self.spans.mask
+        same = [torch.eq(self.after[index], self.state[index]).all() for index in self.after]
+        device = same[0].device
+        verdict = torch.stack([each.to(device) for each in same]).all()
+        return verdict if intended is None else verdict & intended.any().to(device)
+
+
+@dataclass(slots=True)
+class Frame:
+    """What the caller set up, and the state it has come to.
+
+    Args:
+        state: By layer number; None is the zero state of however many rows come.
+        stop_ids: Bound writes only: ids after which a generated row is finished.
+    """
+
+    owner: object
+    adapter: Adapter
+    state: dict[int, Tensor] | None
+    read_state: dict[int, Tensor] | None
+    write: bool
+    bound: bool
+    message_ids: Tensor | None = None
+    sentence_ids: Tensor | None = None
+    stop_ids: Tensor | None = None
+    finished: Tensor | None = None
+    passes: int = 0
+    last: Pass | None = None
+
+    def begin(self, inputs: Mapping[str, Any]) -> Pass | None:
+        """Start a pass from the decoder's arguments; None where it would read only zeros.
+
+        Raises:
+            StateMismatchError: The state has another number of rows.
+        """
+        tokens = inputs.get("input_ids")
+        tokens = inputs.get("inputs_embeds") if tokens is None else tokens
+        if tokens is None:
+            return None
+        batch, length = tokens.shape[:2]
+        if self.state is None and not self.write and not torch.is_grad_enabled() and self.read_state is None:
+            return None
+        state = by_layer(self.adapter, self.adapter.zero_state(batch)) if self.state is None else self.state
+        valid = token_validity(
+            inputs.get("attention_mask"), inputs.get("past_key_values"), batch, length, tokens.device
+        )
+        if self.bound and self.write:
+            valid = self._without_finished(inputs.get("input_ids"), valid)
+        spans = None
+        if self.write:
+            config = self.adapter.config
+            shape = (batch, length)
+            spans = plan_spans(config.write, self.message_ids, self.sentence_ids, valid, shape, tokens.device)
+        return Pass(
+            state=self._rows(state, batch),
+            read_state=None if self.read_state is None else self._rows(self.read_state, batch),
+            write=self.write,
+            batch=batch,
+            valid=valid,
+            spans=spans,
+            differentiable=torch.is_grad_enabled(),
+        )
+
+    def commit(self, done: Pass) -> None:
+        """Take over the state a successful pass left."""
+        if done.write:
+            self.state = {index: done.after[index] for index in self.adapter.layer_indices}
+        self.last = done
+        self.passes += 1
+
+    def _rows(self, state: dict[int, Tensor], batch: int) -> dict[int, Tensor]:
+        """``state`` with one row per input row; beams and returned sequences share their prompt's when only reading."""
+        rows = next(iter(state.values())).shape[0]
+        if rows == batch:
+            return state
+        if self.bound and not self.write and batch % rows == 0:
+            return {index: tensor.repeat_interleave(batch // rows, dim=0) for index, tensor in state.items()}
+        raise StateMismatchError(
+            f"state has {rows} rows, the input {batch}; give one row each"
+            + (" (beam search and several sequences a prompt cannot write)" if self.bound and self.write else "")
+        )
+
+    def _without_finished(self, tokens: Tensor | None, valid: Tensor | None) -> Tensor | None:
+        """Validity less the rows that generation has ended: it keeps feeding them, with a mask of ones."""
+        if self.stop_ids is None or tokens is None or self.passes == 0 or tokens.shape[1] != 1:
+            return valid
+        stopped = torch.isin(tokens[:, 0], self.stop_ids.to(tokens.device))
+        self.finished = stopped if self.finished is None else self.finished | stopped
+        going = ~self.finished.unsqueeze(1)
+        return going if valid is None else valid & going
+
+
+def by_layer(adapter: Adapter, state: Mapping[str, Tensor]) -> dict[int, Tensor]:
+    """A state by layer number, each tensor on its layer's device."""
+    return {index: state[state_key(index)].to(adapter.layer(index).memory.device) for index in adapter.layer_indices}
+
+
+def by_key(state: Mapping[int, Tensor]) -> dict[str, Tensor]:
+    """A state by module name."""
+    return {state_key(index): tensor for index, tensor in state.items()}

@@ -1,0 +1,23 @@
+"""The model as a service: load a backbone with its adapter, fold segments into states, generate and score under them.
+
+May import core (and so torch and transformers); knows neither the store nor recall.
+"""
+
+from deltamem_agents.engine.engine import Engine
+from deltamem_agents.engine.generation import Cancellation, Generation, Sampling
+from deltamem_agents.engine.loading import Loaded, load
+from deltamem_agents.engine.rendering import MessageFormat, Rendering
+from deltamem_agents.engine.segments import Segment, cut
+
+__all__ = [
+    "Cancellation",
+    "Engine",
+    "Generation",
+    "Loaded",
+    "MessageFormat",
+    "Rendering",
+    "Sampling",
+    "Segment",
+    "cut",
+    "load",
+]

@@ -1,0 +1,161 @@
+"""Options and results of generating text, and the streamer that carries it out of the model's thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase, StoppingCriteria, TextStreamer
+
+from deltamem_agents.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How an answer is drawn; names and meanings as in Transformers' ``generate``.
+
+    Args:
+        max_tokens: The most tokens generated.
+        temperature: 0 is greedy.
+        top_p: Nucleus; 1 is off.
+        top_k: 0 is off.
+        repetition_penalty: 1 is off.
+        stop: Strings that end the answer; not part of it.
+        seed: Makes sampling repeatable.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("max_tokens", 1, 1_000_000),
+            ("temperature", 0.0, 100.0),
+            ("top_p", 1e-6, 1.0),
+            ("top_k", 0, 1_000_000),
+            ("repetition_penalty", 1e-6, 100.0),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+                raise ConfigError(f"{name} is {value!r}; give a number from {low:g} to {high:g}")
+        if any(not isinstance(each, str) or not each for each in self.stop):
+            raise ConfigError(f"stop is {self.stop!r}; give non-empty strings")
+
+    def arguments(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """Keyword arguments of ``generate``."""
+        chosen: dict[str, Any] = {"max_new_tokens": self.max_tokens, "repetition_penalty": self.repetition_penalty}
+        if self.temperature > 0:
+            chosen |= {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+        else:
+            chosen |= {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        if self.stop:
+            chosen |= {"stop_strings": list(self.stop), "tokenizer": tokenizer}
+        return chosen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """What was generated.
+
+    Args:
+        text: Without special tokens and stop strings, stripped.
+        ids: The tokens, with the one that ended it.
+        prompt_tokens: Length of the prompt.
+        first_token_seconds: From the start of the forward to the first token.
+        seconds: In all.
+        finished: Whether it ended by itself, rather than by ``max_tokens`` or by being cancelled.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    prompt_tokens: int
+    first_token_seconds: float
+    seconds: float
+    finished: bool
+
+
+@dataclass(slots=True)
+class Cancellation(StoppingCriteria):
+    """Ends a generation from another thread."""
+
+    _event: threading.Event = field(default_factory=threading.Event)
+
+    def cancel(self) -> None:
+        """End it after the token under way."""
+        self._event.set()
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        return torch.full((input_ids.shape[0],), self._event.is_set(), dtype=torch.bool, device=input_ids.device)
+
+
+class CallbackStreamer(TextStreamer):
+    """Notes when the first token came and hands finished text to a callback, holding back what may be a stop string."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], on_text: Callable[[str], None] | None
+    ) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.first_token: float | None = None
+        self._prompted = False
+        self._stop = tuple(stop)
+        self._on_text = on_text
+        self._held = ""
+        self._begun = False
+        self._ended = False
+
+    def put(self, value: torch.Tensor) -> None:
+        """A prompt first, then each token."""
+        if self._prompted and self.first_token is None:
+            self.first_token = time.perf_counter()
+        self._prompted = True
+        if self._on_text is not None:
+            super().put(value)  # type: ignore[no-untyped-call]
+
+    def end(self) -> None:
+        """No more tokens."""
+        if self._on_text is not None:
+            super().end()  # type: ignore[no-untyped-call]
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Words that can no longer change."""
+        if self._on_text is None or self._ended:
+            return
+        self._held += text
+        if not self._begun:
+            self._held = self._held.lstrip()
+        ready, self._ended = _before_stop(self._held, self._stop)
+        if not (stream_end or self._ended):
+            keep = _partial_stop(self._held, self._stop)
+            ready = self._held[: len(self._held) - keep]
+        if ready:
+            self._begun = True
+            self._on_text(ready)
+        self._held = self._held[len(ready) :]
+
+
+def without_stop(text: str, stop: Sequence[str]) -> str:
+    """``text`` up to the first stop string."""
+    return _before_stop(text, stop)[0]
+
+
+def _before_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
+    found = [at for at in (text.find(each) for each in stop) if at >= 0]
+    return (text[: min(found)], True) if found else (text, False)
+
+
+def _partial_stop(text: str, stop: Sequence[str]) -> int:
+    """Length of the longest end of ``text`` that begins a stop string."""
+    lengths = [n for each in stop for n in range(1, len(each)) if text.endswith(each[:n])]
+    return max(lengths, default=0)

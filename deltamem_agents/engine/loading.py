@@ -1,0 +1,113 @@
+"""Find and load a backbone, its tokenizer and its adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from deltamem_agents import tiny
+from deltamem_agents.core import FAMILIES, load_adapter
+from deltamem_agents.errors import BackboneFileError, ConfigError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from deltamem_agents.core import Adapter
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A backbone in evaluation mode, its tokenizer and the adapter trained for it."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    adapter: Adapter
+
+
+def load(
+    backbone: str | Path = "tiny",
+    adapter: str | Path | Adapter | None = None,
+    *,
+    model: PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> Loaded:
+    """Load what `Engine` needs.
+
+    Args:
+        backbone: "tiny", a folder, or a hub id; disregarded where a loaded ``model`` is given.
+        adapter: A folder or hub id; by default the folder ``adapter`` inside the backbone's.
+        model: A loaded model, with its ``tokenizer``; left on its device and in its dtype.
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:n".
+        dtype: "auto" (as stored on a GPU, float32 on a CPU), "float32", "bfloat16" or "float16".
+
+    Raises:
+        ConfigError: A model without its tokenizer, an unknown device or dtype, or no adapter.
+        BackboneFileError: The backbone is not found, truncated or malformed.
+        UnsupportedModelError: The backbone's family is not one of ``FAMILIES``.
+        AdapterFileError: The adapter is not found or not one.
+    """
+    if (model is None) != (tokenizer is None):
+        raise ConfigError("give a loaded model together with its tokenizer, or neither")
+    folder = tiny.FOLDER if backbone == "tiny" else Path(backbone)
+    if adapter is None:
+        adapter = folder / "adapter"
+        if model is not None or not adapter.is_dir():
+            source = "a loaded model" if model is not None else f"backbone {str(backbone)!r}"
+            raise ConfigError(
+                f"{source} comes without an adapter; name the one trained for it: adapter='folder or hub id'"
+            )
+    if model is None or tokenizer is None:
+        source = str(folder) if folder.is_dir() else str(backbone)
+        model, tokenizer = _load_model(source, device, dtype)
+    loaded = load_adapter(adapter) if isinstance(adapter, str | Path) else adapter
+    model.eval()  # type: ignore[no-untyped-call]
+    return Loaded(str(backbone), model, tokenizer, loaded)
+
+
+def _load_model(source: str, device: str, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    place = _device(device)
+    kind: Any = (
+        "auto" if dtype == "auto" and place.type == "cuda" else _DTYPES.get("float32" if dtype == "auto" else dtype)
+    )
+    if kind is None:
+        raise ConfigError(f"dtype {dtype!r} is not one of auto, {', '.join(_DTYPES)}")
+    try:
+        config = AutoConfig.from_pretrained(source)
+        if config.model_type not in FAMILIES:
+            raise UnsupportedModelError(
+                f"backbone {source!r} is of family {config.model_type!r}; known are {', '.join(sorted(FAMILIES))}"
+            )
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, dtype=kind, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except UnsupportedModelError:
+        raise
+    except Exception as error:  # transformers raises OSError, ValueError, SafetensorError and bare Exceptions here
+        raise BackboneFileError(
+            f"backbone {source!r} cannot be loaded ({_first_line(error)}); give 'tiny', a folder with a "
+            "Hugging Face model in safetensors, or a hub id that this machine can reach"
+        ) from error
+    model.to(place)  # type: ignore[arg-type]
+    return model, tokenizer
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device {name!r} is not one of auto, cpu, cuda, cuda:0, …") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {name!r}: torch sees no GPU here; use device='cpu'")
+    return device
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,147 @@
+"""One message as tokens, the same whatever comes before or after it.
+
+A chat template changes earlier text when later messages come, inserts dates, and refuses two user messages in a row, so a
+fold cannot use one. Each family here has a one-message format instead, equal to its template on a plain dialogue.
+Message text never becomes a special token: ``<|im_end|>`` in a user's text stays text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from transformers import PreTrainedTokenizerBase
+
+from deltamem_agents.errors import UnsupportedModelError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageFormat:
+    """How one family writes a message.
+
+    Args:
+        marker: A piece of the chat template by which the family is known.
+        before: What precedes the content, with ``{role}``.
+        after: What follows it.
+        roles: Names that differ from user, assistant, system and tool.
+        start: What begins a dialogue.
+        instruction: A system message for questions asked of the memory; empty where the model needs none.
+    """
+
+    marker: str
+    before: str
+    after: str
+    roles: Mapping[str, str]
+    start: str = ""
+    instruction: str = "Answer in a few words, from memory."
+
+    def role(self, role: str) -> str:
+        """The family's name of a role."""
+        return self.roles.get(role, role)
+
+
+FORMATS: Mapping[str, MessageFormat] = {
+    "deltamem-tiny": MessageFormat(
+        marker="deltamem-tiny", before="<|{role}|>", after="<|end|>", roles={}, instruction=""
+    ),
+    "chatml": MessageFormat(  # Qwen2, Qwen3, SmolLM3
+        marker="<|im_start|>", before="<|im_start|>{role}\n", after="<|im_end|>\n", roles={"tool": "user"}
+    ),
+    "llama3": MessageFormat(
+        marker="<|start_header_id|>",
+        before="<|start_header_id|>{role}<|end_header_id|>\n\n",
+        after="<|eot_id|>",
+        roles={"tool": "ipython"},
+        start="<|begin_of_text|>",
+    ),
+    "gemma": MessageFormat(
+        marker="<start_of_turn>",
+        before="<start_of_turn>{role}\n",
+        after="<end_of_turn>\n",
+        roles={"assistant": "model", "system": "user", "tool": "user"},
+        start="<bos>",
+    ),
+    "phi3": MessageFormat(marker="<|assistant|>", before="<|{role}|>\n", after="<|end|>\n", roles={"tool": "user"}),
+    "mistral": MessageFormat(marker="[INST]", before="", after="", roles={}, start="<s>"),
+}
+
+
+class Rendering:
+    """Renders messages for one tokenizer.
+
+    Raises:
+        UnsupportedModelError: The tokenizer's chat template is of no known family.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.name, self.format = _format_of(tokenizer)
+
+    def message(self, role: str, content: str) -> list[int]:
+        """Tokens of one message. ``content`` is tokenised on its own; special tokens in it are split into text."""
+        before, after = self._around(role)
+        return [*self._markup(before), *self._text(content), *self._markup(after)]
+
+    def opening(self, role: str) -> list[int]:
+        """Tokens before a message's content."""
+        return self._markup(self._around(role)[0])
+
+    def start(self) -> list[int]:
+        """Tokens that begin a segment."""
+        return self._markup(self.format.start)
+
+    def question(self, query: str, records: str = "") -> list[int]:
+        """A prompt for a short answer from memory: instruction and records as a system message, then the query."""
+        system = "\n\n".join(part for part in (self.format.instruction, records) if part)
+        messages = [{"role": "system", "content": system}] if system else []
+        return self.prompt([*messages, {"role": "user", "content": query}])
+
+    def prompt(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[int]:
+        """Tokens of a dialogue by the chat template, ready for the assistant's answer.
+
+        Used for answers only. Special tokens in plain text are kept from taking effect by the one-message format, which
+        replaces the template wherever there are neither tools nor tool calls and the family has one.
+        """
+        plain = not tools and all(isinstance(m["content"], str) and not m.get("tool_calls") for m in messages)
+        if plain and self.name != "mistral":
+            ids = self.start()
+            for message in messages:
+                ids += self.message(message["role"], message["content"])
+            return ids + self.opening("assistant")
+        rendered = self.tokenizer.apply_chat_template(
+            [dict(message) for message in messages],
+            tools=[dict(tool) for tool in tools] if tools else None,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+        )
+        return list(cast("list[int]", rendered))
+
+    def facts(self) -> str:
+        """What a state depends on here: part of the fingerprint."""
+        return f"{self.name}/1 {self.format.start}{self.format.before}{self.format.after}{sorted(self.format.roles.items())}"
+
+    def _around(self, role: str) -> tuple[str, str]:
+        if self.name == "mistral":
+            return ("", "</s>") if role == "assistant" else ("[INST] ", " [/INST]")
+        return self.format.before.format(role=self.format.role(role)), self.format.after
+
+    def _markup(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
+
+    def _text(self, content: str) -> list[int]:
+        return list(self.tokenizer.encode(content, add_special_tokens=False, split_special_tokens=True))
+
+
+def _format_of(tokenizer: PreTrainedTokenizerBase) -> tuple[str, MessageFormat]:
+    template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
+    for name, known in FORMATS.items():
+        if known.marker in template:
+            return name, known
+    raise UnsupportedModelError(
+        "the tokenizer's chat template is of no known family "
+        f"({', '.join(FORMATS)}); use an instruction-tuned model of one of them"
+    )

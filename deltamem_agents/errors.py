@@ -1,0 +1,71 @@
+"""Every error this package raises on purpose.
+
+Each derives from `DeltaMemError` and from the builtin a caller would expect, so both ``except DeltaMemError`` and
+``except ValueError`` work. A message names the value, the limit and the remedy.
+"""
+
+from __future__ import annotations
+
+
+class DeltaMemError(Exception):
+    """Base of all errors of deltamem-agents."""
+
+
+class ConfigError(DeltaMemError, ValueError):
+    """An option is out of range or contradicts another."""
+
+
+class UnsupportedModelError(DeltaMemError, NotImplementedError):
+    """The backbone's architecture, attention or adapter feature is not supported."""
+
+
+class BackboneFileError(DeltaMemError, OSError):
+    """A backbone or its tokenizer is not found, truncated or malformed."""
+
+
+class AdapterFileError(DeltaMemError, OSError):
+    """An adapter file is missing, truncated, malformed or not an adapter."""
+
+
+class AdapterMismatchError(DeltaMemError, ValueError):
+    """The adapter was trained for a backbone of another width, depth or family."""
+
+
+class InertAdapterError(DeltaMemError, RuntimeError):
+    """An attached adapter took part in a forward that should have written, and wrote nothing."""
+
+
+class StateMismatchError(DeltaMemError, ValueError):
+    """A state does not fit the adapter: other modules, shape, dtype, batch size or fingerprint."""
+
+
+class InvalidMessageError(DeltaMemError, ValueError):
+    """A message is empty, not text, or has an unknown role."""
+
+
+class InvalidAgentError(DeltaMemError, ValueError):
+    """An agent or session id is empty, too long, or not a string."""
+
+
+class UnknownAgentError(DeltaMemError, LookupError):
+    """No such agent in this store."""
+
+
+class StoreError(DeltaMemError, OSError):
+    """The database cannot be reached, read or written."""
+
+
+class EmbedderError(DeltaMemError, RuntimeError):
+    """An embedding model failed, gave vectors of an unexpected shape, or its weights are not the published ones."""
+
+
+class ContextLengthError(DeltaMemError, ValueError):
+    """A prompt is longer than the backbone's window."""
+
+
+class MissingExtraError(DeltaMemError, ImportError):
+    """An optional dependency is not installed; the message names the extra."""
+
+
+class ClosedError(DeltaMemError, RuntimeError):
+    """The object was closed."""

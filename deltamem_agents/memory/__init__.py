@@ -1,0 +1,7 @@
+"""`DeltaMem` and `AgentMemory`: engine, store and recall wired into one memory. The layer that frameworks use."""
+
+from deltamem_agents.memory.agent import AgentMemory
+from deltamem_agents.memory.deltamem import DeltaMem
+from deltamem_agents.memory.results import Mode, Recall, Reply, Source, ToolCall, Usage
+
+__all__ = ["AgentMemory", "DeltaMem", "Mode", "Recall", "Reply", "Source", "ToolCall", "Usage"]

@@ -1,0 +1,312 @@
+"""`AgentMemory`: one agent's memory. A handle: cheap, holds no data, may be made as often as one likes."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from deltamem_agents.core import State
+from deltamem_agents.engine import Cancellation, Generation, Sampling
+from deltamem_agents.memory.answering import Answer, ask
+from deltamem_agents.memory.prompting import last_question, prompt_messages, with_recall
+from deltamem_agents.memory.results import Mode, Recall, Reply, Usage, check_mode
+from deltamem_agents.memory.tool_calls import split_tool_calls
+from deltamem_agents.memory.twins import twin
+from deltamem_agents.recall import Record, recall_text, within_budget
+from deltamem_agents.store import Entry, check_messages
+
+if TYPE_CHECKING:
+    from deltamem_agents.memory.deltamem import DeltaMem
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+class AgentMemory:
+    """The memory of one agent; made by `DeltaMem.agent`. The agent exists from its first write.
+
+    Every method has an async twin of the same name with an ``a`` before it.
+    """
+
+    def __init__(self, mem: DeltaMem, agent_id: str) -> None:
+        self._mem = mem
+        self.id = agent_id
+
+    def __repr__(self) -> str:
+        return f"AgentMemory({self.id!r}, {self._mem.store.url})"
+
+    @property
+    def pool(self) -> ThreadPoolExecutor:
+        """Where the async twins run."""
+        return self._mem.pool
+
+    def write(self, messages: Messages, session: str = "default", *, wait: bool = True) -> list[str]:
+        """Journal messages and fold them into the state.
+
+        Args:
+            messages: Mappings with ``role`` (system, user, assistant, tool) and ``content`` (text, or a list of
+                blocks, whose text parts are folded), optionally ``id``, ``metadata`` and ``created_at``. A known id
+                with the same text is passed over, with another text it replaces the old message.
+            session: The conversation they belong to.
+            wait: Whether to return after folding and indexing, or as soon as the messages are durable.
+
+        Returns:
+            Their ids, in order.
+
+        Raises:
+            InvalidMessageError: A message is empty, not text, or of an unknown role; none was written.
+            InvalidAgentError: The session id is not one.
+            StoreError: The database could not be written; nothing was.
+        """
+        self._mem.check_open()
+        ids = self._mem.store.append(self.id, messages, session)
+        if wait:
+            self._settle()
+        else:
+            self._mem.in_background(self._settle)
+        return ids
+
+    def recall(
+        self,
+        query: str,
+        *,
+        mode: Mode | str = "hybrid",
+        k: int = 5,
+        session: str | None = None,
+        budget: int | None = None,
+        generate: bool = True,
+    ) -> Recall:
+        """What memory has to say to a query. Reads, never writes the state.
+
+        Args:
+            query: A question, or any text to find what belongs to it.
+            mode: "state" (the matrices alone), "vector" (records alone, the state zero) or "hybrid" (both).
+            k: Records at most.
+            session: Retrieve from this one only.
+            budget: Tokens that ``text`` may have, by the backbone's tokenizer; the best records are kept.
+            generate: Whether the backbone is to answer too.
+
+        Raises:
+            ConfigError: Unknown mode, k or budget out of range, or a query that is not text.
+            ContextLengthError: Query and records do not fit the backbone's window.
+        """
+        started = time.perf_counter()
+        chosen = check_mode(mode)
+        self._mem.check_open()
+        if self._mem.store.agent(self.id) is None:
+            return Recall(notes=self._mem.notes if chosen != "state" else ())
+        records = [] if chosen == "state" else self._retrieve(query, k, session, budget)
+        text = recall_text(records)
+        state = None if chosen == "vector" or not generate else self._state()
+        answer = ask(self._mem.engine, query, text, state) if generate and query.strip() else None
+        if chosen == "state" and answer is not None and answer.source == "state":
+            text = f"Memory suggests: {answer.generation.text}"
+        return Recall(
+            text=text,
+            answer=answer.generation.text if answer else None,
+            records=records,
+            source=answer.source if answer else "neither",
+            confidence=answer.confidence if answer else 0.0,
+            usage=self._usage(started, text, answer, state),
+            notes=self._mem.notes if chosen != "state" else (),
+        )
+
+    def generate(
+        self,
+        messages: Messages,
+        *,
+        mode: Mode | str = "hybrid",
+        k: int = 5,
+        budget: int | None = None,
+        sampling: Sampling | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Reply:
+        """Run the backbone under the agent's state on these messages plus the recall, and journal nothing.
+
+        Args:
+            messages: The whole prompt, as for `write`; assistant messages may carry ``tool_calls``.
+            mode: As for `recall`; "vector" leaves the state out.
+            k: Records added to the system message, at most.
+            budget: Tokens they may have.
+            sampling: How the reply is drawn; greedy by default.
+            tools: JSON schemas of tools the chat template is given.
+
+        Raises:
+            InvalidMessageError: No messages, or one that cannot be rendered.
+            ContextLengthError: The prompt does not fit the window.
+        """
+        started = time.perf_counter()
+        prompt, state, recalled = self._prepare(messages, mode, k, budget, tools)
+        generation = self._mem.engine.generate(prompt, state, sampling).result()
+        return self._reply(started, generation, state, recalled)
+
+    def stream(
+        self,
+        messages: Messages,
+        *,
+        mode: Mode | str = "hybrid",
+        k: int = 5,
+        budget: int | None = None,
+        sampling: Sampling | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Iterator[str | Reply]:
+        """As `generate`, but yields text as it comes, and the whole reply last. Closing it stops the backbone."""
+        started = time.perf_counter()
+        prompt, state, recalled = self._prepare(messages, mode, k, budget, tools)
+        pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        cancellation = Cancellation()
+        future = self._mem.engine.generate(prompt, state, sampling, on_text=pieces.put, cancellation=cancellation)
+        future.add_done_callback(lambda _: pieces.put(None))
+        try:
+            while (piece := pieces.get()) is not None:
+                yield piece
+            yield self._reply(started, future.result(), state, recalled)
+        finally:
+            cancellation.cancel()
+
+    async def astream(
+        self,
+        messages: Messages,
+        *,
+        mode: Mode | str = "hybrid",
+        k: int = 5,
+        budget: int | None = None,
+        sampling: Sampling | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> AsyncIterator[str | Reply]:
+        """Async twin of `stream`; never blocks the event loop."""
+        started = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        prepared = self.pool.submit(self._prepare, messages, mode, k, budget, tools)
+        prompt, state, recalled = await asyncio.wrap_future(prepared)
+        pieces: asyncio.Queue[str | None] = asyncio.Queue()
+
+        def put(piece: str | None) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+        cancellation = Cancellation()
+        future = self._mem.engine.generate(prompt, state, sampling, on_text=put, cancellation=cancellation)
+        future.add_done_callback(lambda _: put(None))
+        try:
+            while (piece := await pieces.get()) is not None:
+                yield piece
+            yield self._reply(started, await asyncio.wrap_future(future), state, recalled)
+        finally:
+            cancellation.cancel()
+
+    def chat(self, messages: Messages, session: str = "default", **options: Any) -> Reply:
+        """Reply to messages under the agent's state and recall, then journal the messages and the reply.
+
+        Args:
+            messages: What is new: earlier turns come from memory.
+            session: The conversation they belong to.
+            options: Of `generate`.
+        """
+        check_messages(messages)
+        reply = self.generate(messages, **options)
+        self._journal(messages, reply, session)
+        return reply
+
+    def chat_stream(self, messages: Messages, session: str = "default", **options: Any) -> Iterator[str]:
+        """As `chat`, but yields the reply's text as it comes. A stream that is closed early journals nothing."""
+        check_messages(messages)
+        for piece in self.stream(messages, **options):
+            if isinstance(piece, Reply):
+                self._journal(messages, piece, session)
+            else:
+                yield piece
+
+    async def achat_stream(self, messages: Messages, session: str = "default", **options: Any) -> AsyncIterator[str]:
+        """Async twin of `chat_stream`; never blocks the event loop."""
+        check_messages(messages)
+        async for piece in self.astream(messages, **options):
+            if isinstance(piece, Reply):
+                await asyncio.wrap_future(self.pool.submit(self._journal, messages, piece, session))
+            else:
+                yield piece
+
+    def log(self, session: str | None = None) -> list[Entry]:
+        """The live journal, in order; of one session, where one is given. Empty for an unknown agent."""
+        self._mem.check_open()
+        return self._mem.store.live(self.id, session=session)
+
+    def sessions(self) -> list[str]:
+        """Sessions that have live messages, in the order in which they began."""
+        self._mem.check_open()
+        return self._mem.store.sessions(self.id)
+
+    def state(self) -> State:
+        """The state of the whole journal: module name to float32 tensor [R, R] or [H, R, R]; empty if unknown."""
+        self._mem.check_open()
+        return self._state() or {}
+
+    awrite = twin(write)
+    arecall = twin(recall)
+    agenerate = twin(generate)
+    achat = twin(chat)
+    alog = twin(log)
+    asessions = twin(sessions)
+    astate = twin(state)
+
+    def _settle(self) -> None:
+        """Do now what the next recall would have to: fold, and embed what is new."""
+        self._mem.folder.current(self.id)
+        self._mem.retriever.embed_missing(self.id)
+
+    def _state(self) -> State | None:
+        folded = self._mem.folder.current(self.id)
+        return folded.state if folded else None
+
+    def _retrieve(self, query: str, k: int, session: str | None, budget: int | None) -> list[Record]:
+        records = self._mem.retriever.search(self.id, query, k, session)
+        return records if budget is None else within_budget(records, budget, self._tokens)
+
+    def _tokens(self, text: str) -> int:
+        return len(self._mem.engine.tokenizer.encode(text, add_special_tokens=False)) if text else 0
+
+    def _prepare(
+        self,
+        messages: Messages,
+        mode: Mode | str,
+        k: int,
+        budget: int | None,
+        tools: Sequence[Mapping[str, Any]] | None,
+    ) -> tuple[list[int], State | None, Recall]:
+        plain = prompt_messages(messages)
+        recalled = Recall()
+        if check_mode(mode) != "state":
+            recalled = self.recall(last_question(plain), mode=mode, k=k, budget=budget, generate=False)
+        self._mem.check_open()
+        prompt = self._mem.engine.rendering.prompt(with_recall(plain, recalled.text), tools)
+        return prompt, None if mode == "vector" else self._state(), recalled
+
+    def _reply(self, started: float, generation: Generation, state: State | None, recalled: Recall) -> Reply:
+        text, calls = split_tool_calls(generation.text)
+        usage = Usage(
+            context_tokens=recalled.usage.context_tokens,
+            prompt_tokens=generation.prompt_tokens,
+            answer_tokens=len(generation.ids),
+            state_bytes=self._mem.engine.state_bytes if state else 0,
+            first_token_seconds=generation.first_token_seconds,
+            seconds=time.perf_counter() - started,
+        )
+        return Reply(text=text, tool_calls=calls, recall=recalled, usage=usage, finished=generation.finished)
+
+    def _journal(self, messages: Messages, reply: Reply, session: str) -> None:
+        said = [{"role": "assistant", "content": reply.text}] if reply.text.strip() else []
+        self.write([*messages, *said], session)
+
+    def _usage(self, started: float, text: str, answer: Answer | None, state: State | None) -> Usage:
+        generation = answer.generation if answer else None
+        return Usage(
+            context_tokens=self._tokens(text),
+            prompt_tokens=generation.prompt_tokens if generation else 0,
+            answer_tokens=len(generation.ids) if generation else 0,
+            state_bytes=self._mem.engine.state_bytes if state else 0,
+            first_token_seconds=generation.first_token_seconds if generation else None,
+            seconds=time.perf_counter() - started,
+        )

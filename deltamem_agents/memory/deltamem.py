@@ -1,0 +1,151 @@
+"""`DeltaMem`: a backbone, a database and a retriever, opened together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from deltamem_agents.engine import Engine, load
+from deltamem_agents.errors import ClosedError, ConfigError
+from deltamem_agents.memory.agent import AgentMemory
+from deltamem_agents.memory.folding import Folder
+from deltamem_agents.memory.twins import twin
+from deltamem_agents.recall import Embedder, Retriever, default_embedder, load_embedder, split_text
+from deltamem_agents.store import AgentInfo, Store, check_id
+
+if TYPE_CHECKING:
+    import sqlalchemy
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from deltamem_agents.core import Adapter
+
+log = logging.getLogger(__name__)
+
+CALLS = 8  # blocking calls of async twins at once; the model itself runs in a thread of its own
+AnyEmbedder = str | Path | Embedder | Callable[[list[str]], Any]
+
+
+class DeltaMem:
+    """Memories of many agents, on one backbone and in one database. Safe to share among threads; a context manager."""
+
+    def __init__(self, engine: Engine, store: Store, embedder: Embedder | None, notes: tuple[str, ...] = ()) -> None:
+        self.engine = engine
+        self.store = store
+        self.notes = notes
+        self.folder = Folder(store, engine)
+        self.retriever = Retriever(store, embedder)
+        self.pool = ThreadPoolExecutor(CALLS, thread_name_prefix="deltamem-call")
+        self._pending: set[Future[None]] = set()
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        backbone: str | Path = "tiny",
+        *,
+        url: str | None = None,
+        engine: sqlalchemy.Engine | None = None,
+        adapter: str | Path | Adapter | None = None,
+        model: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        embedder: AnyEmbedder | bool | None = None,
+    ) -> Self:
+        """Open a database and load a backbone with its adapter.
+
+        Args:
+            backbone: "tiny" (the bundled model), a folder, or a hub id.
+            url: A SQLAlchemy URL; ``sqlite:///memory.db`` by default. Created where it does not exist.
+            engine: An existing SQLAlchemy engine in place of ``url``; it is not closed.
+            adapter: A folder or hub id, ours or the authors' format; by default the one in the backbone's folder.
+            model: A loaded model in place of ``backbone``, with its ``tokenizer``.
+            device: "auto", "cpu", "cuda" or "cuda:n".
+            dtype: "auto", "float32", "bfloat16" or "float16"; states are float32 in any case.
+            embedder: A sentence-transformers name or folder, an object with ``name``, ``dim`` and ``embed``, or a
+                callable from texts to vectors; None takes the default one where it is installed, False none.
+
+        Raises:
+            DeltaMemError: Something cannot be opened; the message says what and how to mend it. Nothing stays open.
+        """
+        chosen, note = _embedder(embedder)
+        store = Store.open(url, engine=engine, split=split_text)
+        try:
+            loaded = load(backbone, adapter, model=model, tokenizer=tokenizer, device=device, dtype=dtype)
+            return cls(Engine(loaded), store, chosen, (note,) if note else ())
+        except BaseException:
+            store.close()
+            raise
+
+    def agent(self, agent_id: str) -> AgentMemory:
+        """A handle on one agent's memory; nothing is read or written yet.
+
+        Raises:
+            InvalidAgentError: The id is not a non-empty string of at most 255 characters.
+        """
+        self.check_open()
+        return AgentMemory(self, check_id(agent_id))
+
+    def agents(self) -> list[AgentInfo]:
+        """All agents that were ever written to, by id."""
+        self.check_open()
+        return self.store.agents()
+
+    def close(self) -> None:
+        """Finish what runs in the background and close everything; calling it again does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self.pool.shutdown(wait=True)
+        self.engine.close()
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    aagents = twin(agents)
+
+    async def aclose(self) -> None:
+        """Async twin of `close`; never blocks the event loop."""
+        import asyncio
+
+        await asyncio.to_thread(self.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def check_open(self) -> None:
+        """Raise ClosedError if this was closed."""
+        if self._closed:
+            raise ClosedError("this DeltaMem was closed; open it again with DeltaMem.open")
+
+    def in_background(self, work: Callable[[], None]) -> None:
+        """Run something that the next call would do anyway; a failure is logged, and met again by that call."""
+        future = self.pool.submit(work)
+        self._pending.add(future)
+        future.add_done_callback(self._finished)
+
+    def _finished(self, future: Future[None]) -> None:
+        self._pending.discard(future)
+        error = future.exception()
+        if error is not None:
+            log.warning("folding in the background failed, the next recall tries again: %s", error)
+
+
+def _embedder(given: AnyEmbedder | bool | None) -> tuple[Embedder | None, str | None]:
+    if given is None:
+        return default_embedder()
+    if given is False:
+        return None, "full text alone: opened with embedder=False"
+    if given is True:
+        raise ConfigError("embedder is True; leave it out for the default one, or name one")
+    return load_embedder(given), None

@@ -1,0 +1,60 @@
+"""Messages of a chat into what a chat template takes, with recalled text in its system message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from deltamem_agents.errors import InvalidMessageError
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+def prompt_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Messages with text content, for a prompt.
+
+    Unlike in the journal, an assistant message may have no text where it has tool calls.
+
+    Raises:
+        InvalidMessageError: There are none, a role is unknown, or a content is neither text nor a list of blocks.
+    """
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence) or not messages:
+        raise InvalidMessageError('give at least one message: [{"role": "user", "content": "…"}]')
+    return [_prompt_message(index, message) for index, message in enumerate(messages)]
+
+
+def last_question(messages: Sequence[Mapping[str, Any]]) -> str:
+    """The newest user message: what memory is asked for. Empty where there is none."""
+    return next((str(m["content"]) for m in reversed(messages) if m["role"] == "user"), "")
+
+
+def with_recall(messages: Sequence[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+    """The messages with recalled text at the end of the system message, which is added where there is none."""
+    if not text:
+        return list(messages)
+    if messages[0]["role"] == "system":
+        system = dict(messages[0], content="\n\n".join(part for part in (messages[0]["content"], text) if part))
+        return [system, *messages[1:]]
+    return [{"role": "system", "content": text}, *messages]
+
+
+def _prompt_message(index: int, message: object) -> dict[str, Any]:
+    if not isinstance(message, Mapping):
+        raise InvalidMessageError(f'message {index} is a {type(message).__name__}; give {{"role": …, "content": …}}')
+    role, content = message.get("role"), message.get("content")
+    if role not in ROLES:
+        raise InvalidMessageError(f"message {index} has role {role!r}; roles are {', '.join(ROLES)}")
+    if isinstance(content, list):
+        content = "\n".join(filter(None, map(_block_text, content)))
+    calls = message.get("tool_calls")
+    if not isinstance(content, str) or not (content or calls or role == "tool"):
+        raise InvalidMessageError(f"message {index} has content {content!r}; give a string or a list of blocks")
+    plain: dict[str, Any] = {"role": role, "content": content}
+    return plain | {"tool_calls": calls} if calls else plain
+
+
+def _block_text(block: object) -> str:
+    if isinstance(block, str):
+        return block
+    text = block.get("text") if isinstance(block, Mapping) else None
+    return text if isinstance(text, str) else ""

@@ -1,0 +1,102 @@
+"""What memory gives back: recalls, replies, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+from deltamem_agents.errors import ConfigError
+from deltamem_agents.recall import Record
+
+Mode = Literal["state", "vector", "hybrid"]
+Source = Literal["state", "records", "both", "neither"]
+
+
+def check_mode(mode: str) -> Mode:
+    """``mode``, if it is one.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    for known in get_args(Mode):
+        if mode == known:
+            return known  # type: ignore[no-any-return]
+    raise ConfigError(f"mode {mode!r} is not one of {', '.join(get_args(Mode))}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a recall or a reply cost.
+
+    Args:
+        context_tokens: Tokens that recalled text adds to a prompt, by the backbone's tokenizer.
+        prompt_tokens: Tokens of the whole prompt the backbone was given; 0 where it was not asked.
+        answer_tokens: Tokens it generated.
+        state_bytes: Size of the agent's state; 0 where it was not read.
+        first_token_seconds: Time to first token, from the start of the prompt's forward; None where not asked.
+        seconds: The whole call, folding and retrieval included.
+    """
+
+    context_tokens: int = 0
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    state_bytes: int = 0
+    first_token_seconds: float | None = None
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recall:
+    """What memory has to say to a query.
+
+    Args:
+        text: Ready for a prompt of any model; empty where nothing was found.
+        answer: The backbone's own short answer; None where it was not asked.
+        records: Retrieved pieces of messages, best first.
+        source: Where ``answer`` came from, by scoring it again without the state and without the records.
+        confidence: By how much memory raised the probability of ``answer``, 0 to 1.
+        notes: What a user should know, such as that no embedder is installed.
+    """
+
+    text: str = ""
+    answer: str | None = None
+    records: list[Record] = field(default_factory=list)
+    source: Source = "neither"
+    confidence: float = 0.0
+    usage: Usage = field(default_factory=Usage)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A call of a tool that the backbone asked for."""
+
+    id: str
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """The backbone's reply to a chat; ``str(reply)`` is its text.
+
+    Args:
+        text: Without tool calls.
+        tool_calls: Those found in the text.
+        recall: What memory added to the prompt.
+        finished: False where ``max_tokens`` cut it off.
+    """
+
+    text: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    recall: Recall = field(default_factory=Recall)
+    usage: Usage = field(default_factory=Usage)
+    finished: bool = True
+
+    def __str__(self) -> str:
+        return self.text

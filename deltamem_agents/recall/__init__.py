@@ -1,0 +1,33 @@
+"""Retrieval: records from messages, full text and embeddings fused, and the text a model is handed.
+
+May import: numpy, `deltamem_agents.errors`; sentence-transformers on use. What it needs of a database it states as
+protocols, which the store satisfies; it knows neither the store nor the model.
+"""
+
+from deltamem_agents.recall.embed import (
+    CallableEmbedder,
+    SentenceTransformerEmbedder,
+    default_embedder,
+    load_embedder,
+)
+from deltamem_agents.recall.lexical import query_terms
+from deltamem_agents.recall.prompt import recall_text, within_budget
+from deltamem_agents.recall.protocols import Embedder, IndexedRecord, Record, RecordIndex
+from deltamem_agents.recall.records import split_text
+from deltamem_agents.recall.search import Retriever
+
+__all__ = [
+    "CallableEmbedder",
+    "Embedder",
+    "IndexedRecord",
+    "Record",
+    "RecordIndex",
+    "Retriever",
+    "SentenceTransformerEmbedder",
+    "default_embedder",
+    "load_embedder",
+    "query_terms",
+    "recall_text",
+    "split_text",
+    "within_budget",
+]

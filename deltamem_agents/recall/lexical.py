@@ -1,0 +1,43 @@
+"""A query into the terms that full text looks for. Knows no index's syntax: quoting is the index's affair."""
+
+from __future__ import annotations
+
+import unicodedata
+
+# Words that say nothing about what is asked for. In a memory of a dozen messages rarity does not yet tell them apart.
+_STOPWORDS = """
+    a about all also am an and any are as at be been but by can could d did do does doing for from had has have
+    having he her hers him his how i if in into is it its itself just ll m may me might mine my of on or our ours
+    please re s shall she should so some t tell than that the their theirs them then there these they this those
+    to too us ve was we were what when where which who whom whose why will with would you your yours
+"""
+STOPWORDS = frozenset(_STOPWORDS.split())
+
+
+def query_terms(query: str) -> list[str]:
+    """Words of a query, and its joined words (``ERR-4012``, ``src/app.py``) as phrases besides; each once, in order.
+
+    Words without content are left out unless there are no others.
+
+    >>> query_terms("What is the status of ERR-4012?")
+    ['status', 'ERR', '4012', 'ERR 4012']
+    """
+    every: dict[str, str] = {}
+    for chunk in unicodedata.normalize("NFC", query).split():
+        words = _words(chunk)
+        for term in (*words, " ".join(words)):
+            if term:
+                every.setdefault(term.casefold(), term)
+    telling = [term for folded, term in every.items() if not all(word in STOPWORDS for word in folded.split())]
+    return telling or list(every.values())
+
+
+def content_words(text: str) -> frozenset[str]:
+    """The words with content of a text, case folded."""
+    return frozenset(term.casefold() for term in query_terms(text) if " " not in term)
+
+
+def _words(chunk: str) -> list[str]:
+    """Runs of letters, digits and the marks that belong to them (`str.isalnum` is false for Hindi's vowel signs)."""
+    kept = (character if unicodedata.category(character)[0] in "LNM" else " " for character in chunk)
+    return "".join(kept).split()

@@ -1,0 +1,45 @@
+"""Records into the text a model is handed. The bundled model is trained on exactly this format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from deltamem_agents.errors import ConfigError
+from deltamem_agents.recall.protocols import Record
+
+HEADER = "Relevant memory:"
+
+
+def recall_text(records: Sequence[Record]) -> str:
+    """The records, oldest first, one a line below a header; empty where there are none.
+
+    A record's own line breaks become spaces, so that no text can pass for a line of another speaker.
+    """
+    if not records:
+        return ""
+    oldest_first = sorted(records, key=lambda record: (record.position, record.chunk))
+    return "\n".join([HEADER, *(f"- {record.role}: {_one_line(record.text)}" for record in oldest_first)])
+
+
+def within_budget(records: Sequence[Record], budget: int, measure: Callable[[str], int] = len) -> list[Record]:
+    """The highest-ranked records whose `recall_text` measures at most ``budget``; the order of ``records`` is kept.
+
+    Args:
+        records: Best first.
+        budget: In the unit of ``measure``.
+        measure: Length of a text: characters by default, or tokens of a tokenizer.
+
+    Raises:
+        ConfigError: The budget is negative.
+    """
+    if budget < 0:
+        raise ConfigError(f"budget {budget} is negative; give 0 for no records, or leave it out for no limit")
+    kept: list[Record] = []
+    for record in records:
+        if measure(recall_text([*kept, record])) <= budget:
+            kept.append(record)
+    return kept
+
+
+def _one_line(text: str) -> str:
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())

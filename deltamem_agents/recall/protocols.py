@@ -1,0 +1,116 @@
+"""What recall needs of others, and what it gives: protocols and the `Record`. No code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A retrieved piece of a message.
+
+    ``score`` is higher for better matches and comparable within one search only; ``position`` is the message's in its
+    journal, ``chunk`` counts the pieces of a long message from 0.
+    """
+
+    text: str
+    score: float
+    session: str
+    message_id: str
+    role: str
+    position: int
+    created_at: datetime
+    chunk: int = 0
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class IndexedRecord(Protocol):
+    """A record as an index holds it; ``key`` is the index's own name for it."""
+
+    @property
+    def key(self) -> int:
+        """The index's name for it."""
+
+    @property
+    def text(self) -> str:
+        """The piece of text."""
+
+    @property
+    def session(self) -> str:
+        """The message's session."""
+
+    @property
+    def message_id(self) -> str:
+        """The message's id."""
+
+    @property
+    def role(self) -> str:
+        """Who spoke."""
+
+    @property
+    def position(self) -> int:
+        """The message's place in its journal."""
+
+    @property
+    def chunk(self) -> int:
+        """Which piece of the message, from 0."""
+
+    @property
+    def created_at(self) -> datetime:
+        """When the message was written, UTC."""
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The message's metadata."""
+
+
+class RecordIndex(Protocol):
+    """The records of many agents. Every call is about one; an unknown one has no records."""
+
+    def search_text(
+        self, agent: str, terms: Sequence[str], limit: int, session: str | None = None
+    ) -> Sequence[tuple[IndexedRecord, float]]:
+        """Records that hold any of the terms, with BM25 scores (higher is better), best first."""
+
+    def records(
+        self, agent: str, keys: Sequence[int] | None = None, session: str | None = None
+    ) -> Sequence[IndexedRecord]:
+        """Records in the journal's order; only those with the given keys, where keys are given."""
+
+    def missing_embeddings(self, agent: str, model: str, limit: int) -> Sequence[tuple[int, str]]:
+        """Key and text of up to ``limit`` records without an embedding under a model, oldest first."""
+
+    def put_embeddings(self, agent: str, model: str, keys: Sequence[int], vectors: NDArray[np.float32]) -> int:
+        """Store embeddings [len(keys), dim]; how many were. Records that are gone or have one are passed over."""
+
+    def embeddings(
+        self, agent: str, model: str, session: str | None = None
+    ) -> tuple[Sequence[int], NDArray[np.float32]]:
+        """Keys [N] and embeddings [N, dim] under a model."""
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """Turns texts into vectors. ``name`` is stored with them: a different model needs a different name."""
+
+    @property
+    def name(self) -> str:
+        """What is stored with the vectors."""
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors [len(texts), dim], each of length 1.
+
+        Raises:
+            EmbedderError: The model failed.
+        """

@@ -1,0 +1,55 @@
+"""Messages into records: one a message, long ones cut where sentences end. Knows nothing of agents or sessions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+RECORD_LIMIT = 1000  # characters; about the 256 tokens that small embedding models read
+
+# After a full stop with its closing quotes and the space behind it (none in Chinese or Japanese), or after a line.
+_SENTENCE_END = re.compile(r"[.!?…؟।]+[\"'”’»)\]]*\s+|[。！？]+[」』”’）]*\s*|\n+")
+
+
+def split_text(text: str, limit: int = RECORD_LIMIT) -> list[str]:
+    """Cut a message's text into the texts of its records, each of up to ``limit`` characters; none for an empty text.
+
+    A text within the limit stays whole. Sentences are packed greedily; one beyond the limit is cut at spaces, a word
+    beyond it anywhere.
+    """
+    if len(text) <= limit:
+        return [text.strip()] if text.strip() else []
+    pieces: list[str] = []
+    packed = ""
+    for sentence in _sentences(text, limit):
+        if packed and len((packed + sentence).rstrip()) > limit:
+            pieces.append(packed)
+            packed = ""
+        packed += sentence
+    pieces.append(packed)
+    return [piece.strip() for piece in pieces if piece.strip()]
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, without the space around them."""
+    return [piece.strip() for piece in _cut(text) if piece.strip()]
+
+
+def _sentences(text: str, limit: int) -> Iterator[str]:
+    """Sentences with the space behind them, those beyond the limit in parts that are not."""
+    for sentence in _cut(text):
+        rest = sentence
+        while len(rest.rstrip()) > limit:
+            cut = rest.rfind(" ", 1, limit + 1)
+            cut = limit if cut < limit // 2 else cut
+            yield rest[:cut]
+            rest = rest[cut:]
+        yield rest
+
+
+def _cut(text: str) -> Iterator[str]:
+    start = 0
+    for end in _SENTENCE_END.finditer(text):
+        yield text[start : end.end()]
+        start = end.end()
+    yield text[start:]

@@ -1,0 +1,108 @@
+"""The full-text index over records. Knows SQL dialects; nothing of how a query becomes terms (that is `recall`'s).
+
+A dialect brings one class with the methods of `FullText`. SQLite's uses FTS5 with external content, kept in step by
+triggers, in the transaction that changes the records. Words are stemmed (Porter) after accents are folded. Scripts that
+write no spaces would be one long word: their characters are indexed one by one in a column of their own, and found as
+pairs of neighbours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+from sqlalchemy import Connection, text
+
+UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]+"
+)
+
+SQLITE_TABLES = (
+    """CREATE VIRTUAL TABLE IF NOT EXISTS deltamem_records_fts USING fts5(
+           agent_key, text, terms, content='deltamem_records', content_rowid='key',
+           tokenize="porter unicode61 remove_diacritics 2 categories 'L* N* Co Mn Mc'")""",
+    """CREATE TRIGGER IF NOT EXISTS deltamem_records_added AFTER INSERT ON deltamem_records BEGIN
+           INSERT INTO deltamem_records_fts(rowid, agent_key, text, terms)
+           VALUES (new.key, new.agent_key, new.text, new.terms); END""",
+    """CREATE TRIGGER IF NOT EXISTS deltamem_records_removed AFTER DELETE ON deltamem_records BEGIN
+           INSERT INTO deltamem_records_fts(deltamem_records_fts, rowid, agent_key, text, terms)
+           VALUES ('delete', old.key, old.agent_key, old.text, old.terms); END""",
+    """CREATE TRIGGER IF NOT EXISTS deltamem_records_changed AFTER UPDATE ON deltamem_records BEGIN
+           INSERT INTO deltamem_records_fts(deltamem_records_fts, rowid, agent_key, text, terms)
+           VALUES ('delete', old.key, old.agent_key, old.text, old.terms);
+           INSERT INTO deltamem_records_fts(rowid, agent_key, text, terms)
+           VALUES (new.key, new.agent_key, new.text, new.terms); END""",
+)
+
+SQLITE_SEARCH = text(
+    """SELECT f.rowid, -bm25(deltamem_records_fts, 0.0, 1.0, 1.0) AS score
+       FROM deltamem_records_fts AS f
+       JOIN deltamem_records AS r ON r.key = f.rowid
+       JOIN deltamem_messages AS m ON m.agent_key = r.agent_key AND m.position = r.position
+       WHERE deltamem_records_fts MATCH :match AND r.agent_key = :agent_key
+         AND (:session IS NULL OR m.session = :session)
+       ORDER BY score DESC, r.position DESC, r.chunk LIMIT :limit"""
+)
+
+
+class FullText(Protocol):
+    """A dialect's full-text index."""
+
+    def create(self, connection: Connection) -> None:
+        """Create the index and what keeps it in step."""
+
+    def search(
+        self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int, session: str | None
+    ) -> list[tuple[int, float]]:
+        """Keys and BM25 scores (higher is better) of an agent's records that hold any of the terms, best first."""
+
+
+class SqliteFullText:
+    """BM25 by FTS5. How rare a word is, is counted over all agents; which records are found, in one agent alone."""
+
+    def create(self, connection: Connection) -> None:
+        """As `FullText.create`."""
+        for statement in SQLITE_TABLES:
+            connection.exec_driver_sql(statement)
+
+    def search(
+        self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int, session: str | None
+    ) -> list[tuple[int, float]]:
+        """As `FullText.search`."""
+        match = match_expression(agent_key, terms)
+        if match is None:
+            return []
+        values = {"match": match, "agent_key": agent_key, "session": session, "limit": limit}
+        return [(row[0], float(row[1])) for row in connection.execute(SQLITE_SEARCH, values)]
+
+
+def spelled_out(content: str) -> str | None:
+    """The characters of scripts without spaces, apart; None where there are none.
+
+    >>> spelled_out("我住在Oslo")
+    '我 住 在'
+    """
+    runs = UNSPACED.findall(content)
+    return " \n".join(" ".join(run) for run in runs) if runs else None
+
+
+def match_expression(agent_key: int, terms: Sequence[str]) -> str | None:
+    """An FTS5 query for one agent's records that hold any of the terms; whatever they hold is quoted, never syntax.
+
+    >>> match_expression(7, ["indent", "住在"])
+    'agent_key : "7" AND ({text} : "indent" OR {terms} : "住 在")'
+    """
+    phrases: dict[str, None] = {}
+    for term in terms:
+        for run in UNSPACED.findall(term):
+            pairs = [run[i : i + 2] for i in range(len(run) - 1)] or [run]
+            phrases.update((f"{{terms}} : {_quoted(' '.join(pair))}", None) for pair in pairs)
+        spaced = UNSPACED.sub(" ", term)
+        if any(character.isalnum() for character in spaced):
+            phrases[f"{{text}} : {_quoted(spaced.strip())}"] = None
+    return f'agent_key : "{agent_key}" AND ({" OR ".join(phrases)})' if phrases else None
+
+
+def _quoted(phrase: str) -> str:
+    return '"' + phrase.replace("\0", " ").replace('"', '""') + '"'

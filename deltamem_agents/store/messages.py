@@ -1,0 +1,219 @@
+"""What may enter the journal: one function checks a message, one an id. Knows nothing of SQL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from deltamem_agents.errors import InvalidAgentError, InvalidMessageError
+from deltamem_agents.store.schema import ID_LIMIT
+
+ROLES = ("system", "user", "assistant", "tool")
+KEYS = ("role", "content", "id", "metadata", "created_at")
+TEXT_TYPES = (None, "text", "input_text", "output_text")  # the frameworks' names for a block of text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewMessage:
+    """A checked message that has no place in the journal yet; ``blocks`` is None where the content is plain text."""
+
+    id: str
+    role: str
+    text: str
+    blocks: list[Any] | None
+    metadata: dict[str, Any]
+    created_at: datetime
+
+    def says_the_same(self, role: str, text: str, blocks: list[Any] | None) -> bool:
+        """Whether a stored message says what this one says; blocks count only where neither has text."""
+        return self.role == role and self.text == text and (bool(text) or self.blocks == blocks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A live message of an agent's journal.
+
+    ``content`` is what was given (text, or the list of blocks), ``text`` its text parts joined by newlines,
+    ``position`` counts from 1 within the agent, ``created_at`` is in UTC.
+    """
+
+    id: str
+    position: int
+    session: str
+    role: str
+    content: str | list[Any]
+    text: str
+    metadata: dict[str, Any]
+    created_at: datetime
+
+
+def check_id(value: object, kind: str = "agent") -> str:
+    """An agent or session id: a non-empty string of at most 255 characters that any database can hold.
+
+    Raises:
+        InvalidAgentError: It is not.
+    """
+    fault = _id_fault(value)
+    if fault:
+        raise InvalidAgentError(
+            f"{kind} id {_shown(value)} {fault}; give a non-empty string of up to {ID_LIMIT} characters without NUL"
+        )
+    assert isinstance(value, str)  # _id_fault has refused everything else
+    return value
+
+
+def check_messages(messages: object) -> list[NewMessage]:
+    """Check all messages of one write before any of them is stored.
+
+    Args:
+        messages: A sequence of mappings with ``role`` and ``content``, optionally ``id``, ``metadata``, ``created_at``.
+
+    Raises:
+        InvalidMessageError: One of them cannot be journalled; the error says which and why.
+    """
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
+        raise InvalidMessageError(
+            f"messages must be a list of mappings, got {type(messages).__name__}; "
+            'write [{"role": "user", "content": "…"}]'
+        )
+    now = datetime.now(UTC)
+    return [_check_message(index, message, now) for index, message in enumerate(messages)]
+
+
+def _check_message(index: int, message: object, now: datetime) -> NewMessage:
+    if not isinstance(message, Mapping):
+        raise InvalidMessageError(
+            f'message {index} is {_shown(message)}, not a mapping; give {{"role": "user", "content": "…"}}'
+        )
+    unknown = [key for key in message if key not in KEYS]
+    if unknown:
+        raise InvalidMessageError(
+            f"message {index} has an unknown key {_shown(unknown[0])}; keys are {', '.join(KEYS)}: "
+            "put anything else into metadata"
+        )
+    role = message.get("role")
+    if role not in ROLES:
+        raise InvalidMessageError(f"message {index} has role {_shown(role)}; roles are {', '.join(ROLES)}")
+    text, blocks = _check_content(index, message.get("content"))
+    given = message.get("id")
+    fault = None if given is None else _id_fault(given)
+    if fault:
+        raise InvalidMessageError(
+            f"message {index} has an id {_shown(given)} that {fault}; leave it out to have one made, "
+            f"or give a non-empty string of up to {ID_LIMIT} characters without NUL"
+        )
+    metadata = message.get("metadata")
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise InvalidMessageError(f"message {index} has metadata {_shown(metadata)}; give a mapping, or leave it out")
+    return NewMessage(
+        id=uuid4().hex if given is None else given,
+        role=role,
+        text=text,
+        blocks=blocks,
+        metadata=_as_json(index, "metadata", dict(metadata or {})),
+        created_at=_check_time(index, message.get("created_at"), now),
+    )
+
+
+def _check_content(index: int, content: object) -> tuple[str, list[Any] | None]:
+    if isinstance(content, str):
+        _check_text(index, content)
+        if not content.strip():
+            raise InvalidMessageError(f"message {index} has empty content {_shown(content)}; leave empty messages out")
+        return content, None
+    if not isinstance(content, list):
+        raise InvalidMessageError(
+            f"message {index} has content {_shown(content)} of type {type(content).__name__}; "
+            "give a string or a list of blocks"
+        )
+    texts: list[str] = []
+    others = 0
+    for block in content:
+        text = _block_text(index, block)
+        if text is None:
+            others += 1
+        elif text.strip():
+            texts.append(text)
+    if not texts and not others:
+        raise InvalidMessageError(f"message {index} has only empty blocks {_shown(content)}; leave empty messages out")
+    blocks: list[Any] = _as_json(index, "content", content)
+    return "\n".join(texts), blocks
+
+
+def _block_text(index: int, block: object) -> str | None:
+    """The text of a block of text; None for any other block."""
+    if isinstance(block, str):
+        _check_text(index, block)
+        return block
+    if not isinstance(block, Mapping) or not block:
+        raise InvalidMessageError(f"message {index} has a block {_shown(block)}; blocks are strings or mappings")
+    kind = block.get("type", block.get("block_type"))
+    text = block.get("text")
+    if kind not in TEXT_TYPES or (kind is None and text is None):
+        return None
+    if not isinstance(text, str):
+        raise InvalidMessageError(f"message {index} has a text block whose text is {_shown(text)}; give a string")
+    _check_text(index, text)
+    return text
+
+
+def _check_text(index: int, text: str) -> None:
+    if "\0" in text:
+        raise InvalidMessageError(
+            f"message {index} has a NUL character at {text.index(chr(0))}, which databases refuse; remove it"
+        )
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidMessageError(
+            f"message {index} has a lone surrogate {text[error.start]!a} at {error.start}, which is not text; "
+            "decode the bytes it came from with errors='replace'"
+        ) from None
+
+
+def _check_time(index: int, value: object, now: datetime) -> datetime:
+    if value is None:
+        return now
+    try:
+        time = datetime.fromisoformat(value) if isinstance(value, str) else value
+        if isinstance(time, datetime):
+            return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass  # falls through to the one error below
+    raise InvalidMessageError(
+        f"message {index} has created_at {_shown(value)}; give a datetime or an ISO 8601 string (UTC where no zone is)"
+    )
+
+
+def _as_json(index: int, name: str, value: Any) -> Any:
+    """What a JSON column gives back for ``value``, so that a message reads the same before and after it is stored."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidMessageError(
+            f"message {index} has {name} that JSON cannot hold ({error}); use strings, numbers, lists and mappings"
+        ) from error
+
+
+def _id_fault(value: object) -> str | None:
+    if not isinstance(value, str):
+        return f"is a {type(value).__name__}"
+    if not value.strip():
+        return "is empty"
+    if len(value) > ID_LIMIT:
+        return f"has {len(value)} characters"
+    if "\0" in value:
+        return "holds a NUL character"
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        return "holds a lone surrogate"
+    return None
+
+
+def _shown(value: object) -> str:
+    """``value`` for an error message: short, ASCII-safe, so that no long text is copied into logs."""
+    shown = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}…"

@@ -1,0 +1,174 @@
+"""Records and their embeddings, read and written. Knows nothing of how text is cut, embedded or ranked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy import Connection, Select, exists, insert, select
+
+from deltamem_agents.errors import ConfigError, StoreError
+from deltamem_agents.store.fulltext import FullText
+from deltamem_agents.store.journal import LOOKUP
+from deltamem_agents.store.schema import ID_LIMIT, AgentRow, EmbeddingRow, MessageRow, RecordRow
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Query = TypeVar("Query", bound="Select[*tuple[Any, ...]]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRecord:
+    """A piece of a live message, with what is known of the message; ``chunk`` counts pieces from 0."""
+
+    key: int
+    text: str
+    message_id: str
+    position: int
+    chunk: int
+    session: str
+    role: str
+    metadata: dict[str, Any]
+    created_at: datetime
+
+
+def found(
+    connection: Connection, fulltext: FullText, agent: str, terms: Sequence[str], limit: int, session: str | None
+) -> list[tuple[StoredRecord, float]]:
+    """Records that hold any of the terms, with their BM25 scores, best first."""
+    key = connection.scalar(select(AgentRow.key).where(AgentRow.id == agent))
+    if key is None or limit <= 0:
+        return []
+    hits = fulltext.search(connection, key, terms, limit, session)
+    by_key = {record.key: record for record in read(connection, agent, [hit for hit, _ in hits])}
+    return [(by_key[hit], score) for hit, score in hits]
+
+
+def read(
+    connection: Connection, agent: str, keys: Sequence[int] | None = None, session: str | None = None
+) -> list[StoredRecord]:
+    """An agent's records in the journal's order; only those with the given keys, where keys are given."""
+    query = _scoped(
+        select(
+            RecordRow.key,
+            RecordRow.text,
+            MessageRow.id,
+            RecordRow.position,
+            RecordRow.chunk,
+            MessageRow.session,
+            MessageRow.role,
+            MessageRow.details,
+            MessageRow.created_at,
+        ),
+        agent,
+        session,
+    ).order_by(RecordRow.position, RecordRow.chunk)
+    parts = (
+        [query]
+        if keys is None
+        else [query.where(RecordRow.key.in_(keys[start : start + LOOKUP])) for start in range(0, len(keys), LOOKUP)]
+    )
+    rows = [
+        StoredRecord(
+            key=row[0],
+            text=row[1],
+            message_id=row[2],
+            position=row[3],
+            chunk=row[4],
+            session=row[5],
+            role=row[6],
+            metadata=row[7] or {},
+            created_at=row[8],
+        )
+        for part in parts
+        for row in connection.execute(part)
+    ]
+    return rows if len(parts) == 1 else sorted(rows, key=lambda record: (record.position, record.chunk))
+
+
+def without_embedding(connection: Connection, agent: str, model: str, limit: int) -> list[tuple[int, str]]:
+    """Key and text of records that have no embedding under a model, oldest first."""
+    has_one = exists().where(EmbeddingRow.record_key == RecordRow.key, EmbeddingRow.model == model)
+    query = _scoped(select(RecordRow.key, RecordRow.text), agent, None).where(~has_one)
+    rows = connection.execute(query.order_by(RecordRow.position, RecordRow.chunk).limit(limit))
+    return [(row[0], row[1]) for row in rows]
+
+
+def put_embeddings(
+    connection: Connection, agent: str, model: str, keys: Sequence[int], vectors: NDArray[np.float32]
+) -> int:
+    """Store ``vectors`` [len(keys), dim], a row a record; records that have gone or have one are passed over.
+
+    Returns:
+        How many were stored.
+
+    Raises:
+        ConfigError: The shape does not fit the keys or the dimension stored under this model's name, or the name has
+            no or more than 255 characters.
+    """
+    if vectors.ndim != 2 or len(keys) != len(vectors) or not vectors.shape[1]:
+        raise ConfigError(f"embeddings of shape {vectors.shape} for {len(keys)} records; give one row a record")
+    if not model or len(model) > ID_LIMIT:
+        raise ConfigError(f"an embedding model's name has 1 to {ID_LIMIT} characters, {model[:40]!r} has {len(model)}")
+    dim = int(vectors.shape[1])
+    stored = connection.scalar(_embedded(select(EmbeddingRow.dim), agent, model, None).limit(1))
+    if stored not in (None, dim):
+        raise ConfigError(
+            f"embeddings of agent {agent!r} under model {model!r} have dimension {stored}, these have {dim}; "
+            "give the other embedder another name"
+        )
+    present: set[int] = set()
+    for start in range(0, len(keys), LOOKUP):
+        has_one = exists().where(EmbeddingRow.record_key == RecordRow.key, EmbeddingRow.model == model)
+        query = _scoped(select(RecordRow.key), agent, None)
+        present.update(connection.scalars(query.where(RecordRow.key.in_(keys[start : start + LOOKUP]), ~has_one)))
+    little_endian = vectors.astype("<f4", copy=False)
+    rows = [
+        {"record_key": key, "model": model, "dim": dim, "vector": vector.tobytes()}
+        for key, vector in zip(keys, little_endian, strict=True)
+        if key in present
+    ]
+    if rows:
+        connection.execute(insert(EmbeddingRow), rows)
+    return len(rows)
+
+
+def embeddings(
+    connection: Connection, agent: str, model: str, session: str | None
+) -> tuple[list[int], NDArray[np.float32]]:
+    """Keys [N] and embeddings [N, dim] of an agent's records under a model, in the journal's order."""
+    import numpy as np
+
+    query = _embedded(select(RecordRow.key, EmbeddingRow.vector, EmbeddingRow.dim), agent, model, session)
+    rows = connection.execute(query.order_by(RecordRow.position, RecordRow.chunk)).all()
+    if not rows:
+        return [], np.zeros((0, 0), np.float32)
+    dim = rows[0].dim
+    if any(len(row.vector) != 4 * dim for row in rows):
+        raise StoreError(
+            f"embeddings of agent {agent!r} under model {model!r} differ in dimension; give each embedder its own name"
+        )
+    flat = np.frombuffer(b"".join(row.vector for row in rows), dtype="<f4")
+    return [row.key for row in rows], flat.astype(np.float32, copy=False).reshape(len(rows), dim)
+
+
+def _scoped(query: Query, agent: str, session: str | None) -> Query:
+    """``query`` over records, joined with their messages and limited to one agent and, where given, one session."""
+    joined = (
+        query.select_from(RecordRow)
+        .join(AgentRow, AgentRow.key == RecordRow.agent_key)
+        .join(MessageRow, (MessageRow.agent_key == RecordRow.agent_key) & (MessageRow.position == RecordRow.position))
+        .where(AgentRow.id == agent)
+    )
+    return joined if session is None else joined.where(MessageRow.session == session)
+
+
+def _embedded(query: Query, agent: str, model: str, session: str | None) -> Query:
+    """As `_scoped`, over records that have an embedding under a model."""
+    return _scoped(query, agent, session).join(
+        EmbeddingRow, (EmbeddingRow.record_key == RecordRow.key) & (EmbeddingRow.model == model)
+    )

@@ -1,0 +1,137 @@
+"""Stored states: commit, find, thin out. Handles bytes only; `codec` makes tensors of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import sha256
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from deltamem_agents.errors import ConfigError, StateMismatchError, UnknownAgentError
+from deltamem_agents.store.schema import ID_LIMIT, AgentRow, RevisionRow
+
+NEWEST_KEPT = 2  # of each agent and fingerprint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """A state and the journal position it stands for.
+
+    Args:
+        position: The last live message that was folded into it, counted from 1.
+        epoch: The agent's epoch when the fold read the journal.
+        fingerprint: Of all that the state depends on: adapter, backbone, tokenizer, rendering, dtype.
+        state: Safetensors bytes, see `codec`.
+        parent: Position of the revision it was folded from, 0 for none; set by the store.
+        created_at: Set by the store.
+    """
+
+    position: int
+    epoch: int
+    fingerprint: str
+    state: bytes = field(repr=False)
+    parent: int = 0
+    created_at: datetime | None = None
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the state's bytes, in hexadecimal digits."""
+        return sha256(self.state).hexdigest()
+
+
+def commit(connection: Connection, agent: str, revision: Revision, *, after: int, keep: Collection[int]) -> int:
+    """Store a revision if it is newer and of the agent's epoch; see `Store.commit`. The caller has begun a write."""
+    row = connection.execute(select(AgentRow.key, AgentRow.epoch, AgentRow.head).where(AgentRow.id == agent)).first()
+    if row is None:
+        raise UnknownAgentError(f"agent {agent!r} is not in this store; it exists from its first write")
+    if not 0 <= after < revision.position <= row.head:
+        raise ConfigError(
+            f"revision at position {revision.position} of agent {agent!r}, folded from {after}: "
+            f"positions must rise and end by {row.head}, the last one of the journal"
+        )
+    if not revision.fingerprint or len(revision.fingerprint) > ID_LIMIT or not revision.state:
+        raise ConfigError(f"a revision needs a fingerprint of 1 to {ID_LIMIT} characters and a state that is not empty")
+    ours = (RevisionRow.agent_key == row.key) & (RevisionRow.fingerprint == revision.fingerprint)
+    newest = connection.scalar(select(func.max(RevisionRow.position)).where(ours, RevisionRow.epoch == row.epoch)) or 0
+    if revision.epoch != row.epoch or revision.position <= newest:
+        return newest
+    connection.execute(
+        insert(RevisionRow).values(
+            agent_key=row.key,
+            fingerprint=revision.fingerprint,
+            position=revision.position,
+            epoch=revision.epoch,
+            parent=after,
+            checksum=revision.checksum,
+            created_at=datetime.now(UTC),
+            state=revision.state,
+        )
+    )
+    stored = list(connection.scalars(select(RevisionRow.position).where(ours).order_by(RevisionRow.position.desc())))
+    surplus = [position for position in stored[NEWEST_KEPT:] if position not in keep]
+    if surplus:
+        connection.execute(delete(RevisionRow).where(ours, RevisionRow.position.in_(surplus)))
+    return revision.position
+
+
+def newest(connection: Connection, agent: str, fingerprint: str, at_or_before: int | None) -> Revision | None:
+    """The newest revision of the agent's epoch with this fingerprint.
+
+    Raises:
+        StateMismatchError: Its bytes are not those that were stored.
+    """
+    query = (
+        select(RevisionRow)
+        .join(AgentRow, AgentRow.key == RevisionRow.agent_key)
+        .where(AgentRow.id == agent, RevisionRow.fingerprint == fingerprint, RevisionRow.epoch == AgentRow.epoch)
+        .order_by(RevisionRow.position.desc())
+        .limit(1)
+    )
+    if at_or_before is not None:
+        query = query.where(RevisionRow.position <= at_or_before)
+    row = connection.execute(query).first()
+    if row is None:
+        return None
+    revision = Revision(
+        position=row.position,
+        epoch=row.epoch,
+        fingerprint=row.fingerprint,
+        state=row.state,
+        parent=row.parent,
+        created_at=row.created_at,
+    )
+    if revision.checksum != row.checksum:
+        raise StateMismatchError(
+            f"state of agent {agent!r} at position {row.position} has checksum {revision.checksum[:12]}…, "
+            f"{row.checksum[:12]}… was stored: it is damaged; fold its journal again with 'deltamem rebuild {agent}'"
+        )
+    return revision
+
+
+def listed(connection: Connection, agent: str) -> list[Revision]:
+    """All revisions of an agent's epoch, oldest first, unchecked."""
+    query = (
+        select(RevisionRow)
+        .join(AgentRow, AgentRow.key == RevisionRow.agent_key)
+        .where(AgentRow.id == agent, RevisionRow.epoch == AgentRow.epoch)
+        .order_by(RevisionRow.position, RevisionRow.fingerprint)
+    )
+    return [
+        Revision(
+            position=row.position,
+            epoch=row.epoch,
+            fingerprint=row.fingerprint,
+            state=row.state,
+            parent=row.parent,
+            created_at=row.created_at,
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def forget(connection: Connection, agent_key: int, *, since: int, epoch: int) -> None:
+    """Delete the revisions from position ``since`` on, whose text has changed; the older ones hold in ``epoch`` too."""
+    connection.execute(delete(RevisionRow).where(RevisionRow.agent_key == agent_key, RevisionRow.position >= since))
+    connection.execute(update(RevisionRow).where(RevisionRow.agent_key == agent_key).values(epoch=epoch))

@@ -1,0 +1,179 @@
+"""Train a δ-mem adapter for the bundled model: what was said must be answerable from the state alone.
+
+A conversation is written session by session, each in a context of its own; then every question is asked in a fresh
+context that holds nothing but the question (now and then with records before it), reading the state and not writing it.
+The loss is on answers only, and its gradient runs back through the writes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from deltamem_agents.core import Adapter, Attached, DeltaMemConfig, State, attach, new_adapter, select_state
+from deltamem_agents.training.batches import Renderer, Row, extend, records_message
+from deltamem_agents.training.conversations import Conversation, Question, Shape, converse
+from deltamem_agents.training.schedule import Progress, learning_rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterRecipe:
+    """Everything that decides how an adapter is trained.
+
+    Args:
+        rank: Side of a state matrix.
+        layers: Adapted layers; the first is left out, its input says nothing but which token stands there.
+        steps: Optimiser steps.
+        tokens: Tokens in a batch, about, writes and questions together.
+        peak: Learning rate.
+        most_facts: Facts in a conversation grow from 1 to this over the first 60 %.
+        with_records: Share of questions asked with records before them.
+    """
+
+    rank: int = 64
+    layers: tuple[int, ...] = (1, 2, 3)
+    steps: int = 1500
+    tokens: int = 8192
+    peak: float = 1e-2
+    most_facts: int = 12
+    with_records: float = 0.15
+    seed: int = 0
+
+    def config(self) -> DeltaMemConfig:
+        """The adapter's shape and write rule."""
+        return DeltaMemConfig(
+            rank=self.rank,
+            layers=self.layers,
+            alpha=16.0,
+            couple_lambda=False,
+            corrections=("q", "o"),
+            write_length=256,
+        )
+
+
+def train_adapter(
+    recipe: AdapterRecipe,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    start: Adapter | None = None,
+) -> Iterator[tuple[Progress, Adapter]]:
+    """Train, yielding progress (loss and answer-token accuracy of the batch) and the adapter after every step.
+
+    The backbone is left as it was when the iterator ends or is closed.
+    """
+    adapter = start or new_adapter(model, recipe.config(), seed=recipe.seed)
+    adapter.requires_grad_(True).train()
+    attached = attach(model, adapter)
+    optimizer = torch.optim.AdamW(adapter.parameters(), lr=recipe.peak, betas=(0.9, 0.98), weight_decay=0.0)
+    rng = random.Random(recipe.seed)
+    renderer = Renderer(tokenizer)
+    try:
+        for step in range(recipe.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, recipe.steps, recipe.peak)
+            conversations = _draw(rng, recipe, step / recipe.steps)
+            loss, right = _loss(attached, renderer, conversations, rng, recipe)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(adapter.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            yield Progress(step + 1, recipe.steps, float(loss.detach()), right), adapter
+    finally:
+        attached.detach()
+        adapter.eval()
+
+
+def write_conversations(attached: Attached, renderer: Renderer, conversations: list[Conversation]) -> State:
+    """The states [B, …] after writing each conversation, session by session."""
+    state: State = attached.zero_state(len(conversations))
+    for index in range(max(len(conversation.sessions) for conversation in conversations)):
+        rows = [
+            renderer.messages(conversation.sessions[index]) if index < len(conversation.sessions) else Row([], [])
+            for conversation in conversations
+        ]
+        batch = renderer.batch(rows)
+        _, state = attached.forward(
+            state=state,
+            write=True,
+            input_ids=batch.ids,
+            attention_mask=batch.mask.long(),
+            use_cache=False,
+            logits_to_keep=1,
+        )
+    return state
+
+
+def answer_logits(
+    attached: Attached, renderer: Renderer, state: State, slots: list[int], rows: list[Row]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [N, V] at the answers' tokens and the tokens [N] they should predict, row ``i`` under ``slots[i]``."""
+    # Answers end their rows: padded on the left they end together, and logits are needed for the last few tokens only.
+    batch = renderer.batch(rows, left=True)
+    longest = max(sum(weight >= 1 for weight in row.weights) for row in rows)
+    output, _ = attached.forward(
+        state=select_state(state, slots),
+        write=False,
+        input_ids=batch.ids,
+        attention_mask=batch.mask.long(),
+        use_cache=False,
+        logits_to_keep=longest + 1,
+    )
+    wanted = batch.weights[:, -longest:] >= 1
+    return output.logits[:, :-1][wanted].float(), batch.ids[:, -longest:][wanted]
+
+
+def _loss(
+    attached: Attached,
+    renderer: Renderer,
+    conversations: list[Conversation],
+    rng: random.Random,
+    recipe: AdapterRecipe,
+) -> tuple[torch.Tensor, float]:
+    rows: list[Row] = []
+    slots: list[int] = []
+    for slot, conversation in enumerate(conversations):
+        for question in conversation.questions:
+            rows.append(_asked(rng, renderer, conversation, question, recipe))
+            slots.append(slot)
+    with torch.autocast("cpu", torch.bfloat16):
+        state = write_conversations(attached, renderer, conversations)
+        logits, targets = answer_logits(attached, renderer, state, slots, rows)
+    loss = torch.nn.functional.cross_entropy(logits, targets)
+    return loss, float((logits.detach().argmax(-1) == targets).float().mean())
+
+
+def _asked(
+    rng: random.Random, renderer: Renderer, conversation: Conversation, question: Question, recipe: AdapterRecipe
+) -> Row:
+    if rng.random() >= recipe.with_records:
+        return renderer.exchange(question)
+    row = renderer.messages([records_message(rng, conversation, keep=5)])
+    extend(row, renderer.exchange(question))
+    return row
+
+
+def _draw(rng: random.Random, recipe: AdapterRecipe, done: float) -> list[Conversation]:
+    """Conversations of one number of facts, enough to fill a batch."""
+    most = 1 + round((recipe.most_facts - 1) * min(1.0, done / 0.6))
+    facts = rng.randint(max(1, most // 3), most)
+    conversations: list[Conversation] = []
+    tokens = 0
+    while tokens < recipe.tokens:
+        filler = rng.choice((0, 0, 2, 4, 8)) if done > 0.1 else 0
+        shape = Shape(
+            facts=facts,
+            changed=rng.choice((0, 0, 1, facts // 3)) if done > 0.2 else 0,
+            filler=filler,
+            unknown=max(1, facts // 3) if rng.random() < 0.7 else 0,
+            sessions=rng.choice((1, 1, 2, 3)) if done > 0.1 and facts > 2 else 1,
+            acknowledged=rng.choice((0.0, 0.5, 1.0)),
+            filler_last=rng.random() < 0.5,
+        )
+        conversation = converse(rng, shape)
+        conversations.append(conversation)
+        tokens += 12 * len(conversation.messages) + 17 * len(conversation.questions)
+    return conversations

@@ -1,0 +1,161 @@
+"""Train the bundled model's backbone: a small Qwen3 that can find and copy what stands in its context.
+
+Two kinds of sequences: conversations followed by questions about them (as chat, or handed over as records), and random
+tokens that repeat, without which copying stalls. Nothing about memory states.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
+
+from deltamem_agents.training.batches import TEXT_WEIGHT, Batch, Renderer, Row, extend, records_message
+from deltamem_agents.training.conversations import Shape, converse
+from deltamem_agents.training.schedule import Progress, learning_rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackboneRecipe:
+    """Everything that decides how a backbone is trained.
+
+    Args:
+        width: Hidden size; a multiple of ``head``.
+        layers: Decoder layers.
+        head: Width of one attention head.
+        steps: Optimiser steps.
+        tokens: Tokens in a batch, about.
+        peak: Learning rate of the matrices (Muon, matched to AdamW's step size); the rest has a third of it.
+        copying: Share of sequences that are repeated random tokens.
+        most_facts: Facts in a conversation grow from 2 to this over the first half.
+    """
+
+    width: int = 192
+    layers: int = 4
+    head: int = 48
+    steps: int = 1900
+    tokens: int = 4096
+    peak: float = 4e-3
+    copying: float = 0.1
+    most_facts: int = 12
+    seed: int = 0
+
+
+def new_backbone(recipe: BackboneRecipe, tokenizer: PreTrainedTokenizerBase) -> Qwen3ForCausalLM:
+    """An untrained backbone of the recipe's size."""
+    torch.manual_seed(recipe.seed)
+    heads = recipe.width // recipe.head
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.width,
+        intermediate_size=recipe.width * 8 // 3,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=recipe.head,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        initializer_range=0.04,
+    )
+    # At this size on a CPU, eager attention trains a quarter faster than sdpa (its backward is the slow part).
+    config._attn_implementation = "eager"
+    return Qwen3ForCausalLM(config)
+
+
+def train_backbone(
+    recipe: BackboneRecipe, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[Progress, Qwen3ForCausalLM]]:
+    """Train, yielding progress (loss and answer accuracy of the batch) after every step with the model."""
+    model = new_backbone(recipe, tokenizer).train()
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(matrices, lr=recipe.peak, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=recipe.peak, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+    rng = random.Random(recipe.seed)
+    renderer = Renderer(tokenizer)
+    for step in range(recipe.steps):
+        rate = learning_rate(step, recipe.steps, recipe.peak)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        batch = _draw(rng, renderer, recipe, step / recipe.steps, len(tokenizer))
+        loss, right = _loss(model, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        yield Progress(step + 1, recipe.steps, float(loss.detach()), right), model
+
+
+def _loss(model: Qwen3ForCausalLM, batch: Batch) -> tuple[torch.Tensor, float]:
+    # Right padding behind a causal mask changes nothing before it, so no mask is passed (the fast attention path).
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = model.model(input_ids=batch.ids).last_hidden_state[:, :-1]
+        targets, weights = batch.ids[:, 1:], batch.weights[:, 1:]
+        # Predicting the text around the answers is a side job: one token in four of it, at four times the weight.
+        counted = (weights >= 1) | ((weights > 0) & (torch.rand(weights.shape) < 0.25))
+        logits = model.lm_head(hidden[counted]).float()
+    weight = torch.where(weights[counted] >= 1, 1.0, 4 * weights[counted])
+    losses = torch.nn.functional.cross_entropy(logits, targets[counted], reduction="none")
+    answers = weights[counted] >= 1
+    right = (logits.detach().argmax(-1) == targets[counted])[answers].float().mean()
+    return (losses * weight).sum() / weight.sum(), float(right)
+
+
+def _draw(rng: random.Random, renderer: Renderer, recipe: BackboneRecipe, done: float, vocabulary: int) -> Batch:
+    """One batch of sequences of similar length."""
+    facts = rng.randint(1, max(2, round(recipe.most_facts * min(1.0, 0.2 + 1.6 * done))))
+    first = _conversation(rng, renderer, facts)
+    rows = [first]
+    for _ in range(max(1, recipe.tokens // max(len(first), 32)) - 1):
+        if rng.random() < recipe.copying:
+            rows.append(_copying(rng, len(first), vocabulary))
+        else:
+            rows.append(_conversation(rng, renderer, facts))
+    return renderer.batch(rows)
+
+
+def _conversation(rng: random.Random, renderer: Renderer, facts: int) -> Row:
+    shape = Shape(
+        facts=facts,
+        changed=rng.randint(0, facts) // 3,
+        filler=rng.choice((0, 0, 1, 2, 4)),
+        unknown=1 + facts // 4,
+        acknowledged=rng.choice((0.0, 0.5, 1.0)),
+        invented=rng.choice((0.0, 0.0, 0.0, 1.0)),
+    )
+    conversation = converse(rng, shape)
+    if rng.random() < 0.35:
+        row = renderer.messages([records_message(rng, conversation)])
+    else:
+        row = renderer.messages(conversation.messages)
+    questions = list(conversation.questions)
+    rng.shuffle(questions)
+    for question in questions:
+        extend(row, renderer.exchange(question))
+    return row
+
+
+def _copying(rng: random.Random, length: int, vocabulary: int) -> Row:
+    """Random tokens with repeats: spans of it come again, and count from their second token on.
+
+    They count as little as other text: at full weight their loss, which stays high for long, drowns the answers'.
+    """
+    ids = [rng.randrange(6, vocabulary) for _ in range(max(8, length // 2))]
+    weights = [0.0] * len(ids)
+    while len(ids) < length:
+        size = rng.randint(3, 12)
+        start = rng.randrange(0, len(ids) - size + 1) if len(ids) > size else 0
+        span = ids[start : start + size]
+        ids += span
+        weights += [0.0] + [TEXT_WEIGHT] * (len(span) - 1)
+    return Row(ids, weights)

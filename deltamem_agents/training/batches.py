@@ -1,0 +1,102 @@
+"""Conversations as token batches for the bundled model.
+
+Every message is ``<|role|> content <|end|>``, tokenised on its own, exactly as the product renders it. ``weights`` says how much each token counts as a target (0 = never predicted).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from deltamem_agents.training.conversations import Conversation, Message, Question
+from deltamem_agents.training.tokenizer import END, PAD
+
+TEXT_WEIGHT = 0.1  # of a token that is not part of an answer (prototype: answers 1, the rest 0.1)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Padded token ids [B, T], validity [B, T] bool and target weights [B, T]."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    weights: torch.Tensor
+
+
+@dataclass(slots=True)
+class Row:
+    """One sequence under construction."""
+
+    ids: list[int]
+    weights: list[float]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Renderer:
+    """Turns messages into tokens, remembering what it has already tokenised."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._cache: dict[str, list[int]] = {}
+        self.pad = self._id(PAD)
+        self.end = self._id(END)
+
+    def message(self, role: str, content: str, *, weight: float = TEXT_WEIGHT) -> Row:
+        """One message; its content and end count ``weight`` as targets, its role token never does."""
+        text = self._cache.get(content)
+        if text is None:
+            text = self._cache[content] = self._tokenizer.encode(content, add_special_tokens=False)
+        ids = [self._id(f"<|{role}|>"), *text, self.end]
+        return Row(ids, [0.0] + [weight] * (len(ids) - 1))
+
+    def messages(self, messages: Iterable[Message], *, weight: float = TEXT_WEIGHT) -> Row:
+        """Several messages, one after another."""
+        row = Row([], [])
+        for role, content in messages:
+            extend(row, self.message(role, content, weight=weight))
+        return row
+
+    def exchange(self, question: Question) -> Row:
+        """A question and its answer; only the answer is a target."""
+        row = self.message("user", question.text, weight=0.0)
+        extend(row, self.message("assistant", question.answer, weight=1.0))
+        return row
+
+    def batch(self, rows: Sequence[Row], *, left: bool = False) -> Batch:
+        """Pad rows to the longest, on the right or on the left."""
+        length = max(1, max((len(row) for row in rows), default=1))
+        ids = torch.full((len(rows), length), self.pad)
+        weights = torch.zeros(len(rows), length)
+        mask = torch.zeros(len(rows), length, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            place = slice(length - len(row), length) if left else slice(0, len(row))
+            ids[i, place] = torch.tensor(row.ids, dtype=torch.long)
+            weights[i, place] = torch.tensor(row.weights)
+            mask[i, place] = True
+        return Batch(ids, mask, weights)
+
+    def _id(self, token: str) -> int:
+        found = self._tokenizer.convert_tokens_to_ids(token)
+        assert isinstance(found, int)
+        return found
+
+
+def extend(row: Row, more: Row) -> None:
+    """Append ``more`` to ``row`` in place."""
+    row.ids += more.ids
+    row.weights += more.weights
+
+
+def records_message(rng: random.Random, conversation: Conversation, *, keep: int | None = None) -> Message:
+    """What recall would hand over: the conversation's messages as one system message, oldest first."""
+    lines = [f"- {role}: {text}" for role, text in conversation.messages]
+    if keep is not None and len(lines) > keep:
+        chosen = sorted(rng.sample(range(len(lines)), keep))
+        lines = [lines[i] for i in chosen]
+    return ("system", "\n".join(["Relevant memory:", *lines]))

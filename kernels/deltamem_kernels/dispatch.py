@@ -1,0 +1,148 @@
+"""The two calls everything else uses: arguments checked, the backend chosen, the result in the caller's dtype."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from deltamem_kernels import compiled, naive
+
+Backend = Literal["auto", "naive", "compiled"]
+
+_NAMES = ("q", "k", "v", "keep", "erase", "write")
+
+
+def delta_scan(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keep: Tensor,
+    erase: Tensor,
+    write: Tensor,
+    state: Tensor,
+    mask: Tensor | None = None,
+    backend: Backend = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Run T tokens through N states, each token reading before it writes (arXiv:2605.12357, section 3).
+
+        reads_t[i] = <S_{t-1}[i,:], q_t>
+        S_t[i,:]   = keep_t[i] S_{t-1}[i,:] + (write_t[i] v_t[i] - erase_t[i] <S_{t-1}[i,:], k_t>) k_t
+
+    Differentiable once in every argument but the mask (any number of times with "naive").
+
+    Args:
+        q, k, v, keep, erase, write: [N, T, R], N = batch × heads, T may be 0; float32, bfloat16 or float16 in any
+            mixture, or float64 throughout. Gates are per row i; expand a gate per head.
+        state: [N, R, R]; float32, or float64 if the inputs are. Not changed in place.
+        mask: [N, T] bool; a token that is False reads zero and writes nothing.
+        backend: "auto" takes the fastest that can run; "compiled" or "naive" by name.
+
+    Returns:
+        The reads [N, T, R] in q's dtype, and the new state [N, R, R] in the state's dtype.
+
+    Raises:
+        ValueError: A shape, dtype or device does not fit; the message names both.
+        RuntimeError: The backend asked for by name cannot run this; the message says why.
+    """
+    inputs = (q, k, v, keep, erase, write)
+    if q.ndim != 3:
+        raise ValueError(f"q has shape {_shape(q)}, expected [N, T, R]")
+    n, tokens, rank = q.shape
+    _check_inputs(inputs)
+    _check("state", state, (n, rank, rank), _state_dtype(q), q.device)
+    if mask is not None:
+        _check("mask", mask, (n, tokens), torch.bool, q.device)
+    if _choose(backend, q) == "compiled":
+        reads, state = compiled.scan(inputs, state, mask)
+    else:
+        reads, state = naive.scan([x.to(state.dtype) for x in inputs], state, mask)
+    return reads.to(q.dtype), state
+
+
+@torch.no_grad()
+def delta_step(
+    q: Tensor, k: Tensor, v: Tensor, keep: Tensor, erase: Tensor, write: Tensor, pool: Tensor, slots: Tensor
+) -> Tensor:
+    """Run one token of each of N streams through its slot of a pool of states, which is changed in place.
+
+    Args:
+        q, k, v, keep, erase, write: [N, R]; dtypes as in `delta_scan`.
+        pool: [P, R, R]; float32, or float64 if the inputs are.
+        slots: [N] int64, each below P, no slot twice; a stream whose slot is -1 reads zero and writes nothing.
+
+    Returns:
+        The reads [N, R] in q's dtype; no gradient.
+
+    Raises:
+        ValueError: A shape, dtype or device does not fit; the message names both.
+    """
+    inputs = (q, k, v, keep, erase, write)
+    if q.ndim != 2:
+        raise ValueError(f"q has shape {_shape(q)}, expected [N, R]")
+    n, rank = q.shape
+    _check_inputs(inputs)
+    _check("pool", pool, (pool.shape[0] if pool.ndim else 0, rank, rank), _state_dtype(q), q.device)
+    _check("slots", slots, (n,), torch.int64, q.device)
+    return naive.step([x.to(pool.dtype) for x in inputs], pool, slots).to(q.dtype)
+
+
+def explain_backend(device: torch.device | str | None = None) -> str:
+    """Say in one line which backend "auto" takes for float32 tensors on a device (the CPU if None), and why."""
+    device = torch.device(device or "cpu")
+    if device.type != "cpu":
+        return f"naive: the per-token PyTorch loop; there is no kernel for {device.type} tensors yet"
+    reason = compiled.unavailable()
+    if reason is not None:
+        return f"naive: the per-token PyTorch loop; {reason}"
+    return f"compiled: C scan with {compiled.targets()[-1]} instructions, up to {torch.get_num_threads()} threads"
+
+
+def _choose(backend: str, q: Tensor) -> str:
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend {backend!r} is unknown; choose one of {', '.join(get_args(Backend))}")
+    if backend == "naive":
+        return backend
+    reason = compiled.unavailable()
+    if q.device.type != "cpu":
+        reason = f"it runs on the CPU, the tensors are on {q.device}"
+    elif q.dtype == torch.float64:
+        reason = "it computes in float32, the tensors are float64; use 'naive' or float32"
+    elif q.shape[-1] > compiled.MAX_RANK:
+        reason = f"it takes ranks up to {compiled.MAX_RANK}, the tensors have {q.shape[-1]}"
+    if reason is None:
+        return "compiled"
+    if backend == "compiled":
+        raise RuntimeError(f"backend 'compiled' cannot run: {reason}")
+    return "naive"
+
+
+def _state_dtype(q: Tensor) -> torch.dtype:
+    return torch.float64 if q.dtype == torch.float64 else torch.float32
+
+
+def _check_inputs(inputs: tuple[Tensor, ...]) -> None:
+    """All of q's shape and device, and of a dtype that goes with q's."""
+    q = inputs[0]
+    allowed = (torch.float64,) if q.dtype == torch.float64 else (torch.float32, torch.bfloat16, torch.float16)
+    for name, x in zip(_NAMES, inputs, strict=True):
+        if x.shape != q.shape:
+            raise ValueError(f"{name} has shape {_shape(x)}, q has {_shape(q)}; they must be equal")
+        if x.dtype not in allowed:
+            raise ValueError(f"{name} is {x.dtype}, q is {q.dtype}; allowed together: {', '.join(map(str, allowed))}")
+        if x.device != q.device:
+            raise ValueError(f"{name} is on {x.device}, q on {q.device}; move one")
+
+
+def _check(name: str, x: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+    if x.shape != shape:
+        raise ValueError(f"{name} has shape {_shape(x)}, expected {list(shape)} to go with q")
+    if x.dtype != dtype:
+        raise ValueError(f"{name} is {x.dtype}, expected {dtype} to go with q")
+    if x.device != device:
+        raise ValueError(f"{name} is on {x.device}, q on {device}; move one")
+
+
+def _shape(x: Tensor) -> list[int]:
+    return list(x.shape)

@@ -1,0 +1,182 @@
+/* The delta-rule scan on a CPU: forward and backward, float32, loaded with ctypes. README.md has the derivation.
+ *
+ * This file: the calls' layout, the choice of instruction set, threads. The arithmetic is in scan_tile.h.
+ * Arrays are contiguous: tokens [N,T,R], states [N,R,R], mask [N,T] bytes or null, R = 8 or a multiple of 16 up to 64.
+ * Checkpoints [N, ceil(T/64), R, R] are states at the chunks' starts, stored as S[i,j] at [j][i].
+ */
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#define EXPORT __attribute__((visibility("default")))
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+#define PRAGMA(x) _Pragma(#x)
+#ifdef __clang__
+#define UNROLL(n) PRAGMA(clang loop unroll_count(n))
+#else
+#define UNROLL(n) PRAGMA(GCC unroll n)
+#endif
+#define JOIN3(a, b, c) a##_##b##_##c
+#define JOIN(a, b, c) JOIN3(a, b, c)
+
+enum { CHUNK = 64, MAX_R = 64, MAX_THREADS = 256 };
+#define CHUNKS(T) (((T) + CHUNK - 1) / CHUNK)
+
+/* One sequence's inputs at one tile's first token; keep_all is keep at row 0 where a pass needs every row's. */
+struct tokens {
+    const float *q, *k, *v, *keep, *erase, *write, *keep_all;
+    const unsigned char *mask;
+};
+
+struct gradients {
+    float *q, *k, *v, *keep, *erase, *write;
+};
+
+struct forward_call {
+    long N, T, R;
+    const float *q, *k, *v, *keep, *erase, *write, *state;
+    const unsigned char *mask;
+    float *reads, *state_out, *checkpoints; /* checkpoints may be null */
+};
+
+struct backward_call {
+    long N, T, R;
+    const float *q, *k, *v, *keep, *erase, *write;
+    const unsigned char *mask;
+    const float *checkpoints, *d_reads, *d_state_out; /* d_state_out may be null: zero */
+    float *d_q, *d_k, *d_v, *d_keep, *d_erase, *d_write, *d_state;
+};
+
+/* Of one thread in the backward, for one chunk of one sequence. history: [token][j][lane] of one tile. */
+struct workspace {
+    float *history, *seen, *change, *d_seen, *by_row;
+};
+
+static const float zeros[MAX_R];
+
+#define TARGET portable
+#define WIDE 4
+#include "scan_target.h"
+
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define X86_TARGETS 1
+
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#define TARGET avx2
+#define WIDE 8
+#include "scan_target.h"
+#ifdef __clang__
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512vl,avx2,fma")
+#endif
+#define TARGET avx512
+#define WIDE 16
+#include "scan_target.h"
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
+
+struct target {
+    const char *name;
+    long wide; /* rows of a tile, but no more than R */
+    void (*forward)(const struct forward_call *, long n, int tile);
+    void (*backward)(const struct backward_call *, long n, struct workspace *);
+};
+
+static const struct target targets[] = {
+    {"portable", 4, forward_portable_call, backward_portable_call},
+#ifdef X86_TARGETS
+    {"avx2", 8, forward_avx2_call, backward_avx2_call},
+    {"avx512", 16, forward_avx512_call, backward_avx512_call},
+#endif
+};
+
+/* 0: whatever the compiler was told; 1: AVX2 with FMA; 2: AVX-512. */
+static int best_target(void) {
+#ifdef X86_TARGETS
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl")) return 2;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
+#endif
+    return 0;
+}
+
+/* How many instruction sets this machine runs; the last is the fastest. */
+EXPORT int deltamem_scan_targets(void) { return best_target() + 1; }
+EXPORT const char *deltamem_scan_target_name(int target) { return targets[target].name; }
+
+/* Work shared by threads: items are taken one at a time, so that none waits for a slow one. */
+struct job {
+    const struct target *target;
+    const struct forward_call *forward; /* one of the two is null */
+    const struct backward_call *backward;
+    long tiles, items; /* an item is a tile of a sequence forward, a sequence backward */
+    atomic_long next;
+    atomic_int failed;
+};
+
+static float *workspace_open(struct workspace *work, long lanes, long R, long T) {
+    const size_t chunk = T < CHUNK ? (size_t)T : CHUNK, tokens = chunk * (size_t)R;
+    const size_t floats = tokens * (size_t)lanes + 3 * tokens + (size_t)(R * R);
+    float *memory = aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64);
+    if (!memory) return 0;
+    work->history = memory;
+    work->seen = work->history + tokens * (size_t)lanes;
+    work->change = work->seen + tokens;
+    work->d_seen = work->change + tokens;
+    work->by_row = work->d_seen + tokens;
+    return memory;
+}
+
+static void *run(void *argument) {
+    struct job *job = argument;
+    struct workspace work;
+    float *memory = 0;
+    if (job->backward && !(memory = workspace_open(&work, job->target->wide, job->backward->R, job->backward->T))) {
+        atomic_store(&job->failed, 1);
+        return 0;
+    }
+    for (long item; (item = atomic_fetch_add(&job->next, 1)) < job->items;) {
+        if (job->forward) job->target->forward(job->forward, item / job->tiles, (int)(item % job->tiles));
+        else job->target->backward(job->backward, item, &work);
+    }
+    free(memory);
+    return 0;
+}
+
+/* Run on up to `threads` threads, the caller being one; a thread that cannot be had is done without. */
+static int run_on(struct job *job, long threads) {
+    pthread_t others[MAX_THREADS];
+    long started = 0;
+    if (threads > job->items) threads = job->items;
+    if (threads > MAX_THREADS) threads = MAX_THREADS;
+    while (started < threads - 1 && !pthread_create(&others[started], 0, run, job)) started++;
+    run(job);
+    while (started > 0) pthread_join(others[--started], 0);
+    return atomic_load(&job->failed);
+}
+
+/* Both return 0, or 1 if memory ran out; the outputs are then incomplete. */
+EXPORT int deltamem_scan_forward(int target, const struct forward_call *call, long threads) {
+    const long wide = targets[target].wide, tiles = call->R > wide ? call->R / wide : 1;
+    struct job job = {&targets[target], call, 0, tiles, call->N * tiles, 0, 0};
+    return run_on(&job, threads);
+}
+
+EXPORT int deltamem_scan_backward(int target, const struct backward_call *call, long threads) {
+    struct job job = {&targets[target], 0, call, 1, call->N, 0, 0};
+    return run_on(&job, threads);
+}

@@ -1,0 +1,189 @@
+"""The compiled scan against the float64 oracle, forward and backward, under every instruction set this machine has."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from deltamem_kernels import compiled, delta_scan, explain_backend
+
+pytestmark = pytest.mark.usefixtures("need_compiled")
+
+TARGETS = compiled.targets()
+RANKS = [1, 2, 3, 7, 8, 16, 20, 32, 48, 64]
+
+
+def gradients(function, arguments, reads_weight, state_weight):
+    """Of a random weighing of both outputs, by every argument."""
+    arguments = [x.detach().requires_grad_() for x in arguments]
+    reads, state = function(*arguments)
+    loss = (reads * reads_weight.to(reads.dtype)).sum() + (state * state_weight.to(state.dtype)).sum()
+    return torch.autograd.grad(loss, arguments)
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("rank", RANKS)
+def test_forward(make_scan, error, rank, masked, target):
+    for tokens in (1, 7, 64, 65, 131):
+        scan = make_scan(3, tokens, rank, masked=masked, seed=tokens)
+        *inputs, state = scan.float()
+
+        reads, new_state = compiled.scan(inputs, state, scan.mask, target)
+
+        expected_reads, expected_state = scan.oracle()
+        assert error(reads, expected_reads) < 1e-6
+        assert error(new_state, expected_state) < 1e-6
+        assert torch.equal(state, scan.state.float()), "the input state was changed"
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("rank", RANKS)
+def test_backward(make_scan, error, rank, masked, target):
+    for tokens in (1, 64, 131):
+        scan = make_scan(2, tokens, rank, masked=masked, seed=tokens)
+        weights = torch.randn(2, tokens, rank), torch.randn(2, rank, rank)
+
+        got = gradients(lambda *x, scan=scan: compiled.scan(x[:6], x[6], scan.mask, target), scan.float(), *weights)
+
+        oracle = gradients(
+            lambda *x, scan=scan: delta_scan(*x, scan.mask, backend="naive"), (*scan.inputs, scan.state), *weights
+        )
+        for name, a, b in zip(("q", "k", "v", "keep", "erase", "write", "state"), got, oracle, strict=True):
+            assert error(a, b) < 2e-6, name
+
+
+@pytest.mark.parametrize("used", ["reads", "state"])
+def test_backward_through_one_output(make_scan, error, used):
+    scan = make_scan(2, 70, 8)
+    index = ["reads", "state"].index(used)
+    arguments = [x.requires_grad_() for x in scan.float()]
+    oracle = [x.requires_grad_() for x in (*scan.inputs, scan.state)]
+
+    delta_scan(*arguments, backend="compiled")[index].sum().backward()
+
+    delta_scan(*oracle, backend="naive")[index].sum().backward()
+    for a, b in zip(arguments, oracle, strict=True):
+        assert error(a.grad, torch.zeros_like(b) if b.grad is None else b.grad) < 2e-6
+
+
+def test_masked_values_reach_nothing(make_scan, error):
+    scan = make_scan(2, 70, 8, masked=True)
+    clean = [x.detach().requires_grad_() for x in scan.float()]
+    dirty = [x.masked_fill(~scan.mask[..., None], float("nan")).requires_grad_() for x in scan.float()[:6]]
+
+    reads, state = delta_scan(*dirty, clean[6], scan.mask, backend="compiled")
+    (reads.sum() + state.sum()).backward()
+
+    expected_reads, expected_state = delta_scan(*clean, scan.mask, backend="compiled")
+    (expected_reads.sum() + expected_state.sum()).backward()
+    assert torch.equal(reads, expected_reads)
+    assert torch.equal(state, expected_state)
+    assert bool((reads[~scan.mask] == 0).all())
+    for a, b in zip(dirty, clean, strict=False):
+        assert torch.equal(a.grad, b.grad)
+        assert bool((a.grad[~scan.mask] == 0).all())
+
+
+def test_any_strides(make_scan):
+    scan = make_scan(2, 33, 8, masked=True)
+    plain = scan.float()
+    strided = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in plain[:6]]
+    strided[3] = plain[3][..., :1].expand(2, 33, 8)  # one gate a head
+    mask = torch.stack([scan.mask, ~scan.mask], dim=-1)[..., 0]
+
+    reads, state = delta_scan(*strided, plain[6].mT.contiguous().mT, mask, backend="compiled")
+
+    plain[3] = strided[3].contiguous()
+    expected_reads, expected_state = delta_scan(*plain, scan.mask, backend="compiled")
+    assert torch.equal(reads, expected_reads)
+    assert torch.equal(state, expected_state)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_inputs(make_scan, error, dtype):
+    scan = make_scan(2, 130, 8)
+    inputs = [x.to(dtype).requires_grad_() for x in scan.inputs]
+
+    reads, state = delta_scan(*inputs, scan.state.float(), backend="compiled")
+    reads.sum().backward()
+
+    expected_reads, expected_state = delta_scan(*(x.detach().double() for x in inputs), scan.state)
+    assert (reads.dtype, state.dtype) == (dtype, torch.float32)
+    assert error(reads, expected_reads) < 5e-3
+    assert error(state, expected_state) < 1e-6
+    assert all(x.grad.dtype == dtype for x in inputs)
+
+
+def test_threads_change_nothing(make_scan):
+    scan = make_scan(16, 300, 32, masked=True)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            arguments = [x.requires_grad_() for x in scan.float()]
+            reads, state = delta_scan(*arguments, scan.mask, backend="compiled")
+            results.append((reads, state, *torch.autograd.grad(reads.sum() + state.sum(), arguments)))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_called_from_several_threads(make_scan):
+    scans = [make_scan(2, 100, 8, seed=seed) for seed in range(4)]
+    expected = [delta_scan(*scan.float(), backend="compiled")[0] for scan in scans]
+    got = [None] * 4
+
+    def run(index):
+        for _ in range(20):
+            got[index] = delta_scan(*scans[index].float(), backend="compiled")[0]
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+def test_saved_for_backward_is_inputs_and_checkpoints(make_scan):
+    scan = make_scan(1, 4096, 8)
+    arguments = [x.requires_grad_() for x in scan.float()]
+    saved = []
+
+    def note(x):
+        saved.append(x)
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        delta_scan(*arguments, backend="compiled")
+
+    assert sum(x.numel() * x.element_size() for x in saved) <= 1_000_000
+
+
+def test_torch_defaults_do_not_matter(make_scan):
+    scan = make_scan(1, 5, 8)
+    arguments = [x.requires_grad_() for x in scan.float()]
+    expected = delta_scan(*arguments, backend="compiled")[0]
+    try:
+        torch.set_default_dtype(torch.float64)
+        with torch.device("meta"):
+            reads, _ = delta_scan(*arguments, backend="compiled")
+            reads.sum().backward()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(reads, expected)
+    assert all(x.grad.dtype == torch.float32 and x.grad.device.type == "cpu" for x in arguments)
+
+
+def test_explains_itself():
+    assert explain_backend().startswith("compiled: C scan with")
+    assert explain_backend("cuda").startswith("naive:")

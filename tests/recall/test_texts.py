@@ -1,0 +1,118 @@
+"""Pure text: cutting records, reading queries, telling questions from statements, the text a model is handed."""
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deltamem_agents.errors import ConfigError
+from deltamem_agents.recall import Record, query_terms, recall_text, split_text, within_budget
+from deltamem_agents.recall.selection import is_weak
+from deltamem_agents.store import StoredRecord
+
+
+def record(text: str, position: int, role: str = "user", chunk: int = 0) -> Record:
+    return Record(
+        text=text,
+        score=1.0,
+        session="s",
+        message_id="m",
+        role=role,
+        position=position,
+        chunk=chunk,
+        created_at=datetime.now(UTC),
+    )
+
+
+def test_a_short_message_is_one_record() -> None:
+    assert split_text(" One. Two!\nThree ") == ["One. Two!\nThree"]
+    assert split_text("") == split_text(" \n ") == []
+
+
+def test_a_long_message_is_cut_where_sentences_end() -> None:
+    sentences = [f'Sentence number {i} says "this".' for i in range(100)]
+    pieces = split_text(" ".join(sentences))
+    assert " ".join(pieces) == " ".join(sentences)
+    assert all(len(piece) <= 1000 and piece.endswith('".') and piece.startswith("Sentence") for piece in pieces)
+    assert len(pieces) == 4
+    assert all(piece.endswith("。") for piece in split_text("我住在奥斯陆的一栋老房子里。" * 100))
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(alphabet="ab .!?\n。", max_size=300), limit=st.integers(5, 40))
+def test_cutting_loses_nothing_but_space(text: str, limit: int) -> None:
+    pieces = split_text(text, limit)
+    assert all(0 < len(piece) <= limit and piece == piece.strip() for piece in pieces)
+    assert "".join("".join(pieces).split()) == "".join(text.split())
+
+
+def test_query_terms() -> None:
+    assert query_terms("How do we indent?") == ["indent"]
+    assert query_terms("Who are you") == ["Who", "are", "you"]  # nothing else to go by
+    assert query_terms("What's Zoë's ERR-4012 in src/app.py?") == [
+        "Zoë",
+        "Zoë s",
+        "ERR",
+        "4012",
+        "ERR 4012",
+        "src",
+        "app",
+        "py",
+        "src app py",
+    ]
+    assert query_terms("tea Tea TEA") == ["tea"] and query_terms("?! \0 💡") == []
+    assert query_terms("मेरा नाम") == ["मेरा", "नाम"]
+
+
+@pytest.mark.parametrize(
+    ("text", "role", "weak"),
+    [
+        ("What is my locker code?", "user", True),
+        ("what's my locker code", "user", True),
+        ("And how many eggs do we need", "user", True),
+        ("Do you remember where I live?", "user", True),
+        ("Did you know where the keys are? Where are they?", "user", True),
+        ("我的猫叫什么?", "user", True),
+        ("My code is 4417. What is yours?", "user", False),
+        ("What a great day", "user", False),
+        ("How we work is up to us.", "user", False),
+        ("Did you know my boat is called Meridian?", "user", False),
+        ("Can you please remember that I moved to Oslo?", "user", False),
+        ("My boat is called Meridian, right?", "user", False),
+        ("I don't know your name.", "assistant", True),
+        ("I'm not sure, sorry.", "assistant", True),
+        ("I don't know your surname, but your first name is Ana.", "assistant", False),
+        ("I don't know the city well.", "user", False),
+        ("Your code is 4417.", "assistant", False),
+    ],
+)
+def test_questions_and_not_knowing_are_told_from_statements(text: str, role: str, weak: bool) -> None:
+    stored = StoredRecord(
+        key=1,
+        text=text,
+        message_id="m",
+        position=1,
+        chunk=0,
+        session="s",
+        role=role,
+        metadata={},
+        created_at=datetime.now(UTC),
+    )
+    assert is_weak(stored) is weak
+
+
+def test_recall_text_is_oldest_first_one_line_each() -> None:
+    records = [record("newer", 7, "assistant"), record("a\n  b\r\n\nc\u2028d", 2), record("second", 2, chunk=1)]
+    assert recall_text(records) == "Relevant memory:\n- user: a b c d\n- user: second\n- assistant: newer"
+    assert recall_text([]) == ""
+
+
+def test_budget_keeps_the_highest_ranked_that_fit() -> None:
+    ranked = [record("best", 3), record("far too long " * 50, 1), record("third", 2)]
+    kept = within_budget(ranked, 60)
+    assert kept == [ranked[0], ranked[2]] and len(recall_text(kept)) <= 60
+    assert within_budget(ranked, 10**6) == ranked and within_budget(ranked, 0) == []
+    assert within_budget(ranked, 6, lambda text: len(text.split())) == [ranked[0]]
+    with pytest.raises(ConfigError, match="negative"):
+        within_budget(ranked, -1)

@@ -1,0 +1,256 @@
+"""The journal's part of the conformance suite."""
+
+import itertools
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from deltamem_agents.errors import ClosedError, InvalidAgentError, InvalidMessageError
+from deltamem_agents.store import Store
+
+Say = Callable[..., dict[str, Any]]
+FRESH = itertools.count()
+
+
+def test_append_gives_ids_and_positions_in_order(store: Store, say: Say) -> None:
+    ids = store.append("alice", [say("one"), say("two", "assistant", id="b")], "s1")
+    ids += store.append("alice", [say("three", "tool")], "s2")
+
+    entries = store.live("alice")
+
+    assert [entry.id for entry in entries] == ids and ids[1] == "b" and len(set(ids)) == 3
+    assert [entry.position for entry in entries] == [1, 2, 3]
+    assert [(entry.session, entry.role, entry.content) for entry in entries] == [
+        ("s1", "user", "one"),
+        ("s1", "assistant", "two"),
+        ("s2", "tool", "three"),
+    ]
+    assert store.sessions("alice") == ["s1", "s2"]
+    assert [entry.position for entry in store.live("alice", after=1)] == [2, 3]
+    assert [entry.position for entry in store.live("alice", session="s2")] == [3]
+
+
+def test_agents_are_apart(store: Store, say: Say) -> None:
+    store.append("alice", [say("mine", id="m")], "s")
+    store.append("bob", [say("his", id="m"), say("more")], "s")
+
+    assert [entry.text for entry in store.live("alice")] == ["mine"]
+    assert [(info.id, info.messages, info.position, info.epoch) for info in store.agents()] == [
+        ("alice", 1, 1, 1),
+        ("bob", 2, 2, 1),
+    ]
+    info = store.agent("bob")
+    assert info is not None and abs(info.created_at - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+def test_unknown_agents_are_empty(store: Store) -> None:
+    assert store.live("nobody") == [] and store.sessions("nobody") == [] and store.agents() == []
+    assert store.agent("nobody") is None and store.newest_revision("nobody", "f") is None
+    assert store.search_text("nobody", ["word"], 5) == [] and store.records("nobody") == []
+    assert store.append("nobody", [], "s") == [] and store.agent("nobody") is None
+
+
+def test_same_id_and_text_is_a_no_op(store: Store, say: Say) -> None:
+    store.append("alice", [say("hello", id="m1")], "s1")
+
+    assert store.append("alice", [say("hello", id="m1"), say("hello", id="m1")], "s2") == ["m1", "m1"]
+
+    info = store.agent("alice")
+    assert info is not None and (info.messages, info.position, info.epoch) == (1, 1, 1)
+
+
+def test_same_id_with_other_text_supersedes(store: Store, say: Say) -> None:
+    store.append("alice", [say("I live in Oslo", id="m1"), say("And I ski")], "s")
+
+    store.append("alice", [say("I live in Bergen", id="m1")], "s")
+
+    assert [(entry.position, entry.text) for entry in store.live("alice")] == [
+        (2, "And I ski"),
+        (3, "I live in Bergen"),
+    ]
+    info = store.agent("alice")
+    assert info is not None and (info.messages, info.position, info.epoch) == (2, 3, 2)
+    assert [record.text for record in store.records("alice")] == ["And I ski", "I live in Bergen"]
+    assert store.search_text("alice", ["Oslo"], 5) == []
+    store.append("alice", [say("I live in Oslo", id="m1")], "s")  # and back again
+    assert [entry.position for entry in store.live("alice")] == [2, 4]
+
+
+def test_supersession_within_one_append(store: Store, say: Say) -> None:
+    store.append("alice", [say("a", id="m"), say("b", id="m"), say("c", id="m")], "s")
+
+    assert [(entry.position, entry.text) for entry in store.live("alice")] == [(3, "c")]
+    assert [record.text for record in store.records("alice")] == ["c"]
+    assert store.search_text("alice", ["a", "b"], 5) == []
+
+
+def test_another_role_supersedes_too(store: Store, say: Say) -> None:
+    store.append("alice", [say("yes", id="m")], "s")
+    store.append("alice", [say("yes", "assistant", id="m")], "s")
+    assert [(entry.position, entry.role) for entry in store.live("alice")] == [(2, "assistant")]
+
+
+def test_blocks_are_kept_whole_and_their_text_is_joined(store: Store, say: Say) -> None:
+    blocks = [
+        {"type": "text", "text": "Look at this:"},
+        {"type": "image", "url": "https://example.org/a.png", "size": [3, 4]},
+        "and that",
+    ]
+    image = [{"type": "image", "url": "x"}]
+    store.append("alice", [say(blocks), say(image, id="i")], "s")
+    store.append("alice", [say(image, id="i")], "s")
+    store.append("alice", [say([{"type": "image", "url": "y"}], id="i")], "s")
+
+    first, second = store.live("alice")
+    assert first.content == blocks and first.text == "Look at this:\nand that"
+    assert second.content == [{"type": "image", "url": "y"}] and second.text == ""
+    assert [record.text for record in store.records("alice")] == ["Look at this:", "and that"]
+
+
+def test_metadata_and_times_come_back(store: Store, say: Say) -> None:
+    local = datetime(2026, 3, 1, 12, 30, 0, 125, tzinfo=timezone(timedelta(hours=2)))
+    given_times = [local, datetime(2026, 3, 1, 10), "2026-03-01T10:00:00+01:00"]
+    messages = [say("x", metadata={"tags": ["a", 1, None], "ü": {"b": True}}, created_at=time) for time in given_times]
+    store.append("alice", messages, "s")
+
+    entries = store.live("alice")
+
+    assert entries[0].metadata == {"tags": ["a", 1, None], "ü": {"b": True}}
+    assert [entry.created_at for entry in entries] == [
+        local,
+        datetime(2026, 3, 1, 10, tzinfo=UTC),
+        datetime(2026, 3, 1, 9, tzinfo=UTC),
+    ]
+    assert all(entry.created_at.utcoffset() == timedelta(0) for entry in entries)
+
+
+BAD_MESSAGES = [
+    ("text", "not a mapping"),
+    ({"role": "user"}, "content None"),
+    ({"role": "user", "content": " \n"}, "empty content"),
+    ({"role": "user", "content": 5}, "content 5"),
+    ({"role": "user", "content": []}, "empty blocks"),
+    ({"role": "user", "content": [{"type": "text", "text": " "}]}, "empty blocks"),
+    ({"role": "user", "content": [{"type": "text", "text": 3}]}, "text is 3"),
+    ({"role": "user", "content": [7]}, "block 7"),
+    ({"role": "user", "content": [{"type": "image", "data": b"x"}]}, "JSON"),
+    ({"role": "user", "content": "a\0b"}, "NUL"),
+    ({"role": "user", "content": "a\ud800b"}, "surrogate"),
+    ({"role": "human", "content": "x"}, "role 'human'"),
+    ({"content": "x"}, "role None"),
+    ({"role": ["user"], "content": "x"}, "role"),
+    ({"role": "user", "content": "x", "id": ""}, "is empty"),
+    ({"role": "user", "content": "x", "id": "i" * 256}, "256 characters"),
+    ({"role": "user", "content": "x", "id": 7}, "is a int"),
+    ({"role": "user", "content": "x", "metadata": 3}, "metadata 3"),
+    ({"role": "user", "content": "x", "metadata": {"a": {1}}}, "JSON"),
+    ({"role": "user", "content": "x", "metadata": {"a": float("nan")}}, "JSON"),
+    ({"role": "user", "content": "x", "created_at": "yesterday"}, "yesterday"),
+    ({"role": "user", "content": "x", "created_at": 12}, "created_at 12"),
+    ({"role": "user", "content": "x", "name": "Bob"}, "unknown key 'name'"),
+]
+
+
+@pytest.mark.parametrize(("bad", "named"), BAD_MESSAGES)
+def test_one_bad_message_keeps_all_of_them_out(store: Store, say: Say, bad: Any, named: str) -> None:
+    with pytest.raises(InvalidMessageError, match="message 1") as caught:
+        store.append("alice", [say("fine"), bad, say("fine too")], "s")
+    assert named in str(caught.value)
+    assert store.agents() == []
+
+
+@pytest.mark.parametrize("bad", ["hello", {"role": "user", "content": "x"}, None, 5, iter([])])
+def test_messages_must_be_a_list(store: Store, bad: Any) -> None:
+    with pytest.raises(InvalidMessageError, match="list of mappings"):
+        store.append("alice", bad, "s")
+
+
+@pytest.mark.parametrize("bad", ["", "  ", "a" * 256, "a\0b", "a\udc00", None, 5])
+def test_bad_agent_and_session_ids(store: Store, say: Say, bad: Any) -> None:
+    with pytest.raises(InvalidAgentError, match="agent id"):
+        store.append(bad, [say("x")], "s")
+    with pytest.raises(InvalidAgentError, match="session id"):
+        store.append("alice", [say("x")], bad)
+    with pytest.raises(InvalidAgentError):
+        store.live(bad)
+    assert store.agents() == []
+
+
+def test_ids_of_any_script_at_the_limit(store: Store, say: Say) -> None:
+    agent = "é" * 254 + "猫"
+    store.append(agent, [say("x", id="'; DROP TABLE deltamem_agents; --")], "s/%_")
+    assert store.live(agent, session="s/%_")[0].id == "'; DROP TABLE deltamem_agents; --"
+    assert store.live(agent, session="s/%a") == []
+
+
+def test_many_and_long_messages(store: Store, say: Say) -> None:
+    ids = store.append("alice", [say(f"message {i}", id=str(i)) for i in range(3000)], "s")
+    store.append("alice", [say("x" * 2_000_000)], "s")
+    assert store.append("alice", [say(f"message {i}", id=str(i)) for i in range(3000)], "s") == ids
+    info = store.agent("alice")
+    assert info is not None and (info.messages, info.position) == (3001, 3001)
+
+
+def test_threads_neither_lose_nor_double(store: Store, say: Say) -> None:
+    def work(worker: int) -> None:
+        for i in range(10):
+            store.append("alice", [say(f"{worker}-{i}", id=f"{worker}-{i}"), say("shared", id="shared")], "s")
+            store.live("alice", after=5)
+
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    entries = store.live("alice")
+    assert [entry.position for entry in entries] == list(range(1, 42))
+    assert {entry.id for entry in entries} == {f"{w}-{i}" for w in range(4) for i in range(10)} | {"shared"}
+
+
+def test_closed_store_refuses(store: Store, say: Say) -> None:
+    store.close()
+    store.close()
+    with pytest.raises(ClosedError, match="closed"):
+        store.live("alice")
+    with pytest.raises(ClosedError):
+        store.append("alice", [say("x")], "s")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    writes=st.lists(
+        st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(["one", "two", "zwei", "三"])), max_size=4),
+        max_size=6,
+    )
+)
+def test_live_journal_agrees_with_a_model_in_memory(store: Store, writes: list[list[tuple[str, str]]]) -> None:
+    agent = f"agent {next(FRESH)}"  # the examples share a store
+    model: dict[str, tuple[int, str]] = {}
+    head, epoch = 0, 1
+    for write in writes:
+        superseded = False
+        before = set(model)
+        for message_id, text in write:
+            if message_id in model and model[message_id][1] == text:
+                continue
+            superseded |= message_id in before
+            before.discard(message_id)
+            head += 1
+            model[message_id] = (head, text)
+        epoch += superseded
+        store.append(agent, [{"role": "user", "content": text, "id": i} for i, text in write], "s")
+
+    live = sorted((position, message_id, text) for message_id, (position, text) in model.items())
+    assert [(entry.position, entry.id, entry.text) for entry in store.live(agent)] == live
+    assert [(record.position, record.text) for record in store.records(agent)] == [(p, text) for p, _, text in live]
+    for word in ("one", "zwei", "三"):
+        hits = {record.position for record, _ in store.search_text(agent, [word], 10)}
+        assert hits == {position for position, _, text in live if text == word}
+    info = store.agent(agent)
+    assert info is None if not head else info is not None and (info.position, info.epoch) == (head, epoch)
