@@ -87,7 +87,7 @@ class Attached:
             StateMismatchError: A state of another adapter or batch size, or a mask that does not fit.
             ConfigError: Span ids are incomplete or have another shape.
             UnsupportedModelError: A FlexAttention block mask, or reentrant gradient checkpointing.
-            InertAdapterError: The forward bypassed the adapter, or should have written and changed nothing (on a GPU
+            InertAdapterError: The forward bypassed the adapter, or should have written and left zeros (on a GPU
                 found out during a later call, since looking would wait for the device).
             ClosedError: Detached.
         """
@@ -183,15 +183,15 @@ class Attached:
         frame.commit(done)
 
     def _doubt(self, done: Pass) -> None:
-        """See that something was written: at once on a CPU, when the device has come that far on a GPU."""
+        """See that a zero state did not stay zero: at once on a CPU, when the device has come that far on a GPU."""
         first = self.adapter.layer_indices[0]
         with torch.no_grad():
             if done.after[first].device.type != "cuda":
-                if torch.equal(done.after[first], done.state[first]) and bool(done.unchanged()):
+                if not done.after[first].any() and bool(done.unwritten()):
                     raise _inert()
                 return
             verdict = torch.empty((), dtype=torch.bool, pin_memory=True)
-            verdict.copy_(done.unchanged(), non_blocking=True)
+            verdict.copy_(done.unwritten(), non_blocking=True)
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
             self._doubts.append((verdict, event))
@@ -240,6 +240,6 @@ def _pad(config: object) -> int | None:
 
 def _inert() -> InertAdapterError:
     return InertAdapterError(
-        "the attached adapter was to write and left every state bit for bit as it was; its value projection or gates "
+        "the attached adapter was to write and left a state of zeros as it was; its value projection or gates "
         "are zero, or its file is damaged: train it, or load it again"
     )

@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 
@@ -39,7 +39,7 @@ class Engine:
         self.rendering = Rendering(loaded.tokenizer)
         self.config = loaded.adapter.config
         self._model = loaded.model
-        self._generator: Callable[..., torch.Tensor] = loaded.model.generate  # its stubs call it a Tensor
+        self._generator: Callable[..., torch.Tensor] = cast(Any, loaded.model).generate
         self._attached = attach(loaded.model, loaded.adapter)
         facts = (
             loaded.adapter.fingerprint(),

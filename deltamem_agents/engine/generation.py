@@ -97,6 +97,7 @@ class Cancellation(StoppingCriteria):
         self._event.set()
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """Asked by Transformers after each token: which rows [B] are to end."""
         return torch.full((input_ids.shape[0],), self._event.is_set(), dtype=torch.bool, device=input_ids.device)
 
 

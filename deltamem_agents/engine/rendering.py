@@ -1,7 +1,7 @@
 """One message as tokens, the same whatever comes before or after it.
 
-A chat template changes earlier text when later messages come, inserts dates, and refuses two user messages in a row, so a
-fold cannot use one. Each family here has a one-message format instead, equal to its template on a plain dialogue.
+A chat template changes earlier text when later messages come, inserts dates, and refuses two user messages in a row, so
+a fold cannot use one. Each family here has a one-message format instead, equal to its template on a plain dialogue.
 Message text never becomes a special token: ``<|im_end|>`` in a user's text stays text.
 """
 
@@ -122,7 +122,8 @@ class Rendering:
 
     def facts(self) -> str:
         """What a state depends on here: part of the fingerprint."""
-        return f"{self.name}/1 {self.format.start}{self.format.before}{self.format.after}{sorted(self.format.roles.items())}"
+        known = self.format
+        return f"{self.name}/1 {known.start}{known.before}{known.after}{sorted(known.roles.items())}"
 
     def _around(self, role: str) -> tuple[str, str]:
         if self.name == "mistral":

@@ -1,7 +1,7 @@
 """How a journal is cut into the runs of tokens that are written in one causal context.
 
-A segment is a run of adjacent messages of one session, filled greedily up to the write length; a longer message is split.
-The cuts depend on the messages alone, so two journals with the same live messages have the same segments.
+A segment is a run of adjacent messages of one session, filled greedily up to the write length; a longer message is
+split. The cuts depend on the messages alone, so two journals with the same live messages have the same segments.
 """
 
 from __future__ import annotations
@@ -20,13 +20,20 @@ class Message(Protocol):
     """What a segment needs of a journal entry."""
 
     @property
-    def position(self) -> int: ...
+    def position(self) -> int:
+        """Its place in the journal, counted from 1."""
+
     @property
-    def session(self) -> str: ...
+    def session(self) -> str:
+        """The conversation it belongs to."""
+
     @property
-    def role(self) -> str: ...
+    def role(self) -> str:
+        """Who spoke."""
+
     @property
-    def text(self) -> str: ...
+    def text(self) -> str:
+        """What was said; not empty."""
 
 
 @dataclass(slots=True)
@@ -61,24 +68,22 @@ def cut(messages: Iterable[Message], rendering: Rendering, write_length: int, *,
         messages: Live messages beyond position ``after``, which must be the start of a segment.
         write_length: The most tokens in a segment.
     """
-    segment: Segment | None = None
+    current: Segment | None = None
     session = ""
     done = after
     for message in messages:
         rendered = render(message, rendering)
-        room = write_length - len(segment.ids) if segment else 0
-        if segment is None or message.session != session or len(rendered.ids) > room:
-            if segment:
-                yield segment
-            segment = _new(done, done, rendering)
+        room = write_length - len(current.ids) if current else 0
+        if current is None or message.session != session or len(rendered.ids) > room:
+            if current:
+                yield current
+            current = _new(done, done, rendering)
         session = message.session
-        for segment, whole in _fill(segment, rendered, rendering, write_length):
-            if not whole:
-                yield segment
-        assert segment is not None
-        segment.end = done = message.position
-    if segment:
-        yield segment
+        *full, current = _fill(current, rendered, rendering, write_length)
+        yield from full
+        current.end = done = message.position
+    if current:
+        yield current
 
 
 def render(message: Message, rendering: Rendering) -> _Rendered:
@@ -103,12 +108,12 @@ def _new(start: int, end: int, rendering: Rendering) -> Segment:
     return Segment(start, end, ids, [0] * len(ids), [0] * len(ids))
 
 
-def _fill(
-    segment: Segment, rendered: _Rendered, rendering: Rendering, write_length: int
-) -> Iterator[tuple[Segment, bool]]:
-    """Put a message into a segment, and into fresh ones where it is longer; the last one yielded holds its end."""
+def _fill(segment: Segment, rendered: _Rendered, rendering: Rendering, write_length: int) -> list[Segment]:
+    """Put a message into a segment, and into fresh ones where it is longer; all of these, the one with its end last."""
+    filled = [segment]
     at = 0
     while True:
+        segment = filled[-1]
         room = max(1, write_length - len(segment.ids))
         piece = slice(at, at + room)
         message = segment.messages[-1] + 1 if segment.messages else 0
@@ -119,7 +124,5 @@ def _fill(
         segment.sentences += [first + ordinal - sentences[0] for ordinal in sentences]
         at += room
         if at >= len(rendered.ids):
-            yield segment, True
-            return
-        yield segment, False
-        segment = _new(-1, segment.end, rendering)
+            return filled
+        filled.append(_new(-1, segment.end, rendering))

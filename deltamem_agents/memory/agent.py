@@ -7,10 +7,12 @@ import queue
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deltamem_agents.core import State
 from deltamem_agents.engine import Cancellation, Generation, Sampling
+from deltamem_agents.errors import ConfigError
 from deltamem_agents.memory.answering import Answer, ask
 from deltamem_agents.memory.prompting import last_question, prompt_messages, with_recall
 from deltamem_agents.memory.results import Mode, Recall, Reply, Usage, check_mode
@@ -95,6 +97,8 @@ class AgentMemory:
         """
         started = time.perf_counter()
         chosen = check_mode(mode)
+        if not isinstance(query, str):
+            raise ConfigError(f"the query is a {type(query).__name__}; give a string")
         self._mem.check_open()
         if self._mem.store.agent(self.id) is None:
             return Recall(notes=self._mem.notes if chosen != "state" else ())
@@ -220,6 +224,10 @@ class AgentMemory:
             else:
                 yield piece
 
+    async def achat(self, messages: Messages, session: str = "default", **options: Any) -> Reply:
+        """Async twin of `chat`; never blocks the event loop."""
+        return await asyncio.wrap_future(self.pool.submit(partial(self.chat, messages, session, **options)))
+
     async def achat_stream(self, messages: Messages, session: str = "default", **options: Any) -> AsyncIterator[str]:
         """Async twin of `chat_stream`; never blocks the event loop."""
         check_messages(messages)
@@ -247,7 +255,6 @@ class AgentMemory:
     awrite = twin(write)
     arecall = twin(recall)
     agenerate = twin(generate)
-    achat = twin(chat)
     alog = twin(log)
     asessions = twin(sessions)
     astate = twin(state)

@@ -25,8 +25,8 @@ class Answer:
 def ask(engine: Engine, query: str, records: str, state: State | None) -> Answer:
     """Answer a query from a state, from records, or from both.
 
-    The answer is scored again with each part of memory taken away, in one batched forward: its source is what raised its
-    probability, its confidence by how much all of memory did.
+    The answer is scored again with each part of memory taken away, in one batched forward: its source is what raised
+    its probability, its confidence by how much all of memory did.
 
     Args:
         records: What `recall_text` made of them; empty for none.

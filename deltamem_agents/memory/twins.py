@@ -17,7 +17,8 @@ class Pooled(Protocol):
     """Something with a thread pool for its blocking calls."""
 
     @property
-    def pool(self) -> ThreadPoolExecutor: ...
+    def pool(self) -> ThreadPoolExecutor:
+        """Where the twins run."""
 
 
 S = TypeVar("S", bound=Pooled)

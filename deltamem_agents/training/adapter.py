@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from deltamem_agents.core import Adapter, Attached, DeltaMemConfig, State, attach, new_adapter, select_state
+from deltamem_agents.core import Adapter, Attached, DeltaMemConfig, State, attach, select_state
 from deltamem_agents.training.batches import Renderer, Row, extend, records_message
 from deltamem_agents.training.conversations import Conversation, Question, Shape, converse
 from deltamem_agents.training.schedule import Progress, learning_rate
@@ -56,16 +56,13 @@ class AdapterRecipe:
 
 
 def train_adapter(
-    recipe: AdapterRecipe,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    start: Adapter | None = None,
-) -> Iterator[tuple[Progress, Adapter]]:
-    """Train, yielding progress (loss and answer-token accuracy of the batch) and the adapter after every step.
+    recipe: AdapterRecipe, adapter: Adapter, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[Progress]:
+    """Train in place, yielding progress (loss and answer-token accuracy of the batch) after every step.
 
-    The backbone is left as it was when the iterator ends or is closed.
+    The backbone is frozen, and left as it was when the iterator ends or is closed.
     """
-    adapter = start or new_adapter(model, recipe.config(), seed=recipe.seed)
+    model.eval()  # type: ignore[no-untyped-call]
     adapter.requires_grad_(True).train()
     attached = attach(model, adapter)
     optimizer = torch.optim.AdamW(adapter.parameters(), lr=recipe.peak, betas=(0.9, 0.98), weight_decay=0.0)
@@ -77,11 +74,11 @@ def train_adapter(
                 group["lr"] = learning_rate(step, recipe.steps, recipe.peak)
             conversations = _draw(rng, recipe, step / recipe.steps)
             loss, right = _loss(attached, renderer, conversations, rng, recipe)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(adapter.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            yield Progress(step + 1, recipe.steps, float(loss.detach()), right), adapter
+            yield Progress(step + 1, recipe.steps, float(loss.detach()), right)
     finally:
         attached.detach()
         adapter.eval()

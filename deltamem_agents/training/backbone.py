@@ -69,10 +69,10 @@ def new_backbone(recipe: BackboneRecipe, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def train_backbone(
-    recipe: BackboneRecipe, tokenizer: PreTrainedTokenizerBase
-) -> Iterator[tuple[Progress, Qwen3ForCausalLM]]:
-    """Train, yielding progress (loss and answer accuracy of the batch) after every step with the model."""
-    model = new_backbone(recipe, tokenizer).train()
+    recipe: BackboneRecipe, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[Progress]:
+    """Train in place, yielding progress (loss and answer-token accuracy of the batch) after every step."""
+    model.train()
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     optimizers: list[torch.optim.Optimizer] = [
@@ -88,12 +88,12 @@ def train_backbone(
                 group["lr"] = rate
         batch = _draw(rng, renderer, recipe, step / recipe.steps, len(tokenizer))
         loss, right = _loss(model, batch)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        yield Progress(step + 1, recipe.steps, float(loss.detach()), right), model
+        yield Progress(step + 1, recipe.steps, float(loss.detach()), right)
 
 
 def _loss(model: Qwen3ForCausalLM, batch: Batch) -> tuple[torch.Tensor, float]:

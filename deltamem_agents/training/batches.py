@@ -1,6 +1,7 @@
 """Conversations as token batches for the bundled model.
 
-Every message is ``<|role|> content <|end|>``, tokenised on its own, exactly as the product renders it. ``weights`` says how much each token counts as a target (0 = never predicted).
+Every message is ``<|role|> content <|end|>``, tokenised on its own, exactly as the product renders it. ``weights`` says
+how much each token counts as a target (0 = never predicted).
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ def evaluate(
     renderer = Renderer(tokenizer)
     for count in facts:
         shape = Shape(facts=count, held_out=True, unknown=1)
-        for measure, rows in _contexts(renderer):
-            yield _unattached(measure, model, renderer, _drawn(shape, conversations, seed), rows, count)
+        for measure, row_of in _contexts(renderer):
+            yield _unattached(measure, model, renderer, _drawn(shape, conversations, seed), row_of, count)
         yield Score("chance", count, _chance(_drawn(shape, conversations, seed)), count * conversations)
     attached = attach(model, adapter.eval())
     try:

@@ -39,7 +39,7 @@ def train_tokenizer(*, vocabulary: int = 3072, conversations: int = 6000, seed: 
         show_progress=False,
     )
     tokenizer.train_from_iterator(_corpus(conversations, seed), trainer)
-    fast = PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, clean_up_tokenization_spaces=False
     )
     fast.chat_template = CHAT_TEMPLATE

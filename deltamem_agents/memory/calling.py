@@ -1,0 +1,152 @@
+"""One call of a backbone by an agent framework: whose memory, with how much recall, which tools, what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from deltamem_agents.errors import ConfigError, InvalidAgentError
+from deltamem_agents.memory.results import Mode, Reply, check_mode
+from deltamem_agents.recall.prompt import HEADER
+
+if TYPE_CHECKING:
+    from deltamem_agents.memory.agent import AgentMemory
+    from deltamem_agents.memory.deltamem import DeltaMem
+
+_OPENS_CALL = "<tool_call>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecallOptions:
+    """How much memory is asked for; as in `AgentMemory.recall`.
+
+    Raises:
+        ConfigError: Unknown mode, k below 1, or a negative budget.
+    """
+
+    mode: Mode | str = "hybrid"
+    k: int = 5
+    budget: int | None = None
+
+    def __post_init__(self) -> None:
+        check_mode(self.mode)
+        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
+            raise ConfigError(f"k is {self.k!r}; ask for 1 record or more")
+        budget = self.budget
+        if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 0):
+            raise ConfigError(f"budget is {budget!r}; give tokens, 0 for no records, or None for no limit")
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of `AgentMemory.recall` and `AgentMemory.generate`."""
+        return {"mode": self.mode, "k": self.k, "budget": self.budget}
+
+    def for_prompt(self, messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The same for a prompt that may hold recalled text already, by a memory class of the framework: not twice."""
+        if not any(message["role"] == "system" and HEADER in _text(message["content"]) for message in messages):
+            return self.arguments()
+        return {"mode": "state" if self.mode == "hybrid" else self.mode, "k": self.k, "budget": 0}
+
+
+def resolve_agent(mem: DeltaMem, *given: object, ways: str) -> AgentMemory:
+    """The memory of the first agent id that is not None.
+
+    Args:
+        ways: How a caller can give one, for the error.
+
+    Raises:
+        InvalidAgentError: There is none, or it is not an id.
+        ClosedError: ``mem`` was closed.
+    """
+    for agent_id in given:
+        if agent_id is not None:
+            return mem.agent(agent_id)  # type: ignore[arg-type]  # `agent` checks it
+    raise InvalidAgentError(f"no agent id, so nobody knows whose memory is meant; {ways}")
+
+
+def chosen_tools(tools: Sequence[Mapping[str, Any]] | None, choice: object) -> list[Mapping[str, Any]] | None:
+    """The tools that a tool choice leaves: none for "none", one where it names one, all of them otherwise.
+
+    A backbone cannot be forced to call a tool; it can only be shown fewer of them.
+
+    Args:
+        tools: In OpenAI's schema.
+        choice: "auto", "any", "required", "none", a tool's name, or OpenAI's mapping that holds one.
+
+    Raises:
+        ConfigError: It names a tool that is not there.
+    """
+    if not tools or choice == "none":
+        return None
+    name = choice
+    if isinstance(choice, Mapping):
+        name = choice.get("function", choice).get("name")
+    if not isinstance(name, str) or name in ("auto", "any", "required"):
+        return list(tools)
+    named = [tool for tool in tools if tool["function"]["name"] == name]
+    if not named:
+        names = ", ".join(tool["function"]["name"] for tool in tools)
+        raise ConfigError(f"tool_choice names {name!r}, which is not among the tools: {names}")
+    return named
+
+
+def reply_facts(mem: DeltaMem, agent: AgentMemory, reply: Reply) -> dict[str, Any]:
+    """What a framework's response says about a reply, for its metadata; all of it JSON.
+
+    ``source`` is the part of memory that the backbone was given: "state", "records", "both" or "neither".
+    """
+    usage, records = reply.usage, reply.recall.records
+    state = usage.state_bytes > 0
+    source = "both" if state and records else "state" if state else "records" if records else "neither"
+    return {
+        "model_name": mem.engine.name,
+        "agent_id": agent.id,
+        "source": source,
+        "records": [record.message_id for record in records],
+        "context_tokens": usage.context_tokens,
+        "state_bytes": usage.state_bytes,
+        "first_token_seconds": usage.first_token_seconds,
+        "seconds": usage.seconds,
+        "finish_reason": "tool_calls" if reply.tool_calls else "stop" if reply.finished else "length",
+    }
+
+
+class VisibleText:
+    """Text of a stream less the tool calls in it, which a framework gets parsed, when the reply is complete."""
+
+    def __init__(self) -> None:
+        self._shown = ""
+        self._held = ""
+        self._calling = False
+
+    def feed(self, piece: str) -> str:
+        """What of the stream so far can be shown now; text that may begin a tool call is held back."""
+        if self._calling:
+            return ""
+        self._held += piece
+        at = self._held.find(_OPENS_CALL)
+        self._calling = at >= 0
+        if at < 0:
+            at = len(self._held) - _overlap(self._held)
+        ready, self._held = self._held[:at], self._held[at:]
+        self._shown += ready
+        return ready
+
+    def rest(self, reply: Reply) -> str:
+        """What of the finished reply's text was not shown yet."""
+        if reply.text.startswith(self._shown):
+            return reply.text[len(self._shown) :]
+        trimmed = self._shown.rstrip()
+        return reply.text[len(trimmed) :].lstrip() if reply.text.startswith(trimmed) else ""
+
+
+def _overlap(text: str) -> int:
+    """Length of the longest end of ``text`` that begins a tool call."""
+    return next((n for n in range(len(_OPENS_CALL) - 1, 0, -1) if text.endswith(_OPENS_CALL[:n])), 0)
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    blocks = content if isinstance(content, list) else []
+    return "\n".join(str(block.get("text", "")) if isinstance(block, Mapping) else str(block) for block in blocks)

@@ -1,0 +1,87 @@
+"""Handles on an open `DeltaMem` for objects that a framework copies and serialises, and the way back from a URL."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, NoReturn, Self
+from weakref import WeakSet
+
+from deltamem_agents.errors import ClosedError, ConfigError
+
+if TYPE_CHECKING:
+    from deltamem_agents.memory.deltamem import DeltaMem
+
+_lock = threading.Lock()
+_opened: WeakSet[DeltaMem] = WeakSet()
+
+
+class NotPicklableError(ConfigError, TypeError):
+    """Something that holds an open database was pickled."""
+
+
+class Handle:
+    """An open `DeltaMem` as an attribute: copies share it, pickling refuses."""
+
+    __slots__ = ("mem",)
+
+    def __init__(self, mem: DeltaMem) -> None:
+        self.mem = mem
+        register(mem)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        refuse_pickle("a handle on a DeltaMem")
+
+
+def refuse_pickle(what: str) -> NoReturn:
+    """Say why, and what to do instead.
+
+    Raises:
+        NotPicklableError: Always.
+    """
+    raise NotPicklableError(
+        f"{what} holds an open database and a model, which cannot be pickled; "
+        "keep its to_dict() and restore it with from_dict() where a DeltaMem is open"
+    )
+
+
+def register(mem: DeltaMem) -> None:
+    """Let `find_open` find this one for as long as it is open."""
+    with _lock:
+        _opened.add(mem)
+
+
+def find_open(url: str) -> DeltaMem:
+    """The registered `DeltaMem` whose masked URL this is.
+
+    Raises:
+        ClosedError: None is open in this process.
+        ConfigError: Several databases in memory have this URL, and nothing tells which is meant.
+    """
+    with _lock:
+        found = [mem for mem in _opened if mem.store.url == url and _is_open(mem)]
+    if not found:
+        raise ClosedError(
+            f"no DeltaMem is open for {url} in this process; open it with DeltaMem.open(url=…) and pass it to register() "
+            "before restoring what belongs to it"
+        )
+    if len(found) > 1 and _in_memory(url):
+        raise ConfigError(f"{len(found)} databases in memory are open as {url}; use a file, or close the others")
+    return found[0]
+
+
+def _is_open(mem: DeltaMem) -> bool:
+    try:
+        mem.check_open()
+    except ClosedError:
+        return False
+    return True
+
+
+def _in_memory(url: str) -> bool:
+    return url.rstrip("/").endswith((":memory:", "sqlite:")) or "mode=memory" in url
