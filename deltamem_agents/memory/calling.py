@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deltamem_agents.errors import ConfigError, InvalidAgentError
-from deltamem_agents.memory.results import Mode, Reply, check_mode
+from deltamem_agents.memory.results import Mode, Recall, Reply, check_mode
+from deltamem_agents.recall import recall_text, within_budget
 from deltamem_agents.recall.prompt import HEADER
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from deltamem_agents.memory.deltamem import DeltaMem
 
 _OPENS_CALL = "<tool_call>"
+_SPARE = 20  # records sought beyond k, to make up for those the prompt has already
+_LONG = 200  # characters; a shorter record may be in another text by chance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +44,18 @@ class RecallOptions:
         """Keyword arguments of `AgentMemory.recall` and `AgentMemory.generate`."""
         return {"mode": self.mode, "k": self.k, "budget": self.budget}
 
+    def for_search(self, present: Sequence[str]) -> dict[str, Any]:
+        """Keyword arguments of a recall that `beyond_prompt` is to be made of; the state is asked in mode "state" only.
+
+        Args:
+            present: Texts that the prompt has already.
+        """
+        k = self.k + min(len(present), _SPARE)
+        return {"mode": self.mode, "k": k, "budget": None, "generate": self.mode == "state"}
+
     def for_prompt(self, messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The same for a prompt that may hold recalled text already, by a memory class of the framework: not twice."""
-        if not any(message["role"] == "system" and HEADER in _text(message["content"]) for message in messages):
+        if not _holds_recall(messages):
             return self.arguments()
         return {"mode": "state" if self.mode == "hybrid" else self.mode, "k": self.k, "budget": 0}
 
@@ -62,6 +74,27 @@ def resolve_agent(mem: DeltaMem, *given: object, ways: str) -> AgentMemory:
         if agent_id is not None:
             return mem.agent(agent_id)  # type: ignore[arg-type]  # `agent` checks it
     raise InvalidAgentError(f"no agent id, so nobody knows whose memory is meant; {ways}")
+
+
+def beyond_prompt(mem: DeltaMem, recalled: Recall, options: RecallOptions, present: Sequence[str]) -> str:
+    """Recalled text without what the prompt says already: messages of the same conversation, a question asked before.
+
+    Args:
+        recalled: Of a search with `RecallOptions.for_search`.
+        present: Texts of the prompt's messages.
+    """
+    if not recalled.records:
+        return recalled.text
+    said = {text.strip() for text in present}
+    records = [record for record in recalled.records if not _within(record.text, said)][: options.k]
+    if options.budget is not None:
+        records = within_budget(records, options.budget, lambda text: token_count(mem, text))
+    return recall_text(records)
+
+
+def token_count(mem: DeltaMem, text: str) -> int:
+    """Tokens of a text, by the backbone's tokenizer."""
+    return len(mem.engine.tokenizer.encode(text, add_special_tokens=False)) if text else 0
 
 
 def chosen_tools(tools: Sequence[Mapping[str, Any]] | None, choice: object) -> list[Mapping[str, Any]] | None:
@@ -90,19 +123,20 @@ def chosen_tools(tools: Sequence[Mapping[str, Any]] | None, choice: object) -> l
     return named
 
 
-def reply_facts(mem: DeltaMem, agent: AgentMemory, reply: Reply) -> dict[str, Any]:
+def reply_facts(mem: DeltaMem, agent: AgentMemory, prompt: Sequence[Mapping[str, Any]], reply: Reply) -> dict[str, Any]:
     """What a framework's response says about a reply, for its metadata; all of it JSON.
 
-    ``source`` is the part of memory that the backbone was given: "state", "records", "both" or "neither".
+    ``source`` is the part of memory that the backbone was given: "state", "records", "both" or "neither"; ``records``
+    and ``context_tokens`` are those of its own recall, not of one that the prompt held already.
     """
-    usage, records = reply.usage, reply.recall.records
-    state = usage.state_bytes > 0
+    usage = reply.usage
+    state, records = usage.state_bytes > 0, bool(reply.recall.records) or _holds_recall(prompt)
     source = "both" if state and records else "state" if state else "records" if records else "neither"
     return {
         "model_name": mem.engine.name,
         "agent_id": agent.id,
         "source": source,
-        "records": [record.message_id for record in records],
+        "records": [record.message_id for record in reply.recall.records],
         "context_tokens": usage.context_tokens,
         "state_bytes": usage.state_bytes,
         "first_token_seconds": usage.first_token_seconds,
@@ -140,9 +174,18 @@ class VisibleText:
         return reply.text[len(trimmed) :].lstrip() if reply.text.startswith(trimmed) else ""
 
 
+def _within(text: str, said: set[str]) -> bool:
+    """Whether a record is one of these texts, or a part of a long one."""
+    return text in said or (len(text) >= _LONG and any(text in other for other in said))
+
+
 def _overlap(text: str) -> int:
     """Length of the longest end of ``text`` that begins a tool call."""
     return next((n for n in range(len(_OPENS_CALL) - 1, 0, -1) if text.endswith(_OPENS_CALL[:n])), 0)
+
+
+def _holds_recall(messages: Sequence[Mapping[str, Any]]) -> bool:
+    return any(message["role"] == "system" and HEADER in _text(message["content"]) for message in messages)
 
 
 def _text(content: Any) -> str:

@@ -27,7 +27,9 @@ ROLES: Mapping[str, str] = {
     "tool": "tool",
     "function": "tool",
 }
-TOOL_CALL = "tool_call"  # a block that stands for a call, in the journal: kept, never folded
+# Blocks without text are kept in the journal, and neither folded nor retrieved.
+TOOL_CALL = "tool_call"
+CLEARED: Mapping[str, str] = {"type": "history_cleared"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +117,7 @@ def unwritten(log: Sequence[Entry], messages: Sequence[dict[str, Any]]) -> list[
         The rest, and before it messages that kept their id and changed their text: those replace the old ones.
     """
     checked = check_messages(messages)
+    log = [entry for entry in log if entry.content != [CLEARED]]
     for n in range(min(len(log), len(messages)), 0, -1):
         pairs = list(zip(log[-n:], checked[:n], strict=True))
         same = [new.says_the_same(old.role, old.text, _blocks(old)) for old, new in pairs]
@@ -122,6 +125,16 @@ def unwritten(log: Sequence[Entry], messages: Sequence[dict[str, Any]]) -> list[
             edited = [message for message, said in zip(messages[:n], same, strict=True) if not said]
             return [*edited, *messages[n:]]
     return list(messages)
+
+
+def clearing() -> dict[str, Any]:
+    """A message after which a framework's chat history begins anew; what was said before stays in memory."""
+    return {"role": "system", "content": [dict(CLEARED)]}
+
+
+def since_cleared(log: Sequence[Entry]) -> list[Entry]:
+    """A session's entries after the last `clearing`."""
+    return list(log[max((i + 1 for i, entry in enumerate(log) if entry.content == [CLEARED]), default=0) :])
 
 
 def session_name(value: object) -> str:

@@ -67,8 +67,8 @@ def find_open(url: str) -> DeltaMem:
         found = [mem for mem in _opened if mem.store.url == url and _is_open(mem)]
     if not found:
         raise ClosedError(
-            f"no DeltaMem is open for {url} in this process; open it with DeltaMem.open(url=…) and pass it to register() "
-            "before restoring what belongs to it"
+            f"no DeltaMem is open for {url} in this process; open it with DeltaMem.open(url=…) before what belongs "
+            "to it is restored, and pass it to register() or as mem="
         )
     if len(found) > 1 and _in_memory(url):
         raise ConfigError(f"{len(found)} databases in memory are open as {url}; use a file, or close the others")

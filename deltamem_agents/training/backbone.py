@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 from deltamem_agents.training.batches import TEXT_WEIGHT, Batch, Renderer, Row, extend, records_message
 from deltamem_agents.training.conversations import Shape, converse
 from deltamem_agents.training.schedule import Progress, learning_rate
+from deltamem_agents.training.tokenizer import SPECIAL_TOKENS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,11 @@ class BackboneRecipe:
         tokens: Tokens in a batch, about.
         peak: Learning rate of the matrices (Muon, matched to AdamW's step size); the rest has a third of it.
         copying: Share of sequences that are repeated random tokens.
-        most_facts: Facts in a conversation grow from 2 to this over the first half.
+        copy_weight: Weight of a repeated token as a target; an answer's token has 1, other text 0.1.
+        mixed: Share of facts with a value of any pool, in every other conversation.
+        crowded: Share of conversations about few attributes of many subjects.
+        first_facts: Facts in a conversation, at most, to begin with.
+        most_facts: What they grow to over the first half.
     """
 
     width: int = 192
@@ -40,6 +45,10 @@ class BackboneRecipe:
     tokens: int = 4096
     peak: float = 4e-3
     copying: float = 0.1
+    copy_weight: float = 0.1
+    mixed: float = 0.0
+    crowded: float = 0.0
+    first_facts: int = 2
     most_facts: int = 12
     seed: int = 0
 
@@ -102,9 +111,9 @@ def _loss(model: Qwen3ForCausalLM, batch: Batch) -> tuple[torch.Tensor, float]:
         hidden = model.model(input_ids=batch.ids).last_hidden_state[:, :-1]
         targets, weights = batch.ids[:, 1:], batch.weights[:, 1:]
         # Predicting the text around the answers is a side job: one token in four of it, at four times the weight.
-        counted = (weights >= 1) | ((weights > 0) & (torch.rand(weights.shape) < 0.25))
+        counted = (weights > TEXT_WEIGHT) | ((weights > 0) & (torch.rand(weights.shape) < 0.25))
         logits = model.lm_head(hidden[counted]).float()
-    weight = torch.where(weights[counted] >= 1, 1.0, 4 * weights[counted])
+    weight = torch.where(weights[counted] > TEXT_WEIGHT, weights[counted], 4 * weights[counted])
     losses = torch.nn.functional.cross_entropy(logits, targets[counted], reduction="none")
     answers = weights[counted] >= 1
     right = (logits.detach().argmax(-1) == targets[counted])[answers].float().mean()
@@ -113,18 +122,19 @@ def _loss(model: Qwen3ForCausalLM, batch: Batch) -> tuple[torch.Tensor, float]:
 
 def _draw(rng: random.Random, renderer: Renderer, recipe: BackboneRecipe, done: float, vocabulary: int) -> Batch:
     """One batch of sequences of similar length."""
-    facts = rng.randint(1, max(2, round(recipe.most_facts * min(1.0, 0.2 + 1.6 * done))))
-    first = _conversation(rng, renderer, facts)
+    most = recipe.first_facts + (recipe.most_facts - recipe.first_facts) * min(1.0, 2 * done)
+    facts = rng.randint(1, round(most))
+    first = _conversation(rng, renderer, recipe, facts)
     rows = [first]
     for _ in range(max(1, recipe.tokens // max(len(first), 32)) - 1):
         if rng.random() < recipe.copying:
-            rows.append(_copying(rng, len(first), vocabulary))
+            rows.append(_copying(rng, len(first), vocabulary, recipe.copy_weight))
         else:
-            rows.append(_conversation(rng, renderer, facts))
+            rows.append(_conversation(rng, renderer, recipe, facts))
     return renderer.batch(rows)
 
 
-def _conversation(rng: random.Random, renderer: Renderer, facts: int) -> Row:
+def _conversation(rng: random.Random, renderer: Renderer, recipe: BackboneRecipe, facts: int) -> Row:
     shape = Shape(
         facts=facts,
         changed=rng.randint(0, facts) // 3,
@@ -132,6 +142,8 @@ def _conversation(rng: random.Random, renderer: Renderer, facts: int) -> Row:
         unknown=1 + facts // 4,
         acknowledged=rng.choice((0.0, 0.5, 1.0)),
         invented=rng.choice((0.0, 0.0, 0.0, 1.0)),
+        mixed=rng.choice((0.0, recipe.mixed)),
+        crowded=rng.random() < recipe.crowded,
     )
     conversation = converse(rng, shape)
     if rng.random() < 0.35:
@@ -145,17 +157,17 @@ def _conversation(rng: random.Random, renderer: Renderer, facts: int) -> Row:
     return row
 
 
-def _copying(rng: random.Random, length: int, vocabulary: int) -> Row:
+def _copying(rng: random.Random, length: int, vocabulary: int, weight: float) -> Row:
     """Random tokens with repeats: spans of it come again, and count from their second token on.
 
-    They count as little as other text: at full weight their loss, which stays high for long, drowns the answers'.
+    Without these the model learns which pool an answer comes from long before it learns to copy the very word.
     """
-    ids = [rng.randrange(6, vocabulary) for _ in range(max(8, length // 2))]
+    ids = [rng.randrange(len(SPECIAL_TOKENS), vocabulary) for _ in range(max(8, length // 2))]
     weights = [0.0] * len(ids)
     while len(ids) < length:
-        size = rng.randint(3, 12)
+        size = rng.randint(4, 16)
         start = rng.randrange(0, len(ids) - size + 1) if len(ids) > size else 0
         span = ids[start : start + size]
         ids += span
-        weights += [0.0] + [TEXT_WEIGHT] * (len(span) - 1)
+        weights += [0.0] + [weight] * (len(span) - 1)
     return Row(ids, weights)

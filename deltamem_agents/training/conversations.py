@@ -82,6 +82,8 @@ class Shape:
         sessions: The facts are spread evenly over this many.
         acknowledged: Share of facts that the assistant acknowledges.
         invented: Share of facts whose value is a made-up word of two or three syllables.
+        mixed: Share of facts whose value is a word of any pool, so that only copying it is right.
+        crowded: The same two or three attributes of many subjects, so that the subject decides.
         held_out: Whether all facts are held out, or none.
         plain: Only each attribute's plain phrasing, without openings.
     """
@@ -93,6 +95,8 @@ class Shape:
     sessions: int = 1
     acknowledged: float = 0.5
     invented: float = 0.0
+    mixed: float = 0.0
+    crowded: bool = False
     held_out: bool = False
     filler_last: bool = False
     plain: bool = False
@@ -100,8 +104,8 @@ class Shape:
 
 def converse(rng: random.Random, shape: Shape) -> Conversation:
     """Draw a conversation of this shape; equal generators give equal conversations."""
-    facts = draw_facts(rng, shape.facts, held_out=shape.held_out)
-    facts = [_invented(rng, fact) if rng.random() < shape.invented else fact for fact in facts]
+    facts = draw_facts(rng, shape.facts, held_out=shape.held_out, attributes=3 if shape.crowded else None)
+    facts = [_altered(rng, fact, shape) for fact in facts]
     changed = {fact.key for fact in rng.sample(facts, shape.changed)}
     before = [_outdated(rng, fact) if fact.key in changed else fact for fact in facts]
     turns = [[_stated(rng, fact, shape), *_acknowledgement(rng, shape)] for fact in before]
@@ -137,14 +141,18 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _invented(rng: random.Random, fact: Fact) -> Fact:
-    return Fact(fact.subject, fact.attribute, invented_word(rng))
+def _altered(rng: random.Random, fact: Fact, shape: Shape) -> Fact:
+    if shape.invented and rng.random() < shape.invented:
+        return Fact(fact.subject, fact.attribute, invented_word(rng))
+    if shape.mixed and rng.random() < shape.mixed:
+        return Fact(fact.subject, fact.attribute, rng.choice(rng.choice(KEYS)[1].values))
+    return fact
 
 
 def _outdated(rng: random.Random, fact: Fact) -> Fact:
     """What this key was said to be before ``fact`` corrected it."""
     if fact.value not in fact.attribute.values:
-        return _invented(rng, fact)
+        return Fact(fact.subject, fact.attribute, invented_word(rng))
     return draw_value(rng, fact.subject, fact.attribute, held_out=False, unlike=fact.value)
 
 

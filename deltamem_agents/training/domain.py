@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -258,9 +259,13 @@ KEYS: tuple[tuple[str, Attribute], ...] = tuple(
 )
 
 
-def draw_facts(rng: random.Random, count: int, *, held_out: bool) -> list[Fact]:
-    """``count`` facts with different keys, all held out or none of them."""
-    return [draw_value(rng, subject, attribute, held_out=held_out) for subject, attribute in rng.sample(KEYS, count)]
+def draw_facts(rng: random.Random, count: int, *, held_out: bool, attributes: int | None = None) -> list[Fact]:
+    """``count`` facts with different keys, all held out or none of them; with ``attributes``, of so many only."""
+    keys: Sequence[tuple[str, Attribute]] = KEYS
+    if attributes is not None:
+        chosen = rng.sample(PERSONAL, attributes)
+        keys = [key for key in KEYS if key[1] in chosen]
+    return [draw_value(rng, subject, attribute, held_out=held_out) for subject, attribute in rng.sample(keys, count)]
 
 
 def draw_value(rng: random.Random, subject: str, attribute: Attribute, *, held_out: bool, unlike: str = "") -> Fact:

@@ -17,6 +17,7 @@ from deltamem_agents.training.domain import KEYS, Fact
 
 PAD, END = "<|pad|>", "<|end|>"
 ROLES = ("system", "user", "assistant", "tool")
+SPECIAL_TOKENS = (PAD, END, *(f"<|{role}|>" for role in ROLES))  # ids 0 to 5
 CHAT_TEMPLATE = (
     "{#- deltamem-tiny -#}"
     "{%- if tools %}<|system|>Tools:\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}<|end|>{% endif -%}"
@@ -34,7 +35,7 @@ def train_tokenizer(*, vocabulary: int = 3072, conversations: int = 6000, seed: 
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=[PAD, END, *(f"<|{role}|>" for role in ROLES)],
+        special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

@@ -1,0 +1,255 @@
+"""`ChatDeltaMem`: the backbone under an agent's state, as a chat model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import LangSmithParams, LanguageModelInput
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.tool import tool_call, tool_call_chunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import Field
+
+from deltamem_agents.engine import Sampling
+from deltamem_agents.memory import AgentMemory, DeltaMem, Reply
+from deltamem_agents.memory.calling import RecallOptions, VisibleText, chosen_tools, reply_facts, resolve_agent
+from langchain_deltamem.messages import for_prompt
+
+WAYS = (
+    "give ChatDeltaMem(agent_id=…), config={'configurable': {'agent_id': …}}, or delta_agent_id=… with the call "
+    "(model_settings of an agent, or bind)"
+)
+
+
+class ChatDeltaMem(BaseChatModel):
+    """The backbone of a `DeltaMem` under the state of one of its agents, with recall in the system message.
+
+    It journals nothing: write with `DeltaMemMiddleware`, `DeltaMemChatMessageHistory` or `AgentMemory.write`. A prompt
+    that holds recalled text already, such as the middleware's, is given no more. An agent id given with a call goes
+    before one in its config, and that before the constructor's.
+
+    Args:
+        mem: An open one; not closed by this class.
+        agent_id: Whose memory; may come with each call instead.
+        mode: "hybrid" (state and records), "vector" (records, the state zero) or "state".
+        k: Records at most.
+        budget: Tokens they may have.
+        temperature: 0 is greedy.
+        max_tokens: The most tokens of a reply.
+        stop: Strings that end a reply.
+
+    Raises:
+        ConfigError: An option is out of range.
+        InvalidAgentError: On a call, where no agent id is given anywhere.
+    """
+
+    mem: DeltaMem = Field(exclude=True, repr=False)
+    agent_id: str | None = None
+    mode: str = "hybrid"
+    k: int = 5
+    budget: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 256
+    stop: list[str] | None = None
+    seed: int | None = None
+    cache: Any = False  # a cache does not know that the state has changed
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
+        self._recall_options()  # after validation, as pydantic would turn our errors into its own
+        self._sampling(None, {})
+
+    @property
+    def _llm_type(self) -> str:
+        return "deltamem"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"model_name": self.mem.engine.name, "agent_id": self.agent_id, "mode": self.mode}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = super()._get_ls_params(stop=stop, **kwargs)
+        params["ls_provider"] = "deltamem"
+        params["ls_model_name"] = kwargs.get("model", self.mem.engine.name)
+        return params
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | dict[str, Any] | bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Show tools to the backbone through its chat template.
+
+        Args:
+            tools: Anything LangChain takes for a tool.
+            tool_choice: "none", or a tool's name to show that one only; a backbone cannot be forced to call.
+        """
+        return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], tool_choice=tool_choice, **kwargs)
+
+    # The config does not reach `_generate`; the agent id in it is handed on as a keyword argument.
+
+    def invoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """As of `BaseChatModel`; ``delta_agent_id`` names the agent."""
+        return super().invoke(input, config, stop=stop, **_with_agent(config, kwargs))
+
+    async def ainvoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """Async twin of `invoke`; never blocks the event loop."""
+        return await super().ainvoke(input, config, stop=stop, **_with_agent(config, kwargs))
+
+    def stream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        """Text as it comes; closing it stops the backbone."""
+        yield from super().stream(input, config, stop=stop, **_with_agent(config, kwargs))
+
+    async def astream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        """Async twin of `stream`; never blocks the event loop."""
+        async for chunk in super().astream(input, config, stop=stop, **_with_agent(config, kwargs)):
+            yield chunk
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        agent, prompt, options = self._call(messages, stop, kwargs)
+        return self._result(agent, prompt, agent.generate(prompt, **options))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        agent, prompt, options = self._call(messages, stop, kwargs)
+        return self._result(agent, prompt, await agent.agenerate(prompt, **options))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        agent, prompt, options = self._call(messages, stop, kwargs)
+        shown = VisibleText()
+        with closing(agent.stream(prompt, **options)) as pieces:  # type: ignore[type-var]  # a generator
+            for piece in pieces:
+                yield from self._chunks(agent, prompt, shown, piece)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        agent, prompt, options = self._call(messages, stop, kwargs)
+        shown = VisibleText()
+        async with aclosing(agent.astream(prompt, **options)) as pieces:  # type: ignore[type-var]  # a generator
+            async for piece in pieces:
+                for chunk in self._chunks(agent, prompt, shown, piece):
+                    yield chunk
+
+    def _call(
+        self, messages: list[BaseMessage], stop: list[str] | None, given: Mapping[str, Any]
+    ) -> tuple[AgentMemory, list[dict[str, Any]], dict[str, Any]]:
+        """Agent, prompt, and the keyword arguments of `AgentMemory.generate`."""
+        agent = resolve_agent(self.mem, given.get("delta_agent_id"), self.agent_id, ways=WAYS)
+        prompt = for_prompt(messages)
+        options = self._recall_options().for_prompt(prompt)
+        options["sampling"] = self._sampling(stop, given)
+        options["tools"] = chosen_tools(given.get("tools"), given.get("tool_choice"))
+        return agent, prompt, options
+
+    def _recall_options(self) -> RecallOptions:
+        return RecallOptions(mode=self.mode, k=self.k, budget=self.budget)
+
+    def _sampling(self, stop: list[str] | None, given: Mapping[str, Any]) -> Sampling:
+        chosen = {name: given.get(name, getattr(self, name)) for name in ("temperature", "top_p", "max_tokens", "seed")}
+        return Sampling(**chosen, stop=tuple(stop if stop is not None else self.stop or ()))
+
+    def _result(self, agent: AgentMemory, prompt: list[dict[str, Any]], reply: Reply) -> ChatResult:
+        message = AIMessage(
+            content=reply.text,
+            tool_calls=[tool_call(name=c.name, args=dict(c.arguments), id=c.id) for c in reply.tool_calls],
+            usage_metadata=_usage(reply),
+            response_metadata=self._facts(agent, prompt, reply),
+        )
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def _chunks(
+        self, agent: AgentMemory, prompt: list[dict[str, Any]], shown: VisibleText, piece: str | Reply
+    ) -> Iterator[ChatGenerationChunk]:
+        if isinstance(piece, str):
+            if text := shown.feed(piece):
+                yield ChatGenerationChunk(message=AIMessageChunk(content=text))
+            return
+        message = AIMessageChunk(
+            content=shown.rest(piece),
+            tool_call_chunks=[
+                tool_call_chunk(name=c.name, args=json.dumps(dict(c.arguments)), id=c.id, index=i)
+                for i, c in enumerate(piece.tool_calls)
+            ],
+            usage_metadata=_usage(piece),
+            response_metadata=self._facts(agent, prompt, piece),
+            chunk_position="last",
+        )
+        yield ChatGenerationChunk(message=message)
+
+    def _facts(self, agent: AgentMemory, prompt: list[dict[str, Any]], reply: Reply) -> dict[str, Any]:
+        return {"model_provider": "deltamem", **reply_facts(self.mem, agent, prompt, reply)}
+
+
+def _with_agent(config: RunnableConfig | None, given: dict[str, Any]) -> dict[str, Any]:
+    """The call's keyword arguments, with the agent id of its config (or of the graph it runs in)."""
+    if given.get("delta_agent_id") is None:
+        agent_id = ensure_config(config).get("configurable", {}).get("agent_id")
+        return given if agent_id is None else given | {"delta_agent_id": agent_id}
+    return given
+
+
+def _usage(reply: Reply) -> UsageMetadata:
+    prompt, answer = reply.usage.prompt_tokens, reply.usage.answer_tokens
+    return UsageMetadata(input_tokens=prompt, output_tokens=answer, total_tokens=prompt + answer)

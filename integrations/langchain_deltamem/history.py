@@ -1,0 +1,68 @@
+"""`DeltaMemChatMessageHistory`: a session of an agent's journal as LangChain's chat history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from langchain_core.chat_history import BaseChatMessageHistory
+from langchain_core.messages import BaseMessage
+
+from deltamem_agents.memory import DeltaMem
+from deltamem_agents.memory.framework_messages import clearing, session_name, since_cleared
+from deltamem_agents.store import Entry
+from langchain_deltamem.messages import for_journal, put_together
+
+
+class DeltaMemChatMessageHistory(BaseChatMessageHistory):
+    """The messages of one session, kept in the agent's journal, and so in its memory.
+
+    `messages` is what was said, without recall. `clear` starts the conversation anew in every process; the memory keeps
+    what was said before, as forgetting a person is not what ending a conversation means.
+
+    Args:
+        mem: An open one; not closed by this class.
+        agent_id: Whose journal.
+        session_id: Any string; one the journal cannot hold as an id is hashed.
+
+    Raises:
+        InvalidAgentError: The agent id is not one.
+    """
+
+    def __init__(self, mem: DeltaMem, agent_id: str, session_id: str = "default") -> None:
+        super().__init__()
+        self._agent = mem.agent(agent_id)
+        self._session = session_name(session_id)
+
+    @property
+    def messages(self) -> list[BaseMessage]:  # type: ignore[override]  # a property there too, says its documentation
+        """What was said in this session since it was last cleared; reading it is a query."""
+        return _messages(self._agent.log(self._session))
+
+    def add_messages(self, messages: Sequence[BaseMessage]) -> None:
+        """Journal them, all or none. Messages that say nothing are left out; a known id with the same text is too.
+
+        Returns once they are durable; folding goes on in the background.
+        """
+        self._agent.write(for_journal(messages), self._session, wait=False)
+
+    def clear(self) -> None:
+        """Start the conversation anew. The agent's memory, its journal and its state stay."""
+        if self.messages:
+            self._agent.write([clearing()], self._session, wait=False)
+
+    async def aget_messages(self) -> list[BaseMessage]:
+        """Async twin of `messages`; never blocks the event loop."""
+        return _messages(await self._agent.alog(self._session))
+
+    async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
+        """Async twin of `add_messages`; never blocks the event loop."""
+        await self._agent.awrite(for_journal(messages), self._session, wait=False)
+
+    async def aclear(self) -> None:
+        """Async twin of `clear`; never blocks the event loop."""
+        if await self.aget_messages():
+            await self._agent.awrite([clearing()], self._session, wait=False)
+
+
+def _messages(log: list[Entry]) -> list[BaseMessage]:
+    return [put_together(entry) for entry in since_cleared(log)]

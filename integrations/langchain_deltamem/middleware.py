@@ -1,0 +1,187 @@
+"""`DeltaMemMiddleware`: memory for agents made by `create_agent`, whatever their chat model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, NotRequired
+
+from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
+from langchain.agents.middleware.types import PrivateStateAttr
+from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
+from langgraph.config import get_config
+from langgraph.runtime import Runtime
+
+from deltamem_agents.errors import ConfigError
+from deltamem_agents.memory import AgentMemory, DeltaMem, Recall
+from deltamem_agents.memory.calling import RecallOptions, beyond_prompt, resolve_agent
+from deltamem_agents.memory.framework_messages import session_name, unwritten
+from langchain_deltamem.chat_model import ChatDeltaMem
+from langchain_deltamem.messages import for_journal
+
+WAYS = (
+    "give DeltaMemMiddleware(agent_id=…), a string or a callable of state and runtime; or context={'agent_id': …} with "
+    "the run; or config={'configurable': {'agent_id': …}}"
+)
+AgentId = str | Callable[[Any, Runtime[Any]], str]
+Write = Literal["all", "human"] | Callable[[BaseMessage], bool]
+
+
+class DeltaMemState(AgentState[Any]):
+    """State of an agent with memory: which of its messages are journalled (id to a hash of the message)."""
+
+    delta_mem_written: NotRequired[Annotated[dict[str, str], PrivateStateAttr]]
+
+
+class DeltaMemMiddleware(AgentMiddleware[DeltaMemState, Any, Any]):
+    """Puts recall into the system message of each model call, and journals the messages when the agent is done.
+
+    Writing is idempotent: messages are known by their ids, edited ones replace the old, and a conversation that a
+    stateless client resends with other ids is aligned with the journal by its text. The journal's session is the
+    run's ``thread_id``. With a `ChatDeltaMem` of the same memory as model, that runs under the same agent's state.
+
+    Args:
+        mem: An open one; not closed by this class.
+        agent_id: Whose memory: an id, or a callable ``(state, runtime) -> id``, which alone decides. Before an id goes
+            ``agent_id`` of the run's context, then of its ``configurable``.
+        mode: "hybrid", "vector" or "state"; "state" puts the backbone's own hint into the prompt, if it has one.
+        k: Records at most.
+        budget: Tokens they may have, by the backbone's tokenizer.
+        write: "all" (what was said by people, models and tools; never system messages), "human", or a predicate.
+
+    Raises:
+        ConfigError: An option is out of range.
+        InvalidAgentError: In a run, where no agent id is given anywhere.
+    """
+
+    state_schema = DeltaMemState
+
+    def __init__(
+        self,
+        mem: DeltaMem,
+        agent_id: AgentId | None = None,
+        *,
+        mode: str = "hybrid",
+        k: int = 5,
+        budget: int | None = None,
+        write: Write = "all",
+    ) -> None:
+        super().__init__()
+        if write not in ("all", "human") and not callable(write):
+            raise ConfigError(f"write is {write!r}; give 'all', 'human', or a callable that takes a message")
+        self.tools = []
+        self._mem = mem
+        self._agent_id = agent_id
+        self._options = RecallOptions(mode=mode, k=k, budget=budget)
+        self._write = write
+
+    def wrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
+    ) -> ModelResponse[Any]:
+        """Recall what belongs to the newest human message, and hand the model a system message with it."""
+        agent = self._agent(request.state, request.runtime)
+        query, present = self._query(request), _present(request)
+        recalled = agent.recall(query, **self._options.for_search(present)) if query else Recall()
+        return handler(self._with_memory(request, agent, beyond_prompt(self._mem, recalled, self._options, present)))
+
+    async def awrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
+    ) -> ModelResponse[Any]:
+        """Async twin of `wrap_model_call`; never blocks the event loop."""
+        agent = self._agent(request.state, request.runtime)
+        query, present = self._query(request), _present(request)
+        recalled = await agent.arecall(query, **self._options.for_search(present)) if query else Recall()
+        text = beyond_prompt(self._mem, recalled, self._options, present)
+        return await handler(self._with_memory(request, agent, text))
+
+    def after_agent(self, state: DeltaMemState, runtime: Runtime[Any]) -> dict[str, Any] | None:
+        """Journal what is new; returns once it is durable, folding goes on in the background."""
+        agent, session = self._agent(state, runtime), _session()
+        new, written = self._new(state)
+        if new and "delta_mem_written" not in state:
+            new = unwritten(agent.log(session), new)
+        if new:
+            agent.write(new, session, wait=False)
+        return _update(state, written)
+
+    async def aafter_agent(self, state: DeltaMemState, runtime: Runtime[Any]) -> dict[str, Any] | None:
+        """Async twin of `after_agent`; never blocks the event loop."""
+        agent, session = self._agent(state, runtime), _session()
+        new, written = self._new(state)
+        if new and "delta_mem_written" not in state:
+            new = unwritten(await agent.alog(session), new)
+        if new:
+            await agent.awrite(new, session, wait=False)
+        return _update(state, written)
+
+    def _agent(self, state: Any, runtime: Runtime[Any]) -> AgentMemory:
+        if callable(self._agent_id):
+            return resolve_agent(self._mem, self._agent_id(state, runtime), ways=WAYS)
+        context = getattr(runtime, "context", None)
+        named = context.get("agent_id") if isinstance(context, Mapping) else getattr(context, "agent_id", None)
+        return resolve_agent(self._mem, named, _configurable().get("agent_id"), self._agent_id, ways=WAYS)
+
+    def _query(self, request: ModelRequest[Any]) -> str:
+        """What to recall for; nothing where the model reads the state itself and nothing else is asked for."""
+        if self._options.mode == "state" and self._is_ours(request):
+            return ""
+        asked = next((m for m in reversed(request.messages) if isinstance(m, HumanMessage)), None)
+        return str(asked.text).strip() if asked is not None else ""
+
+    def _with_memory(self, request: ModelRequest[Any], agent: AgentMemory, text: str) -> ModelRequest[Any]:
+        if self._is_ours(request) and request.model_settings.get("delta_agent_id") is None:
+            request = request.override(model_settings=request.model_settings | {"delta_agent_id": agent.id})
+        return request.override(system_message=_joined(request.system_message, text)) if text else request
+
+    def _is_ours(self, request: ModelRequest[Any]) -> bool:
+        return isinstance(request.model, ChatDeltaMem) and request.model.mem is self._mem
+
+    def _new(self, state: DeltaMemState) -> tuple[list[dict[str, Any]], dict[str, str]]:
+        """What this state holds that was not journalled from it, and the hashes of all that then is."""
+        known = state.get("delta_mem_written", {})
+        chosen = [message for message in state["messages"] if self._chosen(message)]
+        written = {message.id: _hash(message) for message in chosen if message.id}
+        new = [message for message in chosen if not message.id or known.get(message.id) != written[message.id]]
+        return for_journal(new), written
+
+    def _chosen(self, message: BaseMessage) -> bool:
+        # A summary that LangChain put in place of messages is not something that was said.
+        if message.type == "system" or message.additional_kwargs.get("lc_source") == "summarization":
+            return False
+        return self._write(message) if callable(self._write) else self._write == "all" or message.type == "human"
+
+
+def _present(request: ModelRequest[Any]) -> list[str]:
+    """What the prompt says already."""
+    return [str(message.text) for message in request.messages]
+
+
+def _configurable() -> Mapping[str, Any]:
+    try:
+        return get_config().get("configurable", {})
+    except RuntimeError:  # called by hand, outside of a graph
+        return {}
+
+
+def _session() -> str:
+    return session_name(_configurable().get("thread_id"))
+
+
+def _hash(message: BaseMessage) -> str:
+    return hashlib.sha256(repr((message.type, message.content)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _update(state: DeltaMemState, written: dict[str, str]) -> dict[str, Any] | None:
+    return None if state.get("delta_mem_written") == written else {"delta_mem_written": written}
+
+
+def _joined(system: SystemMessage | None, text: str) -> SystemMessage:
+    """The system message with recalled text at its end."""
+    if system is None:
+        return SystemMessage(content=text)
+    if isinstance(system.content, str):
+        content: str | list[Any] = f"{system.content}\n\n{text}" if system.content else text
+    else:
+        blocks: Sequence[Any] = system.content
+        content = [*blocks, {"type": "text", "text": text}]
+    return system.model_copy(update={"content": content})

@@ -1,0 +1,239 @@
+"""`DeltaMemLLM`: the backbone under an agent's state, as an LLM that calls functions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import aclosing, closing
+from typing import Any
+
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    CompletionResponse,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
+    LLMMetadata,
+    MessageRole,
+    TextBlock,
+    ToolCallBlock,
+)
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.llms.llm import ToolSelection
+from llama_index.core.tools.types import BaseTool
+
+from deltamem_agents.engine import Sampling
+from deltamem_agents.memory import AgentMemory, DeltaMem, Reply
+from deltamem_agents.memory.calling import RecallOptions, VisibleText, chosen_tools, reply_facts, resolve_agent
+from deltamem_agents.memory.opened import Handle, refuse_pickle
+from llama_index_deltamem.messages import for_prompt, tool_call_blocks
+
+WAYS = "give DeltaMemLLM(mem, agent_id=…), or delta_agent_id=… with the call"
+
+
+class DeltaMemLLM(FunctionCallingLLM):
+    """The backbone of a `DeltaMem` under the state of one of its agents, with recall in the system message.
+
+    It journals nothing: `DeltaMemory` does. A prompt that holds recalled text already, such as that memory's, is given
+    no more. Calls take ``delta_agent_id``, ``tools``, ``tool_choice`` and the fields of sampling as keyword arguments.
+
+    Args:
+        mem: An open one; not closed by this class.
+        agent_id: Whose memory; may come with each call instead.
+        fields: ``mode`` ("hybrid", "vector", "state"), ``k``, ``budget``, ``temperature`` (0 is greedy), ``top_p``,
+            ``max_tokens``, ``stop``, ``seed``, and those of any LLM of LlamaIndex.
+
+    Raises:
+        ConfigError: An option is out of range.
+        InvalidAgentError: On a call, where no agent id is given anywhere.
+    """
+
+    agent_id: str | None = Field(default=None, description="Whose memory.")
+    mode: str = Field(default="hybrid", description="'hybrid', 'vector' or 'state'.")
+    k: int = Field(default=5, description="Records at most.")
+    budget: int | None = Field(default=None, description="Tokens that records may have.")
+    temperature: float = Field(default=0.0, description="0 is greedy.")
+    top_p: float = Field(default=1.0, description="Nucleus; 1 is off.")
+    max_tokens: int = Field(default=256, description="The most tokens of a reply.")
+    stop: list[str] | None = Field(default=None, description="Strings that end a reply.")
+    seed: int | None = Field(default=None, description="Makes sampling repeatable.")
+
+    _handle: Handle = PrivateAttr()
+
+    def __init__(self, mem: DeltaMem, agent_id: str | None = None, **fields: Any) -> None:
+        super().__init__(agent_id=agent_id, **fields)
+        self._handle = Handle(mem)
+        self._recall_options()
+        self._sampling({})
+
+    def __getstate__(self) -> dict[str, Any]:
+        refuse_pickle("DeltaMemLLM")
+
+    @classmethod
+    def class_name(cls) -> str:
+        """As LlamaIndex serialises it."""
+        return "DeltaMemLLM"
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """Window and abilities of the backbone."""
+        engine = self._handle.mem.engine
+        return LLMMetadata(
+            context_window=engine.window,
+            num_output=self.max_tokens,
+            is_chat_model=True,
+            is_function_calling_model=True,
+            model_name=engine.name,
+            system_role=MessageRole.SYSTEM,
+        )
+
+    @llm_chat_callback()
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """Reply to messages, whole."""
+        agent, prompt, options = self._call(messages, kwargs)
+        return self._response(agent, prompt, agent.generate(prompt, **options))
+
+    @llm_chat_callback()
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """Async twin of `chat`; never blocks the event loop."""
+        agent, prompt, options = self._call(messages, kwargs)
+        return self._response(agent, prompt, await agent.agenerate(prompt, **options))
+
+    @llm_chat_callback()
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        """Text as it comes; tool calls come parsed with the last response."""
+        return self._stream(*self._call(messages, kwargs))
+
+    @llm_chat_callback()
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+        """Async twin of `stream_chat`; never blocks the event loop."""
+        return self._astream(*self._call(messages, kwargs))
+
+    @llm_completion_callback()
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """Reply to a text as a user's message: the backbone is a chat model."""
+        agent, messages, options = self._call([ChatMessage(content=prompt)], kwargs)
+        return _completion(self._response(agent, messages, agent.generate(messages, **options)))
+
+    @llm_completion_callback()
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """Async twin of `complete`; never blocks the event loop."""
+        agent, messages, options = self._call([ChatMessage(content=prompt)], kwargs)
+        return _completion(self._response(agent, messages, await agent.agenerate(messages, **options)))
+
+    @llm_completion_callback()
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        """As `complete`, text as it comes."""
+        stream = self._stream(*self._call([ChatMessage(content=prompt)], kwargs))
+        return (_completion(response) for response in stream)
+
+    @llm_completion_callback()
+    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
+        """Async twin of `stream_complete`; never blocks the event loop."""
+        stream = self._astream(*self._call([ChatMessage(content=prompt)], kwargs))
+        return (_completion(response) async for response in stream)
+
+    def get_tool_calls_from_response(
+        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
+    ) -> list[ToolSelection]:
+        """The tool calls of a response.
+
+        Raises:
+            ValueError: There are none, and ``error_on_no_tool_call`` is set.
+        """
+        calls = [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]
+        if not calls and error_on_no_tool_call:
+            raise ValueError(f"the model called no tool; it said {response.message.content!r}")
+        return [
+            ToolSelection(
+                tool_id=call.tool_call_id or "",
+                tool_name=call.tool_name,
+                tool_kwargs=call.tool_kwargs if isinstance(call.tool_kwargs, dict) else {},
+            )
+            for call in calls
+        ]
+
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,
+        allow_parallel_tool_calls: bool = False,
+        tool_required: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Keyword arguments of `chat`. A backbone cannot be forced to call, nor to make one call only."""
+        messages = list(chat_history or [])
+        if user_msg is not None:
+            messages.append(ChatMessage(content=user_msg) if isinstance(user_msg, str) else user_msg)
+        schemas = [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools]
+        return {"messages": messages, "tools": schemas or None, **kwargs}
+
+    def _call(
+        self, messages: Sequence[ChatMessage], given: Mapping[str, Any]
+    ) -> tuple[AgentMemory, list[dict[str, Any]], dict[str, Any]]:
+        """Agent, prompt, and the keyword arguments of `AgentMemory.generate`."""
+        agent = resolve_agent(self._handle.mem, given.get("delta_agent_id"), self.agent_id, ways=WAYS)
+        prompt = for_prompt(messages)
+        options = self._recall_options().for_prompt(prompt)
+        options["sampling"] = self._sampling(given)
+        options["tools"] = chosen_tools(given.get("tools"), given.get("tool_choice"))
+        return agent, prompt, options
+
+    def _recall_options(self) -> RecallOptions:
+        return RecallOptions(mode=self.mode, k=self.k, budget=self.budget)
+
+    def _sampling(self, given: Mapping[str, Any]) -> Sampling:
+        names = ("temperature", "top_p", "max_tokens", "seed", "stop")
+        chosen = {name: given.get(name, getattr(self, name)) for name in names}
+        return Sampling(**chosen | {"stop": tuple(chosen["stop"] or ())})
+
+    def _stream(
+        self, agent: AgentMemory, prompt: list[dict[str, Any]], options: dict[str, Any]
+    ) -> Generator[ChatResponse, None, None]:
+        shown, said = VisibleText(), ""
+        with closing(agent.stream(prompt, **options)) as pieces:  # type: ignore[type-var]  # a generator
+            for piece in pieces:
+                if isinstance(piece, Reply):
+                    yield self._response(agent, prompt, piece, delta=shown.rest(piece))
+                elif delta := shown.feed(piece):
+                    said += delta
+                    yield ChatResponse(message=ChatMessage(role="assistant", content=said), delta=delta)
+
+    async def _astream(
+        self, agent: AgentMemory, prompt: list[dict[str, Any]], options: dict[str, Any]
+    ) -> AsyncGenerator[ChatResponse, None]:
+        shown, said = VisibleText(), ""
+        async with aclosing(agent.astream(prompt, **options)) as pieces:  # type: ignore[type-var]  # a generator
+            async for piece in pieces:
+                if isinstance(piece, Reply):
+                    yield self._response(agent, prompt, piece, delta=shown.rest(piece))
+                elif delta := shown.feed(piece):
+                    said += delta
+                    yield ChatResponse(message=ChatMessage(role="assistant", content=said), delta=delta)
+
+    def _response(
+        self, agent: AgentMemory, prompt: list[dict[str, Any]], reply: Reply, delta: str | None = None
+    ) -> ChatResponse:
+        text = [TextBlock(text=reply.text)] if reply.text or not reply.tool_calls else []
+        given, made = reply.usage.prompt_tokens, reply.usage.answer_tokens
+        usage = {"prompt_tokens": given, "completion_tokens": made, "total_tokens": given + made}
+        return ChatResponse(
+            message=ChatMessage(role="assistant", content=[*text, *tool_call_blocks(reply.tool_calls)]),
+            delta=delta,
+            raw={"usage": usage, **reply_facts(self._handle.mem, agent, prompt, reply)},
+            additional_kwargs=dict(usage),
+        )
+
+
+def _completion(response: ChatResponse) -> CompletionResponse:
+    return CompletionResponse(
+        text=response.message.content or "",
+        delta=response.delta,
+        raw=response.raw,
+        additional_kwargs=response.additional_kwargs,
+    )

@@ -1,0 +1,82 @@
+"""LlamaIndex's messages taken apart and put together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from llama_index.core.base.llms.types import (
+    CachePoint,
+    ChatMessage,
+    ContentBlock,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+)
+
+from deltamem_agents.memory.framework_messages import FrameworkMessage, from_journal, own_role
+from deltamem_agents.memory.results import ToolCall
+from deltamem_agents.store import Entry
+
+KEPT = ("tool_call_id", "name")  # of additional_kwargs: what goes into metadata
+
+
+def taken_apart(message: ChatMessage, id: str | None = None) -> FrameworkMessage:
+    """A message of LlamaIndex as ours; it has no id of its own. Thoughts and cache points are not what is said."""
+    said = [block for block in message.blocks if not isinstance(block, CachePoint | ThinkingBlock | ToolCallBlock)]
+    content: str | list[Any]
+    if all(isinstance(block, TextBlock) for block in said):
+        content = "\n".join(block.text for block in said if isinstance(block, TextBlock))
+    else:
+        content = [block.model_dump(mode="json", exclude_none=True) for block in said]
+    return FrameworkMessage(
+        role=own_role(message.role.value),
+        content=content,
+        id=id,
+        metadata={key: message.additional_kwargs.get(key) for key in KEPT},
+        tool_calls=tuple(_call(block) for block in message.blocks if isinstance(block, ToolCallBlock)),
+    )
+
+
+def put_together(entry: Entry) -> ChatMessage:
+    """An entry of the journal as a message of LlamaIndex."""
+    found = from_journal(entry)
+    blocks: list[Any] = list(found.content) if isinstance(found.content, list) else []
+    if isinstance(found.content, str) and found.content:
+        blocks = [TextBlock(text=found.content)]
+    kept = {key: found.metadata[key] for key in KEPT if key in found.metadata}
+    return ChatMessage(role=found.role, content=[*blocks, *tool_call_blocks(found.tool_calls)], additional_kwargs=kept)
+
+
+def tool_call_blocks(calls: Sequence[ToolCall]) -> list[ContentBlock]:
+    """Tool calls as LlamaIndex has them in a message."""
+    return [ToolCallBlock(tool_call_id=c.id, tool_name=c.name, tool_kwargs=dict(c.arguments)) for c in calls]
+
+
+def for_prompt(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+    """A whole prompt, less messages that say nothing."""
+    plain = (taken_apart(message).for_prompt() for message in messages)
+    return [message for message in plain if message is not None]
+
+
+def answers(message: ChatMessage) -> bool:
+    """Whether a message ends a turn: the assistant's, without a tool call."""
+    calls = any(isinstance(block, ToolCallBlock) for block in message.blocks)
+    # Integrations of OpenAI and others keep their calls where LlamaIndex had them before it had blocks.
+    calls = calls or bool(message.additional_kwargs.get("tool_calls"))
+    return own_role(message.role.value) == "assistant" and not calls
+
+
+def _call(block: ToolCallBlock) -> ToolCall:
+    arguments = block.tool_kwargs
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except ValueError:
+            arguments = {"input": arguments}
+    return ToolCall(
+        id=block.tool_call_id or "",
+        name=block.tool_name,
+        arguments=arguments if isinstance(arguments, dict) else {"input": arguments},
+    )
