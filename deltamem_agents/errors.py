@@ -67,5 +67,9 @@ class MissingExtraError(DeltaMemError, ImportError):
     """An optional dependency is not installed; the message names the extra."""
 
 
+class NotPicklableError(DeltaMemError, TypeError):
+    """Something that holds an open database and a model was pickled."""
+
+
 class ClosedError(DeltaMemError, RuntimeError):
     """The object was closed."""

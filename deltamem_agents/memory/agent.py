@@ -15,7 +15,7 @@ from deltamem_agents.engine import Cancellation, Generation, Sampling
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.memory.answering import Answer, ask
 from deltamem_agents.memory.prompting import last_question, prompt_messages, with_recall
-from deltamem_agents.memory.results import Mode, Recall, Reply, Usage, check_mode
+from deltamem_agents.memory.results import Mode, Recall, Reply, Usage, check_k, check_mode
 from deltamem_agents.memory.tool_calls import split_tool_calls
 from deltamem_agents.memory.twins import twin
 from deltamem_agents.recall import Record, recall_text, within_budget
@@ -97,6 +97,7 @@ class AgentMemory:
         """
         started = time.perf_counter()
         chosen = check_mode(mode)
+        check_k(k)
         if not isinstance(query, str):
             raise ConfigError(f"the query is a {type(query).__name__}; give a string")
         self._mem.check_open()

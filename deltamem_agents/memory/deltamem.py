@@ -12,6 +12,7 @@ from deltamem_agents.engine import Engine, load
 from deltamem_agents.errors import ClosedError, ConfigError
 from deltamem_agents.memory.agent import AgentMemory
 from deltamem_agents.memory.folding import Folder
+from deltamem_agents.memory.opened import register
 from deltamem_agents.memory.twins import twin
 from deltamem_agents.recall import Embedder, Retriever, default_embedder, load_embedder, split_text
 from deltamem_agents.store import AgentInfo, Store, check_id
@@ -40,6 +41,7 @@ class DeltaMem:
         self.pool = ThreadPoolExecutor(CALLS, thread_name_prefix="deltamem-call")
         self._pending: set[Future[None]] = set()
         self._closed = False
+        register(self)
 
     @classmethod
     def open(
@@ -72,13 +74,14 @@ class DeltaMem:
             DeltaMemError: Something cannot be opened; the message says what and how to mend it. Nothing stays open.
         """
         chosen, note = _embedder(embedder)
-        store = Store.open(url, engine=engine, split=split_text)
+        # The model first: a database is made only when everything else is there.
+        running = Engine(load(backbone, adapter, model=model, tokenizer=tokenizer, device=device, dtype=dtype))
         try:
-            loaded = load(backbone, adapter, model=model, tokenizer=tokenizer, device=device, dtype=dtype)
-            return cls(Engine(loaded), store, chosen, (note,) if note else ())
+            store = Store.open(url, engine=engine, split=split_text)
         except BaseException:
-            store.close()
+            running.close()
             raise
+        return cls(running, store, chosen, (note,) if note else ())
 
     def agent(self, agent_id: str) -> AgentMemory:
         """A handle on one agent's memory; nothing is read or written yet.

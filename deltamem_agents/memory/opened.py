@@ -6,17 +6,13 @@ import threading
 from typing import TYPE_CHECKING, NoReturn, Self
 from weakref import WeakSet
 
-from deltamem_agents.errors import ClosedError, ConfigError
+from deltamem_agents.errors import ClosedError, ConfigError, NotPicklableError
 
 if TYPE_CHECKING:
     from deltamem_agents.memory.deltamem import DeltaMem
 
 _lock = threading.Lock()
 _opened: WeakSet[DeltaMem] = WeakSet()
-
-
-class NotPicklableError(ConfigError, TypeError):
-    """Something that holds an open database was pickled."""
 
 
 class Handle:
@@ -26,7 +22,6 @@ class Handle:
 
     def __init__(self, mem: DeltaMem) -> None:
         self.mem = mem
-        register(mem)
 
     def __copy__(self) -> Self:
         return self
@@ -68,7 +63,7 @@ def find_open(url: str) -> DeltaMem:
     if not found:
         raise ClosedError(
             f"no DeltaMem is open for {url} in this process; open it with DeltaMem.open(url=…) before what belongs "
-            "to it is restored, and pass it to register() or as mem="
+            "to it is restored, or pass an open one as mem="
         )
     if len(found) > 1 and _in_memory(url):
         raise ConfigError(f"{len(found)} databases in memory are open as {url}; use a file, or close the others")

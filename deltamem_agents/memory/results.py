@@ -25,6 +25,12 @@ def check_mode(mode: str) -> Mode:
     raise ConfigError(f"mode {mode!r} is not one of {', '.join(get_args(Mode))}")
 
 
+def check_k(k: object) -> None:
+    """Raise ConfigError unless ``k`` is a whole number of records, 1 or more."""
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise ConfigError(f"k is {k!r}; ask for 1 record or more")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """What a recall or a reply cost.

@@ -83,7 +83,7 @@ class Shape:
         acknowledged: Share of facts that the assistant acknowledges.
         invented: Share of facts whose value is a made-up word of two or three syllables.
         mixed: Share of facts whose value is a word of any pool, so that only copying it is right.
-        crowded: The same two or three attributes of many subjects, so that the subject decides.
+        attributes: How many attributes the facts are of, where not any: with few, the subject decides.
         held_out: Whether all facts are held out, or none.
         plain: Only each attribute's plain phrasing, without openings.
     """
@@ -96,7 +96,7 @@ class Shape:
     acknowledged: float = 0.5
     invented: float = 0.0
     mixed: float = 0.0
-    crowded: bool = False
+    attributes: int | None = None
     held_out: bool = False
     filler_last: bool = False
     plain: bool = False
@@ -104,7 +104,7 @@ class Shape:
 
 def converse(rng: random.Random, shape: Shape) -> Conversation:
     """Draw a conversation of this shape; equal generators give equal conversations."""
-    facts = draw_facts(rng, shape.facts, held_out=shape.held_out, attributes=3 if shape.crowded else None)
+    facts = draw_facts(rng, shape.facts, held_out=shape.held_out, attributes=shape.attributes)
     facts = [_altered(rng, fact, shape) for fact in facts]
     changed = {fact.key for fact in rng.sample(facts, shape.changed)}
     before = [_outdated(rng, fact) if fact.key in changed else fact for fact in facts]

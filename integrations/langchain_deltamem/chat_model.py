@@ -20,8 +20,8 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field
 
 from deltamem_agents.engine import Sampling
+from deltamem_agents.frameworks.calling import RecallOptions, VisibleText, chosen_tools, reply_facts, resolve_agent
 from deltamem_agents.memory import AgentMemory, DeltaMem, Reply
-from deltamem_agents.memory.calling import RecallOptions, VisibleText, chosen_tools, reply_facts, resolve_agent
 from langchain_deltamem.messages import for_prompt
 
 WAYS = (

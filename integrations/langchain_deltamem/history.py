@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage
 
+from deltamem_agents.frameworks.messages import clearing, session_name, since_cleared
 from deltamem_agents.memory import DeltaMem
-from deltamem_agents.memory.framework_messages import clearing, session_name, since_cleared
 from deltamem_agents.store import Entry
 from langchain_deltamem.messages import for_journal, put_together
 

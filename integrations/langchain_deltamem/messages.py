@@ -14,7 +14,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from deltamem_agents.memory.framework_messages import FrameworkMessage, from_journal, own_role
+from deltamem_agents.frameworks.messages import FrameworkMessage, from_journal, own_role
 from deltamem_agents.memory.results import ToolCall
 from deltamem_agents.store import Entry
 

@@ -13,9 +13,9 @@ from langgraph.config import get_config
 from langgraph.runtime import Runtime
 
 from deltamem_agents.errors import ConfigError
+from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt, resolve_agent
+from deltamem_agents.frameworks.messages import session_name, unwritten
 from deltamem_agents.memory import AgentMemory, DeltaMem, Recall
-from deltamem_agents.memory.calling import RecallOptions, beyond_prompt, resolve_agent
-from deltamem_agents.memory.framework_messages import session_name, unwritten
 from langchain_deltamem.chat_model import ChatDeltaMem
 from langchain_deltamem.messages import for_journal
 

@@ -4,16 +4,14 @@
 | --- | --- |
 | ``memory=`` of an agent or a chat engine, with any LLM | `DeltaMemory` |
 | the backbone itself, under an agent's state, as LLM | `DeltaMemLLM` |
-| a `DeltaMem` that a saved `Context` finds again by its URL | `register` |
 """
 
 from deltamem_agents.extras import missing_extra
 
 try:
-    from deltamem_agents.memory.opened import register
     from llama_index_deltamem.llm import DeltaMemLLM
     from llama_index_deltamem.memory import DeltaMemory
 except ModuleNotFoundError as error:
     raise missing_extra(error, "llama_index_deltamem", "llama-index") from error
 
-__all__ = ["DeltaMemLLM", "DeltaMemory", "register"]
+__all__ = ["DeltaMemLLM", "DeltaMemory"]

@@ -26,8 +26,8 @@ from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools.types import BaseTool
 
 from deltamem_agents.engine import Sampling
+from deltamem_agents.frameworks.calling import RecallOptions, VisibleText, chosen_tools, reply_facts, resolve_agent
 from deltamem_agents.memory import AgentMemory, DeltaMem, Reply
-from deltamem_agents.memory.calling import RecallOptions, VisibleText, chosen_tools, reply_facts, resolve_agent
 from deltamem_agents.memory.opened import Handle, refuse_pickle
 from llama_index_deltamem.messages import for_prompt, tool_call_blocks
 

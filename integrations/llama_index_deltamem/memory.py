@@ -16,9 +16,9 @@ from llama_index.core.memory import Memory
 from llama_index.core.memory.memory import DEFAULT_TOKEN_LIMIT, InsertMethod
 from llama_index.core.storage.chat_store.base_db import MessageStatus
 
+from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
+from deltamem_agents.frameworks.messages import clearing, own_role, session_name, since_cleared, unwritten
 from deltamem_agents.memory import AgentMemory, DeltaMem
-from deltamem_agents.memory.calling import RecallOptions, beyond_prompt
-from deltamem_agents.memory.framework_messages import clearing, own_role, session_name, since_cleared, unwritten
 from deltamem_agents.memory.opened import Handle, find_open, refuse_pickle
 from llama_index_deltamem.messages import answers, put_together, taken_apart
 

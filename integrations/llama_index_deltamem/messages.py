@@ -15,7 +15,7 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
-from deltamem_agents.memory.framework_messages import FrameworkMessage, from_journal, own_role
+from deltamem_agents.frameworks.messages import FrameworkMessage, from_journal, own_role
 from deltamem_agents.memory.results import ToolCall
 from deltamem_agents.store import Entry
 

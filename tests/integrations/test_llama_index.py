@@ -28,7 +28,7 @@ from deltamem_agents.errors import (
     InvalidMessageError,
     StoreError,
 )
-from llama_index_deltamem import DeltaMemLLM, DeltaMemory, register
+from llama_index_deltamem import DeltaMemLLM, DeltaMemory
 
 FACT, QUESTION = "My locker code is 4417.", "What is my locker code?"
 
@@ -199,7 +199,6 @@ def test_round_trip_of_a_memory(open_mem: Callable[[], DeltaMem]) -> None:
     with pytest.raises(ClosedError, match=r"DeltaMem\.open"):
         DeltaMemory.from_dict(data)
     again = open_mem()
-    register(again)
     for back in (DeltaMemory.from_dict(data), DeltaMemory.from_dict(data, mem=again)):
         assert back.to_dict() == memory.to_dict()
         assert contents(back.get_all()) == [FACT, "Noted."]
@@ -346,7 +345,7 @@ async def test_a_context_is_saved_and_restored(open_mem: Callable[[], DeltaMem])
     saved = json.dumps(context.to_dict())
     mem.close()
     mem = open_mem()
-    agent = agent_on(mem)  # an LLM registers its memory
+    agent = agent_on(mem)
     restored = Context.from_dict(agent, json.loads(saved))
     await agent.run(QUESTION, ctx=restored)
     memory = await restored.store.get("memory")

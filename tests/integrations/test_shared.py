@@ -10,10 +10,15 @@ from typing import Any
 import pytest
 
 from deltamem_agents import DeltaMem
-from deltamem_agents.errors import ClosedError, ConfigError, InvalidAgentError, InvalidMessageError
-from deltamem_agents.memory import Reply, ToolCall
-from deltamem_agents.memory.calling import RecallOptions, VisibleText, beyond_prompt, chosen_tools, resolve_agent
-from deltamem_agents.memory.framework_messages import (
+from deltamem_agents.errors import (
+    ClosedError,
+    ConfigError,
+    InvalidAgentError,
+    InvalidMessageError,
+    NotPicklableError,
+)
+from deltamem_agents.frameworks.calling import RecallOptions, VisibleText, beyond_prompt, chosen_tools, resolve_agent
+from deltamem_agents.frameworks.messages import (
     FrameworkMessage,
     clearing,
     from_journal,
@@ -21,7 +26,8 @@ from deltamem_agents.memory.framework_messages import (
     session_name,
     unwritten,
 )
-from deltamem_agents.memory.opened import Handle, find_open, register
+from deltamem_agents.memory import Reply, ToolCall
+from deltamem_agents.memory.opened import Handle, find_open
 
 TOOLS = [{"type": "function", "function": {"name": name}} for name in ("add", "look_up")]
 
@@ -164,7 +170,7 @@ def test_tool_calls_are_kept_out_of_streamed_text(pieces: list[str], text: str, 
 def test_handles_are_shared_and_not_pickled(mem: DeltaMem, url: str) -> None:
     handle = Handle(mem)
     assert find_open(mem.store.url) is mem
-    with pytest.raises(ConfigError, match="to_dict"):
+    with pytest.raises(NotPicklableError, match="to_dict"):
         pickle.dumps(handle)
     mem.close()
     with pytest.raises(ClosedError, match=re.escape(url)):
@@ -173,9 +179,7 @@ def test_handles_are_shared_and_not_pickled(mem: DeltaMem, url: str) -> None:
 
 def test_databases_in_memory_are_not_confused() -> None:
     with DeltaMem.open("tiny", url="sqlite://", embedder=False) as one:
-        register(one)
         assert find_open("sqlite://") is one
         with DeltaMem.open("tiny", url="sqlite://", embedder=False) as other:
-            register(other)
             with pytest.raises(ConfigError, match="2 databases in memory"):
                 find_open("sqlite://")

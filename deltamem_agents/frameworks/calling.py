@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deltamem_agents.errors import ConfigError, InvalidAgentError
-from deltamem_agents.memory.results import Mode, Recall, Reply, check_mode
+from deltamem_agents.memory.results import Mode, Recall, Reply, check_k, check_mode
 from deltamem_agents.recall import recall_text, within_budget
 from deltamem_agents.recall.prompt import HEADER
 
@@ -34,8 +34,7 @@ class RecallOptions:
 
     def __post_init__(self) -> None:
         check_mode(self.mode)
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
-            raise ConfigError(f"k is {self.k!r}; ask for 1 record or more")
+        check_k(self.k)
         budget = self.budget
         if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 0):
             raise ConfigError(f"budget is {budget!r}; give tokens, 0 for no records, or None for no limit")

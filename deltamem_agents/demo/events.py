@@ -1,0 +1,34 @@
+"""How the demo's processes speak to the one that started them: a request on stdin, JSON events on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from deltamem_agents import terminal
+from deltamem_agents.errors import DeltaMemError
+
+Emit = Callable[[str, Mapping[str, Any]], None]
+
+
+@contextmanager
+def answering() -> Iterator[tuple[dict[str, Any], Emit]]:
+    """The request, and a function that sends an event. An error of ours is sent as an event too, and ends the process.
+
+    stdout is kept for events: whatever else prints, prints to stderr.
+    """
+    terminal.quiet_libraries()
+    out, sys.stdout = sys.stdout, sys.stderr
+
+    def emit(event: str, values: Mapping[str, Any]) -> None:
+        out.write(json.dumps({"event": event, **values}) + "\n")
+        out.flush()
+
+    try:
+        yield json.load(sys.stdin), emit
+    except DeltaMemError as error:
+        emit("error", {"kind": type(error).__name__, "message": str(error)})
+        sys.exit(1)

@@ -1,0 +1,202 @@
+"""Run the demo's two processes one after another, gather what they send, and show it. Imports no torch itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from deltamem_agents import errors
+from deltamem_agents.demo import script
+from deltamem_agents.demo.rows import Row
+from deltamem_agents.demo.tables import answers_table
+from deltamem_agents.errors import DeltaMemError
+from deltamem_agents.terminal import Advance, counted, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MODES = ("state", "vector", "hybrid", "no state", "stranger")
+
+
+@dataclass(slots=True, kw_only=True)
+class Shown:
+    """What the processes sent.
+
+    Args:
+        told: One entry an agent: pid, agent, messages, sessions, seconds.
+        opened: pid, messages and notes of the second process.
+        found: For each question the record that retrieval puts first, None for none.
+        missing: Frameworks that are not installed: name, reason.
+        url: Where the database was kept; None where it was removed.
+    """
+
+    facts: list[str]
+    told: list[dict[str, Any]] = field(default_factory=list)
+    opened: dict[str, Any] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    found: list[dict[str, Any]] = field(default_factory=list)
+    missing: list[dict[str, Any]] = field(default_factory=list)
+    url: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def take(self, event: str, values: dict[str, Any]) -> None:
+        """Note an event."""
+        if event == "told":
+            self.told.append(values)
+        elif event == "opened":
+            self.opened = values
+        elif event == "row":
+            self.rows.append(Row(**values))
+        elif event == "found":
+            self.found.append(values)
+        elif event == "missing":
+            self.missing.append(values)
+
+    def show(self, console: Console) -> None:
+        """Everything, for a person."""
+        own = self.told[0]
+        first, second = own["pid"], self.opened["pid"]
+        say = _paragraphs(console)
+        say(
+            f"Process {first} told agent {own['agent']!r} {counted(len(self.facts), 'fact')} among small talk, "
+            f"{own['messages']} messages in {counted(own['sessions'], 'session')}, and ended:"
+        )
+        for fact in self.facts:
+            console.print(f"  • {printable(fact)}", markup=False, style="cyan")
+        if len(self.told) > 1:
+            say(f"It told agent {self.told[1]['agent']!r}, in the same database, other things.")
+        say(f"Process {second} then opened the database, never having seen the conversation, and answered:")
+        console.print(answers_table([row for row in self.rows if row.way in MODES], console.width))
+        say("The record that retrieval puts first, word for word, whatever the model made of it:")
+        for each in self.found:
+            console.print(
+                Text.assemble(
+                    "  • ", (printable(each["question"]), "cyan"), "  →  ", printable(each["record"] or "none")
+                )
+            )
+        if framed := [row for row in self.rows if row.way not in MODES]:
+            say(f"Process {second} asked the same through agents of other frameworks:")
+            console.print(answers_table(framed, console.width, source="Given"))
+        for each in self.missing:
+            say(f"{each['name']} was left out: {each['reason']}")
+        for note in self.opened["notes"]:
+            say(f"Note: {note}")
+        self._explain(say, first, second)
+
+    def _explain(self, say: Any, first: int, second: int) -> None:
+        size = max((row.state_bytes or 0 for row in self.rows), default=0)
+        say(
+            f"What you see: all that passed from process {first} to process {second} is the database. In the rows "
+            "'state', no text of the conversation is in the prompt: what the model knows, it knows from "
+            f"{size:,} bytes of matrices. 'no state' is the same question with them zeroed, 'stranger' with those of "
+            "the other agent; 'vector' and 'hybrid' read retrieved messages too. 'Source' is the part of memory that "
+            "made the answer more likely, 'Given' what an agent's model was handed. The answers are the "
+            "model's own, right or wrong; the bundled model knows few kinds of facts, and beyond them only the "
+            "retrieved text is of use."
+        )
+        if self.url is not None:
+            say(f"The database is kept: {self.url}")
+
+
+def run_demo(
+    facts: list[str] | None,
+    questions: list[str] | None,
+    *,
+    url: str | None,
+    options: Mapping[str, Any],
+    advance: Advance,
+) -> Shown:
+    """Run both processes.
+
+    Args:
+        facts: Told in place of the built-in ones.
+        questions: Asked in place of the built-in ones.
+        url: A database to keep; a temporary one by default.
+        options: Of `DeltaMem.open`, JSON values only.
+        advance: Called with what is being done.
+
+    Raises:
+        DeltaMemError: A process ended with an error, which is raised here again.
+    """
+    shown = Shown(facts=facts or list(script.FACTS))
+    asked = questions or list(script.QUESTIONS)
+    with _database(url) as where:
+        opened = {**options, "url": where}
+        told = {
+            script.AGENT: script.conversation(shown.facts),
+            script.STRANGER: script.conversation(list(script.STRANGER_FACTS)),
+        }
+        steps = len(asked) * (len(MODES) + 2)
+        for module, request in (
+            ("tell", {"open": opened, "agents": told}),
+            ("ask", {"open": opened, "agent": script.AGENT, "stranger": script.STRANGER, "questions": asked}),
+        ):
+            for event, values in _events(f"deltamem_agents.demo.{module}", request):
+                shown.take(event, values)
+                if event == "stage":
+                    advance(values["text"], len(shown.rows), steps if shown.rows else 0)
+    if url is not None:
+        shown.url = url
+    return shown
+
+
+@contextmanager
+def _database(url: str | None) -> Iterator[str]:
+    if url is not None:
+        yield url
+        return
+    with tempfile.TemporaryDirectory(prefix="deltamem-demo-", ignore_cleanup_errors=True) as folder:
+        yield f"sqlite:///{Path(folder) / 'memory.db'}"
+
+
+def _events(module: str, request: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Start a process, hand it its request, and yield what it sends until it ends."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
+        # -P: a file in the present folder must not pass for a module.
+        command = [sys.executable, "-P", "-m", module]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True, encoding="utf-8"
+        ) as process:
+            assert process.stdin is not None and process.stdout is not None  # both are pipes
+            try:
+                process.stdin.write(json.dumps(request))
+                process.stdin.close()
+            except BrokenPipeError:
+                pass  # it ended before it read; what it complained of is told below
+            try:
+                for line in process.stdout:
+                    values = json.loads(line)
+                    event = values.pop("event")
+                    if event == "error":
+                        raise getattr(errors, values["kind"], DeltaMemError)(values["message"])
+                    yield event, values
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode != 0:
+            complaints.seek(0)
+            said = complaints.read().strip()
+            last = (said.splitlines() or ["no message"])[-1]
+            error = DeltaMemError(f"process {process.pid} ({module}) ended with code {process.returncode}: {last}")
+            error.add_note(said)  # shown under --debug
+            raise error
+
+
+def _paragraphs(console: Console) -> Any:
+    def say(text: str) -> None:
+        console.print()
+        console.print(printable(text), markup=False)
+
+    return say

@@ -1,0 +1,35 @@
+"""The demo's questions to an agent of LangChain whose model is the backbone, and whose memory is ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from deltamem_agents.demo.rows import Row, given
+
+if TYPE_CHECKING:
+    from deltamem_agents.memory import DeltaMem
+
+
+def answers(mem: DeltaMem, agent_id: str, questions: list[str]) -> Iterator[Row]:
+    """One row a question, each in a conversation of its own.
+
+    Raises:
+        MissingExtraError: LangChain is not installed.
+    """
+    from langchain_deltamem import ChatDeltaMem, DeltaMemMiddleware  # isort: skip  # says which extra is missing
+    from langchain.agents import create_agent
+
+    # Nothing is journalled, so that every question meets the memory that the first process left.
+    memory = DeltaMemMiddleware(mem, agent_id=agent_id, write=lambda message: False)
+    agent: Any = create_agent(ChatDeltaMem(mem=mem, max_tokens=32), middleware=[memory])
+    for question in questions:
+        reply = agent.invoke({"messages": [{"role": "user", "content": question}]})["messages"][-1]
+        yield given(
+            mem,
+            question,
+            "LangChain",
+            str(reply.text),
+            reply.usage_metadata["input_tokens"],
+            reply.response_metadata,
+        )

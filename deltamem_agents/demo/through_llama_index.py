@@ -1,0 +1,33 @@
+"""The demo's questions to an agent of LlamaIndex whose LLM is the backbone, and whose memory is ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from deltamem_agents.demo.rows import Row, given
+
+if TYPE_CHECKING:
+    from deltamem_agents.memory import DeltaMem
+
+
+def answers(mem: DeltaMem, agent_id: str, questions: list[str]) -> Iterator[Row]:
+    """One row a question, each in a conversation of its own; what is said there is journalled.
+
+    Raises:
+        MissingExtraError: LlamaIndex is not installed.
+    """
+    from llama_index_deltamem import DeltaMemLLM, DeltaMemory  # isort: skip  # says which extra is missing
+    from llama_index.core.agent.workflow import FunctionAgent
+
+    agent = FunctionAgent(llm=DeltaMemLLM(mem, max_tokens=32, agent_id=agent_id))
+
+    async def ask(question: str) -> Any:
+        return await agent.run(question, memory=DeltaMemory.from_defaults(mem, agent_id))
+
+    for question in questions:
+        reply = asyncio.run(ask(question))
+        facts: dict[str, Any] = reply.raw
+        tokens = facts["usage"]["prompt_tokens"]
+        yield given(mem, question, "LlamaIndex", reply.response.content or "", tokens, facts)

@@ -1,0 +1,210 @@
+"""Bad input: one clear line on stderr, a non-zero exit code, no traceback, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+
+import pytest
+
+from deltamem_agents.core import DeltaMemConfig, new_adapter, save_adapter
+from deltamem_agents.demo.run import _events
+from deltamem_agents.errors import DeltaMemError
+
+PLAIN = ("--embedder", "none")
+LONG = "a" * 256
+
+
+def assert_refused(done, *words):
+    assert done.code == 1
+    assert done.out == ""
+    assert done.err.startswith("error: ") and done.err.count("\n") == 1 and "Traceback" not in done.err
+    for word in words:
+        assert word in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("write", ""), ["message 0", "empty"]),
+        (("write", "fine", "  \n"), ["message 1", "empty"]),
+        (("write", "x", "--role", "robot"), ["'robot'", "user"]),
+        (("write", "x", "--agent", LONG), ["256 characters", "255"]),
+        (("write", "x", "--agent", ""), ["agent id"]),
+        (("write", "x", "--session", LONG), ["session id", "255"]),
+        (("write", "-"), ["standard input"]),
+        (("recall", "x", "--mode", "psychic"), ["'psychic'", "state, vector, hybrid"]),
+        (("recall", "x", "--k", "0"), ["k is 0", "1"]),
+        (("recall", "x", "--k", "-3", "--mode", "state"), ["k is -3"]),
+        (("recall", "x", "--agent", LONG), ["255"]),
+        (("chat", " "), ["empty"]),
+        (("chat", "x", "--session", LONG), ["session id", "255"]),
+        (("chat", "x", "--mode", "both"), ["'both'"]),
+    ],
+    ids=lambda value: " ".join(str(each) for each in value)[:40],
+)
+def test_refused_before_anything_is_made(deltamem, tmp_path, arguments, words):
+    assert_refused(deltamem(*arguments, *PLAIN, stdin="\n"), *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("nonsense",),
+        ("recall",),
+        ("recall", "x", "--k", "many"),
+        ("chat", "--json"),
+        ("demo", "--fact", "x"),
+        ("train",),
+    ],
+    ids=str,
+)
+def test_misunderstood_commands_end_with_2(deltamem, tmp_path, arguments):
+    done = deltamem(*arguments)
+    assert done.code == 2 and "Traceback" not in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def broken(tmp_path, tiny_folder):
+    """Folders with something wrong with the model, by name."""
+    from transformers import GPT2Config, Qwen3Config, Qwen3ForCausalLM
+
+    def backbone(**changes):
+        config = Qwen3Config.from_pretrained(tiny_folder)
+        for name, value in changes.items():
+            setattr(config, name, value)
+        return Qwen3ForCausalLM(config)
+
+    def adapter_for(name, **changes):
+        model = backbone(vocab_size=64, **changes)
+        return save_adapter(new_adapter(model, DeltaMemConfig(rank=4)), tmp_path / name)
+
+    def make(name):
+        if name == "other family":
+            GPT2Config().save_pretrained(tmp_path / name)
+            return "--backbone", tmp_path / name, "--adapter", tiny_folder / "adapter"
+        if name == "other width":
+            return "--adapter", adapter_for(name, hidden_size=64)
+        if name == "other layer count":
+            return "--adapter", adapter_for(name, num_hidden_layers=6, layer_types=["full_attention"] * 6)
+        if name == "truncated adapter":
+            shutil.copytree(tiny_folder / "adapter", tmp_path / name)
+            _truncate(tmp_path / name / "deltamem_adapter.safetensors")
+            return "--adapter", tmp_path / name
+        if name == "truncated backbone":
+            shutil.copytree(tiny_folder, tmp_path / name)
+            _truncate(tmp_path / name / "model.safetensors")
+            return "--backbone", tmp_path / name
+        return {
+            "no adapter": ("--backbone", tmp_path / "nowhere"),
+            "no such adapter": ("--adapter", tmp_path / "nowhere"),
+            "no such device": ("--device", "abacus"),
+            "no such dtype": ("--dtype", "float8"),
+            "no such embedder": ("--embedder", tmp_path / "nowhere"),
+        }[name]
+
+    return make
+
+
+def _truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("other family", ["gpt2", "qwen3"]),
+        ("other width", ["width 64"]),
+        ("other layer count", ["6 layers"]),
+        ("truncated adapter", ["truncated"]),
+        ("truncated backbone", ["truncated backbone", "safetensors"]),
+        ("no adapter", ["adapter"]),
+        ("no such adapter", ["nowhere"]),
+        ("no such device", ["abacus"]),
+        ("no such dtype", ["float8", "float32"]),
+    ],
+)
+def test_models_that_cannot_be_used(deltamem, url, broken, name, words):
+    options = broken(name)
+    assert_refused(deltamem("write", "x", "--agent", "alice", "--url", url, *PLAIN, *options), *words)
+    assert deltamem("agents", "--url", url, "--json").json == []
+
+
+def test_an_embedder_that_cannot_be_loaded_loses_nothing(deltamem, url, broken):
+    pytest.importorskip("sentence_transformers")
+    done = deltamem("write", "Mara plays the cello.", "--url", url, *broken("no such embedder"))
+    assert_refused(done, "nowhere")
+
+
+def test_unreachable_database(deltamem, tmp_path):
+    done = deltamem("write", "x", "--url", f"sqlite:///{tmp_path / 'no' / 'such' / 'folder.db'}", *PLAIN)
+    assert_refused(done, "unable to open", "folder")
+
+
+def test_read_only_database_is_read_and_not_written(deltamem, url, tmp_path):
+    deltamem("write", "Mara plays the cello.", "--url", url, *PLAIN)
+    closed = f"sqlite:///file:{tmp_path / 'memory.db'}?mode=ro&uri=true"
+    assert_refused(deltamem("write", "Tom plays the harp.", "--url", closed, *PLAIN), "readonly", "permission")
+    assert "cello" in deltamem("recall", "Mara", "--url", closed, "--json", *PLAIN).json["text"]
+    assert len(deltamem("log", "--url", url, "--json").json) == 1
+
+
+def test_a_file_that_is_no_database(deltamem, tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("These are notes, and no database. " * 100)
+    for command in (("write", "x"), ("recall", "x"), ("log",), ("agents",)):
+        plain = PLAIN if command[0] in ("write", "recall") else ()
+        assert_refused(deltamem(*command, "--url", f"sqlite:///{path}", *plain), "not a database", "notes.txt")
+    assert path.read_text().startswith("These are notes") and len(path.read_text()) == 3400
+
+
+def test_passwords_are_masked(deltamem):
+    done = deltamem("log", "--url", "oracle://scott:tiger@example.org/x")
+    assert_refused(done)
+    assert "tiger" not in done.err
+
+
+def test_one_bad_message_keeps_all_out(deltamem, url):
+    assert deltamem("write", "fine", "--url", url, *PLAIN).code == 0
+    assert_refused(deltamem("write", "also fine", "", "--url", url, *PLAIN))
+    assert [each["content"] for each in deltamem("log", "--url", url, "--json").json] == ["fine"]
+
+
+@pytest.mark.parametrize("arguments", [("--debug", "recall", "x"), ("recall", "x", "--debug")], ids=str)
+def test_debug_shows_the_traceback(deltamem, arguments):
+    done = deltamem(*arguments, "--k", "0")
+    assert done.code == 1 and "Traceback" in done.err and done.err.splitlines()[-1].startswith("error: k is 0")
+
+
+def test_damaged_schema_is_one_line_too(deltamem, url, tmp_path):
+    with sqlite3.connect(tmp_path / "memory.db") as connection:
+        connection.execute("CREATE TABLE deltamem_schema (wrong TEXT)")
+    done = deltamem("log", "--url", url)
+    assert done.code == 1 and done.err.startswith("error: ") and done.err.count("\n") == 1
+
+
+def test_an_unexpected_error_is_one_line_too(deltamem, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("first line\nsecond line")
+
+    monkeypatch.setattr("deltamem_agents.store.Store.open", fail)
+    assert_refused(deltamem("log"), "unexpected RuntimeError", "--debug")
+
+
+def test_a_demo_process_that_crashes_is_told_of():
+    with pytest.raises(DeltaMemError, match=r"ended with code 1: .*No module named deltamem_agents\.nowhere"):
+        list(_events("deltamem_agents.nowhere", {"big": "x" * 1_000_000}))
+
+
+@pytest.mark.slow
+def test_as_a_process(process, url, tmp_path, tiny_folder):
+    shutil.copytree(tiny_folder / "adapter", tmp_path / "half")
+    _truncate(tmp_path / "half" / "deltamem_adapter.safetensors")
+    assert_refused(process("write", "x", "--url", url, "--adapter", tmp_path / "half"), "truncated")
+    config = json.loads((tmp_path / "half" / "deltamem_adapter.json").read_text())
+    (tmp_path / "half" / "deltamem_adapter.json").write_text(json.dumps(config | {"rank": 1000}))
+    assert_refused(process("recall", "x", "--url", url, "--adapter", tmp_path / "half"), "rank")

@@ -1,0 +1,150 @@
+"""What the commands do, each run in this process with the bundled model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from deltamem_agents import DeltaMem, __version__
+
+PLAIN = ("--embedder", "none")
+FACTS = ("My favourite colour is teal.", "Mara plays the cello.")
+
+
+@pytest.fixture
+def written(deltamem, url):
+    assert deltamem("write", *FACTS, "--agent", "alice", "--session", "s1", "--url", url, *PLAIN).code == 0
+    return url
+
+
+def test_version_and_help(deltamem):
+    assert deltamem("--version").out == f"deltamem {__version__}\n"
+    assert deltamem("--help").code == deltamem("recall", "-h").code == 0
+
+
+def test_help_imports_no_torch_and_is_quick():
+    code = (
+        "import sys; from deltamem_agents.cli import app\n"
+        "try: app(['--help'])\n"
+        "finally: assert not {'torch', 'transformers', 'sqlalchemy'} & set(sys.modules)"
+    )
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "recall" in done.stdout, done.stderr
+    assert time.perf_counter() - started < 5  # 0.2 s on an idle machine
+
+
+def test_write_then_recall(deltamem, written):
+    done = deltamem("recall", "What is my favourite colour?", "--agent", "alice", "--url", written, "--json", *PLAIN)
+    assert done.code == 0 and done.err == ""
+    found = done.json
+    assert "My favourite colour is teal." in found["text"]
+    assert found["records"][0]["text"] == FACTS[0] and found["records"][0]["score"] > 0
+    assert found["records"][0]["session"] == "s1"
+    assert isinstance(found["answer"], str) and found["source"] in ("state", "records", "both", "neither")
+    assert found["usage"]["state_bytes"] > 0 and found["usage"]["context_tokens"] > 0
+    assert found["notes"]  # the embedder was left out
+
+
+@pytest.mark.parametrize(("mode", "records", "state"), [("state", 0, True), ("vector", 1, False), ("hybrid", 1, True)])
+def test_modes_and_k(deltamem, written, mode, records, state):
+    found = deltamem(
+        "recall", "Mara?", "--agent", "alice", "--mode", mode, "--k", 1, "--url", written, "--json", *PLAIN
+    ).json
+    assert len(found["records"]) == records
+    assert (found["usage"]["state_bytes"] > 0) == state
+
+
+def test_recall_for_a_person(deltamem, written):
+    done = deltamem("recall", "Which instrument does Mara play?", "--agent", "alice", "--url", written, *PLAIN)
+    assert done.code == 0
+    assert "Mara plays the cello." in done.out and "confidence" in done.out and "note: " in done.out
+    assert all(len(line) <= 80 for line in done.out.splitlines())
+
+
+def test_recall_of_one_session(deltamem, written):
+    deltamem("write", "Mara lives in Oslo.", "--agent", "alice", "--session", "s2", "--url", written, *PLAIN)
+    found = deltamem("recall", "Mara", "--agent", "alice", "--session", "s2", "--url", written, "--json", *PLAIN).json
+    assert [record["text"] for record in found["records"]] == ["Mara lives in Oslo."]
+
+
+def test_unknown_agent_knows_nothing(deltamem, written):
+    done = deltamem("recall", "Mara?", "--agent", "bob", "--url", written, *PLAIN)
+    assert done.code == 0 and "nothing" in done.out
+    assert deltamem("log", "--agent", "bob", "--url", written).out == "No messages.\n"
+
+
+def test_the_api_reads_what_the_command_wrote(written):
+    with DeltaMem.open(url=written, embedder=False) as mem:
+        assert [entry.text for entry in mem.agent("alice").log("s1")] == list(FACTS)
+
+
+def test_log(deltamem, written):
+    entries = deltamem("log", "--agent", "alice", "--url", written, "--json").json
+    assert [(each["position"], each["role"], each["content"]) for each in entries] == [
+        (1, "user", FACTS[0]),
+        (2, "user", FACTS[1]),
+    ]
+    assert "Mara plays the cello." in deltamem("log", "--agent", "alice", "--url", written).out
+    assert deltamem("log", "--agent", "alice", "--session", "s2", "--url", written, "--json").json == []
+
+
+def test_agents(deltamem, written, tmp_path):
+    assert [(each["id"], each["messages"]) for each in deltamem("agents", "--url", written, "--json").json] == [
+        ("alice", 2)
+    ]
+    assert "alice" in deltamem("agents", "--url", written).out
+    assert deltamem("agents", "--url", f"sqlite:///{tmp_path / 'other.db'}").out == "No agents.\n"
+
+
+def test_environment_names_url_and_agent(deltamem, written):
+    env = {"DELTAMEM_URL": written, "DELTAMEM_AGENT": "alice"}
+    assert len(deltamem("log", "--json", env=env).json) == 2
+    assert deltamem("log", "--agent", "bob", "--json", env=env).json == []  # an option goes before it
+
+
+def test_write_reads_lines_of_stdin(deltamem, url):
+    done = deltamem("write", "first", "-", "--url", url, "--json", *PLAIN, stdin="second\n\nthird\n")
+    assert len(done.json["ids"]) == 3 and done.json["agent"] == "default"
+    assert [each["content"] for each in deltamem("log", "--url", url, "--json").json] == ["first", "second", "third"]
+
+
+def test_write_takes_a_role(deltamem, url):
+    deltamem("write", "I will.", "--role", "assistant", "--url", url, *PLAIN)
+    assert deltamem("log", "--url", url, "--json").json[0]["role"] == "assistant"
+
+
+def test_chat_with_one_message(deltamem, written):
+    done = deltamem("chat", "Where does Mara live?", "--agent", "alice", "--session", "c", "--url", written, *PLAIN)
+    entries = deltamem("log", "--agent", "alice", "--session", "c", "--url", written, "--json").json
+    assert done.code == 0
+    assert [entry["role"] for entry in entries] == ["user", "assistant"]
+    assert done.out.strip() == entries[1]["content"].strip()
+
+
+def test_chat_for_programs(deltamem, written):
+    found = deltamem("chat", "Mara?", "--agent", "alice", "--url", written, "--json", *PLAIN).json
+    assert "Mara plays the cello." in found["recall"]["text"] and found["usage"]["answer_tokens"] > 0
+
+
+def test_chat_as_a_conversation(deltamem, url):
+    done = deltamem("chat", "--url", url, *PLAIN, stdin="Hello.\n\nHow are you?\n/exit\nnever said\n")
+    said = [entry["content"] for entry in deltamem("log", "--url", url, "--json").json if entry["role"] == "user"]
+    assert done.code == 0 and said == ["Hello.", "How are you?"]
+
+
+def test_stored_text_cannot_steer_the_terminal(deltamem, url):
+    deltamem("write", "red \x1b[31malert\x07 [bold]x[/bold]", "--url", url, *PLAIN)
+    for done in (deltamem("log", "--url", url), deltamem("recall", "red", "--url", url, *PLAIN)):
+        assert "\x1b" not in done.out and "\x07" not in done.out and "[bold]" in done.out
+    assert deltamem("log", "--url", url, "--json").json[0]["content"].startswith("red \x1b[31m")
+
+
+def test_another_process_remembers_and_libraries_are_quiet(process, url):
+    first = process("write", *FACTS, DELTAMEM_URL=url)
+    second = process("recall", "What is my favourite colour?", "--json", DELTAMEM_URL=url)
+    assert (first.code, first.err) == (second.code, second.err) == (0, "")
+    assert "My favourite colour is teal." in second.json["text"]
