@@ -36,8 +36,8 @@ class AdapterRecipe:
 
     rank: int = 64
     layers: tuple[int, ...] = (1, 2, 3)
-    steps: int = 1500
-    tokens: int = 8192
+    steps: int = 1400
+    tokens: int = 4096
     peak: float = 1e-2
     most_facts: int = 12
     with_records: float = 0.15
@@ -169,6 +169,8 @@ def _draw(rng: random.Random, recipe: AdapterRecipe, done: float) -> list[Conver
             sessions=rng.choice((1, 1, 2, 3)) if done > 0.1 and facts > 2 else 1,
             acknowledged=rng.choice((0.0, 0.5, 1.0)),
             filler_last=rng.random() < 0.5,
+            mixed=float(rng.random() < 0.1),
+            attributes=rng.randint(1, 3) if rng.random() < 0.2 else None,
         )
         conversation = converse(rng, shape)
         conversations.append(conversation)

@@ -1,8 +1,8 @@
 """Train the bundled model's backbone: a small SmolLM3 that can find and copy what stands in its context.
 
 Its upper layers have no positions (NoPE): finding a fact is matching who and what, wherever they stand, and rotary
-positions take the half of each head's dimensions that turn within a conversation away from that. The same size of Qwen3
-never learned to copy an arbitrary word in this many steps, nor to tell two people's dogs apart.
+positions take the half of each head's dimensions that turn within a conversation away from that. See `induction` for
+the weights it starts from.
 
 Two kinds of sequences: conversations followed by questions about them (as chat, or handed over as records), and random
 tokens that repeat, without which copying stalls. Nothing about memory states.
@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase, SmolLM3Config, SmolLM3ForCausa
 
 from deltamem_agents.training.batches import TEXT_WEIGHT, Batch, Renderer, Row, extend, records_message
 from deltamem_agents.training.conversations import Shape, converse
+from deltamem_agents.training.induction import ROPE_THETA, start_with_lookup
 from deltamem_agents.training.schedule import Progress, learning_rate
 from deltamem_agents.training.tokenizer import SPECIAL_TOKENS
 
@@ -47,9 +48,9 @@ class BackboneRecipe:
     layers: int = 4
     rotary: int = 2
     head: int = 48
-    steps: int = 1500
+    steps: int = 1200
     tokens: int = 4096
-    peak: float = 3e-3
+    peak: float = 2e-3
     copying: float = 0.1
     copy_weight: float = 0.2
     mixed: float = 0.5
@@ -71,6 +72,7 @@ def new_backbone(recipe: BackboneRecipe, tokenizer: PreTrainedTokenizerBase) -> 
         num_attention_heads=heads,
         num_key_value_heads=heads,
         no_rope_layers=[1] * recipe.rotary + [0] * (recipe.layers - recipe.rotary),
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         max_position_embeddings=4096,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
@@ -80,7 +82,9 @@ def new_backbone(recipe: BackboneRecipe, tokenizer: PreTrainedTokenizerBase) -> 
     )
     # At this size on a CPU, eager attention trains a quarter faster than sdpa (its backward is the slow part).
     config._attn_implementation = "eager"
-    return SmolLM3ForCausalLM(config)
+    model = SmolLM3ForCausalLM(config)
+    start_with_lookup(model, rotary=recipe.rotary, generator=torch.Generator().manual_seed(recipe.seed))
+    return model
 
 
 def train_backbone(

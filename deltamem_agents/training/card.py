@@ -15,11 +15,11 @@ def model_card(facts: Mapping[str, Any]) -> str:
 
 def _head(facts: Mapping[str, Any]) -> str:
     count = facts["parameters"]
-    backbone, adapter = facts["backbone"][0], facts["adapter"]
+    backbone, adapter = facts["backbone"], facts["adapter"]
     state = len(adapter["layers"]) * adapter["rank"] ** 2 * 4
     return (
         "# tiny: the bundled model\n\n"
-        f"A Qwen3 causal LM of {count['backbone']:,} parameters ({backbone['layers']} layers of width "
+        f"A SmolLM3 causal LM of {count['backbone']:,} parameters ({backbone['layers']} layers of width "
         f"{backbone['width']}), its tokenizer, and a δ-mem adapter of {count['adapter']:,} parameters (rank "
         f"{adapter['rank']}, layers {', '.join(map(str, adapter['layers']))}, corrections of q and o, a write for "
         f"each token, λ of its own). An agent's state is {state:,} bytes. It answers with writes off. Trained by this "
@@ -50,13 +50,12 @@ def _table(scores: list[Mapping[str, Any]]) -> str:
 
 def _training(facts: Mapping[str, Any]) -> str:
     machine, seconds = facts["machine"], facts["seconds"]
-    rounds, adapter = facts["backbone"], facts["adapter"]
-    steps = " and ".join(f"{recipe['steps']:,}" for recipe in rounds)
+    backbone, adapter = facts["backbone"], facts["adapter"]
     minutes = ", ".join(f"{name} {value / 60:.0f} min" for name, value in seconds.items())
     return (
         "## Training\n\n"
         f"`deltamem train --out FOLDER` (or `examples/train_tiny.py`) repeats it: seed {adapter['seed']}, backbone "
-        f"{steps} steps of about {rounds[0]['tokens']} tokens, adapter {adapter['steps']} steps of about "
+        f"{backbone['steps']} steps of about {backbone['tokens']} tokens, adapter {adapter['steps']} steps of about "
         f"{adapter['tokens']}. Took {minutes} on {machine['threads']} threads ({machine['processor']}, Python "
         f"{machine['python']}, torch {machine['torch']}, transformers {machine['transformers']}).\n\n"
         "The data is generated as it is used: facts of the user, of other people and of repositories, corrections, "

@@ -15,6 +15,7 @@ from deltamem_agents.training.domain import KEYS, PEOPLE, Fact, draw_facts, draw
 UNKNOWN = "I don't know."
 Message = tuple[str, str]  # role, content
 
+_OWN_PHRASE = 0.35  # share of statements, and of questions, that use the attribute's own phrase where it has one
 _OPENINGS = ("", "", "By the way, ", "Just so you know, ", "Please remember that ", "Note that ", "For the record, ")
 _CORRECTIONS = ("", "Actually, ", "Correction: ", "Something changed: ")
 _ACKNOWLEDGED = ("Noted.", "Got it.", "Okay.", "Thanks, I will remember that.", "Understood.")
@@ -159,7 +160,7 @@ def _outdated(rng: random.Random, fact: Fact) -> Fact:
 def _stated(rng: random.Random, fact: Fact, shape: Shape) -> Message:
     if shape.plain:
         return ("user", sentence(fact.statement(0)))
-    return ("user", sentence(rng.choice(_OPENINGS) + fact.statement(rng.randint(0, 1))))
+    return ("user", sentence(rng.choice(_OPENINGS) + fact.statement(int(rng.random() < _OWN_PHRASE))))
 
 
 def _updated(rng: random.Random, fact: Fact) -> Message:
@@ -171,7 +172,7 @@ def _acknowledgement(rng: random.Random, shape: Shape) -> list[Message]:
 
 
 def _question(rng: random.Random, fact: Fact, kind: str, shape: Shape) -> Question:
-    text = fact.question(0 if shape.plain else rng.randint(0, 1))
+    text = fact.question(0 if shape.plain else int(rng.random() < _OWN_PHRASE))
     return Question(sentence(text), UNKNOWN if kind == "unknown" else fact.value, kind, fact)
 
 

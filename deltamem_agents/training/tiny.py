@@ -9,7 +9,7 @@ import copy
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -26,16 +26,10 @@ from deltamem_agents.training.evaluate import Score, evaluate
 from deltamem_agents.training.schedule import Progress
 from deltamem_agents.training.tokenizer import train_tokenizer
 
-# The second round makes copying exact: values from any pool, and many subjects of the same few attributes.
-ROUNDS = (
-    BackboneRecipe(),
-    BackboneRecipe(steps=1300, peak=3e-3, mixed=0.8, crowded=0.25, first_facts=12, seed=1),
-)
-
 
 @dataclass(frozen=True, slots=True)
 class StageProgress:
-    """Progress of one stage, "backbone, round 1 of 2", "adapter" or "evaluation" (whose loss and share right are 0)."""
+    """Progress of one stage, "backbone", "adapter" or "evaluation" (whose loss and share right are 0)."""
 
     stage: str
     step: int
@@ -66,7 +60,7 @@ def train_tiny(
 
     Args:
         out: Gets the backbone, the tokenizer, ``adapter/`` and ``MODEL_CARD.md``.
-        backbone_steps: Of each round; those of `ROUNDS` where not given.
+        backbone_steps: Those of `BackboneRecipe` where not given.
         adapter_steps: Those of `AdapterRecipe` where not given.
         conversations: Held-out conversations a figure of the table is measured on; 0 measures nothing.
 
@@ -79,8 +73,9 @@ def train_tiny(
     for name, steps in (("backbone_steps", backbone_steps), ("adapter_steps", adapter_steps)):
         if steps is not None and steps < 1:
             raise ConfigError(f"{name} is {steps}; train for at least 1")
-    rounds = [replace(recipe, seed=recipe.seed + seed, steps=backbone_steps or recipe.steps) for recipe in ROUNDS]
-    adapter_recipe = AdapterRecipe(seed=seed)
+    backbone_recipe, adapter_recipe = BackboneRecipe(seed=seed), AdapterRecipe(seed=seed)
+    if backbone_steps is not None:
+        backbone_recipe = replace(backbone_recipe, steps=backbone_steps)
     if adapter_steps is not None:
         adapter_recipe = replace(adapter_recipe, steps=adapter_steps)
     seconds: dict[str, float] = {}
@@ -90,10 +85,9 @@ def train_tiny(
 
     tokenizer = train_tokenizer(seed=seed)
     started = time.perf_counter()
-    model = new_backbone(rounds[0], tokenizer)
-    for number, recipe in enumerate(rounds, 1):
-        for progress in train_backbone(recipe, model, tokenizer):
-            report(f"backbone, round {number} of {len(rounds)}", progress)
+    model = new_backbone(backbone_recipe, tokenizer)
+    for progress in train_backbone(backbone_recipe, model, tokenizer):
+        report("backbone", progress)
     seconds["backbone"] = time.perf_counter() - started
     folder.mkdir(parents=True, exist_ok=True)
     model = save_rounded(model, tokenizer, folder)
@@ -104,7 +98,7 @@ def train_tiny(
     seconds["adapter"] = time.perf_counter() - started
     save_adapter(adapter, folder / "adapter")
     scores = measure(model, tokenizer, adapter, conversations, on_progress)
-    write_card(folder, rounds, adapter_recipe, seconds, scores, model, adapter)
+    write_card(folder, backbone_recipe, adapter_recipe, seconds, scores, model, adapter)
     return Trained(folder, seconds, scores)
 
 
@@ -136,7 +130,7 @@ def measure(
 
 def write_card(
     folder: Path,
-    rounds: Sequence[BackboneRecipe],
+    backbone_recipe: BackboneRecipe,
     adapter_recipe: AdapterRecipe,
     seconds: dict[str, float],
     scores: list[Score],
@@ -145,7 +139,7 @@ def write_card(
 ) -> None:
     """Write MODEL_CARD.md and training.json, which holds the same as data."""
     facts = {
-        "backbone": [asdict(recipe) for recipe in rounds],
+        "backbone": asdict(backbone_recipe),
         "adapter": asdict(adapter_recipe),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "parameters": {

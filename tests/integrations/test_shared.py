@@ -180,6 +180,8 @@ def test_handles_are_shared_and_not_pickled(mem: DeltaMem, url: str) -> None:
 def test_databases_in_memory_are_not_confused() -> None:
     with DeltaMem.open("tiny", url="sqlite://", embedder=False) as one:
         assert find_open("sqlite://") is one
-        with DeltaMem.open("tiny", url="sqlite://", embedder=False) as other:
-            with pytest.raises(ConfigError, match="2 databases in memory"):
-                find_open("sqlite://")
+        with (
+            DeltaMem.open("tiny", url="sqlite://", embedder=False),
+            pytest.raises(ConfigError, match="2 databases in memory"),
+        ):
+            find_open("sqlite://")
