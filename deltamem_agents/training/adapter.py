@@ -26,7 +26,7 @@ class AdapterRecipe:
 
     Args:
         rank: Side of a state matrix.
-        layers: Adapted layers; the first is left out, its input says nothing but which token stands there.
+        layers: Adapted layers: those in which the backbone itself looks things up.
         steps: Optimiser steps.
         tokens: Tokens in a batch, about, writes and questions together.
         peak: Learning rate.
@@ -35,8 +35,8 @@ class AdapterRecipe:
     """
 
     rank: int = 64
-    layers: tuple[int, ...] = (1, 2, 3)
-    steps: int = 1400
+    layers: tuple[int, ...] = (2, 3)
+    steps: int = 1200
     tokens: int = 4096
     peak: float = 1e-2
     most_facts: int = 12
@@ -139,7 +139,10 @@ def _loss(
     with torch.autocast("cpu", torch.bfloat16):
         state = write_conversations(attached, renderer, conversations)
         logits, targets = answer_logits(attached, renderer, state, slots, rows)
-    loss = torch.nn.functional.cross_entropy(logits, targets)
+    losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    # Each answer counts once, however long: or "I don't know." outweighs all others and is all that is learned.
+    lengths = [sum(weight >= 1 for weight in row.weights) for row in rows]
+    loss = losses.div(torch.tensor([float(n) for n in lengths for _ in range(n)])).sum() / len(rows)
     return loss, float((logits.detach().argmax(-1) == targets).float().mean())
 
 
@@ -155,17 +158,17 @@ def _asked(
 
 def _draw(rng: random.Random, recipe: AdapterRecipe, done: float) -> list[Conversation]:
     """Conversations of one number of facts, enough to fill a batch."""
-    most = 1 + round((recipe.most_facts - 1) * min(1.0, done / 0.6))
+    most = 1 + round((recipe.most_facts - 1) * min(1.0, max(0.0, done - 0.08) / 0.5))
     facts = rng.randint(max(1, most // 3), most)
     conversations: list[Conversation] = []
     tokens = 0
     while tokens < recipe.tokens:
-        filler = rng.choice((0, 0, 2, 4, 8)) if done > 0.1 else 0
+        # First that something can be remembered at all; then that it can be lost, corrected, or never said.
         shape = Shape(
             facts=facts,
-            changed=rng.choice((0, 0, 1, facts // 3)) if done > 0.2 else 0,
-            filler=filler,
-            unknown=max(1, facts // 3) if rng.random() < 0.7 else 0,
+            changed=rng.choice((0, 0, 1, facts // 3)) if done > 0.15 else 0,
+            filler=rng.choice((0, 0, 2, 4, 8)) if done > 0.1 else 0,
+            unknown=max(1, facts // 3) if done > 0.12 and rng.random() < 0.7 else 0,
             sessions=rng.choice((1, 1, 2, 3)) if done > 0.1 and facts > 2 else 1,
             acknowledged=rng.choice((0.0, 0.5, 1.0)),
             filler_last=rng.random() < 0.5,

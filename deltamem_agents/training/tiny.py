@@ -23,6 +23,7 @@ from deltamem_agents.training.adapter import AdapterRecipe, train_adapter
 from deltamem_agents.training.backbone import BackboneRecipe, new_backbone, train_backbone
 from deltamem_agents.training.card import model_card
 from deltamem_agents.training.evaluate import Score, evaluate
+from deltamem_agents.training.linear_start import start_as_linear_attention
 from deltamem_agents.training.schedule import Progress
 from deltamem_agents.training.tokenizer import train_tokenizer
 
@@ -93,6 +94,7 @@ def train_tiny(
     model = save_rounded(model, tokenizer, folder)
     started = time.perf_counter()
     adapter = new_adapter(model, adapter_recipe.config(), seed=seed)
+    start_as_linear_attention(adapter, model)
     for progress in train_adapter(adapter_recipe, adapter, model, tokenizer):
         report("adapter", progress)
     seconds["adapter"] = time.perf_counter() - started
