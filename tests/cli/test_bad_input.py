@@ -71,13 +71,13 @@ def test_misunderstood_commands_end_with_2(deltamem, tmp_path, arguments):
 @pytest.fixture
 def broken(tmp_path, tiny_folder):
     """Folders with something wrong with the model, by name."""
-    from transformers import GPT2Config, Qwen3Config, Qwen3ForCausalLM
+    from transformers import GPT2Config, SmolLM3Config, SmolLM3ForCausalLM
 
     def backbone(**changes):
-        config = Qwen3Config.from_pretrained(tiny_folder)
+        config = SmolLM3Config.from_pretrained(tiny_folder)
         for name, value in changes.items():
             setattr(config, name, value)
-        return Qwen3ForCausalLM(config)
+        return SmolLM3ForCausalLM(config)
 
     def adapter_for(name, **changes):
         model = backbone(vocab_size=64, **changes)
@@ -90,7 +90,9 @@ def broken(tmp_path, tiny_folder):
         if name == "other width":
             return "--adapter", adapter_for(name, hidden_size=64)
         if name == "other layer count":
-            return "--adapter", adapter_for(name, num_hidden_layers=6, layer_types=["full_attention"] * 6)
+            return "--adapter", adapter_for(
+                name, num_hidden_layers=6, layer_types=["full_attention"] * 6, no_rope_layers=[1] * 6
+            )
         if name == "truncated adapter":
             shutil.copytree(tiny_folder / "adapter", tmp_path / name)
             _truncate(tmp_path / name / "deltamem_adapter.safetensors")
