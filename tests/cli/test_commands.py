@@ -143,6 +143,7 @@ def test_stored_text_cannot_steer_the_terminal(deltamem, url):
     assert deltamem("log", "--url", url, "--json").json[0]["content"].startswith("red \x1b[31m")
 
 
+@pytest.mark.slow  # several processes
 def test_another_process_remembers_and_libraries_are_quiet(process, url):
     first = process("write", *FACTS, DELTAMEM_URL=url)
     second = process("recall", "What is my favourite colour?", "--json", DELTAMEM_URL=url)

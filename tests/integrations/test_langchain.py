@@ -165,6 +165,7 @@ def test_bad_input_of_the_chat_model(mem: DeltaMem) -> None:
 # DeltaMemMiddleware
 
 
+@pytest.mark.slow  # a process that imports torch and LangChain
 def test_told_in_one_process_used_in_the_next(
     python: Callable[..., Any], url: str, open_mem: Callable[[], DeltaMem], prompts_of: Callable[[DeltaMem], list[str]]
 ) -> None:

@@ -273,6 +273,7 @@ def test_metadata_agents_and_bad_input(mem: DeltaMem) -> None:
 # Agents and chat engines
 
 
+@pytest.mark.slow  # a process that imports torch and LlamaIndex
 def test_told_in_one_process_used_in_the_next(
     python: Callable[..., Any], url: str, open_mem: Callable[[], DeltaMem], prompts_of: Callable[[DeltaMem], list[str]]
 ) -> None:

@@ -30,6 +30,7 @@ def test_message_by_message_is_all_at_once(mem, distance) -> None:
     assert distance(mem.agent("slow").state(), mem.agent("fast").state()) < SAME
 
 
+@pytest.mark.slow  # a dozen journals are folded twice
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_batches_and_sessions_give_the_same_state(data, open_mem, distance) -> None:
@@ -71,6 +72,7 @@ def test_a_state_that_was_not_stored_is_folded_again(mem, open_mem, distance, mo
     assert distance(open_mem().agent("a").state(), fresh.state()) < SAME
 
 
+@pytest.mark.slow  # a process that imports torch
 def test_another_process_folds_what_this_one_wrote(mem, url, distance) -> None:
     mem.agent("a").write(told(3), "s1", wait=False)
     here = mem.agent("a").state()

@@ -31,6 +31,7 @@ print(embedder.name)
 """
 
 
+@pytest.mark.slow  # a process that imports sentence-transformers
 def test_the_default_works_without_a_network_and_loads_late() -> None:
     if default_embedder()[0] is None:
         pytest.skip("the retrieval extra is not installed")

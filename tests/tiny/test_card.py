@@ -62,6 +62,7 @@ def test_the_cards_rates_hold_through_the_database_and_hybrid_is_no_worse(tmp_pa
     assert by_both >= by_state
 
 
+@pytest.mark.slow  # forty conversations
 def test_a_zero_state_and_anothers_know_nothing(tmp_path) -> None:
     from deltamem_agents.memory.answering import ask
 

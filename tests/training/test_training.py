@@ -36,6 +36,7 @@ def bundled():
     return model.eval(), AutoTokenizer.from_pretrained(tiny.FOLDER)
 
 
+@pytest.mark.slow  # trains
 def test_a_backbones_loss_falls() -> None:
     tokenizer = train_tokenizer(vocabulary=1024, conversations=200)
     recipe = BackboneRecipe(width=96, steps=30, tokens=1024, most_facts=3)
@@ -44,6 +45,7 @@ def test_a_backbones_loss_falls() -> None:
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
+@pytest.mark.slow  # trains
 def test_an_adapters_loss_falls_and_its_backbone_stays(bundled) -> None:
     model, tokenizer = bundled
     before = {name: value.clone() for name, value in model.state_dict().items()}
