@@ -248,6 +248,34 @@ def agents(url: Url = DEFAULT_URL, json: Json = False, debug: Debug = False) -> 
 
 
 @app.command()
+def rebuild(
+    agent: Annotated[str, typer.Argument(metavar="AGENT", help="Whose state.")],
+    url: Url = DEFAULT_URL,
+    json: Json = False,
+    backbone: Backbone = "tiny",
+    adapter: Adapter = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    debug: Debug = False,
+) -> None:
+    """Fold an agent's journal anew, where a stored state is damaged."""
+    from deltamem_agents.errors import UnknownAgentError
+
+    with _opened(url, backbone, adapter, device, dtype, "none") as mem:
+        memory = mem.agent(agent)
+        if mem.store.agent(agent) is None:
+            raise UnknownAgentError(f"no agent {agent!r} in {mem.store.url}; 'deltamem agents' lists those there are")
+        with terminal.progress("Folding the journal"):
+            memory.rebuild()
+        if json:
+            terminal.print_json({"agent": agent, "messages": len(memory.log())})
+        else:
+            typer.echo(
+                f"the state of agent {agent!r} was folded anew from {terminal.counted(len(memory.log()), 'message')}"
+            )
+
+
+@app.command()
 def demo(
     fact: Annotated[
         list[str] | None, typer.Option("--fact", help="Tell this in place of the built-in facts; repeatable.")

@@ -61,6 +61,10 @@ class Engine:
         """Size of one agent's state."""
         return sum(tensor.numel() * 4 for tensor in self._zero.values())
 
+    def count(self, text: str) -> int:
+        """Tokens of a text."""
+        return len(self.tokenizer.encode(text, add_special_tokens=False)) if text else 0
+
     def zero_state(self) -> State:
         """The state of an agent that was told nothing."""
         return {name: tensor.clone() for name, tensor in self._zero.items()}

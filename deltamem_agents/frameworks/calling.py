@@ -87,13 +87,8 @@ def beyond_prompt(mem: DeltaMem, recalled: Recall, options: RecallOptions, prese
     said = {text.strip() for text in present}
     records = [record for record in recalled.records if not _within(record.text, said)][: options.k]
     if options.budget is not None:
-        records = within_budget(records, options.budget, lambda text: token_count(mem, text))
+        records = within_budget(records, options.budget, mem.engine.count)
     return recall_text(records)
-
-
-def token_count(mem: DeltaMem, text: str) -> int:
-    """Tokens of a text, by the backbone's tokenizer."""
-    return len(mem.engine.tokenizer.encode(text, add_special_tokens=False)) if text else 0
 
 
 def chosen_tools(tools: Sequence[Mapping[str, Any]] | None, choice: object) -> list[Mapping[str, Any]] | None:

@@ -253,12 +253,23 @@ class AgentMemory:
         self._mem.check_open()
         return self._state() or {}
 
+    def rebuild(self) -> State:
+        """Forget the stored states and fold the journal anew: the remedy where one is damaged. The new state.
+
+        Raises:
+            StoreError: The database could not be written.
+        """
+        self._mem.check_open()
+        folded = self._mem.folder.rebuild(self.id)
+        return folded.state if folded else {}
+
     awrite = twin(write)
     arecall = twin(recall)
     agenerate = twin(generate)
     alog = twin(log)
     asessions = twin(sessions)
     astate = twin(state)
+    arebuild = twin(rebuild)
 
     def _settle(self) -> None:
         """Do now what the next recall would have to: fold, and embed what is new."""
@@ -271,10 +282,7 @@ class AgentMemory:
 
     def _retrieve(self, query: str, k: int, session: str | None, budget: int | None) -> list[Record]:
         records = self._mem.retriever.search(self.id, query, k, session)
-        return records if budget is None else within_budget(records, budget, self._tokens)
-
-    def _tokens(self, text: str) -> int:
-        return len(self._mem.engine.tokenizer.encode(text, add_special_tokens=False)) if text else 0
+        return records if budget is None else within_budget(records, budget, self._mem.engine.count)
 
     def _prepare(
         self,
@@ -311,7 +319,7 @@ class AgentMemory:
     def _usage(self, started: float, text: str, answer: Answer | None, state: State | None) -> Usage:
         generation = answer.generation if answer else None
         return Usage(
-            context_tokens=self._tokens(text),
+            context_tokens=self._mem.engine.count(text),
             prompt_tokens=generation.prompt_tokens if generation else 0,
             answer_tokens=len(generation.ids) if generation else 0,
             state_bytes=self._mem.engine.state_bytes if state else 0,

@@ -39,7 +39,6 @@ class DeltaMem:
         self.folder = Folder(store, engine)
         self.retriever = Retriever(store, embedder)
         self.pool = ThreadPoolExecutor(CALLS, thread_name_prefix="deltamem-call")
-        self._pending: set[Future[None]] = set()
         self._closed = False
         register(self)
 
@@ -133,15 +132,13 @@ class DeltaMem:
 
     def in_background(self, work: Callable[[], None]) -> None:
         """Run something that the next call would do anyway; a failure is logged, and met again by that call."""
-        future = self.pool.submit(work)
-        self._pending.add(future)
-        future.add_done_callback(self._finished)
+        self.pool.submit(work).add_done_callback(_report)
 
-    def _finished(self, future: Future[None]) -> None:
-        self._pending.discard(future)
-        error = future.exception()
-        if error is not None:
-            log.warning("folding in the background failed, the next recall tries again: %s", error)
+
+def _report(future: Future[None]) -> None:
+    error = future.exception()
+    if error is not None:
+        log.warning("folding in the background failed, the next recall tries again: %s", error)
 
 
 def _embedder(given: AnyEmbedder | bool | None) -> tuple[Embedder | None, str | None]:

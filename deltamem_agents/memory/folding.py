@@ -52,6 +52,12 @@ class Folder:
             base = self._segment_start(agent, newest)
             return self._fold(agent, known.epoch, base)
 
+    def rebuild(self, agent: str) -> Folded | None:
+        """Fold an agent's whole journal anew, whatever was stored; None for an unknown agent."""
+        with self._locks[hash(agent) % _LOCKS]:
+            self._store.drop_revisions(agent)
+        return self.current(agent)
+
     def _segment_start(self, agent: str, newest: Revision | None) -> Revision | None:
         """The revision at the start of the segment that was open at ``newest``: its parent. None starts from zero."""
         if newest is None or newest.parent == 0:

@@ -131,6 +131,12 @@ def listed(connection: Connection, agent: str) -> list[Revision]:
     ]
 
 
+def drop(connection: Connection, agent: str) -> int:
+    """Delete all revisions of an agent, of every epoch and fingerprint; how many there were."""
+    keys = select(AgentRow.key).where(AgentRow.id == agent)
+    return connection.execute(delete(RevisionRow).where(RevisionRow.agent_key.in_(keys))).rowcount
+
+
 def forget(connection: Connection, agent_key: int, *, since: int, epoch: int) -> None:
     """Delete the revisions from position ``since`` on, whose text has changed; the older ones hold in ``epoch`` too."""
     connection.execute(delete(RevisionRow).where(RevisionRow.agent_key == agent_key, RevisionRow.position >= since))

@@ -174,6 +174,16 @@ class Store:
         with self._database.read() as connection:
             return revisions.listed(connection, agent)
 
+    def drop_revisions(self, agent: str) -> int:
+        """Delete an agent's stored states, which the journal can be folded into again.
+
+        Returns:
+            How many there were; 0 for an unknown agent.
+        """
+        check_id(agent)
+        with self._database.write() as connection:
+            return revisions.drop(connection, agent)
+
     # Records: what `recall` needs of an index
 
     def search_text(

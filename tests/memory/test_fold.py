@@ -89,6 +89,24 @@ def test_another_process_folds_what_this_one_wrote(mem, url, distance) -> None:
     assert sum(float(t.abs().sum()) for t in now.values()) == pytest.approx(there, rel=1e-4)
 
 
+def test_a_damaged_state_is_refused_and_rebuilt(mem, distance) -> None:
+    from sqlalchemy import update
+
+    from deltamem_agents.errors import StateMismatchError
+    from deltamem_agents.store.schema import RevisionRow
+
+    agent = mem.agent("a")
+    agent.write(told(2), "s1")
+    before = agent.state()
+    with mem.store._database.write() as connection:
+        connection.execute(update(RevisionRow).values(state=b"x" * 64))
+    with pytest.raises(StateMismatchError, match="deltamem rebuild a"):
+        agent.state()
+    assert distance(agent.rebuild(), before) < SAME
+    assert distance(agent.state(), before) < SAME
+    assert mem.agent("nobody").rebuild() == {}
+
+
 def test_the_same_message_again_changes_nothing(mem, distance) -> None:
     agent = mem.agent("a")
     message = {"role": "user", "content": "My dog is Rex.", "id": "m1"}
