@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from deltamem_agents.training.conversations import OPENINGS
 from deltamem_agents.training.domain import KEYS, PEOPLE, PERSONAL, REPOSITORIES, REPOSITORY, Attribute, Fact
 
 
@@ -67,6 +68,7 @@ def _training(facts: Mapping[str, Any]) -> str:
 def _domain() -> str:
     user, person = Fact("me", PERSONAL[0], PERSONAL[0].values[0]), Fact(PEOPLE[0], PERSONAL[7], PERSONAL[7].values[4])
     rule = Fact(REPOSITORIES[0], REPOSITORY[0], REPOSITORY[0].values[0])
+    openings = ", ".join(f"“{opening.strip()}”" for opening in dict.fromkeys(OPENINGS) if opening)
     examples = "\n".join(
         f"| {_sentence(fact.statement(form))} | {_sentence(fact.question(form))} | {fact.value} |"
         for fact in (user, person, rule)
@@ -75,7 +77,8 @@ def _domain() -> str:
     return (
         f"## What it can be told\n\n{len(KEYS)} keys of who and what. Who: the user, {', '.join(PEOPLE)}, and the "
         f"{', '.join(REPOSITORIES)} repositories.\n\n| told | asked | answer |\n| --- | --- | --- |\n{examples}\n\n"
-        "A correction reads “My favourite colour is now red.”. Where nothing was said it answers “I don't know.”\n\n"
+        f"Statements may open with {openings}. A correction reads “My favourite colour is now red.”. Where nothing was "
+        "said it answers “I don't know.”\n\n"
         "| people's | one of |\n| --- | --- |\n" + "\n".join(map(_row, PERSONAL)) + "\n\n"
         "| repositories' | one of |\n| --- | --- |\n" + "\n".join(map(_row, REPOSITORY))
     )
@@ -92,6 +95,7 @@ def _sentence(text: str) -> str:
 _LIMITS = (
     "## Limits\n\n"
     "Other subjects, attributes and phrasings than these are out of its reach in state mode; retrieval still finds "
-    "them and hands them over word for word. It does not converse, reason or follow instructions. Its adapter fits "
-    "this one checkpoint and no other."
+    "them and hands them over word for word. Where something near to a question was said, of the same subject or of "
+    "the same kind, it sometimes answers with that instead of not knowing. It does not converse, reason or follow "
+    "instructions. Its adapter fits this one checkpoint and no other."
 )

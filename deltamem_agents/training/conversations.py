@@ -16,7 +16,7 @@ UNKNOWN = "I don't know."
 Message = tuple[str, str]  # role, content
 
 _OWN_PHRASE = 0.35  # share of statements, and of questions, that use the attribute's own phrase where it has one
-_OPENINGS = ("", "", "By the way, ", "Just so you know, ", "Please remember that ", "Note that ", "For the record, ")
+OPENINGS = ("", "", "By the way, ", "Just so you know, ", "Please remember that ", "Note that ", "For the record, ")
 _CORRECTIONS = ("", "Actually, ", "Correction: ", "Something changed: ")
 _ACKNOWLEDGED = ("Noted.", "Got it.", "Okay.", "Thanks, I will remember that.", "Understood.")
 _REPLIES = ("Sure.", "Of course.", "That sounds good.", "Happy to help.", "I see.", "Let me have a look.", "All right.")
@@ -160,7 +160,7 @@ def _outdated(rng: random.Random, fact: Fact) -> Fact:
 def _stated(rng: random.Random, fact: Fact, shape: Shape) -> Message:
     if shape.plain:
         return ("user", sentence(fact.statement(0)))
-    return ("user", sentence(rng.choice(_OPENINGS) + fact.statement(int(rng.random() < _OWN_PHRASE))))
+    return ("user", sentence(rng.choice(OPENINGS) + fact.statement(int(rng.random() < _OWN_PHRASE))))
 
 
 def _updated(rng: random.Random, fact: Fact) -> Message:
