@@ -65,10 +65,8 @@ class AgentMemory:
         """
         self._mem.check_open()
         ids = self._mem.store.append(self.id, messages, session)
-        if wait:
+        if wait:  # or the next recall does it
             self._settle()
-        else:
-            self._mem.in_background(self._settle)
         return ids
 
     def recall(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from deltamem_agents.core import Adapter
-
-log = logging.getLogger(__name__)
 
 CALLS = 8  # blocking calls of async twins at once; the model itself runs in a thread of its own
 AnyEmbedder = str | Path | Embedder | Callable[[list[str]], Any]
@@ -129,16 +126,6 @@ class DeltaMem:
         """Raise ClosedError if this was closed."""
         if self._closed:
             raise ClosedError("this DeltaMem was closed; open it again with DeltaMem.open")
-
-    def in_background(self, work: Callable[[], None]) -> None:
-        """Run something that the next call would do anyway; a failure is logged, and met again by that call."""
-        self.pool.submit(work).add_done_callback(_report)
-
-
-def _report(future: Future[None]) -> None:
-    error = future.exception()
-    if error is not None:
-        log.warning("folding in the background failed, the next recall tries again: %s", error)
 
 
 def _embedder(given: AnyEmbedder | bool | None) -> tuple[Embedder | None, str | None]:
