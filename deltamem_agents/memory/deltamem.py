@@ -94,7 +94,7 @@ class DeltaMem:
         return self.store.agents()
 
     def close(self) -> None:
-        """Finish what runs in the background and close everything; calling it again does nothing."""
+        """Finish the calls under way and close everything; calling it again does nothing."""
         if self._closed:
             return
         self._closed = True

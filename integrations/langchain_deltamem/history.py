@@ -41,7 +41,7 @@ class DeltaMemChatMessageHistory(BaseChatMessageHistory):
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Journal them, all or none. Messages that say nothing are left out; a known id with the same text is too.
 
-        Returns once they are durable; folding goes on in the background.
+        Returns once they are durable; the next recall folds them.
         """
         self._agent.write(for_journal(messages), self._session, wait=False)
 

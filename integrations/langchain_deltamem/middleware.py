@@ -95,7 +95,7 @@ class DeltaMemMiddleware(AgentMiddleware[DeltaMemState, Any, Any]):
         return await handler(self._with_memory(request, agent, text))
 
     def after_agent(self, state: DeltaMemState, runtime: Runtime[Any]) -> dict[str, Any] | None:
-        """Journal what is new; returns once it is durable, folding goes on in the background."""
+        """Journal what is new; returns once it is durable; the next recall folds it."""
         agent, session = self._agent(state, runtime), _session()
         new, written = self._new(state)
         if new and "delta_mem_written" not in state:

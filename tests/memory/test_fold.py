@@ -44,7 +44,7 @@ def test_any_batches_and_sessions_give_the_same_state(data, open_mem, distance) 
         if data.draw(st.booleans()):
             pieces.state()
     assert distance(pieces.state(), at_once.state()) < SAME
-    mem.close()  # or its background folds run on beside the next example's
+    mem.close()
 
 
 def test_a_long_journal_keeps_few_revisions_and_folds_only_its_tail(mem, distance) -> None:
