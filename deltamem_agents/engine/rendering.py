@@ -7,6 +7,7 @@ Message text never becomes a special token: ``<|im_end|>`` in a user's text stay
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -14,6 +15,8 @@ from typing import Any, cast
 from transformers import PreTrainedTokenizerBase
 
 from deltamem_agents.errors import UnsupportedModelError
+
+ROLES = ("system", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +71,11 @@ FORMATS: Mapping[str, MessageFormat] = {
 
 
 class Rendering:
-    """Renders messages for one tokenizer.
+    """Renders messages for one tokenizer. Safe to share among threads.
+
+    Whether a fast tokenizer splits special tokens is a setting of the tokenizer, which each call switches: two threads
+    that share one, of which one renders markup and the other text, get each other's tokens. So the markup is tokenised
+    once, and text by a copy of the tokenizer that is never switched back.
 
     Raises:
         UnsupportedModelError: The tokenizer's chat template is of no known family.
@@ -77,19 +84,23 @@ class Rendering:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self.name, self.format = _format_of(tokenizer)
+        self._text_tokenizer = copy.deepcopy(tokenizer)
+        self._start = self._markup(self.format.start)
+        self._markups = {role: tuple(map(self._markup, self._around(role))) for role in ROLES}
+        self._text("")  # switched here, before other threads come
 
     def message(self, role: str, content: str) -> list[int]:
         """Tokens of one message. ``content`` is tokenised on its own; special tokens in it are split into text."""
-        before, after = self._around(role)
-        return [*self._markup(before), *self._text(content), *self._markup(after)]
+        before, after = self._markups[role]
+        return [*before, *self._text(content), *after]
 
     def opening(self, role: str) -> list[int]:
         """Tokens before a message's content."""
-        return self._markup(self._around(role)[0])
+        return [*self._markups[role][0]]
 
     def start(self) -> list[int]:
         """Tokens that begin a segment."""
-        return self._markup(self.format.start)
+        return [*self._start]
 
     def question(self, query: str, records: str = "") -> list[int]:
         """A prompt for a short answer from memory: instruction and records as a system message, then the query."""
@@ -131,10 +142,11 @@ class Rendering:
         return self.format.before.format(role=self.format.role(role)), self.format.after
 
     def _markup(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
+        """Before `_text` is first called only."""
+        return list(self._text_tokenizer.encode(text, add_special_tokens=False)) if text else []
 
     def _text(self, content: str) -> list[int]:
-        return list(self.tokenizer.encode(content, add_special_tokens=False, split_special_tokens=True))
+        return list(self._text_tokenizer.encode(content, add_special_tokens=False, split_special_tokens=True))
 
 
 def _format_of(tokenizer: PreTrainedTokenizerBase) -> tuple[str, MessageFormat]:

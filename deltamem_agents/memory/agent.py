@@ -53,7 +53,8 @@ class AgentMemory:
                 blocks, whose text parts are folded), optionally ``id``, ``metadata`` and ``created_at``. A known id
                 with the same text is passed over, with another text it replaces the old message.
             session: The conversation they belong to.
-            wait: Whether to return after folding and indexing, or as soon as the messages are durable.
+            wait: Whether to return after folding and indexing, or as soon as the messages are durable; the rest is
+                then done in the background, or by the next recall, whichever comes first.
 
         Returns:
             Their ids, in order.
@@ -65,8 +66,10 @@ class AgentMemory:
         """
         self._mem.check_open()
         ids = self._mem.store.append(self.id, messages, session)
-        if wait:  # or the next recall does it
+        if wait:
             self._settle()
+        else:
+            self._mem.behind(self.id, self._settle)
         return ids
 
     def recall(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
     from deltamem_agents.core import Adapter
 
+log = logging.getLogger(__name__)
+
 CALLS = 8  # blocking calls of async twins at once; the model itself runs in a thread of its own
 AnyEmbedder = str | Path | Embedder | Callable[[list[str]], Any]
 
@@ -37,6 +41,8 @@ class DeltaMem:
         self.retriever = Retriever(store, embedder)
         self.pool = ThreadPoolExecutor(CALLS, thread_name_prefix="deltamem-call")
         self._closed = False
+        self._behind: set[str] = set()
+        self._lock = threading.Lock()
         register(self)
 
     @classmethod
@@ -126,6 +132,29 @@ class DeltaMem:
         """Raise ClosedError if this was closed."""
         if self._closed:
             raise ClosedError("this DeltaMem was closed; open it again with DeltaMem.open")
+
+    def behind(self, agent: str, catch_up: Callable[[], None]) -> None:
+        """Bring an agent's state up to its journal in the background, once for all that was written meanwhile.
+
+        A failure is logged, and met again by the next recall, which would do the same.
+        """
+
+        def run() -> None:
+            with self._lock:
+                self._behind.discard(agent)  # what is written from here on needs another run
+            catch_up()
+
+        with self._lock:
+            if agent in self._behind:
+                return
+            self._behind.add(agent)
+        self.pool.submit(run).add_done_callback(_report)
+
+
+def _report(future: Future[None]) -> None:
+    error = future.exception()
+    if error is not None:
+        log.warning("folding in the background failed, the next recall tries again: %s", error)
 
 
 def _embedder(given: AnyEmbedder | bool | None) -> tuple[Embedder | None, str | None]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -45,6 +47,43 @@ def test_any_batches_and_sessions_give_the_same_state(data, open_mem, distance) 
             pieces.state()
     assert distance(pieces.state(), at_once.state()) < SAME
     mem.close()
+
+
+@pytest.mark.slow  # several threads fold again and again
+@pytest.mark.parametrize("database", ["sqlite://", None], ids=["in memory", "file"])
+def test_threads_that_write_and_recall_one_agent_come_to_the_state_of_its_journal(open_mem, distance, database) -> None:
+    mem = open_mem(**({"url": database} if database else {}))
+    busy = mem.agent("busy")
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)  # as on a machine with more cores
+
+    def tell(seed: int) -> None:
+        for i, message in enumerate(told(seed)):
+            busy.write([message], f"s{seed % 2}", wait=i % 3 == 0)
+            if i % 4 == 0:
+                busy.recall("What is my dog?", mode="state")
+
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(tell, range(4)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(busy.log()) == sum(len(told(seed)) for seed in range(4))
+    calm = mem.agent("calm")
+    for entry in busy.log():
+        calm.write([{"role": entry.role, "content": entry.text}], entry.session, wait=False)
+    assert distance(busy.state(), calm.state()) < SAME
+
+
+def test_writing_without_waiting_folds_in_the_background(mem) -> None:
+    agent = mem.agent("a")
+    for message in told(1):
+        agent.write([message], "s1", wait=False)
+    end = len(told(1))
+    deadline = time.monotonic() + 30
+    while not any(revision.position == end for revision in mem.store.revisions("a")):
+        assert time.monotonic() < deadline, "nothing was folded"
+        time.sleep(0.02)
 
 
 def test_a_long_journal_keeps_few_revisions_and_folds_only_its_tail(mem, distance) -> None:
