@@ -1,6 +1,6 @@
 """Compiles the CPU scan into the package, so that a wheel is a platform wheel; without a compiler it stays pure.
 
-``cc`` (or the compiler named by ``CC``) builds ``kernels/deltamem_kernels/scan.c`` into ``_scan.so`` beside it. The
+``cc`` (or the compiler named by ``CC``) builds ``kernels/deltamem_kernels/cpu/scan.c`` into ``_scan.so`` beside it. The
 library is loaded with ctypes and needs neither torch nor Python's headers, hence the tag ``py3-none-<platform>``.
 """
 
@@ -16,8 +16,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = Path("kernels/deltamem_kernels/scan.c")
-LIBRARY = Path("kernels/deltamem_kernels/_scan.so")
+SOURCE = Path("kernels/deltamem_kernels/cpu/scan.c")
+LIBRARY = Path("kernels/deltamem_kernels/cpu/_scan.so")
 FLAGS = ["-O3", "-std=gnu11", "-ffp-contract=fast", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden"]
 
 

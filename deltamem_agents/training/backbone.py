@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase, SmolLM3Config, SmolLM3ForCausa
 from deltamem_agents.training.batches import TEXT_WEIGHT, Batch, Renderer, Row, extend, records_message
 from deltamem_agents.training.conversations import Shape, converse
 from deltamem_agents.training.induction import ROPE_THETA, start_with_lookup
+from deltamem_agents.training.precision import mixed_precision
 from deltamem_agents.training.schedule import Progress, learning_rate
 from deltamem_agents.training.tokenizer import SPECIAL_TOKENS
 
@@ -117,7 +118,7 @@ def train_backbone(
 
 def _loss(model: SmolLM3ForCausalLM, batch: Batch) -> tuple[torch.Tensor, float]:
     # Right padding behind a causal mask changes nothing before it, so no mask is passed (the fast attention path).
-    with torch.autocast("cpu", torch.bfloat16):
+    with mixed_precision():
         hidden = model.model(input_ids=batch.ids).last_hidden_state[:, :-1]
         targets, weights = batch.ids[:, 1:], batch.weights[:, 1:]
         # Predicting the text around the answers is a side job: one token in four of it, at four times the weight.

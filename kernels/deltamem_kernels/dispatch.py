@@ -7,7 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from deltamem_kernels import compiled, naive
+from deltamem_kernels import naive
+from deltamem_kernels.cpu import compiled
 
 Backend = Literal["auto", "naive", "compiled"]
 

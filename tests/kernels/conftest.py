@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from deltamem_kernels import compiled, delta_scan
+from deltamem_kernels import delta_scan
+from deltamem_kernels.cpu import compiled
 
 
 @dataclass

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deltamem_kernels import compiled, delta_scan, delta_step, explain_backend
+from deltamem_kernels import delta_scan, delta_step, explain_backend
+from deltamem_kernels.cpu import compiled
 
 NAMES = ["q", "k", "v", "keep", "erase", "write"]
 BACKENDS = ["auto", "naive"] + (["compiled"] if compiled.unavailable() is None else [])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCE = ROOT / "kernels/deltamem_kernels/scan.c"
+SOURCE = ROOT / "kernels/deltamem_kernels/cpu/scan.c"
 
 need_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler 'cc' here")
 
@@ -56,6 +56,6 @@ def test_wheel_carries_the_library_and_its_platform(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "py3-none-" in wheel.name and not wheel.name.endswith("-any.whl")
-    assert "deltamem_kernels/_scan.so" in names
+    assert "deltamem_kernels/cpu/_scan.so" in names
     assert "deltamem_agents/py.typed" in names
     assert not any(name.startswith(("kernels/", "integrations/")) for name in names)

@@ -7,7 +7,8 @@ import threading
 import pytest
 import torch
 
-from deltamem_kernels import compiled, delta_scan, explain_backend
+from deltamem_kernels import delta_scan, explain_backend
+from deltamem_kernels.cpu import compiled
 
 pytestmark = pytest.mark.usefixtures("need_compiled")
 
