@@ -51,7 +51,7 @@ def compile_scan(source: Path, library: Path, *, warn: Any = print) -> bool:
         return False
     # Written under another name and renamed: a process that has the old library mapped keeps a whole one.
     partial = library.with_name(f"{library.name}.{os.getpid()}.tmp")
-    command = [*compiler, *FLAGS, "-o", str(partial), str(source)]
+    command = [*compiler, *FLAGS, "-o", str(partial), str(source), "-lm"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         partial.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from deltamem_agents.core.adapter import Adapter, place
 from deltamem_agents.core.families import inspect_backbone
-from deltamem_agents.core.hooks import FRAMES, Hooks
+from deltamem_agents.core.hooks import Hooks, opened
 from deltamem_agents.core.passes import Frame, Pass, by_key, by_layer
 from deltamem_agents.core.state import State, select_state, validate_state
 from deltamem_agents.errors import AdapterMismatchError, ClosedError, InertAdapterError
@@ -53,8 +53,9 @@ class Attached:
             self._trainable = [each for each in model.parameters() if each.requires_grad]
             for parameter in self._trainable:
                 parameter.requires_grad_(False)
-            self._hooks: Hooks | None = Hooks(backbone, adapter, self._ended)
-            self._doubts: deque[tuple[Tensor, torch.cuda.Event]] = deque()
+            with torch.inference_mode(False):
+                self._hooks: Hooks | None = Hooks(backbone, adapter, self._ended)
+            self._doubts: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
             _attached[backbone.decoder] = ref(self)
 
     def forward(
@@ -93,11 +94,8 @@ class Attached:
         """
         frame = self._frame(state, read_state, write=write, bound=False)
         frame.message_ids, frame.sentence_ids = message_ids, sentence_ids
-        token = FRAMES.set((*FRAMES.get(), frame))
-        try:
+        with opened(frame):
             output = self.model(**model_kwargs)
-        finally:
-            FRAMES.reset(token)
         if frame.last is None and (write or state is not None):
             raise InertAdapterError(
                 "the model's forward did not run the decoder the adapter is attached to; detach and attach again"
@@ -131,11 +129,8 @@ class Attached:
         frame = self._frame(chosen, None, write=write, bound=True)
         if write:
             frame.stop_ids = self._stop_ids(eos_token_id)
-        token = FRAMES.set((*FRAMES.get(), frame))
-        try:
+        with opened(frame):
             yield Bound(frame)
-        finally:
-            FRAMES.reset(token)
 
     def zero_state(self, batch: int) -> State:
         """A batched state of agents that were told nothing."""
@@ -186,6 +181,9 @@ class Attached:
         """See that a zero state did not stay zero: at once on a CPU, when the device has come that far on a GPU."""
         first = self.adapter.layer_indices[0]
         with torch.no_grad():
+            if torch.compiler.is_compiling():
+                self._doubts.append((done.unwritten(), None))  # looked at by the next call
+                return
             if done.after[first].device.type != "cuda":
                 if not done.after[first].any() and bool(done.unwritten()):
                     raise _inert()
@@ -197,15 +195,16 @@ class Attached:
             self._doubts.append((verdict, event))
 
     def _settle(self, *, wait: bool) -> None:
-        while self._doubts:
+        while self._doubts and not torch.compiler.is_compiling():
             with _lock:
                 if not self._doubts:
                     return
                 verdict, event = self._doubts[0]
-                if not wait and not event.query():  # type: ignore[no-untyped-call]
+                if event is not None and not wait and not event.query():  # type: ignore[no-untyped-call]
                     return
                 self._doubts.popleft()
-            event.synchronize()
+            if event is not None:
+                event.synchronize()
             if bool(verdict):
                 raise _inert()
 

@@ -2,14 +2,17 @@
 
 The decoder's hooks find the caller's frame through a context variable, so threads and tasks do not see each other's;
 from there to the layers the pass travels in thread-local memory. Backward runs of checkpointed layers happen on other
-threads and after the forward has ended: for these it travels in the layers' keyword arguments instead.
+threads and after the forward has ended: for these it travels in the layers' keyword arguments instead. What
+``torch.compile`` traces takes neither way, see ``tracing``.
 """
 
 from __future__ import annotations
 
 import inspect
+import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -19,21 +22,29 @@ from torch.utils.hooks import RemovableHandle
 
 from deltamem_agents.core.adapter import Adapter
 from deltamem_agents.core.families import Backbone
+from deltamem_agents.core.inference import InferenceLayer
 from deltamem_agents.core.layer import AdapterLayer
 from deltamem_agents.core.passes import Frame, Pass
+from deltamem_agents.core.tracing import Tracing, forget_compiled
 from deltamem_agents.errors import UnsupportedModelError
 
-FRAMES: ContextVar[tuple[Frame, ...]] = ContextVar("deltamem_frames", default=())
+_FRAMES: ContextVar[tuple[Frame, ...]] = ContextVar("deltamem_frames", default=())
 _KWARG = "deltamem_pass"
+Corrector = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]
 
 
 class _Running(threading.local):
-    """The pass this thread is in, and the reads of the attention module it is in."""
+    """The pass this thread is in, and what the attention module it is in has read and projected."""
 
     frame: Frame | None = None
     current: Pass | None = None
     steering: Pass | None = None
     reads: Tensor | None = None
+    product: Tensor | None = None
+    in_place: bool = False
+
+    def clear(self) -> None:
+        self.frame = self.current = self.steering = self.reads = self.product = None
 
 
 class Hooks:
@@ -46,8 +57,11 @@ class Hooks:
     def __init__(self, backbone: Backbone, adapter: Adapter, on_end: Callable[[Frame, Pass], None]) -> None:
         self._running = _Running()
         self._on_end = on_end
+        self.tracing = Tracing(adapter, self._innermost, on_end)
         self._parameters = list(inspect.signature(type(backbone.decoder).forward).parameters)[1:]
         self._checkpointed = [backbone.decoder, *backbone.decoder.get_submodule("layers").children()]
+        self._layers: list[InferenceLayer] = []
+        self._replaced: list[nn.Module] = []
         decoder = backbone.decoder
         self._handles: list[RemovableHandle] = [
             decoder.register_forward_pre_hook(self._begin, with_kwargs=True),
@@ -55,36 +69,61 @@ class Hooks:
         ]
         for index in adapter.layer_indices:
             self._hook_layer(index, backbone, adapter.layer(index))
+        forget_compiled()
 
     def remove(self) -> None:
         """Leave the model as it was."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        for module in self._replaced:
+            del module.forward
+        self._replaced.clear()
+        for layer in self._layers:
+            layer.restore()
+        self._layers.clear()
+        forget_compiled()
 
     def _hook_layer(self, index: int, backbone: Backbone, layer: AdapterLayer) -> None:
-        attention = backbone.attentions[index]
-        names = layer.config.corrections
-        self._handles.append(attention.register_forward_pre_hook(self._reader(index, layer), with_kwargs=True))
-        if backbone.family.packed:
-            inputs = tuple(name for name in names if name != "o")
-            widths = [backbone.shapes[index].outputs[name] for name in ("q", "k", "v")]
-            if inputs:
-                packed = attention.get_submodule("qkv_proj")
-                self._handles.append(packed.register_forward_hook(self._packed_corrector(layer, inputs, widths)))
-            names = tuple(name for name in names if name == "o")
-        for name in names:
-            projection = attention.get_submodule(f"{name}_proj")
-            self._handles.append(projection.register_forward_hook(self._corrector(layer, name)))
+        attention, names = backbone.attentions[index], layer.config.corrections
+        widths = {name: backbone.shapes[index].outputs[name] for name in ("q", "k", "v")}
+        # What each projection of the input gives, in order: one of q, k and v, or all three.
+        modules = (
+            {"qkv_proj": widths}
+            if backbone.family.packed
+            else {f"{each}_proj": {each: widths[each]} for each in widths}
+        )
+        inputs = [attention.get_submodule(path) for path in modules]
+        ends = list(itertools.accumulate(widths.values()))
+        columns = {each: (end - widths[each], end) for each, end in zip(widths, ends, strict=True) if each in names}
+        fast = InferenceLayer(layer, inputs, columns)
+        self._layers.append(fast)
+        self._handles.append(attention.register_forward_pre_hook(self._reader(index, layer, fast), with_kwargs=True))
+        for position, (module, parts) in enumerate(zip(inputs, modules.values(), strict=True)):
+            correct = self._corrector(layer, fast, parts)
+            if fast.packs:
+                module.forward = self._sliced(module, fast.offset(position), correct)
+                self._replaced.append(module)
+            elif any(each in names for each in parts):
+                self._handles.append(module.register_forward_hook(correct))
+        if "o" in names:
+            correct = self._corrector(layer, fast, {"o": backbone.shapes[index].outputs["o"]})
+            self._handles.append(attention.get_submodule("o_proj").register_forward_hook(correct))
+
+    def _innermost(self) -> Frame | None:
+        return next((each for each in reversed(_FRAMES.get()) if each.owner is self), None)
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Before the decoder: start a pass if a frame of this attachment is open in this context."""
+        inputs = dict(zip(self._parameters, args, strict=False)) | kwargs
+        if torch.compiler.is_compiling():
+            self.tracing.begin(inputs)
+            return None
         running = self._running
-        running.frame = running.current = running.steering = running.reads = None
-        frame = next((each for each in reversed(FRAMES.get()) if each.owner is self), None)
+        running.clear()
+        frame = self._innermost()
         if frame is None:
             return None
-        inputs = dict(zip(self._parameters, args, strict=False)) | kwargs
         running.current = frame.begin(inputs)
         running.frame = frame
         if running.current is not None and self._will_checkpoint():
@@ -93,9 +132,12 @@ class Hooks:
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """After the decoder, failed or not; ``output`` is None where it failed."""
+        if torch.compiler.is_compiling():
+            self.tracing.end()
+            return
         running = self._running
         frame, done = running.frame, running.current
-        running.frame = running.current = running.steering = running.reads = None
+        running.clear()
         if frame is not None and done is not None and output is not None:
             self._on_end(frame, done)
 
@@ -104,12 +146,16 @@ class Hooks:
             return False
         return any(each.training and getattr(each, "gradient_checkpointing", False) for each in self._checkpointed)
 
-    def _reader(self, index: int, layer: AdapterLayer) -> Callable[..., Any]:
-        running = self._running
+    def _reader(self, index: int, layer: AdapterLayer, fast: InferenceLayer) -> Callable[..., Any]:
+        running, tracing = self._running, self.tracing
 
         def read(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if torch.compiler.is_compiling():
+                tracing.read(index, args[0] if args else kwargs["hidden_states"])
+                return None
             carried = kwargs.pop(_KWARG, None)
             current = running.current if carried is None else carried
+            running.product = None
             if current is None:
                 running.reads = None
                 return None
@@ -119,42 +165,80 @@ class Hooks:
                     "gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})"
                 )
             x = args[0] if args else kwargs["hidden_states"]
-            running.reads, current.after[index] = layer(
-                x,
-                current.state[index],
-                None if current.read_state is None else current.read_state[index],
-                write=current.write,
-                valid=None if current.valid is None else current.valid.to(x.device),
-                spans=current.spans,
-            )
+            states = (current.state[index], None if current.read_state is None else current.read_state[index])
+            valid = None if current.valid is None else current.valid.to(x.device)
+            running.in_place = not (torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type))
+            if running.in_place:
+                running.reads, current.after[index], running.product = fast.read(
+                    x, *states, write=current.write, valid=valid, spans=current.spans
+                )
+            else:
+                running.reads, current.after[index] = layer(
+                    x, *states, write=current.write, valid=valid, spans=current.spans
+                )
             running.steering = current
             return None if carried is None else (args, kwargs)
 
         return read
 
-    def _corrector(self, layer: AdapterLayer, name: str) -> Callable[..., Any]:
-        running = self._running
+    def _sliced(self, module: nn.Module, start: int, correct: Corrector) -> Callable[[Tensor], Tensor]:
+        """A projection's forward that takes its columns of the packed product, corrected, where there is one."""
+        running, own = self._running, module.forward
+        stop = start + int(module.out_features)  # type: ignore[arg-type]
+
+        def forward(x: Tensor) -> Tensor:
+            product = None if torch.compiler.is_compiling() else running.product
+            output = own(x) if product is None else product[..., start:stop]
+            corrected = correct(module, (x,), output)
+            return output if corrected is None else corrected
+
+        return forward
+
+    def _corrector(self, layer: AdapterLayer, fast: InferenceLayer, parts: Mapping[str, int]) -> Corrector:
+        """A forward hook of a projection whose output holds ``parts``: names, and how wide each is."""
+        running, tracing = self._running, self.tracing
+        names = [name for name in parts if name in layer.config.corrections]
+
+        def each(output: Tensor, correct: Callable[[str, Tensor], Tensor]) -> Tensor:
+            if len(parts) == 1:
+                return correct(names[0], output)
+            pieces = zip(parts, torch.split(output, list(parts.values()), dim=-1), strict=True)
+            return torch.cat([correct(name, piece) if name in names else piece for name, piece in pieces], -1)
 
         def correct(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-            if running.reads is None or running.steering is None:
+            if not names:
                 return None
-            running.steering.steered += 1
-            corrected = layer.correct(name, output, running.reads)
-            if name == "o":
-                running.reads = None
-            return corrected
-
-        return correct
-
-    def _packed_corrector(self, layer: AdapterLayer, names: tuple[str, ...], widths: list[int]) -> Callable[..., Any]:
-        running = self._running
-
-        def correct(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+            if torch.compiler.is_compiling():
+                return each(output, lambda name, piece: tracing.correct(layer, name, piece))
             reads = running.reads
             if reads is None or running.steering is None:
                 return None
             running.steering.steered += len(names)
-            parts = zip(("q", "k", "v"), torch.split(output, widths, dim=-1), strict=True)
-            return torch.cat([layer.correct(name, part, reads) if name in names else part for name, part in parts], -1)
+            if names == ["o"]:
+                running.reads = running.product = None
+            elif running.product is not None:
+                return None  # corrected where it was projected
+            if running.in_place and len(parts) == 1:
+                return fast.correct(names[0], output, reads)
+            return each(output, lambda name, piece: layer.correct(name, piece, reads))
 
         return correct
+
+
+@contextmanager
+def opened(frame: Frame) -> Iterator[None]:
+    """Put a frame in effect for this context (thread or task), or for what is being traced."""
+    hooks = frame.owner
+    assert isinstance(hooks, Hooks)
+    if torch.compiler.is_compiling():
+        outer, hooks.tracing.frame = hooks.tracing.frame, frame
+        try:
+            yield
+        finally:
+            hooks.tracing.frame = outer
+        return
+    token = _FRAMES.set((*_FRAMES.get(), frame))
+    try:
+        yield
+    finally:
+        _FRAMES.reset(token)

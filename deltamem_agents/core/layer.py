@@ -65,15 +65,18 @@ class AdapterLayer(nn.Module):
         Returns:
             Reads [B, T, W] float32, and the state after the last token.
         """
+        rows = self.memory if write else self.memory[: self.config.width]
         if torch.is_autocast_enabled(x.device.type):
             # Autocast would round queries and states to bfloat16.
             with torch.autocast(x.device.type, enabled=False):
-                return self._read_and_write(x, state, read_state, write=write, valid=valid, spans=spans)
-        return self._read_and_write(x, state, read_state, write=write, valid=valid, spans=spans)
+                projected = F.linear(x.to(rows.dtype), rows)
+                return self.read_and_write(projected, state, read_state, write=write, valid=valid, spans=spans)
+        projected = F.linear(x.to(rows.dtype), rows)
+        return self.read_and_write(projected, state, read_state, write=write, valid=valid, spans=spans)
 
-    def _read_and_write(
+    def read_and_write(
         self,
-        x: Tensor,
+        projected: Tensor,
         state: Tensor,
         read_state: Tensor | None,
         *,
@@ -81,32 +84,35 @@ class AdapterLayer(nn.Module):
         valid: Tensor | None,
         spans: SpanPlan | None,
     ) -> tuple[Tensor, Tensor]:
-        width = self.config.width
-        if not write:
-            queries = self._unit(F.linear(x.to(self.memory.dtype), self.memory[:width]).float())
-            return self._lookup(queries, state if read_state is None else read_state, valid), state
-        projected = F.linear(x.to(self.memory.dtype), self.memory).float()
-        queries = self._unit(projected[..., :width])
-        if spans is None:
+        """As `forward`, from the memory's projections of the input.
+
+        Args:
+            projected: [B, T, ≥ W] float32, queries first; all of ``memory``'s rows where something is written.
+        """
+        queries = self._unit(projected[..., : self.config.width])
+        if write and spans is None:
             return self._scan(queries, projected, state, valid)
         reads = self._lookup(queries, state if read_state is None else read_state, valid)
+        if not write or spans is None:
+            return reads, state
         pooled = spans.pool(projected)
         # The scan's own reads are not used: every token of a segment reads the state from before it.
-        _, state = self._scan(pooled[..., :width], pooled, state, spans.mask.to(x.device))
+        _, state = self._scan(pooled[..., : self.config.width], pooled, state, spans.mask.to(projected.device))
         return reads, state
 
     def correct(self, name: str, output: Tensor, reads: Tensor) -> Tensor:
         """``output`` [B, T, out] of a projection plus its correction from ``reads`` [B, T, W]."""
-        weight, factor = self.corrections[name], self._multiplier(name)
-        if isinstance(factor, float) and output.dtype == weight.dtype and (name != "o" or self.o_norm is None):
-            rows, columns = reads.reshape(-1, reads.shape[-1]), output.reshape(-1, output.shape[-1])
-            return torch.addmm(columns, rows, weight.t(), alpha=factor).view_as(output)
-        reads = reads * factor
+        reads = reads * self._multiplier(name)
         if name == "o" and self.o_norm is not None:
-            delta = F.linear(reads, weight).float()
+            delta = F.linear(reads, self.corrections[name]).float()
             delta = F.rms_norm(delta, (delta.shape[-1],), self.o_norm, self.config.o_rmsnorm_eps)
             return output + delta.to(output.dtype)
-        return output + F.linear(reads, weight).to(output.dtype)
+        return output + F.linear(reads, self.corrections[name]).to(output.dtype)
+
+    def scaled(self, name: str) -> Tensor:
+        """Weight [out, W] of a correction with its scale multiplied in."""
+        weight: Tensor = self.corrections[name]
+        return weight * self._multiplier(name)
 
     def initialise(self, weights: dict[str, Tensor], generator: torch.Generator) -> None:
         """The paper's initialisation: kaiming projections, zero gates, corrections from slices of the base weights.

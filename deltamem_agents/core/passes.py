@@ -98,15 +98,22 @@ class Frame:
         tokens = inputs.get("inputs_embeds") if tokens is None else tokens
         if tokens is None:
             return None
+        return self.start(tokens, validity(inputs), inputs.get("input_ids"))
+
+    def start(self, tokens: Tensor, valid: Tensor | None, input_ids: Tensor | None) -> Pass | None:
+        """As `begin`, where validity is known.
+
+        Args:
+            tokens: [B, T] or [B, T, D]: what has the input's shape and device.
+            valid: [B, T] bool, or None where every token is real.
+            input_ids: [B, T], to notice rows that have ended; None where there are none.
+        """
         batch, length = tokens.shape[:2]
         if self.state is None and not self.write and not torch.is_grad_enabled() and self.read_state is None:
             return None
         state = by_layer(self.adapter, self.adapter.zero_state(batch)) if self.state is None else self.state
-        valid = token_validity(
-            inputs.get("attention_mask"), inputs.get("past_key_values"), batch, length, tokens.device
-        )
         if self.bound and self.write:
-            valid = self._without_finished(inputs.get("input_ids"), valid)
+            valid = self._without_finished(input_ids, valid)
         spans = None
         if self.write:
             config = self.adapter.config
@@ -149,6 +156,16 @@ class Frame:
         self.finished = stopped if self.finished is None else self.finished | stopped
         going = ~self.finished.unsqueeze(1)
         return going if valid is None else valid & going
+
+
+def validity(inputs: Mapping[str, Any]) -> Tensor | None:
+    """Validity [B, T] of the decoder's tokens from its arguments; None where all are valid, or there are none."""
+    tokens = inputs.get("input_ids")
+    tokens = inputs.get("inputs_embeds") if tokens is None else tokens
+    if tokens is None:
+        return None
+    batch, length = tokens.shape[:2]
+    return token_validity(inputs.get("attention_mask"), inputs.get("past_key_values"), batch, length, tokens.device)
 
 
 def by_layer(adapter: Adapter, state: Mapping[str, Tensor]) -> dict[int, Tensor]:

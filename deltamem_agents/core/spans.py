@@ -66,7 +66,8 @@ def plan_spans(
             raise ConfigError(
                 f"span ids have shape {tuple(given.shape)} and dtype {given.dtype}; give whole numbers of shape {shape}"
             )
-    slots = _most_spans(ids) if ids.device.type == "cpu" else shape[1]
+    known = ids.device.type == "cpu" and not torch.compiler.is_compiling()
+    slots = _most_spans(ids) if known else shape[1]
     ids = ids.to(device=device, dtype=torch.int64)
     active = ids.ge(0)
     if write == "sentence" and message_ids is not None:

@@ -1,13 +1,16 @@
-/* The delta-rule scan on a CPU: forward and backward, float32, loaded with ctypes. README.md has the derivation.
+/* The delta-rule scan on a CPU: forward and backward, float32, loaded with ctypes; and reading while decoding.
+ * README.md has the derivation.
  *
- * This file: the calls' layout, the choice of instruction set, threads. The arithmetic is in scan_tile.h.
+ * This file: the calls' layout, the choice of instruction set, threads. The arithmetic is in scan_tile.h, read_target.h.
  * Arrays are contiguous: tokens [N,T,R], states [N,R,R], mask [N,T] bytes or null, R = 8 or a multiple of 16 up to 64.
  * Checkpoints [N, ceil(T/64), R, R] are states at the chunks' starts, stored as S[i,j] at [j][i].
  */
 
+#include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define EXPORT __attribute__((visibility("default")))
 #define ALWAYS_INLINE inline __attribute__((always_inline))
@@ -47,6 +50,40 @@ struct backward_call {
     const float *checkpoints, *d_reads, *d_state_out; /* d_state_out may be null: zero */
     float *d_q, *d_k, *d_v, *d_keep, *d_erase, *d_write, *d_state;
 };
+
+/* B rows of H heads; x [B, H·R] float32 or bfloat16, rows x_stride apart; state [B,H,R,R]; valid [B] bytes or null. */
+struct read_call {
+    long B, H, R, x_stride, x_bf16, normalize;
+    const void *x;
+    const float *state;
+    const unsigned char *valid;
+    float *reads; /* [B, H·R] */
+};
+
+/* reads [B, W], weight [W, out] (transposed, so that lanes are outputs), output [B, out] of rows output_stride apart. */
+struct correct_call {
+    long B, W, out, output_stride, output_bf16;
+    const float *reads, *weight;
+    void *output;
+    float scale;
+};
+
+static ALWAYS_INLINE float from_bf16(unsigned short half) {
+    const unsigned int bits = (unsigned int)half << 16;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static ALWAYS_INLINE unsigned short to_bf16(float x) { /* to the nearest, ties to even */
+    unsigned int bits;
+    memcpy(&bits, &x, sizeof bits);
+    return x != x ? 0x7fc0 : (unsigned short)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+static ALWAYS_INLINE float load_number(const void *x, long bf16, long at) {
+    return bf16 ? from_bf16(((const unsigned short *)x)[at]) : ((const float *)x)[at];
+}
 
 /* Of one thread in the backward, for one chunk of one sequence. history: [token][j][lane] of one tile. */
 struct workspace {
@@ -94,13 +131,15 @@ struct target {
     long wide; /* rows of a tile, but no more than R */
     void (*forward)(const struct forward_call *, long n, int tile);
     void (*backward)(const struct backward_call *, long n, struct workspace *);
+    void (*read)(const struct read_call *);
+    void (*correct)(const struct correct_call *);
 };
 
 static const struct target targets[] = {
-    {"portable", 4, forward_portable_call, backward_portable_call},
+    {"portable", 4, forward_portable_call, backward_portable_call, read_portable_call, correct_portable_call},
 #ifdef X86_TARGETS
-    {"avx2", 8, forward_avx2_call, backward_avx2_call},
-    {"avx512", 16, forward_avx512_call, backward_avx512_call},
+    {"avx2", 8, forward_avx2_call, backward_avx2_call, read_avx2_call, correct_avx2_call},
+    {"avx512", 16, forward_avx512_call, backward_avx512_call, read_avx512_call, correct_avx512_call},
 #endif
 };
 
@@ -180,3 +219,7 @@ EXPORT int deltamem_scan_backward(int target, const struct backward_call *call, 
     struct job job = {&targets[target], 0, call, 1, call->N, 0, 0};
     return run_on(&job, threads);
 }
+
+/* One token a row, on the calling thread: too little work to share. */
+EXPORT void deltamem_read(int target, const struct read_call *call) { targets[target].read(call); }
+EXPORT void deltamem_correct(int target, const struct correct_call *call) { targets[target].correct(call); }

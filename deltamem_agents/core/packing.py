@@ -1,0 +1,83 @@
+"""One matrix product for a backbone's q, k, v and the memory's projections of the same input.
+
+The packed buffer [q + k + v + memory, D] holds the backbone's own weights, which become views of it: no copy stays
+behind, and an unbound forward multiplies by the same numbers as before. Knows nothing about states or hooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PackedProjections:
+    """Projections of one attention module and, in the rows after theirs, a copy of the memory's.
+
+    Args:
+        linears: The modules whose weights move into the buffer, see `packable`.
+        memory_rows: Rows kept free for the memory's projections.
+    """
+
+    def __init__(self, linears: Sequence[nn.Linear], memory_rows: int) -> None:
+        self._linears = tuple(linears)
+        widths = [linear.out_features for linear in linears]
+        self.offsets = [sum(widths[:i]) for i in range(len(widths) + 1)]
+        first = linears[0].weight
+        self._buffer = torch.zeros(
+            self.offsets[-1] + memory_rows, first.shape[1], dtype=first.dtype, device=first.device
+        )
+        for linear, at in zip(linears, self.offsets, strict=False):
+            rows = self._buffer[at : at + linear.out_features]
+            rows.copy_(linear.weight.detach())
+            linear.weight.data = rows
+        self._addresses = [linear.weight.data_ptr() for linear in linears]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the backbone's weights, in which the memory's rows are computed too."""
+        return self._buffer.dtype
+
+    def intact(self) -> bool:
+        """Whether the backbone still computes with the buffer: moving or converting a model gives it new weights."""
+        return all(
+            linear.weight.data_ptr() == address for linear, address in zip(self._linears, self._addresses, strict=True)
+        )
+
+    def fill(self, memory: Tensor) -> None:
+        """Take over the memory's rows [M, D], rounded to the backbone's dtype."""
+        self._buffer[self.offsets[-1] :].copy_(memory.detach())
+
+    def project(self, x: Tensor, memory_rows: int) -> Tensor:
+        """All of the backbone's rows and the first ``memory_rows`` of the memory's, of x [B, T, D]: [B, T, …]."""
+        return F.linear(x, self._buffer[: self.offsets[-1] + memory_rows])
+
+    def restore(self) -> None:
+        """Give each projection a weight of its own again, bit for bit the same."""
+        for linear in self._linears if self.intact() else ():
+            linear.weight.data = linear.weight.detach().clone()
+
+
+def packable(linears: Sequence[nn.Module]) -> list[nn.Linear] | None:
+    """The modules, if their weights can share one buffer; None if not.
+
+    They can where all are plain ``nn.Linear`` without bias (not quantised, not wrapped, with the forward of their class
+    and nothing hooked before it), of one dtype and device.
+    """
+    plain = [each for each in linears if isinstance(each, nn.Linear) and _plain(each)]
+    kinds = {(each.weight.dtype, each.weight.device, each.in_features) for each in plain}
+    return plain if len(plain) == len(linears) and len(kinds) == 1 else None
+
+
+def _plain(linear: nn.Linear) -> bool:
+    return (
+        type(linear) is nn.Linear
+        and linear.bias is None
+        and "forward" not in linear.__dict__
+        and not linear._forward_pre_hooks
+        and not hasattr(linear, "parametrizations")
+        and linear.weight.is_floating_point()
+        and linear.weight.device.type != "meta"
+    )

@@ -1,0 +1,146 @@
+"""What hooks do while ``torch.compile`` traces them: no graph break, and never another thread's state.
+
+A tracer follows neither context variables nor thread-local memory (of the latter it bakes in what it finds). There are
+two cases:
+
+- `Attached.forward` itself is traced. Its frame is a plain attribute for the length of the trace, and all that is
+  computed lands in the graph, gradients included.
+- Only the model is traced, and forwards run it inside `Attached.bind`, or not. Whose state to read is known at run time
+  alone, so a layer's read and write is one opaque operator that looks it up then. Unbound it reads zeros.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+from deltamem_agents.core.adapter import Adapter
+from deltamem_agents.core.layer import AdapterLayer
+from deltamem_agents.core.passes import Frame, Pass, validity
+
+_numbers = itertools.count(1)
+_owners: WeakValueDictionary[int, Tracing] = WeakValueDictionary()
+
+
+class Tracing:
+    """The tracing side of one adapter's hooks.
+
+    Args:
+        innermost: Gives the frame that is open in the calling context, at run time.
+        on_end: Called with the frame and the pass after each successful run of the decoder.
+    """
+
+    def __init__(
+        self, adapter: Adapter, innermost: Callable[[], Frame | None], on_end: Callable[[Frame, Pass], None]
+    ) -> None:
+        self._adapter = adapter
+        self._innermost = innermost
+        self._on_end = on_end
+        self._number = next(_numbers)
+        _owners[self._number] = self
+        # While something is traced; set and cleared within one trace.
+        self.frame: Frame | None = None
+        self._current: Pass | None = None
+        self._valid: Tensor | None = None
+        self._ids: Tensor | None = None
+        self._reads: Tensor | None = None
+        # While an opaque operator's graph runs, between its first and its last layer.
+        self._bound: dict[int, tuple[Frame, Pass]] = {}
+
+    def begin(self, inputs: Mapping[str, Any]) -> None:
+        """Before the decoder."""
+        if self.frame is None:
+            self._valid, self._ids = validity(inputs), inputs.get("input_ids")
+        else:
+            self._current = self.frame.begin(inputs)
+
+    def end(self) -> None:
+        """After the decoder."""
+        frame, done = self.frame, self._current
+        self._current = self._valid = self._ids = self._reads = None
+        if frame is not None and done is not None:
+            self._on_end(frame, done)
+
+    def read(self, index: int, x: Tensor) -> None:
+        """Before attention: x [B, T, D] is its input."""
+        current = self._current
+        if self.frame is None:
+            width = self._adapter.config.width
+            self._reads = torch.ops.deltamem.read(x, self._valid, self._ids, self._number, index, width)
+        elif current is None:
+            self._reads = None
+        else:
+            self._reads, current.after[index] = self._adapter.layer(index)(
+                x,
+                current.state[index],
+                None if current.read_state is None else current.read_state[index],
+                write=current.write,
+                valid=None if current.valid is None else current.valid.to(x.device),
+                spans=current.spans,
+            )
+
+    def correct(self, layer: AdapterLayer, name: str, output: Tensor) -> Tensor:
+        """``output`` of a projection, corrected."""
+        if self._reads is None:
+            return output
+        if self._current is not None:
+            self._current.steered += 1
+        return layer.correct(name, output, self._reads)
+
+    def read_bound(self, index: int, x: Tensor, valid: Tensor | None, ids: Tensor | None) -> Tensor:
+        """At run time, in the calling thread: the reads [B, T, W] of one layer under the frame that is open now."""
+        thread = threading.get_ident()
+        indices = self._adapter.layer_indices
+        if index == indices[0]:
+            self._bound.pop(thread, None)
+            frame = self._innermost()
+            current = None if frame is None else frame.start(x, valid, ids)
+            if frame is not None and current is not None:
+                self._bound[thread] = frame, current
+        if thread not in self._bound:
+            return _zeros(x, self._adapter.config.width)
+        frame, current = self._bound[thread]
+        reads, current.after[index] = self._adapter.layer(index)(
+            x,
+            current.state[index],
+            None if current.read_state is None else current.read_state[index],
+            write=current.write,
+            valid=None if current.valid is None else current.valid.to(x.device),
+            spans=current.spans,
+        )
+        if index == indices[-1]:
+            del self._bound[thread]
+            current.steered = len(indices) * len(self._adapter.config.corrections)  # they are in the graph
+            self._on_end(frame, current)
+        done: Tensor = reads
+        return done
+
+
+@torch.library.custom_op("deltamem::read", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
+def _read(x: Tensor, valid: Tensor | None, ids: Tensor | None, owner: int, layer: int, width: int) -> Tensor:
+    tracing = _owners.get(owner)
+    if tracing is None:
+        return _zeros(x, width)
+    return tracing.read_bound(layer, x, valid, ids)
+
+
+@_read.register_fake
+def _(x: Tensor, valid: Tensor | None, ids: Tensor | None, owner: int, layer: int, width: int) -> Tensor:
+    return x.new_empty(*x.shape[:2], width, dtype=torch.float32)
+
+
+def _zeros(x: Tensor, width: int) -> Tensor:
+    return x.new_zeros((x.shape[0], x.shape[1], width), dtype=torch.float32)
+
+
+def forget_compiled() -> None:
+    """Drop compiled code: that of a model does not notice hooks that come or go."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
