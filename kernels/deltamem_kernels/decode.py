@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deltamem_kernels.cpu import compiled, reading
+from deltamem_kernels.cpu import compiled, decoding
 
 _SMALL = 1 << 20  # multiplications of a correction that are not worth a second thread
-
+_STREAMS = 64  # rows that one launch corrects no slower than a matrix product behind a conversion of the reads
 _NORM_EPS = 1e-6
 
 
@@ -33,13 +33,17 @@ class Correction:
 
     def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
         self.weight = weight.detach().to(dtype, copy=True)
-        on_cpu = weight.device.type == "cpu" and dtype in reading.DTYPES
+        on_cpu = weight.device.type == "cpu" and dtype in decoding.DTYPES
         self._transposed = weight.detach().t().contiguous() if on_cpu else None
 
     def add(self, output: Tensor, reads: Tensor) -> None:
         """Add ``reads`` [N, W] float32, corrected, to ``output`` [N, out] in place; its columns contiguous."""
         if self._transposed is not None and output.shape[0] * self.weight.numel() <= _SMALL and _compiled():
-            reading.correct(output, reads, self._transposed)
+            decoding.correct(output, reads, self._transposed)
+        elif output.is_cuda and output.shape[0] <= _STREAMS and _triton(output.device):
+            from deltamem_kernels.gpu import decode
+
+            decode.correct(output, reads.contiguous(), self.weight, 1.0)
         else:
             output.addmm_(reads.to(output.dtype), self.weight.t())
 
@@ -73,8 +77,8 @@ def read_and_correct(
         return decode.read_and_correct(
             projected, state, slots, outputs, 1.0, heads=heads, normalize=normalize, valid=valid
         )
-    if projected.device.type == "cpu" and projected.dtype in reading.DTYPES and _compiled():
-        reads = reading.read(projected, state, heads, normalize, valid)
+    if projected.device.type == "cpu" and projected.dtype in decoding.DTYPES and _compiled():
+        reads = decoding.read(projected, state, heads, normalize, valid)
     else:
         reads = _read(projected, state, heads, normalize, valid)
     for output, correction in targets:

@@ -1,7 +1,8 @@
 /* The delta-rule scan on a CPU: forward and backward, float32, loaded with ctypes; and reading while decoding.
  * README.md has the derivation.
  *
- * This file: the calls' layout, the choice of instruction set, threads. The arithmetic is in scan_tile.h, read_target.h.
+ * This file: the calls' layout, the choice of instruction set, threads. The arithmetic is in scan_tile.h and
+ * decode_target.h.
  * Arrays are contiguous: tokens [N,T,R], states [N,R,R], mask [N,T] bytes or null, R = 8 or a multiple of 16 up to 64.
  * Checkpoints [N, ceil(T/64), R, R] are states at the chunks' starts, stored as S[i,j] at [j][i].
  */
@@ -66,6 +67,14 @@ struct correct_call {
     const float *reads, *weight;
     void *output;
     float scale;
+};
+
+/* One token of N streams, each through its slot of a pool [P,R,R] that is changed in place; inputs and reads [N,R]. */
+struct step_call {
+    long N, R;
+    const float *q, *k, *v, *keep, *erase, *write;
+    const long long *slots; /* -1: reads zero, writes nothing */
+    float *pool, *reads;
 };
 
 static ALWAYS_INLINE float from_bf16(unsigned short half) {
@@ -133,13 +142,14 @@ struct target {
     void (*backward)(const struct backward_call *, long n, struct workspace *);
     void (*read)(const struct read_call *);
     void (*correct)(const struct correct_call *);
+    void (*step)(const struct step_call *);
 };
 
 static const struct target targets[] = {
-    {"portable", 4, forward_portable_call, backward_portable_call, read_portable_call, correct_portable_call},
+    {"portable", 4, forward_portable_call, backward_portable_call, read_portable_call, correct_portable_call, step_portable_call},
 #ifdef X86_TARGETS
-    {"avx2", 8, forward_avx2_call, backward_avx2_call, read_avx2_call, correct_avx2_call},
-    {"avx512", 16, forward_avx512_call, backward_avx512_call, read_avx512_call, correct_avx512_call},
+    {"avx2", 8, forward_avx2_call, backward_avx2_call, read_avx2_call, correct_avx2_call, step_avx2_call},
+    {"avx512", 16, forward_avx512_call, backward_avx512_call, read_avx512_call, correct_avx512_call, step_avx512_call},
 #endif
 };
 
@@ -222,4 +232,5 @@ EXPORT int deltamem_scan_backward(int target, const struct backward_call *call, 
 
 /* One token a row, on the calling thread: too little work to share. */
 EXPORT void deltamem_read(int target, const struct read_call *call) { targets[target].read(call); }
+EXPORT void deltamem_step(int target, const struct step_call *call) { targets[target].step(call); }
 EXPORT void deltamem_correct(int target, const struct correct_call *call) { targets[target].correct(call); }

@@ -36,7 +36,7 @@ static void JOIN(backward, TARGET, call)(const struct backward_call *c, long n, 
     default: JOIN(backward_sequence, TARGET, wide)((int)c->R, c, n, work);
     }
 }
-#include "read_target.h"
+#include "decode_target.h"
 
 #undef AT_8
 #undef TARGET

@@ -1,5 +1,5 @@
-/* Reading a state while decoding: one token a row, nothing written to the state. Included by scan_target.h for each
- * instruction set. Plain loops over contiguous floats, which the compiler turns into that set's vectors. */
+/* Decoding: one token a row, read and corrected, or written as well. Included by scan_target.h for each instruction set.
+ * Plain loops over contiguous floats, which the compiler turns into that set's vectors. */
 
 /* reads[b, h·R + i] = Σ_j S[b,h,i,j] q[j], q = unit(tanh(x[b, h·R ..])) or x itself; a row that is not valid reads zero. */
 static void JOIN(read, TARGET, call)(const struct read_call *c) {
@@ -47,6 +47,26 @@ static void JOIN(correct, TARGET, call)(const struct correct_call *c) {
                 float *output = (float *)c->output + b * c->output_stride + from;
                 for (long o = 0; o < n; o++) output[o] += sum[o];
             }
+        }
+    }
+}
+
+static void JOIN(step, TARGET, call)(const struct step_call *c) {
+    const long R = c->R;
+    for (long n = 0; n < c->N; n++) {
+        float *reads = c->reads + n * R;
+        if (c->slots[n] < 0) {
+            for (long i = 0; i < R; i++) reads[i] = 0.0f;
+            continue;
+        }
+        const float *q = c->q + n * R, *k = c->k + n * R;
+        for (long i = 0; i < R; i++) {
+            float *row = c->pool + (c->slots[n] * R + i) * R, read = 0.0f, seen = 0.0f;
+            for (long j = 0; j < R; j++) read += row[j] * q[j], seen += row[j] * k[j];
+            const long at = n * R + i;
+            const float keep = c->keep[at], change = c->write[at] * c->v[at] - c->erase[at] * seen;
+            for (long j = 0; j < R; j++) row[j] = keep * row[j] + change * k[j];
+            reads[i] = read;
         }
     }
 }

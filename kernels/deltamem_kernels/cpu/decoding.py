@@ -1,11 +1,12 @@
-"""Reading and correcting in compiled C, for the one token a row of a decoding step: a few microseconds a call.
+"""Decoding in compiled C, one token a row: read and correct, or read and write. A few microseconds a call.
 
-Float32 and bfloat16 rows; nothing about validation or the choice of a backend.
+Nothing about validation or the choice of a backend.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -28,6 +29,13 @@ class _Correct(ctypes.Structure):
         *((name, ctypes.c_long) for name in ("B", "W", "out", "output_stride", "output_bf16")),
         *((name, ctypes.c_void_p) for name in ("reads", "weight", "output")),
         ("scale", ctypes.c_float),
+    )
+
+
+class _Step(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_long) for name in ("N", "R")),
+        *((name, ctypes.c_void_p) for name in ("q", "k", "v", "keep", "erase", "write", "slots", "pool", "reads")),
     )
 
 
@@ -81,12 +89,33 @@ def correct(output: Tensor, reads: Tensor, transposed: Tensor) -> None:
     _library().deltamem_correct(len(compiled.targets()) - 1, ctypes.byref(call))
 
 
+def step(inputs: Sequence[Tensor], pool: Tensor, slots: Tensor) -> Tensor:
+    """Read and write one token of N streams in place; arguments and result as of `naive.step`, in float32.
+
+    Args:
+        pool: [P, R, R] float32, contiguous.
+        slots: [N] int64, distinct, -1 or below P.
+
+    Raises:
+        IndexError: A slot is not below P; nothing was written.
+    """
+    streams, rank = inputs[0].shape
+    slots = slots.contiguous()
+    if streams and int(slots.max()) >= pool.shape[0]:
+        raise IndexError(f"slot {int(slots.max())} is not in a pool of {pool.shape[0]}")
+    arrays = [x.float().contiguous() for x in inputs]
+    reads = torch.empty(streams, rank, dtype=torch.float32, device="cpu")
+    call = _Step(streams, rank, *(x.data_ptr() for x in (*arrays, slots, pool, reads)))
+    _library().deltamem_step(len(compiled.targets()) - 1, ctypes.byref(call))
+    return reads
+
+
 @cache
 def _library() -> ctypes.CDLL:
     found = compiled._library()
     if isinstance(found, str):
         raise RuntimeError(f"backend 'compiled' cannot run: {found}")
-    for function in (found.deltamem_read, found.deltamem_correct):
+    for function in (found.deltamem_read, found.deltamem_correct, found.deltamem_step):
         function.argtypes = [ctypes.c_int, ctypes.c_void_p]
         function.restype = None
     return found
