@@ -6,7 +6,7 @@ EXTRAS := langchain,llama-index,retrieval,train,dev
 STAMP := .venv/.stamp
 SOURCES := pyproject.toml constraints.txt hatch_build.py $(wildcard kernels/deltamem_kernels/cpu/*.[ch])
 
-.PHONY: install demo test check lint types layers
+.PHONY: install demo test check lint types layers bench bench-gpu
 
 install: $(STAMP)
 
@@ -35,3 +35,11 @@ types: $(STAMP)
 
 layers: $(STAMP)
 	$(BIN)/lint-imports
+
+# Kernels, and a model with memory against one without; needs two idle cores and ten minutes.
+bench: $(STAMP)
+	OMP_NUM_THREADS=2 $(BIN)/python kernels/benchmarks/run.py --device cpu --out docs/benchmarks/kernels-cpu.csv
+
+# The same on a CUDA device.
+bench-gpu: $(STAMP)
+	$(BIN)/python kernels/benchmarks/run.py --device cuda --out docs/benchmarks/kernels-gpu.csv

@@ -276,6 +276,29 @@ def rebuild(
 
 
 @app.command()
+def doctor(
+    url: Annotated[
+        str | None,
+        typer.Option("--url", help="Look at this database too; it is not changed.", envvar="DELTAMEM_URL"),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what is in use on this machine and why, and what would make it faster."""
+    with terminal.progress("Looking around"):
+        from deltamem_agents.doctor import check_up
+
+        found = check_up(url)
+    if json:
+        terminal.print_json(found.as_dict())
+    else:
+        found.show(terminal.stdout())
+    if found.failure is not None:
+        typer.echo(f"error: {' '.join(found.failure.split())}", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
 def demo(
     fact: Annotated[
         list[str] | None, typer.Option("--fact", help="Tell this in place of the built-in facts; repeatable.")

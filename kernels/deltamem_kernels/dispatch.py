@@ -1,16 +1,12 @@
-"""The two calls everything else uses: arguments checked, the backend chosen, the result in the caller's dtype."""
+"""The two calls everything else uses: arguments checked, the result in the caller's dtype."""
 
 from __future__ import annotations
-
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from deltamem_kernels import naive
-from deltamem_kernels.cpu import compiled
-
-Backend = Literal["auto", "naive", "compiled"]
+from deltamem_kernels import backends
+from deltamem_kernels.backends import Backend
 
 _NAMES = ("q", "k", "v", "keep", "erase", "write")
 
@@ -31,14 +27,16 @@ def delta_scan(
         reads_t[i] = <S_{t-1}[i,:], q_t>
         S_t[i,:]   = keep_t[i] S_{t-1}[i,:] + (write_t[i] v_t[i] - erase_t[i] <S_{t-1}[i,:], k_t>) k_t
 
-    Differentiable once in every argument but the mask (any number of times with "naive").
+    Differentiable once in every argument but the mask (any number of times with "naive"). Under ``torch.compile`` it
+    is one operator in the graph.
 
     Args:
         q, k, v, keep, erase, write: [N, T, R], N = batch × heads, T may be 0; float32, bfloat16 or float16 in any
             mixture, or float64 throughout. Gates are per row i; expand a gate per head.
         state: [N, R, R]; float32, or float64 if the inputs are. Not changed in place.
         mask: [N, T] bool; a token that is False reads zero and writes nothing.
-        backend: "auto" takes the fastest that can run; "compiled" or "naive" by name.
+        backend: "auto" takes the fastest that can run: "naive" for float64; else "compiled" on a CPU and "triton" on
+            CUDA, or "chunked" where these cannot. By name: that one, or an error.
 
     Returns:
         The reads [N, T, R] in q's dtype, and the new state [N, R, R] in the state's dtype.
@@ -55,10 +53,13 @@ def delta_scan(
     _check("state", state, (n, rank, rank), _state_dtype(q), q.device)
     if mask is not None:
         _check("mask", mask, (n, tokens), torch.bool, q.device)
-    if _choose(backend, q) == "compiled":
-        reads, state = compiled.scan(inputs, state, mask)
+    backends.check_name(backend)
+    if torch.compiler.is_compiling() and backend != "naive" and (backend != "auto" or q.dtype != torch.float64):
+        from deltamem_kernels import operator
+
+        reads, state = operator.scan(backend, inputs, state, mask)
     else:
-        reads, state = naive.scan([x.to(state.dtype) for x in inputs], state, mask)
+        reads, state = backends.scan(backend, inputs, state, mask)
     return reads.to(q.dtype), state
 
 
@@ -86,37 +87,12 @@ def delta_step(
     _check_inputs(inputs)
     _check("pool", pool, (pool.shape[0] if pool.ndim else 0, rank, rank), _state_dtype(q), q.device)
     _check("slots", slots, (n,), torch.int64, q.device)
-    return naive.step([x.to(pool.dtype) for x in inputs], pool, slots).to(q.dtype)
+    return backends.step(inputs, pool, slots).to(q.dtype)
 
 
 def explain_backend(device: torch.device | str | None = None) -> str:
     """Say in one line which backend "auto" takes for float32 tensors on a device (the CPU if None), and why."""
-    device = torch.device(device or "cpu")
-    if device.type != "cpu":
-        return f"naive: the per-token PyTorch loop; there is no kernel for {device.type} tensors yet"
-    reason = compiled.unavailable()
-    if reason is not None:
-        return f"naive: the per-token PyTorch loop; {reason}"
-    return f"compiled: C scan with {compiled.targets()[-1]} instructions, up to {torch.get_num_threads()} threads"
-
-
-def _choose(backend: str, q: Tensor) -> str:
-    if backend not in get_args(Backend):
-        raise ValueError(f"backend {backend!r} is unknown; choose one of {', '.join(get_args(Backend))}")
-    if backend == "naive":
-        return backend
-    reason = compiled.unavailable()
-    if q.device.type != "cpu":
-        reason = f"it runs on the CPU, the tensors are on {q.device}"
-    elif q.dtype == torch.float64:
-        reason = "it computes in float32, the tensors are float64; use 'naive' or float32"
-    elif q.shape[-1] > compiled.MAX_RANK:
-        reason = f"it takes ranks up to {compiled.MAX_RANK}, the tensors have {q.shape[-1]}"
-    if reason is None:
-        return "compiled"
-    if backend == "compiled":
-        raise RuntimeError(f"backend 'compiled' cannot run: {reason}")
-    return "naive"
+    return backends.explain(torch.device(device or "cpu"))
 
 
 def _state_dtype(q: Tensor) -> torch.dtype:

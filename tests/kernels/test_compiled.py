@@ -46,9 +46,10 @@ def test_forward(make_scan, error, rank, masked, target):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("rank", RANKS)
 def test_backward(make_scan, error, rank, masked, target):
+    torch.manual_seed(0)
     for tokens in (1, 64, 131):
-        scan = make_scan(2, tokens, rank, masked=masked, seed=tokens)
-        weights = torch.randn(2, tokens, rank), torch.randn(2, rank, rank)
+        scan = make_scan(4, tokens, rank, masked=masked, seed=tokens)
+        weights = torch.randn(4, tokens, rank), torch.randn(4, rank, rank)
 
         got = gradients(lambda *x, scan=scan: compiled.scan(x[:6], x[6], scan.mask, target), scan.float(), *weights)
 
@@ -187,4 +188,3 @@ def test_torch_defaults_do_not_matter(make_scan):
 
 def test_explains_itself():
     assert explain_backend().startswith("compiled: C scan with")
-    assert explain_backend("cuda").startswith("naive:")

@@ -74,6 +74,36 @@ def test_step_keeps_state_in_float32_under_bfloat16(make_scan, error):
     assert error(pool[[1, 0]], states) < 1e-6
 
 
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("rank", [1, 3, 8, 64, 65])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_step_in_float32_is_the_oracles(make_scan, error, rank, dtype):
+    """On a CPU the compiled step where there is one, at any rank."""
+    scan = make_scan(4, 1, rank)
+    inputs = [x[:, 0].to(dtype) for x in scan.inputs]
+    slots = torch.tensor([5, -1, 0, 3])
+    pool = torch.full((7, rank, rank), 7.0)
+    pool[[5, 0, 3]] = scan.state[[0, 2, 3]].float()
+    oracle = pool.double()
+
+    reads = delta_step(*inputs, pool, slots)
+
+    expected = delta_step(*(x.double() for x in inputs), oracle, slots)
+    assert error(reads, expected) < (1e-6 if dtype == torch.float32 else 5e-3)
+    assert error(pool, oracle) < 1e-6
+    assert not reads[1].any()
+    assert bool((pool[[1, 2, 4, 6]] == 7.0).all())
+
+
+def test_step_refuses_a_slot_that_is_not_there(make_scan):
+    scan = make_scan(2, 1, 8)
+    pool = scan.state.float()
+    before = pool.clone()
+    with pytest.raises(IndexError):
+        delta_step(*(x[:, 0].float() for x in scan.inputs), pool, torch.tensor([0, 2]))
+    assert torch.equal(pool, before)
+
+
 def test_scan_cut_in_two_is_the_same(make_scan):
     scan = make_scan(2, 11, 4, masked=True)
 

@@ -1,0 +1,59 @@
+"""Measure the kernels and a model with memory, print the table, write it as CSV.
+
+    python kernels/benchmarks/run.py --device cpu --out docs/benchmarks/kernels-cpu.csv
+
+Every result is checked before it is timed; a figure that misses its bar is marked, and the exit code is then 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import measure
+import torch
+
+
+def main() -> int:
+    """Parse, measure, report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=2, help="of PyTorch and the compiled scan, on a CPU")
+    parser.add_argument("--out", type=Path, default=None, help="CSV file")
+    parser.add_argument("--only", choices=("scans", "models"), default=None)
+    chosen = parser.parse_args()
+    if chosen.device == "cuda" and not torch.cuda.is_available():
+        print("no CUDA device here; the GPU column stays not measured", file=sys.stderr)
+        return 2
+    torch.set_num_threads(chosen.threads)
+    facts = measure.machine(chosen.device)
+    rows: list[measure.Row] = []
+    for row in _rows(chosen.device, chosen.only):
+        rows.append(row)
+        print(
+            f"{row.what}: {row.value:.4g} {row.unit} {'' if row.reached is not False else '(not reached)'}", flush=True
+        )
+        if chosen.out is not None:
+            measure.write_csv(chosen.out, rows, facts)  # after each row: a long run may be cut short
+    print("\n" + measure.table(rows, facts))
+    return int(any(row.reached is False for row in rows))
+
+
+def _rows(device: str, only: str | None):  # type: ignore[no-untyped-def]
+    if device == "cuda":
+        import gpu
+
+        yield from gpu.rows(only)
+        return
+    import models
+    import scans
+
+    if only != "models":
+        yield from scans.cpu_rows()
+    if only != "scans":
+        yield from models.cpu_rows()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
