@@ -40,11 +40,11 @@ class _Running(threading.local):
     current: Pass | None = None
     steering: Pass | None = None
     reads: Tensor | None = None
-    product: Tensor | None = None
+    outputs: tuple[Tensor, ...] | None = None
     in_place: bool = False
 
     def clear(self) -> None:
-        self.frame = self.current = self.steering = self.reads = self.product = None
+        self.frame = self.current = self.steering = self.reads = self.outputs = None
 
 
 class Hooks:
@@ -100,11 +100,12 @@ class Hooks:
         self._layers.append(fast)
         self._handles.append(attention.register_forward_pre_hook(self._reader(index, layer, fast), with_kwargs=True))
         for position, (module, parts) in enumerate(zip(inputs, modules.values(), strict=True)):
-            correct = self._corrector(layer, fast, parts)
+            corrected = any(each in names for each in parts)
+            correct = self._corrector(layer, fast, parts) if corrected else None
             if fast.packs:
-                module.forward = self._sliced(module, fast.offset(position), correct)
+                module.forward = self._taken(module, position, correct)
                 self._replaced.append(module)
-            elif any(each in names for each in parts):
+            elif correct is not None:
                 self._handles.append(module.register_forward_hook(correct))
         if "o" in names:
             correct = self._corrector(layer, fast, {"o": backbone.shapes[index].outputs["o"]})
@@ -126,6 +127,10 @@ class Hooks:
             return None
         running.current = frame.begin(inputs)
         running.frame = frame
+        running.in_place = running.current is not None and not torch.is_grad_enabled() and not _autocast(inputs)
+        if running.in_place:
+            for layer in self._layers:
+                layer.refresh()
         if running.current is not None and self._will_checkpoint():
             return args, {**kwargs, _KWARG: running.current}
         return None
@@ -155,7 +160,7 @@ class Hooks:
                 return None
             carried = kwargs.pop(_KWARG, None)
             current = running.current if carried is None else carried
-            running.product = None
+            running.outputs = None
             if current is None:
                 running.reads = None
                 return None
@@ -167,12 +172,12 @@ class Hooks:
             x = args[0] if args else kwargs["hidden_states"]
             states = (current.state[index], None if current.read_state is None else current.read_state[index])
             valid = None if current.valid is None else current.valid.to(x.device)
-            running.in_place = not (torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type))
-            if running.in_place:
-                running.reads, current.after[index], running.product = fast.read(
+            if running.in_place and carried is None:
+                running.reads, current.after[index], running.outputs = fast.read(
                     x, *states, write=current.write, valid=valid, spans=current.spans
                 )
             else:
+                running.in_place = False
                 running.reads, current.after[index] = layer(
                     x, *states, write=current.write, valid=valid, spans=current.spans
                 )
@@ -181,14 +186,15 @@ class Hooks:
 
         return read
 
-    def _sliced(self, module: nn.Module, start: int, correct: Corrector) -> Callable[[Tensor], Tensor]:
-        """A projection's forward that takes its columns of the packed product, corrected, where there is one."""
+    def _taken(self, module: nn.Module, position: int, correct: Corrector | None) -> Callable[[Tensor], Tensor]:
+        """A projection's forward that takes its part of the packed product, where there is one."""
         running, own = self._running, module.forward
-        stop = start + int(module.out_features)  # type: ignore[arg-type]
 
         def forward(x: Tensor) -> Tensor:
-            product = None if torch.compiler.is_compiling() else running.product
-            output = own(x) if product is None else product[..., start:stop]
+            outputs = None if torch.compiler.is_compiling() else running.outputs
+            output: Tensor = own(x) if outputs is None else outputs[position]
+            if correct is None:
+                return output
             corrected = correct(module, (x,), output)
             return output if corrected is None else corrected
 
@@ -206,8 +212,6 @@ class Hooks:
             return torch.cat([correct(name, piece) if name in names else piece for name, piece in pieces], -1)
 
         def correct(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-            if not names:
-                return None
             if torch.compiler.is_compiling():
                 return each(output, lambda name, piece: tracing.correct(layer, name, piece))
             reads = running.reads
@@ -215,14 +219,20 @@ class Hooks:
                 return None
             running.steering.steered += len(names)
             if names == ["o"]:
-                running.reads = running.product = None
-            elif running.product is not None:
+                running.reads = running.outputs = None
+            elif running.outputs is not None:
                 return None  # corrected where it was projected
             if running.in_place and len(parts) == 1:
                 return fast.correct(names[0], output, reads)
             return each(output, lambda name, piece: layer.correct(name, piece, reads))
 
         return correct
+
+
+def _autocast(inputs: Mapping[str, Any]) -> bool:
+    tokens = inputs.get("input_ids")
+    tokens = inputs.get("inputs_embeds") if tokens is None else tokens
+    return tokens is not None and torch.is_autocast_enabled(tokens.device.type)
 
 
 @contextmanager

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deltamem_agents.core.layer import AdapterLayer
 from deltamem_agents.core.packing import PackedProjections, packable
 from deltamem_agents.core.spans import SpanPlan
-from deltamem_kernels.decode import Correction, read_and_correct
+from deltamem_kernels.decode import Correction, ProductLayout
 
 
 class InferenceLayer:
@@ -23,17 +24,26 @@ class InferenceLayer:
     Args:
         layer: The adapter's layer, on the module's device.
         inputs: The modules that project the attention's input: q, k and v, or one packed module.
-        names: Which of q, k, v are corrected, and the columns [start, stop) of each among the inputs' outputs.
+        columns: Which of q, k, v are corrected, and the columns [start, stop) of each among the inputs' outputs.
     """
 
-    def __init__(self, layer: AdapterLayer, inputs: Sequence[nn.Module], names: dict[str, tuple[int, int]]) -> None:
+    def __init__(self, layer: AdapterLayer, inputs: Sequence[nn.Module], columns: dict[str, tuple[int, int]]) -> None:
         self._layer = layer
-        self._columns = names
+        self._columns = columns
         plain = packable(inputs)
         self._packed = None if plain is None else PackedProjections(plain, layer.memory.shape[0])
-        self._parameters = list(layer.parameters())
+        self._watched = [
+            (module._parameters, name)
+            for module in (*layer.modules(), *(plain or ()))
+            for name, parameter in module._parameters.items()
+            if parameter is not None
+        ]
         self._stamp: tuple[object, ...] = ()
+        # Made by _prepare for inputs of one dtype.
+        self._dtype: torch.dtype | None = None
+        self._through: PackedProjections | None = None
         self._corrections: dict[str, Correction] = {}
+        self._layout: ProductLayout | None = None
 
     @property
     def packs(self) -> bool:
@@ -46,9 +56,15 @@ class InferenceLayer:
             self._packed.restore()
             self._packed = None
 
-    def offset(self, position: int) -> int:
-        """First column in the packed product of the input module at ``position``."""
-        return 0 if self._packed is None else self._packed.offsets[position]
+    def refresh(self) -> None:
+        """Notice parameters, the adapter's or the backbone's, that have changed since the last pass."""
+        found = [parameters[name] for parameters, name in self._watched]
+        # An inference tensor counts no versions, and nobody can change it in place either.
+        stamp = tuple(
+            [(each.data_ptr(), 0 if each.is_inference() else each._version) for each in found if each is not None]
+        )
+        if stamp != self._stamp:
+            self._stamp, self._dtype = stamp, None
 
     def read(
         self,
@@ -59,69 +75,59 @@ class InferenceLayer:
         write: bool,
         valid: Tensor | None,
         spans: SpanPlan | None,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...] | None]:
         """Read, write if asked, and correct q, k and v where they are packed. Arguments as of `AdapterLayer`.
 
         Returns:
-            Reads [B, T, W] float32, the state after, and the packed product [B, T, …] whose columns from `offset` on
-            are what the input modules are to return; None where they compute their own.
+            Reads [B, T, W] float32, the state after, and what the input modules are to return, in their order, with
+            something behind it; None where they compute their own.
         """
-        layer, config = self._layer, self._layer.config
-        packed = self._ready(x)
-        rows = layer.memory.shape[0] if write else config.width
-        if packed is None:
-            product = None
-            projected = F.linear(x.to(layer.memory.dtype), layer.memory[:rows])
-        else:
+        if self._dtype != x.dtype:
+            self._prepare(x.dtype)
+        layer, packed, layout = self._layer, self._through, self._layout
+        rows = layer.memory.shape[0] if write else layer.config.width
+        if packed is not None:
             product = packed.project(x, rows)
-            projected = product[..., packed.offsets[-1] :]
-        targets = (
-            []
-            if product is None
-            else [
-                (product[..., start:stop].flatten(0, 1), self._corrections[name])
-                for name, (start, stop) in self._columns.items()
-            ]
-        )
-        if x.shape[1] == 1 and not write:
-            reads = read_and_correct(
-                projected.flatten(0, 1),
-                state if read_state is None else read_state,
-                targets,
-                heads=config.heads,
-                normalize=config.normalize_qk,
-                valid=None if valid is None else valid.flatten(),
+            outputs = packed.split(product)
+        else:
+            product, outputs = F.linear(x.to(layer.memory.dtype), layer.memory[:rows]), None
+        if layout is not None and not write and x.shape[1] == 1:
+            reads = layout.read_and_correct(
+                product.squeeze(1), state if read_state is None else read_state, None if valid is None else valid[:, 0]
             )
-            return reads.unsqueeze(1), state, product
+            return reads.unsqueeze(1), state, outputs
+        projected = product if packed is None else product[..., packed.offsets[-1] :]
         reads, after = layer.read_and_write(projected.float(), state, read_state, write=write, valid=valid, spans=spans)
-        flat = reads.flatten(0, 1)
-        for output, correction in targets:
-            correction.add(output, flat)
-        return reads, after, product
+        if packed is not None:
+            for name, (start, stop) in self._columns.items():
+                self._corrections[name].add(product[..., start:stop].flatten(0, 1), reads.flatten(0, 1))
+        return reads, after, outputs
 
     def correct(self, name: str, output: Tensor, reads: Tensor) -> Tensor:
         """``output`` [B, T, out] of a projection, with its correction added in place where that can be done."""
         correction = self._corrections.get(name)
-        if correction is None or output.dtype != correction.weight.dtype or not output.is_contiguous():
+        if correction is None or output.dtype != self._dtype or not output.is_contiguous():
             return self._layer.correct(name, output, reads)
         correction.add(output.flatten(0, 1), reads.flatten(0, 1))
         return output
 
-    def _ready(self, x: Tensor) -> PackedProjections | None:
-        """Bring the copies up to date; the packed projections, if this input can go through them."""
-        # An inference tensor counts no versions, and nobody can change it in place either.
-        versions = ((each.data_ptr(), 0 if each.is_inference() else each._version) for each in self._parameters)
-        stamp = (x.dtype, *versions)
-        packed = self._packed
-        if packed is not None and (packed.dtype != x.dtype or not packed.intact()):
-            packed = None
-        if stamp != self._stamp:
-            self._corrections = {
-                name: Correction(self._layer.scaled(name), x.dtype)
-                for name in self._layer.config.corrections
-                if name != "o" or self._layer.o_norm is None
-            }
-            if self._packed is not None:
-                self._packed.fill(self._layer.memory)
-            self._stamp = stamp
-        return packed
+    def _prepare(self, dtype: torch.dtype) -> None:
+        """Make the copies that inputs of this dtype need."""
+        layer, config, packed = self._layer, self._layer.config, self._packed
+        through = packed if packed is not None and packed.dtype == dtype and packed.intact() else None
+        if through is not None:
+            through.fill(layer.memory)
+        corrections = {
+            name: Correction(layer.scaled(name), dtype)
+            for name in config.corrections
+            if name != "o" or layer.o_norm is None
+        }
+        layout = ProductLayout(
+            heads=config.heads,
+            rank=config.rank,
+            normalize=config.normalize_qk,
+            queries=0 if through is None else through.offsets[-1],
+            corrections={} if through is None else {self._columns[each]: corrections[each] for each in self._columns},
+            dtype=layer.memory.dtype if through is None else dtype,
+        )
+        self._through, self._corrections, self._layout, self._dtype = through, corrections, layout, dtype

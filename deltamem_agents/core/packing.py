@@ -23,7 +23,7 @@ class PackedProjections:
 
     def __init__(self, linears: Sequence[nn.Linear], memory_rows: int) -> None:
         self._linears = tuple(linears)
-        widths = [linear.out_features for linear in linears]
+        self._widths = widths = [linear.out_features for linear in linears]
         self.offsets = [sum(widths[:i]) for i in range(len(widths) + 1)]
         first = linears[0].weight
         self._buffer = torch.zeros(
@@ -53,6 +53,10 @@ class PackedProjections:
     def project(self, x: Tensor, memory_rows: int) -> Tensor:
         """All of the backbone's rows and the first ``memory_rows`` of the memory's, of x [B, T, D]: [B, T, …]."""
         return F.linear(x, self._buffer[: self.offsets[-1] + memory_rows])
+
+    def split(self, product: Tensor) -> tuple[Tensor, ...]:
+        """Views of a product: what each of the backbone's modules gives, then the memory's columns."""
+        return product.split_with_sizes([*self._widths, product.shape[-1] - self.offsets[-1]], -1)
 
     def restore(self) -> None:
         """Give each projection a weight of its own again, bit for bit the same."""

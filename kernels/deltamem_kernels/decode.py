@@ -1,13 +1,13 @@
 """Decoding, one token a row: read the state and add the corrections in place. The backend is chosen by device.
 
-    q = l2norm(tanh(projected)) per head;   reads[h·R + i] = <S[h,i,:], q[h]>;   output += weight @ reads
+    q = l2norm(tanh(x)) per head;   reads[h·R + i] = <S[h,i,:], q[h]>;   output += weight @ reads
 
 Source: arXiv:2605.12357, section 3. Nothing here is differentiable, waits for a device, or writes a state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import cache
 
 import torch
@@ -29,18 +29,22 @@ class Correction:
         dtype: Of the outputs it will be added to.
     """
 
-    __slots__ = ("_transposed", "weight")
+    __slots__ = ("_transposed", "struct", "weight")
 
     def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
-        self.weight = weight.detach().to(dtype, copy=True)
-        on_cpu = weight.device.type == "cpu" and dtype in decoding.DTYPES
-        self._transposed = weight.detach().t().contiguous() if on_cpu else None
+        out, width = weight.shape
+        self.weight = weight.detach().to(dtype, copy=True).contiguous()
+        self.struct: decoding.CorrectionStruct | None = None
+        if weight.device.type == "cpu" and dtype in decoding.DTYPES:
+            self._transposed = weight.detach().float().t().contiguous()
+            self.struct = decoding.CorrectionStruct(width, out, dtype == torch.bfloat16, self._transposed.data_ptr())
 
     def add(self, output: Tensor, reads: Tensor) -> None:
         """Add ``reads`` [N, W] float32, corrected, to ``output`` [N, out] in place; its columns contiguous."""
-        if self._transposed is not None and output.shape[0] * self.weight.numel() <= _SMALL and _compiled():
-            decoding.correct(output, reads, self._transposed)
-        elif output.is_cuda and output.shape[0] <= _STREAMS and _triton(output.device):
+        rows = output.shape[0]
+        if self.struct is not None and rows * self.weight.numel() <= _SMALL and _compiled():
+            decoding.correct(self.struct, output, reads)
+        elif output.is_cuda and rows <= _STREAMS and _triton(output.device):
             from deltamem_kernels.gpu import decode
 
             decode.correct(output, reads.contiguous(), self.weight, 1.0)
@@ -48,53 +52,76 @@ class Correction:
             output.addmm_(reads.to(output.dtype), self.weight.t())
 
 
-def read_and_correct(
-    projected: Tensor,
-    state: Tensor,
-    targets: Sequence[tuple[Tensor, Correction]],
-    *,
-    heads: int,
-    normalize: bool,
-    valid: Tensor | None,
-) -> Tensor:
-    """Read each row's state and add corrections that are known before attention.
+class ProductLayout:
+    """What one product [B, C] of a token's input holds: queries of the memory, and outputs that await a correction.
 
     Args:
-        projected: [B, W] queries before tanh, W = heads · R; any float type, columns contiguous.
-        state: [B, R, R] or [B, H, R, R] float32.
-        targets: Outputs [B, out] and their corrections, added in place.
+        heads: H; the state has a matrix each.
+        rank: R.
         normalize: Whether queries are l2norm(tanh(·)) per head, or taken as they are.
-        valid: [B] bool; a False row reads zero.
-
-    Returns:
-        The reads [B, W] float32.
+        queries: Their first column; there are H·R.
+        corrections: For the columns [start, stop) of up to three outputs the correction they get.
+        dtype: Of the product.
     """
-    if projected.is_cuda and _triton(projected.device):
-        from deltamem_kernels.gpu import decode
 
-        outputs = [(output, correction.weight) for output, correction in targets]
-        slots = _slots(projected.shape[0], projected.device)
-        return decode.read_and_correct(
-            projected, state, slots, outputs, 1.0, heads=heads, normalize=normalize, valid=valid
-        )
-    if projected.device.type == "cpu" and projected.dtype in decoding.DTYPES and _compiled():
-        reads = decoding.read(projected, state, heads, normalize, valid)
-    else:
-        reads = _read(projected, state, heads, normalize, valid)
-    for output, correction in targets:
-        correction.add(output, reads)
-    return reads
+    def __init__(
+        self,
+        *,
+        heads: int,
+        rank: int,
+        normalize: bool,
+        queries: int,
+        corrections: Mapping[tuple[int, int], Correction],
+        dtype: torch.dtype,
+    ) -> None:
+        self._heads, self._rank, self._normalize, self._queries = heads, rank, normalize, queries
+        self._corrections = dict(corrections)
+        self._struct: decoding.LayoutStruct | None = None
+        structs = [each.struct for each in corrections.values()]
+        if dtype in decoding.DTYPES and rank <= compiled.MAX_RANK and None not in structs:
+            columns = [start for start, _ in corrections]
+            self._struct = decoding.LayoutStruct(
+                heads, rank, normalize, dtype == torch.bfloat16, queries, len(structs), (*columns,), (*structs,)
+            )
 
+    def read_and_correct(self, product: Tensor, state: Tensor, valid: Tensor | None) -> Tensor:
+        """Read each row's state, and add the corrections to the product in place.
 
-def _read(projected: Tensor, state: Tensor, heads: int, normalize: bool, valid: Tensor | None) -> Tensor:
-    batch, width = projected.shape
-    queries = projected.float().view(batch, heads, width // heads)
-    if normalize:
-        queries = F.normalize(queries.tanh(), dim=-1, eps=_NORM_EPS)
-    if valid is not None:
-        queries = queries * valid.view(-1, 1, 1)
-    matrices = state.view(batch, heads, width // heads, width // heads)
-    return (matrices @ queries.unsqueeze(-1)).view(batch, width)
+        Args:
+            product: [B, C], columns contiguous.
+            state: [B, R, R] or [B, H, R, R] float32.
+            valid: [B] bool; a False row reads zero.
+
+        Returns:
+            The reads [B, H·R] float32.
+        """
+        heads, width = self._heads, self._heads * self._rank
+        if self._struct is not None and product.device.type == "cpu" and _compiled():
+            return decoding.decode(self._struct, product, state, valid, width)
+        queries = product[:, self._queries : self._queries + width]
+        outputs = [(product[:, start:stop], each) for (start, stop), each in self._corrections.items()]
+        if product.is_cuda and _triton(product.device):
+            from deltamem_kernels.gpu import decode
+
+            targets = [(output, each.weight) for output, each in outputs]
+            slots = _slots(product.shape[0], product.device)
+            return decode.read_and_correct(
+                queries, state, slots, targets, 1.0, heads=heads, normalize=self._normalize, valid=valid
+            )
+        reads = self._read(queries, state, valid)
+        for output, each in outputs:
+            each.add(output, reads)
+        return reads
+
+    def _read(self, projected: Tensor, state: Tensor, valid: Tensor | None) -> Tensor:
+        batch, rank = projected.shape[0], self._rank
+        queries = projected.float().reshape(batch, self._heads, rank)
+        if self._normalize:
+            queries = F.normalize(queries.tanh(), dim=-1, eps=_NORM_EPS)
+        if valid is not None:
+            queries = queries * valid.view(-1, 1, 1)
+        matrices = state.reshape(batch, self._heads, rank, rank)
+        return (matrices @ queries.unsqueeze(-1)).view(batch, self._heads * rank)
 
 
 @cache

@@ -47,14 +47,15 @@ def test_read_and_correct(rank, heads, dtype, form, error):
         valid = torch.arange(batch) % 3 != 1 if batch > 1 else None
         wanted_reads, wanted = expected(projected, state, weight, output, heads, normalize, valid)
 
-        reads = decode.read_and_correct(
-            projected,
-            state,
-            [(output, decode.Correction(weight, dtype))],
+        layout = decode.ProductLayout(
             heads=heads,
+            rank=rank,
             normalize=normalize,
-            valid=valid,
+            queries=out,
+            corrections={(0, out): decode.Correction(weight, dtype)},
+            dtype=dtype,
         )
+        reads = layout.read_and_correct(product, state, valid)
 
         assert reads.dtype == torch.float32
         assert error(reads, wanted_reads) < 1e-6

@@ -1,54 +1,58 @@
 /* Decoding: one token a row, read and corrected, or written as well. Included by scan_target.h for each instruction set.
  * Plain loops over contiguous floats, which the compiler turns into that set's vectors. */
 
-/* reads[b, h·R + i] = Σ_j S[b,h,i,j] q[j], q = unit(tanh(x[b, h·R ..])) or x itself; a row that is not valid reads zero. */
-static void JOIN(read, TARGET, call)(const struct read_call *c) {
-    const long R = c->R, W = c->H * R;
-    for (long b = 0; b < c->B; b++) {
-        float *reads = c->reads + b * W;
-        if (c->valid && !c->valid[b]) {
-            for (long w = 0; w < W; w++) reads[w] = 0.0f;
-            continue;
-        }
-        for (long h = 0; h < c->H; h++) {
-            float q[MAX_R], squares = 0.0f;
-            for (long j = 0; j < R; j++) q[j] = load_number(c->x, c->x_bf16, b * c->x_stride + h * R + j);
-            if (c->normalize) {
-                for (long j = 0; j < R; j++) q[j] = tanhf(q[j]), squares += q[j] * q[j];
-                const float norm = sqrtf(squares), inverse = 1.0f / (norm > 1e-6f ? norm : 1e-6f);
-                for (long j = 0; j < R; j++) q[j] *= inverse;
+/* output[b, o] += Σ_w reads[b, w] weight[w, o], in place */
+static void JOIN(correct, TARGET, call)(const struct correction *c, long B, char *output, long stride,
+                                        const float *reads) {
+    enum { BLOCK = 256 };
+    for (long b = 0; b < B; b++, reads += c->W) {
+        for (long from = 0; from < c->out; from += BLOCK) {
+            const long n = c->out - from < BLOCK ? c->out - from : BLOCK, at = b * stride + from;
+            float sum[BLOCK] = {0};
+            for (long w = 0; w < c->W; w++) {
+                const float read = reads[w], *weight = c->weight + w * c->out + from;
+                for (long o = 0; o < n; o++) sum[o] += read * weight[o];
             }
-            const float *state = c->state + (b * c->H + h) * R * R;
-            for (long i = 0; i < R; i++) {
-                float sum = 0.0f;
-                for (long j = 0; j < R; j++) sum += state[i * R + j] * q[j];
-                reads[h * R + i] = sum;
+            if (c->bf16) {
+                unsigned short *to = (unsigned short *)output + at;
+                for (long o = 0; o < n; o++) to[o] = to_bf16(from_bf16(to[o]) + sum[o]);
+            } else {
+                float *to = (float *)output + at;
+                for (long o = 0; o < n; o++) to[o] += sum[o];
             }
         }
     }
 }
 
-/* output[b, o] += scale Σ_w reads[b, w] weight[w, o], in place */
-static void JOIN(correct, TARGET, call)(const struct correct_call *c) {
-    enum { BLOCK = 256 };
-    for (long b = 0; b < c->B; b++) {
-        const float *reads = c->reads + b * c->W;
-        for (long from = 0; from < c->out; from += BLOCK) {
-            const long n = c->out - from < BLOCK ? c->out - from : BLOCK;
-            float sum[BLOCK] = {0};
-            for (long w = 0; w < c->W; w++) {
-                const float read = c->scale * reads[w], *weight = c->weight + w * c->out + from;
-                for (long o = 0; o < n; o++) sum[o] += read * weight[o];
+/* reads[b, h·R + i] = Σ_j S[b,h,i,j] q[j], q = unit(tanh(x)) or x itself, x the queries' columns; then the corrections.
+ * A row that is not valid reads zero. */
+static void JOIN(decode, TARGET, call)(const struct product_layout *c, long B, char *product, long stride,
+                                       const float *state, const unsigned char *valid, float *reads) {
+    const long R = c->R, W = c->H * R;
+    for (long b = 0; b < B; b++) {
+        float *row = reads + b * W;
+        if (valid && !valid[b]) {
+            for (long w = 0; w < W; w++) row[w] = 0.0f;
+            continue;
+        }
+        for (long h = 0; h < c->H; h++) {
+            float q[MAX_R], squares = 0.0f;
+            for (long j = 0; j < R; j++) q[j] = load_number(product, c->bf16, b * stride + c->queries + h * R + j);
+            if (c->normalize) {
+                for (long j = 0; j < R; j++) q[j] = tanhf(q[j]), squares += q[j] * q[j];
+                const float norm = sqrtf(squares), inverse = 1.0f / (norm > 1e-6f ? norm : 1e-6f);
+                for (long j = 0; j < R; j++) q[j] *= inverse;
             }
-            if (c->output_bf16) {
-                unsigned short *output = (unsigned short *)c->output + b * c->output_stride + from;
-                for (long o = 0; o < n; o++) output[o] = to_bf16(from_bf16(output[o]) + sum[o]);
-            } else {
-                float *output = (float *)c->output + b * c->output_stride + from;
-                for (long o = 0; o < n; o++) output[o] += sum[o];
+            const float *matrix = state + (b * c->H + h) * R * R;
+            for (long i = 0; i < R; i++) {
+                float sum = 0.0f;
+                for (long j = 0; j < R; j++) sum += matrix[i * R + j] * q[j];
+                row[h * R + i] = sum;
             }
         }
     }
+    for (long t = 0; t < c->corrected; t++)
+        JOIN(correct, TARGET, call)(c->correction + t, B, product + c->column[t] * (c->bf16 ? 2 : 4), stride, reads);
 }
 
 static void JOIN(step, TARGET, call)(const struct step_call *c) {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,18 +18,19 @@ from deltamem_kernels.cpu import compiled
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-class _Read(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_long) for name in ("B", "H", "R", "x_stride", "x_bf16", "normalize")),
-        *((name, ctypes.c_void_p) for name in ("x", "state", "valid", "reads")),
-    )
+class CorrectionStruct(ctypes.Structure):
+    """A correction as the library takes it; keeps no tensor alive."""
+
+    _fields_ = (*((name, ctypes.c_long) for name in ("W", "out", "bf16")), ("weight", ctypes.c_void_p))
 
 
-class _Correct(ctypes.Structure):
+class LayoutStruct(ctypes.Structure):
+    """Where a row of a packed product holds what, as the library takes it."""
+
     _fields_ = (
-        *((name, ctypes.c_long) for name in ("B", "W", "out", "output_stride", "output_bf16")),
-        *((name, ctypes.c_void_p) for name in ("reads", "weight", "output")),
-        ("scale", ctypes.c_float),
+        *((name, ctypes.c_long) for name in ("H", "R", "normalize", "bf16", "queries", "corrected")),
+        ("column", ctypes.c_long * 3),
+        ("correction", CorrectionStruct * 3),
     )
 
 
@@ -39,54 +41,41 @@ class _Step(ctypes.Structure):
     )
 
 
-def read(projected: Tensor, state: Tensor, heads: int, normalize: bool, valid: Tensor | None) -> Tensor:
-    """Reads [B, W] float32 of states [B, R, R] or [B, H, R, R] float32 at queries ``projected`` [B, W].
+def decode(layout: LayoutStruct, product: Tensor, state: Tensor, valid: Tensor | None, width: int) -> Tensor:
+    """Reads [B, W] float32 at the queries in ``product`` [B, C], whose outputs are corrected in place.
 
     Args:
-        projected: One of `DTYPES`; its columns contiguous, rows any distance apart.
-        normalize: Whether the queries are l2norm(tanh(·)) per head, or taken as they are.
+        product: One of `DTYPES`; its columns contiguous, rows any distance apart.
+        state: [B, R, R] or [B, H, R, R] float32.
         valid: [B] bool; a False row reads zero.
+        width: W = H · R.
     """
-    batch, width = projected.shape
     state = state.contiguous()
-    reads = torch.empty(batch, width, dtype=torch.float32, device="cpu")
     valid = None if valid is None else valid.contiguous()
-    call = _Read(
-        batch,
-        heads,
-        width // heads,
-        projected.stride(0),
-        projected.dtype == torch.bfloat16,
-        normalize,
-        projected.data_ptr(),
+    reads = torch.empty(product.shape[0], width, dtype=torch.float32, device="cpu")
+    decode, _, _, target = _library()
+    decode(
+        target,
+        layout,
+        product.shape[0],
+        product.data_ptr(),
+        product.stride(0),
         state.data_ptr(),
         None if valid is None else valid.data_ptr(),
         reads.data_ptr(),
     )
-    _library().deltamem_read(len(compiled.targets()) - 1, ctypes.byref(call))
     return reads
 
 
-def correct(output: Tensor, reads: Tensor, transposed: Tensor) -> None:
-    """Add ``reads`` [B, W] @ ``transposed`` [W, out] (float32, contiguous) to ``output`` [B, out] in place.
+def correct(correction: CorrectionStruct, output: Tensor, reads: Tensor) -> None:
+    """Add ``reads`` [B, W] float32 @ the correction's weight to ``output`` [B, out] in place.
 
     Args:
         output: One of `DTYPES`; its columns contiguous, rows any distance apart.
     """
-    batch, out = output.shape
     reads = reads.contiguous()
-    call = _Correct(
-        batch,
-        reads.shape[1],
-        out,
-        output.stride(0),
-        output.dtype == torch.bfloat16,
-        reads.data_ptr(),
-        transposed.data_ptr(),
-        output.data_ptr(),
-        1.0,
-    )
-    _library().deltamem_correct(len(compiled.targets()) - 1, ctypes.byref(call))
+    _, correct, _, target = _library()
+    correct(target, correction, output.shape[0], output.data_ptr(), output.stride(0), reads.data_ptr())
 
 
 def step(inputs: Sequence[Tensor], pool: Tensor, slots: Tensor) -> Tensor:
@@ -106,16 +95,24 @@ def step(inputs: Sequence[Tensor], pool: Tensor, slots: Tensor) -> Tensor:
     arrays = [x.float().contiguous() for x in inputs]
     reads = torch.empty(streams, rank, dtype=torch.float32, device="cpu")
     call = _Step(streams, rank, *(x.data_ptr() for x in (*arrays, slots, pool, reads)))
-    _library().deltamem_step(len(compiled.targets()) - 1, ctypes.byref(call))
+    _, _, run, target = _library()
+    run(target, call)
     return reads
 
 
 @cache
-def _library() -> ctypes.CDLL:
+def _library() -> tuple[Any, Any, Any, int]:
+    """The functions decode, correct and step, and the number of the fastest instruction set."""
     found = compiled._library()
     if isinstance(found, str):
         raise RuntimeError(f"backend 'compiled' cannot run: {found}")
-    for function in (found.deltamem_read, found.deltamem_correct, found.deltamem_step):
-        function.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    address, number = ctypes.c_void_p, ctypes.c_long
+    rows = (number, address, number)  # how many, where, how far apart
+    for function, arguments in (
+        (found.deltamem_decode, (ctypes.POINTER(LayoutStruct), *rows, address, address, address)),
+        (found.deltamem_correct, (ctypes.POINTER(CorrectionStruct), *rows, address)),
+        (found.deltamem_step, (ctypes.POINTER(_Step),)),
+    ):
+        function.argtypes = [ctypes.c_int, *arguments]
         function.restype = None
-    return found
+    return found.deltamem_decode, found.deltamem_correct, found.deltamem_step, len(compiled.targets()) - 1

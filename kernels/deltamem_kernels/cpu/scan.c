@@ -52,21 +52,18 @@ struct backward_call {
     float *d_q, *d_k, *d_v, *d_keep, *d_erase, *d_write, *d_state;
 };
 
-/* B rows of H heads; x [B, H·R] float32 or bfloat16, rows x_stride apart; state [B,H,R,R]; valid [B] bytes or null. */
-struct read_call {
-    long B, H, R, x_stride, x_bf16, normalize;
-    const void *x;
-    const float *state;
-    const unsigned char *valid;
-    float *reads; /* [B, H·R] */
+/* A correction: weight [W, out] (transposed, so that lanes are outputs) of rows [B, out], float32 or bfloat16. */
+struct correction {
+    long W, out, bf16;
+    const float *weight;
 };
 
-/* reads [B, W], weight [W, out] (transposed, so that lanes are outputs), output [B, out] of rows output_stride apart. */
-struct correct_call {
-    long B, W, out, output_stride, output_bf16;
-    const float *reads, *weight;
-    void *output;
-    float scale;
+/* What a decoding step finds in a row of the packed product: queries of H heads of R from column `queries` on, and up to
+ * three outputs to correct, each from its column on. */
+struct product_layout {
+    long H, R, normalize, bf16, queries, corrected;
+    long column[3];
+    struct correction correction[3];
 };
 
 /* One token of N streams, each through its slot of a pool [P,R,R] that is changed in place; inputs and reads [N,R]. */
@@ -140,16 +137,17 @@ struct target {
     long wide; /* rows of a tile, but no more than R */
     void (*forward)(const struct forward_call *, long n, int tile);
     void (*backward)(const struct backward_call *, long n, struct workspace *);
-    void (*read)(const struct read_call *);
-    void (*correct)(const struct correct_call *);
+    void (*decode)(const struct product_layout *, long B, char *product, long stride, const float *state,
+                   const unsigned char *valid, float *reads);
+    void (*correct)(const struct correction *, long B, char *output, long stride, const float *reads);
     void (*step)(const struct step_call *);
 };
 
 static const struct target targets[] = {
-    {"portable", 4, forward_portable_call, backward_portable_call, read_portable_call, correct_portable_call, step_portable_call},
+    {"portable", 4, forward_portable_call, backward_portable_call, decode_portable_call, correct_portable_call, step_portable_call},
 #ifdef X86_TARGETS
-    {"avx2", 8, forward_avx2_call, backward_avx2_call, read_avx2_call, correct_avx2_call, step_avx2_call},
-    {"avx512", 16, forward_avx512_call, backward_avx512_call, read_avx512_call, correct_avx512_call, step_avx512_call},
+    {"avx2", 8, forward_avx2_call, backward_avx2_call, decode_avx2_call, correct_avx2_call, step_avx2_call},
+    {"avx512", 16, forward_avx512_call, backward_avx512_call, decode_avx512_call, correct_avx512_call, step_avx512_call},
 #endif
 };
 
@@ -230,7 +228,16 @@ EXPORT int deltamem_scan_backward(int target, const struct backward_call *call, 
     return run_on(&job, threads);
 }
 
-/* One token a row, on the calling thread: too little work to share. */
-EXPORT void deltamem_read(int target, const struct read_call *call) { targets[target].read(call); }
+/* One token a row, on the calling thread: too little work to share. Rows are `stride` numbers apart, state [B,H,R,R],
+ * valid [B] bytes or null, reads [B, H·R]. */
+EXPORT void deltamem_decode(int target, const struct product_layout *layout, long B, void *product, long stride,
+                            const float *state, const unsigned char *valid, float *reads) {
+    targets[target].decode(layout, B, product, stride, state, valid, reads);
+}
+
+EXPORT void deltamem_correct(int target, const struct correction *correction, long B, void *output, long stride,
+                             const float *reads) {
+    targets[target].correct(correction, B, output, stride, reads);
+}
+
 EXPORT void deltamem_step(int target, const struct step_call *call) { targets[target].step(call); }
-EXPORT void deltamem_correct(int target, const struct correct_call *call) { targets[target].correct(call); }

@@ -1,0 +1,264 @@
+"""The scan over tokens on a GPU: the host side. Buffers, the choice of chunks, launches, the autograd function.
+
+Nothing about validation, nothing that waits for the device or looks at a value. Device code: ``scan_kernels.py`` and
+``scan_gradients.py``; derivation: ``README.md``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+MAX_RANK = 64
+BLOCK = 16  # tokens between two states kept for the backward
+
+_TOKEN_CYCLES, _LAUNCH_CYCLES = 150, 10000  # estimates for Hopper, not measured
+_MAPS_ELEMENTS = 32 << 20  # 128 MiB of scratch at most
+_OPTIONS = {"enable_fp_fusion": True}  # said aloud, because Triton changes its mind about the default
+
+
+def unavailable(device: torch.device) -> str | None:
+    """Why the GPU scan cannot run on tensors of a device; None if it can.
+
+    Triton's interpreter (TRITON_INTERPRET=1 before the first import of the kernels) takes CPU tensors.
+    """
+    kernels = _kernels()
+    if isinstance(kernels, str):
+        return kernels
+    if kernels.interpreted:
+        return None if device.type == "cpu" else f"Triton's interpreter takes CPU tensors, these are on {device.type}"
+    if device.type != "cuda":
+        return f"it runs on CUDA devices, the tensors are on {device.type}"
+    return None if torch.cuda.is_available() else "torch finds no CUDA device on this machine"
+
+
+def scan(
+    inputs: Sequence[Tensor], state: Tensor, mask: Tensor | None, length: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Read and write T tokens. The same as `naive.scan`, on a GPU, in float32.
+
+    Differentiable once in the inputs and the state.
+
+    Args:
+        inputs: q, k, v, keep, erase, write, each [N, T, R]; any float type up to 32 bits, any strides, R at most 64.
+        state: [N, R, R] float32, not changed.
+        mask: [N, T] bool or None.
+        length: Tokens a chunk, a multiple of 16; None to let `chunk_length` choose.
+
+    Returns:
+        The reads [N, T, R] and the new state [N, R, R], both float32.
+    """
+    n, tokens, rank = inputs[0].shape
+    if n == 0 or tokens == 0:
+        return _empty(state, n, tokens, rank), state.clone()
+    length = length or chunk_length(n, tokens, rank, _multiprocessors(state.device))
+    arrays = [x.contiguous() for x in (*inputs, state)]
+    if mask is not None:
+        mask = mask.contiguous()
+    if torch.is_grad_enabled() and any(x.requires_grad for x in arrays):
+        reads, state = _Scan.apply(length, mask, *arrays)  # type: ignore[no-untyped-call]
+    else:
+        reads, state, _ = _forward(length, mask, arrays, saved=False)
+    return reads, state
+
+
+class _Scan(torch.autograd.Function):
+    """Keeps the inputs and one state every 16 tokens."""
+
+    @staticmethod
+    def forward(ctx: Any, length: int, mask: Tensor | None, *arrays: Tensor) -> tuple[Tensor, Tensor]:
+        reads, state, states = _forward(length, mask, arrays, saved=True)
+        ctx.save_for_backward(mask, states, *arrays[:6])
+        ctx.length = length
+        ctx.set_materialize_grads(False)
+        return reads, state
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_reads: Tensor | None, d_state: Tensor | None) -> tuple[Tensor | None, ...]:
+        mask, states, *inputs = ctx.saved_tensors
+        n, tokens, rank = inputs[0].shape
+        d_reads = _zeros(states, n, tokens, rank) if d_reads is None else d_reads.contiguous()
+        d_state = _zeros(states, n, rank, rank) if d_state is None else d_state.contiguous()
+        return None, None, *_backward(ctx.length, mask, inputs, states, d_reads, d_state)
+
+
+def _forward(
+    length: int, mask: Tensor | None, arrays: Sequence[Tensor], *, saved: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Reads, new state and, if asked for, the states [N, blocks, R, R]. Arrays: q … write, state; contiguous."""
+    *inputs, state = arrays
+    n, tokens, rank = inputs[0].shape
+    reads, end = _empty(state, n, tokens, rank), _empty(state, n, rank, rank)
+    states = _empty(state, n, -(-tokens // BLOCK), rank, rank) if saved else None
+    _walk(length, inputs, mask, None, state, end, reads, states)
+    return reads, end, states
+
+
+def _backward(
+    length: int, mask: Tensor | None, inputs: Sequence[Tensor], states: Tensor, d_reads: Tensor, d_state: Tensor
+) -> list[Tensor]:
+    """The gradients of q … write and the state."""
+    n, tokens, rank = inputs[0].shape
+    d_start, adjoints, d_change = torch.empty_like(d_state), torch.empty_like(states), torch.empty_like(d_reads)
+    _walk(length, inputs, mask, d_reads, d_state, d_start, d_change, adjoints)
+    found = [torch.empty_like(x) for x in inputs]
+    tile = gradient_tile(rank, _kernels().interpreted)
+    blocks = states.shape[1]
+    with _current(states.device):
+        _kernels().gradients[(-(-n * blocks // tile["GROUP"]),)](
+            *inputs, mask, d_reads, states, adjoints, d_change, *found, n, tokens, blocks,
+            RANK=rank, BLOCK=BLOCK, MASKED=mask is not None, **tile,
+        )  # fmt: skip
+    return [*found, d_start]
+
+
+def _walk(
+    length: int,
+    inputs: Sequence[Tensor],
+    mask: Tensor | None,
+    d_reads: Tensor | None,
+    start: Tensor,
+    end: Tensor,
+    along: Tensor,
+    checkpoints: Tensor | None,
+) -> None:
+    """From ``start`` to ``end`` [N,R,R], filling ``along`` [N,T,R]: with reads; given ``d_reads``, backward, with du.
+
+    One chunk is walked at once. Several: their maps, all at the same time; the states at their starts, one after the
+    other; then all chunks at the same time again, from these states.
+    """
+    n, tokens, rank = inputs[0].shape
+    chunks, blocks, reverse = -(-tokens // length), -(-tokens // BLOCK), d_reads is not None
+    kernels = _kernels()
+    sizes = (n, tokens, chunks, length, blocks)
+    shared = {"RANK": rank, "BLOCK": BLOCK, "REVERSE": reverse, "MASKED": mask is not None}
+    with _current(start.device):
+        if chunks > 1:
+            maps, starts = _empty(start, n, chunks, rank, rank + 1, rank), _empty(start, n, chunks, rank, rank)
+            tile = walk_tile(rank, kernels.interpreted, maps=True)
+            kernels.walk[(-(-n * chunks * rank * (rank + 1) // tile["LANES"]),)](
+                *inputs, mask, d_reads, None, maps, None, None, *sizes, **shared, MAPS=True, SAVE=False, **tile
+            )
+            kernels.chain[(n * rank,)](maps, start, starts, chunks, RANK=rank, REVERSE=reverse, **chain_tile(rank))
+            start = starts
+        tile = walk_tile(rank, kernels.interpreted, maps=False)
+        kernels.walk[(-(-n * chunks * rank // tile["LANES"]),)](
+            *inputs, mask, d_reads, start, end, along, checkpoints, *sizes, **shared, MAPS=False,
+            SAVE=checkpoints is not None, **tile,
+        )  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def chunk_length(n: int, tokens: int, rank: int, multiprocessors: int) -> int:
+    """Tokens a chunk, a multiple of 16, by a rough count of cycles; all tokens where chunks would not help.
+
+    A walk takes at least a token's latency times the length; with more warps than that hides, the instructions of all
+    warps shared among the schedulers. Chunks make the first walk R + 1 times as wide and add a link of the chain each.
+    """
+    side = _padded(rank)
+    spread = max(1, side // 8)
+    warps = n * rank * spread / 32
+    schedulers = 4 * multiprocessors
+    instructions = 8 * min(side, 8) + 15
+    link = 150 if side <= 16 else 10 * side
+
+    def cycles(length: int) -> float:
+        walked, chunks = tokens * warps * instructions / schedulers, -(-tokens // length)
+        replay = max(_TOKEN_CYCLES * length, walked)
+        if chunks == 1:
+            return replay
+        return 2 * _LAUNCH_CYCLES + max(_TOKEN_CYCLES * length, walked * (rank + 1)) + chunks * link + replay
+
+    whole = -(-tokens // BLOCK) * BLOCK
+    lengths = [BLOCK << power for power in range(16) if BLOCK << power < whole]
+    lengths = [x for x in lengths if n * -(-tokens // x) * rank * (rank + 1) * rank <= _MAPS_ELEMENTS]
+    return min([whole, *lengths], key=cycles)
+
+
+def walk_tile(rank: int, interpreted: bool, *, maps: bool) -> dict[str, int]:
+    """The tile of a walk: a warp's; the interpreter, which pays by the program, gets a wide one."""
+    side = _padded(rank)
+    registers = min(side, 8)
+    spread = side // registers
+    return {
+        "REGISTERS": registers,
+        "SPREAD": spread,
+        "LANES": (4096 if interpreted else 32) // spread,
+        "TOKENS": 8 if maps or side <= 8 else 4,  # as many as fit the registers
+        "num_warps": 1,
+        **_OPTIONS,
+    }
+
+
+def chain_tile(rank: int) -> dict[str, int]:
+    """The tile of the chain: a map, 16 elements a thread at the highest rank."""
+    side = _padded(rank)
+    return {"PADDED": side, "num_warps": max(1, side * side // 512), **_OPTIONS}
+
+
+def gradient_tile(rank: int, interpreted: bool) -> dict[str, int]:
+    """The tile of the gradients: whole states, 8 or 16 elements of each a thread."""
+    side = _padded(rank)
+    registers = min(side, 8 if side <= 32 else 16)
+    spread = side // registers
+    threads = side * spread
+    return {
+        "REGISTERS": registers,
+        "SPREAD": spread,
+        "ROWS": side,
+        "GROUP": 16 if interpreted else max(1, 32 // threads),
+        "TOKENS": 4 if side <= 16 else 2,  # as many as fit the registers
+        "num_warps": max(1, threads // 32),
+        **_OPTIONS,
+    }
+
+
+def _padded(rank: int) -> int:
+    return 1 << (rank - 1).bit_length()
+
+
+@dataclass(frozen=True, slots=True)
+class _Kernels:
+    walk: Any
+    chain: Any
+    gradients: Any
+    interpreted: bool
+
+
+@cache
+def _kernels() -> Any:
+    """The compiled-at-first-use kernels, or why there are none."""
+    try:
+        forward = importlib.import_module("deltamem_kernels.gpu.scan_kernels")
+        backward = importlib.import_module("deltamem_kernels.gpu.scan_gradients")
+    except ImportError as error:
+        return f"triton cannot be imported: {error}"
+    interpreted = type(forward.walk).__name__ == "InterpretedFunction"
+    return _Kernels(forward.walk, forward.chain, backward.gradients, interpreted)
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+
+
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    """Triton launches on the current device, wherever the tensors are."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _empty(like: Tensor, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32, device=like.device)
+
+
+def _zeros(like: Tensor, *shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=torch.float32, device=like.device)

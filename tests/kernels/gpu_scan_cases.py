@@ -1,0 +1,230 @@
+"""The GPU scan against the float64 oracle. `test_gpu_scan` runs this file: interpreted, or on a GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from deltamem_kernels import delta_scan
+from deltamem_kernels.gpu import scan as gpu
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
+SEQUENTIAL = Path(__file__).parents[2] / "kernels" / "benchmarks" / "sequential.py"
+# Of a gradient, by its dtype. The interpreter cuts to bfloat16 where a GPU rounds.
+TOLERANCE = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3 if INTERPRETED else 5e-3}
+NAMES = ("q", "k", "v", "keep", "erase", "write", "state")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_interpreter():
+    """Triton's interpreter patches triton.language anew for each call of a device function: most of its time.
+
+    Once for each module is enough; the kernel's own patches are left to it.
+    """
+    if not INTERPRETED:
+        yield
+        return
+    from triton.runtime.interpreter import InterpretedFunction
+
+    original, patched = InterpretedFunction.__call__, set()
+
+    def call(self, *args, **kwargs):
+        module = id(self.fn.__globals__)
+        if module in patched:
+            return self.rewrite()(*args, **kwargs)
+        patched.add(module)
+        return original(self, *args, **kwargs)
+
+    InterpretedFunction.__call__ = call
+    yield
+    InterpretedFunction.__call__ = original
+
+
+def to_device(scan, dtype=torch.float32):
+    mask = None if scan.mask is None else scan.mask.to(DEVICE)
+    return [x.to(DEVICE, dtype) for x in scan.inputs] + [scan.state.to(DEVICE, torch.float32)], mask
+
+
+def gradients(function, arguments, reads_weight, state_weight):
+    """Both outputs, and the gradients of a random weighing of them by every argument."""
+    arguments = [x.detach().requires_grad_() for x in arguments]
+    reads, state = function(*arguments)
+    loss = (reads * reads_weight.to(reads)).sum() + (state * state_weight.to(state)).sum()
+    return reads, state, torch.autograd.grad(loss, arguments)
+
+
+SLOW = pytest.mark.slow  # each takes the interpreter seconds
+DTYPES = [
+    [torch.float32, torch.bfloat16, torch.float16],
+    pytest.param([torch.bfloat16], marks=SLOW),
+    pytest.param([torch.float16], marks=SLOW),
+]
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize(
+    ("rank", "n", "tokens", "length", "masked"),
+    [
+        (8, 3, 71, 16, True),  # odd number of chunks, the last one short
+        (8, 2, 7, None, False),
+        pytest.param(8, 3, 131, 32, True, marks=SLOW),
+        pytest.param(8, 3, 131, 144, True, marks=SLOW),  # one chunk
+        pytest.param(8, 2, 64, 32, False, marks=SLOW),  # even number of chunks, nothing short
+        pytest.param(8, 1, 1, None, True, marks=SLOW),
+        pytest.param(1, 2, 65, 16, True, marks=SLOW),
+        pytest.param(2, 3, 65, 32, False, marks=SLOW),
+        pytest.param(3, 2, 131, 32, True, marks=SLOW),
+        pytest.param(7, 2, 65, 16, False, marks=SLOW),
+        pytest.param(16, 2, 65, 16, True, marks=SLOW),
+        pytest.param(20, 1, 65, 32, True, marks=SLOW),
+        pytest.param(32, 1, 33, 16, False, marks=SLOW),
+        pytest.param(48, 1, 20, 16, True, marks=SLOW),
+        pytest.param(64, 1, 7, None, True, marks=SLOW),
+        pytest.param(64, 1, 17, 16, False, marks=SLOW),
+    ],
+)
+def test_forward_and_backward(make_scan, error, rank, n, tokens, length, masked):
+    scan = make_scan(n, tokens, rank, masked=masked, seed=tokens)
+    arguments, mask = to_device(scan)
+    weights = torch.randn(n, tokens, rank), torch.randn(n, rank, rank)
+
+    reads, state, got = gradients(lambda *x: gpu.scan(x[:6], x[6], mask, length), arguments, *weights)
+
+    expected = gradients(lambda *x: delta_scan(*x, scan.mask, backend="naive"), (*scan.inputs, scan.state), *weights)
+    assert error(reads.cpu(), expected[0]) < 1e-6
+    assert error(state.cpu(), expected[1]) < 1e-6
+    for name, a, b in zip(NAMES, got, expected[2], strict=True):
+        assert error(a.cpu(), b) < 2e-6, name
+    assert torch.equal(arguments[6].cpu(), scan.state.float()), "the input state was changed"
+
+
+@pytest.mark.parametrize("used", [0, 1], ids=["reads", "state"])
+def test_backward_through_one_output(make_scan, error, used):
+    scan = make_scan(2, 20, 3)
+    arguments = [x.requires_grad_() for x in to_device(scan)[0]]
+    oracle = [x.requires_grad_() for x in (*scan.inputs, scan.state)]
+
+    gpu.scan(arguments[:6], arguments[6], None, 16)[used].sum().backward()
+
+    delta_scan(*oracle, backend="naive")[used].sum().backward()
+    for a, b in zip(arguments, oracle, strict=True):
+        assert error(a.grad.cpu(), torch.zeros_like(b) if b.grad is None else b.grad) < 2e-6
+
+
+@pytest.mark.parametrize("length", [16, pytest.param(32, marks=SLOW)])
+def test_masked_values_reach_nothing(make_scan, length):
+    scan = make_scan(2, 20, 4, masked=True)
+    plain, mask = to_device(scan)
+    clean = [x.detach().requires_grad_() for x in plain]
+    dirty = [x.masked_fill(~mask[..., None], float("nan")).requires_grad_() for x in plain[:6]]
+    dirty.append(plain[6].clone().requires_grad_())
+    weight = torch.randn(reads_shape := plain[0].shape, device=DEVICE).masked_fill(~mask[..., None], float("nan"))
+
+    results = []
+    for arguments, weighing in ((dirty, weight), (clean, weight.nan_to_num())):
+        reads, state = gpu.scan(arguments[:6], arguments[6], mask, length)
+        torch.autograd.backward([reads, state], [weighing, torch.ones_like(state)])
+        results.append((reads, state, *(x.grad for x in arguments)))
+
+    assert results[0][0].shape == reads_shape
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert all(bool((x[~mask] == 0).all()) for x in results[0][:1] + results[0][2:8])
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_gates_at_their_limits(make_scan, error, value):
+    scan = make_scan(1, 40, 4)
+    scan.inputs[3][:, ::3] = value
+    scan.inputs[4][:, ::2] = value
+    arguments, _ = to_device(scan)
+
+    reads, state = gpu.scan(arguments[:6], arguments[6], None, 16)
+
+    expected_reads, expected_state = scan.oracle()
+    assert error(reads.cpu(), expected_reads) < 1e-6
+    assert error(state.cpu(), expected_state) < 1e-6
+
+
+def test_any_strides(make_scan):
+    scan = make_scan(2, 20, 4, masked=True)
+    plain, mask = to_device(scan)
+    strided = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in plain[:6]]
+    packed = torch.cat([plain[0], plain[1]], dim=-1)
+    strided[0], strided[1] = packed[..., :4], packed[..., 4:]
+    strided[3] = plain[3][..., :1].expand(2, 20, 4)  # one gate a head
+    crossed = torch.stack([mask, ~mask], dim=-1)[..., 0]
+
+    reads, state = gpu.scan(strided, plain[6].mT.contiguous().mT, crossed)
+
+    plain[3] = strided[3].contiguous()
+    expected_reads, expected_state = gpu.scan(plain[:6], plain[6], mask)
+    assert torch.equal(reads, expected_reads)
+    assert torch.equal(state, expected_state)
+
+
+@pytest.mark.parametrize("dtypes", DTYPES)
+def test_half_precision_inputs(make_scan, error, dtypes):
+    scan = make_scan(2, 35, 8)
+    inputs = [x.to(DEVICE, dtypes[index % len(dtypes)]).requires_grad_() for index, x in enumerate(scan.inputs)]
+    state = scan.state.to(DEVICE, torch.float32)
+
+    reads, new_state = gpu.scan(inputs, state, None, 16)
+    reads.sum().backward()
+
+    oracle = [x.detach().double().cpu().requires_grad_() for x in inputs]
+    expected_reads, expected_state = delta_scan(*oracle, scan.state.float().double(), backend="naive")
+    expected_reads.sum().backward()
+    assert reads.dtype == new_state.dtype == torch.float32
+    assert error(reads.cpu(), expected_reads) < 1e-6
+    assert error(reads.to(dtypes[0]).cpu(), expected_reads) < 5e-3
+    assert error(new_state.cpu(), expected_state) < 1e-6
+    for x, y in zip(inputs, oracle, strict=True):
+        assert x.grad.dtype == x.dtype
+        assert error(x.grad.cpu(), y.grad) < TOLERANCE[x.dtype]
+
+
+def test_nothing_to_do():
+    for n, tokens in ((0, 5), (3, 0), (0, 0)):
+        inputs = [torch.rand(n, tokens, 8, device=DEVICE).requires_grad_() for _ in range(6)]
+        state = torch.randn(n, 8, 8, device=DEVICE).requires_grad_()
+
+        reads, new_state = gpu.scan(inputs, state, torch.ones(n, tokens, dtype=torch.bool, device=DEVICE))
+        new_state.sum().backward()
+
+        assert reads.shape == (n, tokens, 8)
+        assert torch.equal(new_state, state)
+        assert torch.equal(state.grad, torch.ones_like(state))
+
+
+def test_saved_for_backward_is_inputs_and_checkpoints(make_scan):
+    arguments = [x.requires_grad_() for x in to_device(make_scan(1, 512, 8))[0]]
+    saved = []
+
+    def note(x):
+        saved.append(x)
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        gpu.scan(arguments[:6], arguments[6], None)
+
+    assert sum(x.numel() * x.element_size() for x in saved) <= 1_000_000 * 512 // 4096
+
+
+@pytest.mark.parametrize("rank", [4, pytest.param(20, marks=SLOW)])
+def test_sequential_kernel_of_the_benchmark(make_scan, error, rank):
+    spec = importlib.util.spec_from_file_location("sequential", SEQUENTIAL)
+    sequential = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sequential)
+    scan = make_scan(2, 13, rank)
+    arguments, _ = to_device(scan)
+
+    reads, state = sequential.scan(arguments[:6], arguments[6])
+
+    expected_reads, expected_state = scan.oracle()
+    assert error(reads.cpu(), expected_reads) < 1e-6
+    assert error(state.cpu(), expected_state) < 1e-6
