@@ -24,6 +24,7 @@ from deltamem_agents.core.adapter import Adapter
 from deltamem_agents.core.families import Backbone
 from deltamem_agents.core.inference import InferenceLayer
 from deltamem_agents.core.layer import AdapterLayer
+from deltamem_agents.core.packing import packable
 from deltamem_agents.core.passes import Frame, Pass
 from deltamem_agents.core.tracing import Tracing, forget_compiled
 from deltamem_agents.errors import UnsupportedModelError
@@ -38,13 +39,17 @@ class _Running(threading.local):
 
     frame: Frame | None = None
     current: Pass | None = None
+    carried: Pass | None = None  # through a checkpointed layer's keyword arguments
+    in_place: bool = False
+    # Of the layer `at`, from its first projection to its last:
+    at: int = -1
     steering: Pass | None = None
     reads: Tensor | None = None
     outputs: tuple[Tensor, ...] | None = None
-    in_place: bool = False
 
     def clear(self) -> None:
-        self.frame = self.current = self.steering = self.reads = self.outputs = None
+        self.frame = self.current = self.carried = self.steering = self.reads = self.outputs = None
+        self.at = -1
 
 
 class Hooks:
@@ -62,6 +67,7 @@ class Hooks:
         self._checkpointed = [backbone.decoder, *backbone.decoder.get_submodule("layers").children()]
         self._layers: list[InferenceLayer] = []
         self._replaced: list[nn.Module] = []
+        self._uncarried: list[nn.Module] = []  # attention modules that nothing is taken out of the arguments of
         decoder = backbone.decoder
         self._handles: list[RemovableHandle] = [
             decoder.register_forward_pre_hook(self._begin, with_kwargs=True),
@@ -98,18 +104,25 @@ class Hooks:
         columns = {each: (end - widths[each], end) for each, end in zip(widths, ends, strict=True) if each in names}
         fast = InferenceLayer(layer, inputs, columns)
         self._layers.append(fast)
-        self._handles.append(attention.register_forward_pre_hook(self._reader(index, layer, fast), with_kwargs=True))
-        for position, (module, parts) in enumerate(zip(inputs, modules.values(), strict=True)):
-            corrected = any(each in names for each in parts)
-            correct = self._corrector(layer, fast, parts) if corrected else None
-            if fast.packs:
-                module.forward = self._taken(module, position, correct)
+        if fast.packs:
+            self._uncarried.append(attention)
+            for position, (module, parts) in enumerate(zip(inputs, modules.values(), strict=True)):
+                correct = self._corrector(layer, fast, parts) if any(each in names for each in parts) else None
+                module.forward = self._taken(module, position, index, fast, correct)
                 self._replaced.append(module)
-            elif correct is not None:
-                self._handles.append(module.register_forward_hook(correct))
+        else:
+            self._handles.append(attention.register_forward_pre_hook(self._before(index, fast), with_kwargs=True))
+            for module, parts in zip(inputs, modules.values(), strict=True):
+                if any(each in names for each in parts):
+                    self._handles.append(module.register_forward_hook(self._corrector(layer, fast, parts)))
         if "o" in names:
+            module = attention.get_submodule("o_proj")
             correct = self._corrector(layer, fast, {"o": backbone.shapes[index].outputs["o"]})
-            self._handles.append(attention.get_submodule("o_proj").register_forward_hook(correct))
+            if packable([module]):
+                module.forward = self._followed(module, correct)  # costs less than a hook, which decoding notices
+                self._replaced.append(module)
+            else:
+                self._handles.append(module.register_forward_hook(correct))
 
     def _innermost(self) -> Frame | None:
         return next((each for each in reversed(_FRAMES.get()) if each.owner is self), None)
@@ -132,6 +145,7 @@ class Hooks:
             for layer in self._layers:
                 layer.refresh()
         if running.current is not None and self._will_checkpoint():
+            self._carry_through_checkpoints()
             return args, {**kwargs, _KWARG: running.current}
         return None
 
@@ -151,50 +165,93 @@ class Hooks:
             return False
         return any(each.training and getattr(each, "gradient_checkpointing", False) for each in self._checkpointed)
 
-    def _reader(self, index: int, layer: AdapterLayer, fast: InferenceLayer) -> Callable[..., Any]:
+    def _carry_through_checkpoints(self) -> None:
+        """From now on, take the pass out of packed layers' arguments."""
+        while self._uncarried:
+            self._handles.append(self._uncarried.pop().register_forward_pre_hook(self._carry, with_kwargs=True))
+
+    def _read(self, index: int, fast: InferenceLayer, x: Tensor) -> None:
+        """Read, and write if asked, at a layer's input x [B, T, D]."""
+        running = self._running
+        carried, running.carried = running.carried, None
+        current = running.current if carried is None else carried
+        running.at, running.outputs, running.reads, running.steering = index, None, None, current
+        if current is None:
+            return
+        if current.differentiable and not torch.is_grad_enabled():
+            raise UnsupportedModelError(
+                "reentrant gradient checkpointing cuts the state off from autograd; call "
+                "gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})"
+            )
+        state = current.state[index]
+        read_state = None if current.read_state is None else current.read_state[index]
+        valid = None if current.valid is None else current.valid.to(x.device)
+        write, spans = current.write, current.spans
+        running.in_place = running.in_place and carried is None
+        if running.in_place:
+            running.reads, current.after[index], running.outputs = fast.read(
+                x, state, read_state, write=write, valid=valid, spans=spans
+            )
+        else:
+            running.reads, current.after[index] = fast.layer(
+                x, state, read_state, write=write, valid=valid, spans=spans
+            )
+
+    def _before(self, index: int, fast: InferenceLayer) -> Callable[..., Any]:
+        """A pre-hook of an attention module whose projections are not packed."""
         running, tracing = self._running, self.tracing
 
         def read(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if torch.compiler.is_compiling():
-                tracing.read(index, args[0] if args else kwargs["hidden_states"])
-                return None
-            carried = kwargs.pop(_KWARG, None)
-            current = running.current if carried is None else carried
-            running.outputs = None
-            if current is None:
-                running.reads = None
-                return None
-            if current.differentiable and not torch.is_grad_enabled():
-                raise UnsupportedModelError(
-                    "reentrant gradient checkpointing cuts the state off from autograd; call "
-                    "gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})"
-                )
             x = args[0] if args else kwargs["hidden_states"]
-            states = (current.state[index], None if current.read_state is None else current.read_state[index])
-            valid = None if current.valid is None else current.valid.to(x.device)
-            if running.in_place and carried is None:
-                running.reads, current.after[index], running.outputs = fast.read(
-                    x, *states, write=current.write, valid=valid, spans=current.spans
-                )
-            else:
-                running.in_place = False
-                running.reads, current.after[index] = layer(
-                    x, *states, write=current.write, valid=valid, spans=current.spans
-                )
-            running.steering = current
+            if torch.compiler.is_compiling():
+                tracing.read(index, x)
+                return None
+            running.carried = carried = kwargs.pop(_KWARG, None)
+            self._read(index, fast, x)
             return None if carried is None else (args, kwargs)
 
         return read
 
-    def _taken(self, module: nn.Module, position: int, correct: Corrector | None) -> Callable[[Tensor], Tensor]:
-        """A projection's forward that takes its part of the packed product, where there is one."""
-        running, own = self._running, module.forward
+    def _carry(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A pre-hook of attention modules under gradient checkpointing."""
+        if _KWARG not in kwargs:
+            return None
+        self._running.carried = kwargs.pop(_KWARG)
+        return args, kwargs
+
+    def _taken(
+        self, module: nn.Module, position: int, index: int, fast: InferenceLayer, correct: Corrector | None
+    ) -> Callable[[Tensor], Tensor]:
+        """The forward of a packed projection: its part of the product, once the first of them has read at their input.
+
+        Decoding notices what a hook of the attention module would cost.
+        """
+        running, tracing, own = self._running, self.tracing, module.forward
 
         def forward(x: Tensor) -> Tensor:
-            outputs = None if torch.compiler.is_compiling() else running.outputs
-            output: Tensor = own(x) if outputs is None else outputs[position]
-            if correct is None:
-                return output
+            if torch.compiler.is_compiling():
+                if position == 0:
+                    tracing.read(index, x)
+            elif running.current is not None or running.carried is not None:
+                if running.at != index or running.carried is not None:
+                    self._read(index, fast, x)
+                outputs = running.outputs
+                if outputs is not None:
+                    if correct is not None:
+                        correct(module, (x,), outputs[position])  # only counts: it is corrected where it was projected
+                    return outputs[position]
+            output: Tensor = own(x)
+            corrected = None if correct is None else correct(module, (x,), output)
+            return output if corrected is None else corrected
+
+        return forward
+
+    def _followed(self, module: nn.Module, correct: Corrector) -> Callable[[Tensor], Tensor]:
+        """A projection's forward and its correction."""
+        own = module.forward
+
+        def forward(x: Tensor) -> Tensor:
+            output: Tensor = own(x)
             corrected = correct(module, (x,), output)
             return output if corrected is None else corrected
 
@@ -220,6 +277,7 @@ class Hooks:
             running.steering.steered += len(names)
             if names == ["o"]:
                 running.reads = running.outputs = None
+                running.at = -1
             elif running.outputs is not None:
                 return None  # corrected where it was projected
             if running.in_place and len(parts) == 1:

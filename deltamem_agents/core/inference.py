@@ -28,15 +28,15 @@ class InferenceLayer:
     """
 
     def __init__(self, layer: AdapterLayer, inputs: Sequence[nn.Module], columns: dict[str, tuple[int, int]]) -> None:
-        self._layer = layer
+        self.layer = layer
         self._columns = columns
         plain = packable(inputs)
         self._packed = None if plain is None else PackedProjections(plain, layer.memory.shape[0])
+        # What copies are made of, where to find it: parameters may be exchanged for others.
         self._watched = [
-            (module._parameters, name)
-            for module in (*layer.modules(), *(plain or ()))
-            for name, parameter in module._parameters.items()
-            if parameter is not None
+            *((layer._parameters, name) for name in ("memory", "scale") if name in layer._parameters),
+            *((layer.corrections._parameters, name) for name in layer.config.corrections),
+            *((linear._parameters, "weight") for linear in plain or ()),
         ]
         self._stamp: tuple[object, ...] = ()
         # Made by _prepare for inputs of one dtype.
@@ -84,7 +84,7 @@ class InferenceLayer:
         """
         if self._dtype != x.dtype:
             self._prepare(x.dtype)
-        layer, packed, layout = self._layer, self._through, self._layout
+        layer, packed, layout = self.layer, self._through, self._layout
         rows = layer.memory.shape[0] if write else layer.config.width
         if packed is not None:
             product = packed.project(x, rows)
@@ -92,28 +92,26 @@ class InferenceLayer:
         else:
             product, outputs = F.linear(x.to(layer.memory.dtype), layer.memory[:rows]), None
         if layout is not None and not write and x.shape[1] == 1:
-            reads = layout.read_and_correct(
-                product.squeeze(1), state if read_state is None else read_state, None if valid is None else valid[:, 0]
-            )
-            return reads.unsqueeze(1), state, outputs
+            read = state if read_state is None else read_state
+            return layout.read_and_correct(product, read, valid), state, outputs
         projected = product if packed is None else product[..., packed.offsets[-1] :]
         reads, after = layer.read_and_write(projected.float(), state, read_state, write=write, valid=valid, spans=spans)
         if packed is not None:
             for name, (start, stop) in self._columns.items():
-                self._corrections[name].add(product[..., start:stop].flatten(0, 1), reads.flatten(0, 1))
+                self._corrections[name].add(product[..., start:stop], reads)
         return reads, after, outputs
 
     def correct(self, name: str, output: Tensor, reads: Tensor) -> Tensor:
         """``output`` [B, T, out] of a projection, with its correction added in place where that can be done."""
         correction = self._corrections.get(name)
         if correction is None or output.dtype != self._dtype or not output.is_contiguous():
-            return self._layer.correct(name, output, reads)
-        correction.add(output.flatten(0, 1), reads.flatten(0, 1))
+            return self.layer.correct(name, output, reads)
+        correction.add(output, reads)
         return output
 
     def _prepare(self, dtype: torch.dtype) -> None:
         """Make the copies that inputs of this dtype need."""
-        layer, config, packed = self._layer, self._layer.config, self._packed
+        layer, config, packed = self.layer, self.layer.config, self._packed
         through = packed if packed is not None and packed.dtype == dtype and packed.intact() else None
         if through is not None:
             through.fill(layer.memory)

@@ -33,6 +33,7 @@ class PackedProjections:
             rows = self._buffer[at : at + linear.out_features]
             rows.copy_(linear.weight.detach())
             linear.weight.data = rows
+        self._views: dict[int, tuple[Tensor, list[int]]] = {}
         self._addresses = [linear.weight.data_ptr() for linear in linears]
 
     @property
@@ -52,11 +53,21 @@ class PackedProjections:
 
     def project(self, x: Tensor, memory_rows: int) -> Tensor:
         """All of the backbone's rows and the first ``memory_rows`` of the memory's, of x [B, T, D]: [B, T, …]."""
-        return F.linear(x, self._buffer[: self.offsets[-1] + memory_rows])
+        weight, _ = self._parts(memory_rows)
+        return F.linear(x, weight)
 
     def split(self, product: Tensor) -> tuple[Tensor, ...]:
         """Views of a product: what each of the backbone's modules gives, then the memory's columns."""
-        return product.split_with_sizes([*self._widths, product.shape[-1] - self.offsets[-1]], -1)
+        _, sizes = self._parts(product.shape[-1] - self.offsets[-1])
+        return product.split_with_sizes(sizes, -1)
+
+    def _parts(self, memory_rows: int) -> tuple[Tensor, list[int]]:
+        """The buffer's first rows and how they are shared out; kept, since decoding asks for them at every token."""
+        found = self._views.get(memory_rows)
+        if found is None:
+            rows = self._buffer[: self.offsets[-1] + memory_rows]
+            found = self._views[memory_rows] = rows, [*self._widths, memory_rows]
+        return found
 
     def restore(self) -> None:
         """Give each projection a weight of its own again, bit for bit the same."""

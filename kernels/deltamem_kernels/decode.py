@@ -29,27 +29,34 @@ class Correction:
         dtype: Of the outputs it will be added to.
     """
 
-    __slots__ = ("_transposed", "struct", "weight")
+    __slots__ = ("_blocked", "struct", "weight")
 
     def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
         out, width = weight.shape
         self.weight = weight.detach().to(dtype, copy=True).contiguous()
         self.struct: decoding.CorrectionStruct | None = None
-        if weight.device.type == "cpu" and dtype in decoding.DTYPES:
-            self._transposed = weight.detach().float().t().contiguous()
-            self.struct = decoding.CorrectionStruct(width, out, dtype == torch.bfloat16, self._transposed.data_ptr())
+        if weight.device.type == "cpu" and dtype in decoding.DTYPES and _compiled():
+            self._blocked = decoding.blocked(weight)
+            self.struct = decoding.CorrectionStruct(width, out, dtype == torch.bfloat16, self._blocked.data_ptr())
 
     def add(self, output: Tensor, reads: Tensor) -> None:
-        """Add ``reads`` [N, W] float32, corrected, to ``output`` [N, out] in place; its columns contiguous."""
-        rows = output.shape[0]
-        if self.struct is not None and rows * self.weight.numel() <= _SMALL and _compiled():
-            decoding.correct(self.struct, output, reads)
-        elif output.is_cuda and rows <= _STREAMS and _triton(output.device):
+        """Add ``reads`` [B, T, W] float32, corrected, to ``output`` [B, T, out] in place.
+
+        Args:
+            output: Contiguous, or columns of something contiguous.
+        """
+        stride = output.stride(1)  # of one token to the next, and of one row's last to the next row's first
+        rows = output.shape[0] * output.shape[1]
+        if self.struct is not None and rows * self.weight.numel() <= _SMALL:
+            decoding.correct(self.struct, output, rows, stride, reads.contiguous())
+            return
+        flat, given = output.flatten(0, 1), reads.flatten(0, 1)
+        if output.is_cuda and rows <= _STREAMS and _triton(output.device):
             from deltamem_kernels.gpu import decode
 
-            decode.correct(output, reads.contiguous(), self.weight, 1.0)
+            decode.correct(flat, given.contiguous(), self.weight, 1.0)
         else:
-            output.addmm_(reads.to(output.dtype), self.weight.t())
+            flat.addmm_(given.to(output.dtype), self.weight.t())
 
 
 class ProductLayout:
@@ -78,7 +85,7 @@ class ProductLayout:
         self._corrections = dict(corrections)
         self._struct: decoding.LayoutStruct | None = None
         structs = [each.struct for each in corrections.values()]
-        if dtype in decoding.DTYPES and rank <= compiled.MAX_RANK and None not in structs:
+        if dtype in decoding.DTYPES and rank <= compiled.MAX_RANK and None not in structs and _compiled():
             columns = [start for start, _ in corrections]
             self._struct = decoding.LayoutStruct(
                 heads, rank, normalize, dtype == torch.bfloat16, queries, len(structs), (*columns,), (*structs,)
@@ -88,29 +95,30 @@ class ProductLayout:
         """Read each row's state, and add the corrections to the product in place.
 
         Args:
-            product: [B, C], columns contiguous.
+            product: [B, 1, C], columns contiguous.
             state: [B, R, R] or [B, H, R, R] float32.
-            valid: [B] bool; a False row reads zero.
+            valid: [B, 1] bool; a False row reads zero.
 
         Returns:
-            The reads [B, H·R] float32.
+            The reads [B, 1, H·R] float32.
         """
         heads, width = self._heads, self._heads * self._rank
-        if self._struct is not None and product.device.type == "cpu" and _compiled():
+        if self._struct is not None and product.device.type == "cpu":
             return decoding.decode(self._struct, product, state, valid, width)
-        queries = product[:, self._queries : self._queries + width]
-        outputs = [(product[:, start:stop], each) for (start, stop), each in self._corrections.items()]
+        queries = product[:, 0, self._queries : self._queries + width]
+        valid = None if valid is None else valid[:, 0]
         if product.is_cuda and _triton(product.device):
             from deltamem_kernels.gpu import decode
 
-            targets = [(output, each.weight) for output, each in outputs]
+            targets = [(product[:, 0, start:stop], each.weight) for (start, stop), each in self._corrections.items()]
             slots = _slots(product.shape[0], product.device)
-            return decode.read_and_correct(
+            reads = decode.read_and_correct(
                 queries, state, slots, targets, 1.0, heads=heads, normalize=self._normalize, valid=valid
             )
-        reads = self._read(queries, state, valid)
-        for output, each in outputs:
-            each.add(output, reads)
+            return reads.unsqueeze(1)
+        reads = self._read(queries, state, valid).unsqueeze(1)
+        for (start, stop), each in self._corrections.items():
+            each.add(product[..., start:stop], reads)
         return reads
 
     def _read(self, projected: Tensor, state: Tensor, valid: Tensor | None) -> Tensor:

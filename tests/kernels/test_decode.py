@@ -55,7 +55,8 @@ def test_read_and_correct(rank, heads, dtype, form, error):
             corrections={(0, out): decode.Correction(weight, dtype)},
             dtype=dtype,
         )
-        reads = layout.read_and_correct(product, state, valid)
+        reads = layout.read_and_correct(product.unsqueeze(1), state, None if valid is None else valid.unsqueeze(1))
+        reads = reads.squeeze(1)
 
         assert reads.dtype == torch.float32
         assert error(reads, wanted_reads) < 1e-6
@@ -67,7 +68,7 @@ def test_read_and_correct(rank, heads, dtype, form, error):
 def test_strided_reads_are_corrected_as_they_are(form, error):
     reads, weight = torch.randn(3, 16)[:, ::2], torch.randn(11, 8)
     output = torch.zeros(3, 11)
-    decode.Correction(weight, torch.float32).add(output, reads)
+    decode.Correction(weight, torch.float32).add(output.unsqueeze(1), reads.unsqueeze(1))
     assert error(output, reads.double() @ weight.double().T) < 1e-6
 
 
@@ -77,5 +78,5 @@ def test_rounding_to_bfloat16_is_torchs(bits):
     """One, ties to even both ways, to infinity, NaN, just above a tie, a subnormal."""
     value = torch.tensor([[bits if bits < 1 << 31 else bits - (1 << 32)]], dtype=torch.int32).view(torch.float32)
     output = torch.full((1, 1), -0.0, dtype=torch.bfloat16)
-    decode.Correction(torch.ones(1, 1), torch.bfloat16).add(output, value)
+    decode.Correction(torch.ones(1, 1), torch.bfloat16).add(output.unsqueeze(0), value.unsqueeze(0))
     torch.testing.assert_close(output, value.bfloat16(), rtol=0, atol=0, equal_nan=True)

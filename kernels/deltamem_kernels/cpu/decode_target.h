@@ -4,15 +4,13 @@
 /* output[b, o] += Σ_w reads[b, w] weight[w, o], in place */
 static void JOIN(correct, TARGET, call)(const struct correction *c, long B, char *output, long stride,
                                         const float *reads) {
-    enum { BLOCK = 256 };
     for (long b = 0; b < B; b++, reads += c->W) {
-        for (long from = 0; from < c->out; from += BLOCK) {
-            const long n = c->out - from < BLOCK ? c->out - from : BLOCK, at = b * stride + from;
-            float sum[BLOCK] = {0};
-            for (long w = 0; w < c->W; w++) {
-                const float read = reads[w], *weight = c->weight + w * c->out + from;
-                for (long o = 0; o < n; o++) sum[o] += read * weight[o];
-            }
+        const float *weight = c->weight;
+        for (long from = 0; from < c->out; from += OUTPUTS) {
+            const long n = c->out - from < OUTPUTS ? c->out - from : OUTPUTS, at = b * stride + from;
+            float sum[OUTPUTS] = {0};
+            for (long w = 0; w < c->W; w++, weight += OUTPUTS)
+                for (long o = 0; o < OUTPUTS; o++) sum[o] += reads[w] * weight[o];
             if (c->bf16) {
                 unsigned short *to = (unsigned short *)output + at;
                 for (long o = 0; o < n; o++) to[o] = to_bf16(from_bf16(to[o]) + sum[o]);

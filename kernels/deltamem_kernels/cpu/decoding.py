@@ -16,6 +16,14 @@ from torch import Tensor
 from deltamem_kernels.cpu import compiled
 
 DTYPES = (torch.float32, torch.bfloat16)
+_OUTPUTS = 64  # of a correction's weight in one block, as in scan.c
+
+
+def blocked(weight: Tensor) -> Tensor:
+    """A correction's weight [out, W] as the library takes it: [blocks, W, 64] float32, padded with zeros."""
+    out, width = weight.shape
+    padded = torch.nn.functional.pad(weight.detach().float(), (0, 0, 0, -out % _OUTPUTS))
+    return padded.view(-1, _OUTPUTS, width).transpose(1, 2).contiguous()
 
 
 class CorrectionStruct(ctypes.Structure):
@@ -42,40 +50,36 @@ class _Step(ctypes.Structure):
 
 
 def decode(layout: LayoutStruct, product: Tensor, state: Tensor, valid: Tensor | None, width: int) -> Tensor:
-    """Reads [B, W] float32 at the queries in ``product`` [B, C], whose outputs are corrected in place.
+    """Reads [B, 1, W] float32 at the queries in ``product`` [B, 1, C], whose outputs are corrected in place.
 
     Args:
         product: One of `DTYPES`; its columns contiguous, rows any distance apart.
         state: [B, R, R] or [B, H, R, R] float32.
-        valid: [B] bool; a False row reads zero.
+        valid: [B, 1] bool; a False row reads zero.
         width: W = H · R.
     """
-    state = state.contiguous()
-    valid = None if valid is None else valid.contiguous()
-    reads = torch.empty(product.shape[0], width, dtype=torch.float32, device="cpu")
+    if not state.is_contiguous():
+        state = state.contiguous()
+    if valid is not None:
+        valid = valid.contiguous()
+    batch = product.shape[0]
+    reads = torch.empty(batch, 1, width, dtype=torch.float32, device="cpu")
     decode, _, _, target = _library()
-    decode(
-        target,
-        layout,
-        product.shape[0],
-        product.data_ptr(),
-        product.stride(0),
-        state.data_ptr(),
-        None if valid is None else valid.data_ptr(),
-        reads.data_ptr(),
-    )
+    mask = None if valid is None else valid.data_ptr()
+    rows = (batch, product.data_ptr(), product.stride(0))
+    decode(target, layout, *rows, state.data_ptr(), mask, reads.data_ptr())
     return reads
 
 
-def correct(correction: CorrectionStruct, output: Tensor, reads: Tensor) -> None:
-    """Add ``reads`` [B, W] float32 @ the correction's weight to ``output`` [B, out] in place.
+def correct(correction: CorrectionStruct, output: Tensor, rows: int, stride: int, reads: Tensor) -> None:
+    """Add ``reads`` [rows, W] float32 @ the correction's weight to ``rows`` rows of ``output`` in place.
 
     Args:
-        output: One of `DTYPES`; its columns contiguous, rows any distance apart.
+        output: One of `DTYPES`; its columns contiguous, rows ``stride`` numbers apart.
+        reads: Contiguous.
     """
-    reads = reads.contiguous()
     _, correct, _, target = _library()
-    correct(target, correction, output.shape[0], output.data_ptr(), output.stride(0), reads.data_ptr())
+    correct(target, correction, rows, output.data_ptr(), stride, reads.data_ptr())
 
 
 def step(inputs: Sequence[Tensor], pool: Tensor, slots: Tensor) -> Tensor:

@@ -52,7 +52,9 @@ struct backward_call {
     float *d_q, *d_k, *d_v, *d_keep, *d_erase, *d_write, *d_state;
 };
 
-/* A correction: weight [W, out] (transposed, so that lanes are outputs) of rows [B, out], float32 or bfloat16. */
+/* A correction of rows [B, out], float32 or bfloat16. Its weight lies as [blocks of outputs, W, OUTPUTS], padded with
+ * zeros: lanes are outputs, and what is read from memory, cold while decoding, is one run. */
+enum { OUTPUTS = 64 };
 struct correction {
     long W, out, bf16;
     const float *weight;
