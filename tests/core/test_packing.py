@@ -122,11 +122,12 @@ def test_a_model_converted_after_attaching_still_steers(backbone, strong_adapter
 
 
 @torch.no_grad()
-def test_half_precision_models_stay_close_to_their_own_kind(backbone, strong_adapter, tokens, relative):
-    """In bfloat16 the memory's projections are computed with q, k and v: rounded like these."""
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_models_stay_close_to_their_own_kind(dtype, backbone, strong_adapter, tokens, relative):
+    """The memory's projections are computed with q, k and v, and rounded like these; states are not."""
     model = backbone()
     adapter = strong_adapter(model, couple_lambda=False)
-    half = copy.deepcopy(model).bfloat16()
+    half = copy.deepcopy(model).to(dtype)
     exact, rounded = attach(model, adapter), attach(half, copy.deepcopy(adapter))
     ids = tokens(2, 12)
     _, wanted = exact.forward(input_ids=ids)

@@ -28,6 +28,7 @@ def run_cases(*arguments: str, interpret: str) -> None:
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
+@pytest.mark.slow  # the interpreter takes a quarter of a minute
 def test_interpreted() -> None:
     run_cases("-m", "not slow", interpret="1")
 
