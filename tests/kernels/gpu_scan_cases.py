@@ -83,9 +83,12 @@ DTYPES = [
         pytest.param(16, 2, 65, 16, True, marks=SLOW),
         pytest.param(20, 1, 65, 32, True, marks=SLOW),
         pytest.param(32, 1, 33, 16, False, marks=SLOW),
+        pytest.param(32, 1, 39, 32, True, marks=SLOW),
+        pytest.param(40, 1, 35, 16, True, marks=SLOW),
         pytest.param(48, 1, 20, 16, True, marks=SLOW),
         pytest.param(64, 1, 7, None, True, marks=SLOW),
         pytest.param(64, 1, 17, 16, False, marks=SLOW),
+        pytest.param(64, 1, 35, 32, True, marks=SLOW),
     ],
 )
 def test_forward_and_backward(make_scan, error, rank, n, tokens, length, masked):
@@ -116,9 +119,11 @@ def test_backward_through_one_output(make_scan, error, used):
         assert error(a.grad.cpu(), torch.zeros_like(b) if b.grad is None else b.grad) < 2e-6
 
 
-@pytest.mark.parametrize("length", [16, pytest.param(32, marks=SLOW)])
-def test_masked_values_reach_nothing(make_scan, length):
-    scan = make_scan(2, 20, 4, masked=True)
+@pytest.mark.parametrize(
+    ("rank", "n", "length"), [(4, 2, 16), pytest.param(4, 2, 32, marks=SLOW), pytest.param(32, 1, 16, marks=SLOW)]
+)
+def test_masked_values_reach_nothing(make_scan, rank, n, length):
+    scan = make_scan(n, 20, rank, masked=True)
     plain, mask = to_device(scan)
     clean = [x.detach().requires_grad_() for x in plain]
     dirty = [x.masked_fill(~mask[..., None], float("nan")).requires_grad_() for x in plain[:6]]
@@ -136,18 +141,22 @@ def test_masked_values_reach_nothing(make_scan, length):
     assert all(bool((x[~mask] == 0).all()) for x in results[0][:1] + results[0][2:8])
 
 
+@pytest.mark.parametrize(("rank", "tokens"), [(4, 40), pytest.param(32, 20, marks=SLOW)])
 @pytest.mark.parametrize("value", [0.0, 1.0])
-def test_gates_at_their_limits(make_scan, error, value):
-    scan = make_scan(1, 40, 4)
+def test_gates_at_their_limits(make_scan, error, value, rank, tokens):
+    scan = make_scan(1, tokens, rank)
     scan.inputs[3][:, ::3] = value
     scan.inputs[4][:, ::2] = value
     arguments, _ = to_device(scan)
+    weights = torch.randn(1, tokens, rank), torch.randn(1, rank, rank)
 
-    reads, state = gpu.scan(arguments[:6], arguments[6], None, 16)
+    reads, state, got = gradients(lambda *x: gpu.scan(x[:6], x[6], None, 16), arguments, *weights)
 
-    expected_reads, expected_state = scan.oracle()
-    assert error(reads.cpu(), expected_reads) < 1e-6
-    assert error(state.cpu(), expected_state) < 1e-6
+    expected = gradients(lambda *x: delta_scan(*x, backend="naive"), (*scan.inputs, scan.state), *weights)
+    assert error(reads.cpu(), expected[0]) < 1e-6
+    assert error(state.cpu(), expected[1]) < 1e-6
+    for name, a, b in zip(NAMES, got, expected[2], strict=True):
+        assert error(a.cpu(), b) < 2e-6, name
 
 
 def test_any_strides(make_scan):

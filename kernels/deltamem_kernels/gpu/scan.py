@@ -1,7 +1,7 @@
 """The scan over tokens on a GPU: the host side. Buffers, the choice of chunks, launches, the autograd function.
 
-Nothing about validation, nothing that waits for the device or looks at a value. Device code: ``scan_kernels.py`` and
-``scan_gradients.py``; derivation: ``README.md``.
+Nothing about validation, nothing that waits for the device or looks at a value. Device code: ``scan_kernels.py``,
+``scan_maps.py`` and ``scan_gradients.py``; derivation: ``README.md``.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 MAX_RANK = 64
-BLOCK = 16  # tokens between two states kept for the backward
+BLOCK = 16  # tokens between two states kept for the backward, and tokens at once in a map of the WY form
+WY_RANK = 32  # from here on the chunks' maps are made in the WY form
 
 _TOKEN_CYCLES, _LAUNCH_CYCLES = 150, 10000  # estimates for Hopper, not measured
+_BASIS_INSTRUCTIONS = {32: 2600, 64: 2800}  # a warp, 16 tokens of `basis_maps`, by side: counted in the machine code
 _MAPS_ELEMENTS = 32 << 20  # 128 MiB of scratch at most
 _OPTIONS = {"enable_fp_fusion": True}  # said aloud, because Triton changes its mind about the default
 
@@ -134,7 +136,8 @@ def _walk(
     """From ``start`` to ``end`` [N,R,R], filling ``along`` [N,T,R]: with reads; given ``d_reads``, backward, with du.
 
     One chunk is walked at once. Several: their maps, all at the same time; the states at their starts, one after the
-    other; then all chunks at the same time again, from these states.
+    other; then all chunks at the same time again, from these states. From rank 32 on the maps are made in the WY form,
+    all but their last row, what the tokens add.
     """
     n, tokens, rank = inputs[0].shape
     chunks, blocks, reverse = -(-tokens // length), -(-tokens // BLOCK), d_reads is not None
@@ -144,17 +147,36 @@ def _walk(
     with _current(start.device):
         if chunks > 1:
             maps, starts = _empty(start, n, chunks, rank, rank + 1, rank), _empty(start, n, chunks, rank, rank)
+            added = rank if rank >= WY_RANK else 0
+            if added:
+                _basis_maps(length, inputs, mask, maps, reverse)
             tile = walk_tile(rank, kernels.interpreted, maps=True)
-            kernels.walk[(-(-n * chunks * rank * (rank + 1) // tile["LANES"]),)](
-                *inputs, mask, d_reads, None, maps, None, None, *sizes, **shared, MAPS=True, SAVE=False, **tile
-            )
+            kernels.walk[(-(-n * chunks * rank * (rank + 1 - added) // tile["LANES"]),)](
+                *inputs, mask, d_reads, None, maps, None, None, *sizes, **shared, MAPS=True, FIRST=added, SAVE=False,
+                **tile,
+            )  # fmt: skip
             kernels.chain[(n * rank,)](maps, start, starts, chunks, RANK=rank, REVERSE=reverse, **chain_tile(rank))
             start = starts
         tile = walk_tile(rank, kernels.interpreted, maps=False)
         kernels.walk[(-(-n * chunks * rank // tile["LANES"]),)](
-            *inputs, mask, d_reads, start, end, along, checkpoints, *sizes, **shared, MAPS=False,
+            *inputs, mask, d_reads, start, end, along, checkpoints, *sizes, **shared, MAPS=False, FIRST=0,
             SAVE=checkpoints is not None, **tile,
         )  # fmt: skip
+
+
+def _basis_maps(length: int, inputs: Sequence[Tensor], mask: Tensor | None, maps: Tensor, reverse: bool) -> None:
+    """The first R of the R + 1 rows of each map [N,chunks,R,R+1,R], on the current device."""
+    _, k, _, keep, erase, _ = inputs
+    n, tokens, rank = k.shape
+    chunks, blocks = maps.shape[1], -(-tokens // BLOCK)
+    kernels = _kernels()
+    products = _empty(maps, n, blocks, BLOCK, BLOCK)
+    shared = {"RANK": rank, "BLOCK": BLOCK, "MASKED": mask is not None}
+    kernels.grams[(n * blocks,)](k, mask, products, tokens, blocks, **shared, **grams_tile(rank))
+    kernels.basis_maps[(n * chunks * rank,)](
+        k, keep, erase, mask, products, maps, tokens, chunks, length, blocks,
+        REVERSE=reverse, **shared, **basis_tile(rank),
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=1024)
@@ -162,7 +184,8 @@ def chunk_length(n: int, tokens: int, rank: int, multiprocessors: int) -> int:
     """Tokens a chunk, a multiple of 16, by a rough count of cycles; all tokens where chunks would not help.
 
     A walk takes at least a token's latency times the length; with more warps than that hides, the instructions of all
-    warps shared among the schedulers. Chunks make the first walk R + 1 times as wide and add a link of the chain each.
+    warps shared among the schedulers. Chunks add a link of the chain each and make the first walk R + 1 times as wide;
+    from rank 32 on they add a walk of the same width, and the basis vectors' maps, `_BASIS_INSTRUCTIONS` a block.
     """
     side = _padded(rank)
     spread = max(1, side // 8)
@@ -176,7 +199,13 @@ def chunk_length(n: int, tokens: int, rank: int, multiprocessors: int) -> int:
         replay = max(_TOKEN_CYCLES * length, walked)
         if chunks == 1:
             return replay
-        return 2 * _LAUNCH_CYCLES + max(_TOKEN_CYCLES * length, walked * (rank + 1)) + chunks * link + replay
+        if rank < WY_RANK:
+            return 2 * _LAUNCH_CYCLES + max(_TOKEN_CYCLES * length, walked * (rank + 1)) + chunks * link + replay
+        # A lone warp issues an instruction in some two cycles; all rows of all blocks share the schedulers.
+        block = _BASIS_INSTRUCTIONS[side]
+        lone = 2 * block * length / BLOCK
+        all_blocks: float = n * rank * tokens / BLOCK * block * basis_tile(rank)["num_warps"] / schedulers
+        return 4 * _LAUNCH_CYCLES + max(lone, all_blocks) + replay + chunks * link + replay
 
     whole = -(-tokens // BLOCK) * BLOCK
     lengths = [BLOCK << power for power in range(16) if BLOCK << power < whole]
@@ -195,6 +224,29 @@ def walk_tile(rank: int, interpreted: bool, *, maps: bool) -> dict[str, int]:
         "LANES": (4096 if interpreted else 32) // spread,
         "TOKENS": 8 if maps or side <= 8 else 4,  # as many as fit the registers
         "num_warps": 1,
+        **_OPTIONS,
+    }
+
+
+def grams_tile(rank: int) -> dict[str, Any]:
+    """The tile of the products among a block's keys."""
+    return {"PADDED": _padded(rank), "num_warps": 1, **_OPTIONS}
+
+
+def basis_tile(rank: int) -> dict[str, Any]:
+    """The tile of a map in the WY form: a thread a column m, so that each solves its own triangular system.
+
+    Two warps would do for 64 columns, but spill; with four, two threads share a column, at two barriers a token.
+    Products take 16 rows of Xᵀ at a time: with more, their operands fill the registers. Nothing is loaded ahead of its
+    block: the compiler would send each of the Gram rows through shared memory.
+    """
+    side = _padded(rank)
+    return {
+        "PADDED": side,
+        "PIECE": 16,
+        "PRECISION": "ieee",
+        "num_warps": 1 if side == 32 else 4,
+        "num_stages": 1,
         **_OPTIONS,
     }
 
@@ -230,6 +282,8 @@ def _padded(rank: int) -> int:
 class _Kernels:
     walk: Any
     chain: Any
+    grams: Any
+    basis_maps: Any
     gradients: Any
     interpreted: bool
 
@@ -239,11 +293,12 @@ def _kernels() -> Any:
     """The compiled-at-first-use kernels, or why there are none."""
     try:
         forward = importlib.import_module("deltamem_kernels.gpu.scan_kernels")
+        maps = importlib.import_module("deltamem_kernels.gpu.scan_maps")
         backward = importlib.import_module("deltamem_kernels.gpu.scan_gradients")
     except ImportError as error:
         return f"triton cannot be imported: {error}"
     interpreted = type(forward.walk).__name__ == "InterpretedFunction"
-    return _Kernels(forward.walk, forward.chain, backward.gradients, interpreted)
+    return _Kernels(forward.walk, forward.chain, maps.grams, maps.basis_maps, backward.gradients, interpreted)
 
 
 @cache

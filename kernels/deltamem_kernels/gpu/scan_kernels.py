@@ -38,6 +38,7 @@ def walk(
     BLOCK: tl.constexpr,
     REVERSE: tl.constexpr,
     MAPS: tl.constexpr,
+    FIRST: tl.constexpr,
     MASKED: tl.constexpr,
     SAVE: tl.constexpr,
 ):
@@ -46,16 +47,17 @@ def walk(
         forward   X <- keep X + (write v − erase ⟨X,k⟩) k       before that, along = ⟨X,q⟩: the reads
         reverse   X <- keep X + d_reads q − erase ⟨X,k⟩ k       before that, along = ⟨X,k⟩; tokens from last to first
 
-    MAPS: a lane is (sequence, chunk, i, m); the basis vector m, or m = RANK the zero row with what the tokens add, goes
-    through the chunk, and ``end`` is the chunk's map as `chain` reads it. Otherwise a lane is (sequence, chunk, i); it
-    begins at ``start`` [N, chunks, R, R] and fills ``along`` [N, T, R], and the last chunk leaves ``end`` [N, R, R].
+    MAPS: a lane is (sequence, chunk, i, m), m from FIRST (0 or RANK) to RANK; the basis vector m, or m = RANK the zero
+    row with what the tokens add, goes through the chunk, and ``end`` is the chunk's map as `chain` reads it; with FIRST
+    RANK, that row of it which scan_maps leaves out. Otherwise a lane is (sequence, chunk, i); it begins at ``start``
+    [N, chunks, R, R] and fills ``along`` [N, T, R], and the last chunk leaves ``end`` [N, R, R].
     SAVE: X at the beginning (reverse: end) of every BLOCK tokens goes to ``checkpoints`` [N, blocks, R, R].
     """
     lane = tl.program_id(0) * LANES + tl.zeros([1, LANES, SPREAD], tl.int32) + tl.arange(0, LANES)[None, :, None]
     m = tl.full([1, LANES, SPREAD], RANK, tl.int32)
     if MAPS:
-        m = lane % (RANK + 1)
-        lane = lane // (RANK + 1)
+        m = FIRST + lane % (RANK + 1 - FIRST)
+        lane = lane // (RANK + 1 - FIRST)
     i = lane % RANK
     chunk = lane // RANK % chunks
     n = lane // RANK // chunks
@@ -95,7 +97,7 @@ def walk(
             if MAPS:
                 # Never happens, but ptxas cannot know: a store in between keeps it from moving each load back to its
                 # use to save registers, which would make the ways to memory follow one another.
-                tl.store(end + row, predicted, mask=m < 0)
+                tl.store(end + row, predicted, mask=i < 0)
             elif REVERSE:
                 tl.store(along + at - step * RANK + i, predicted, mask=length - 1 - step < left)
             else:
