@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from deltamem_agents.core import Adapter, Attached, DeltaMemConfig, State, attach, select_state
 from deltamem_agents.training.batches import Renderer, Row, extend, records_message
 from deltamem_agents.training.conversations import Conversation, Question, Shape, converse
+from deltamem_agents.training.precision import mixed_precision
 from deltamem_agents.training.schedule import Progress, learning_rate
 
 
@@ -136,7 +137,7 @@ def _loss(
         for question in conversation.questions:
             rows.append(_asked(rng, renderer, conversation, question, recipe))
             slots.append(slot)
-    with torch.autocast("cpu", torch.bfloat16):
+    with mixed_precision():
         state = write_conversations(attached, renderer, conversations)
         logits, targets = answer_logits(attached, renderer, state, slots, rows)
     losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
