@@ -49,7 +49,7 @@ class _Running(threading.local):
 
     def clear(self) -> None:
         self.frame = self.current = self.carried = self.steering = self.reads = self.outputs = None
-        self.at = -1
+        self.in_place, self.at = False, -1
 
 
 class Hooks:
@@ -119,7 +119,7 @@ class Hooks:
             module = attention.get_submodule("o_proj")
             correct = self._corrector(layer, fast, {"o": backbone.shapes[index].outputs["o"]})
             if packable([module]):
-                module.forward = self._followed(module, correct)  # costs less than a hook, which decoding notices
+                module.forward = self._followed(module, fast, correct)  # costs less than a hook, which decoding notices
                 self._replaced.append(module)
             else:
                 self._handles.append(module.register_forward_hook(correct))
@@ -141,8 +141,8 @@ class Hooks:
         running.current = frame.begin(inputs)
         running.frame = frame
         running.in_place = running.current is not None and not torch.is_grad_enabled() and not _autocast(inputs)
-        if running.in_place:
-            for layer in self._layers:
+        if running.in_place and not (frame.passes and _length(inputs) == 1):
+            for layer in self._layers:  # not before every token of an answer: nobody trains in the middle of one
                 layer.refresh()
         if running.current is not None and self._will_checkpoint():
             self._carry_through_checkpoints()
@@ -246,12 +246,21 @@ class Hooks:
 
         return forward
 
-    def _followed(self, module: nn.Module, correct: Corrector) -> Callable[[Tensor], Tensor]:
-        """A projection's forward and its correction."""
-        own = module.forward
+    def _followed(self, module: nn.Module, fast: InferenceLayer, correct: Corrector) -> Callable[[Tensor], Tensor]:
+        """The output projection's forward and its correction."""
+        running, own = self._running, module.forward
 
         def forward(x: Tensor) -> Tensor:
             output: Tensor = own(x)
+            if not torch.compiler.is_compiling() and running.in_place:
+                reads, steering = running.reads, running.steering
+                if reads is None or steering is None:
+                    return output
+                if output.shape[1] == 1 and fast.correct_token(output, reads):
+                    steering.steered += 1
+                    running.reads = running.outputs = None
+                    running.at = -1
+                    return output
             corrected = correct(module, (x,), output)
             return output if corrected is None else corrected
 
@@ -285,6 +294,13 @@ class Hooks:
             return each(output, lambda name, piece: layer.correct(name, piece, reads))
 
         return correct
+
+
+def _length(inputs: Mapping[str, Any]) -> int:
+    """Tokens of the decoder's input, 0 for none."""
+    tokens = inputs.get("input_ids")
+    tokens = inputs.get("inputs_embeds") if tokens is None else tokens
+    return 0 if tokens is None else int(tokens.shape[1])
 
 
 def _autocast(inputs: Mapping[str, Any]) -> bool:

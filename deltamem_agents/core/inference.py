@@ -6,7 +6,7 @@ again whenever a parameter has changed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,7 @@ class InferenceLayer:
         self._through: PackedProjections | None = None
         self._corrections: dict[str, Correction] = {}
         self._layout: ProductLayout | None = None
+        self._add_o: Callable[[Tensor, Tensor], None] | None = None
 
     @property
     def packs(self) -> bool:
@@ -109,6 +110,14 @@ class InferenceLayer:
         correction.add(output, reads)
         return output
 
+    def correct_token(self, output: Tensor, reads: Tensor) -> bool:
+        """As ``correct("o", …)``, the short way of a decoding step; False where it has to be the long one."""
+        add = self._add_o
+        if add is None or output.dtype != self._dtype or not output.is_contiguous():
+            return False
+        add(output, reads)
+        return True
+
     def _prepare(self, dtype: torch.dtype) -> None:
         """Make the copies that inputs of this dtype need."""
         layer, config, packed = self.layer, self.layer.config, self._packed
@@ -128,4 +137,5 @@ class InferenceLayer:
             corrections={} if through is None else {self._columns[each]: corrections[each] for each in self._columns},
             dtype=layer.memory.dtype if through is None else dtype,
         )
+        self._add_o = corrections["o"].add_small if "o" in corrections else None
         self._through, self._corrections, self._layout, self._dtype = through, corrections, layout, dtype

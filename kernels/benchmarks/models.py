@@ -70,7 +70,7 @@ def _decode() -> Iterator[Row]:
                 partial(frozen, input_ids=token, past_key_values=caches[0]),
                 slower=False,
                 reach=LIMIT,
-                rounds=101,
+                rounds=301,
             )
 
 
@@ -93,6 +93,6 @@ def _prefill() -> Iterator[Row]:
         plain = partial(frozen, **arguments)
         for write in (False, True):
             does = "read and written" if write else "read"
-            yield paired(f"{what}, {does}", partial(remembered, write), plain, slower=False, reach=LIMIT, rounds=9)
+            yield paired(f"{what}, {does}", partial(remembered, write), plain, slower=False, reach=LIMIT, rounds=15)
         with mock.patch.object(layer, "delta_scan", partial(delta_scan, backend="naive")):
             yield paired(f"{what}, written by the loop", partial(remembered, True), plain, slower=False, rounds=3)

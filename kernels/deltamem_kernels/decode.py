@@ -7,7 +7,7 @@ Source: arXiv:2605.12357, section 3. Nothing here is differentiable, waits for a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 
 import torch
@@ -29,15 +29,17 @@ class Correction:
         dtype: Of the outputs it will be added to.
     """
 
-    __slots__ = ("_blocked", "struct", "weight")
+    __slots__ = ("_blocked", "add_small", "struct", "weight")
 
     def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
         out, width = weight.shape
         self.weight = weight.detach().to(dtype, copy=True).contiguous()
         self.struct: decoding.CorrectionStruct | None = None
+        self.add_small: Callable[[Tensor, Tensor], None] = self.add
         if weight.device.type == "cpu" and dtype in decoding.DTYPES and _compiled():
             self._blocked = decoding.blocked(weight)
             self.struct = decoding.CorrectionStruct(width, out, dtype == torch.bfloat16, self._blocked.data_ptr())
+            self.add_small = decoding.corrector(self.struct, self._blocked)
 
     def add(self, output: Tensor, reads: Tensor) -> None:
         """Add ``reads`` [B, T, W] float32, corrected, to ``output`` [B, T, out] in place.
@@ -45,10 +47,9 @@ class Correction:
         Args:
             output: Contiguous, or columns of something contiguous.
         """
-        stride = output.stride(1)  # of one token to the next, and of one row's last to the next row's first
         rows = output.shape[0] * output.shape[1]
         if self.struct is not None and rows * self.weight.numel() <= _SMALL:
-            decoding.correct(self.struct, output, rows, stride, reads.contiguous())
+            self.add_small(output, reads)
             return
         flat, given = output.flatten(0, 1), reads.flatten(0, 1)
         if output.is_cuda and rows <= _STREAMS and _triton(output.device):
@@ -83,13 +84,14 @@ class ProductLayout:
     ) -> None:
         self._heads, self._rank, self._normalize, self._queries = heads, rank, normalize, queries
         self._corrections = dict(corrections)
-        self._struct: decoding.LayoutStruct | None = None
+        self._decode: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None
         structs = [each.struct for each in corrections.values()]
         if dtype in decoding.DTYPES and rank <= compiled.MAX_RANK and None not in structs and _compiled():
             columns = [start for start, _ in corrections]
-            self._struct = decoding.LayoutStruct(
+            struct = decoding.LayoutStruct(
                 heads, rank, normalize, dtype == torch.bfloat16, queries, len(structs), (*columns,), (*structs,)
             )
+            self._decode = decoding.decoder(struct, heads * rank, self._corrections)
 
     def read_and_correct(self, product: Tensor, state: Tensor, valid: Tensor | None) -> Tensor:
         """Read each row's state, and add the corrections to the product in place.
@@ -102,9 +104,9 @@ class ProductLayout:
         Returns:
             The reads [B, 1, H·R] float32.
         """
+        if self._decode is not None and not product.is_cuda:
+            return self._decode(product, state, valid)
         heads, width = self._heads, self._heads * self._rank
-        if self._struct is not None and product.device.type == "cpu":
-            return decoding.decode(self._struct, product, state, valid, width)
         queries = product[:, 0, self._queries : self._queries + width]
         valid = None if valid is None else valid[:, 0]
         if product.is_cuda and _triton(product.device):

@@ -6,7 +6,7 @@ Nothing about validation or the choice of a backend.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -49,37 +49,50 @@ class _Step(ctypes.Structure):
     )
 
 
-def decode(layout: LayoutStruct, product: Tensor, state: Tensor, valid: Tensor | None, width: int) -> Tensor:
-    """Reads [B, 1, W] float32 at the queries in ``product`` [B, 1, C], whose outputs are corrected in place.
+def decoder(layout: LayoutStruct, width: int, kept: object) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """A function of product, state and validity for one layout; it keeps ``kept`` alive, whose memory the layout names.
 
-    Args:
-        product: One of `DTYPES`; its columns contiguous, rows any distance apart.
-        state: [B, R, R] or [B, H, R, R] float32.
-        valid: [B, 1] bool; a False row reads zero.
-        width: W = H · R.
+    It gives the reads [B, 1, W] float32 at the queries in a product [B, 1, C] of one of `DTYPES` (columns contiguous,
+    rows any distance apart), whose outputs it corrects in place; the state is [B, R, R] or [B, H, R, R] float32,
+    validity [B, 1] bool or None: a False row reads zero.
+
+    A closure with nothing left to look up: between two layers a model's weights have passed through the caches, and
+    what decoding costs is what it has to fetch again.
     """
-    if not state.is_contiguous():
-        state = state.contiguous()
-    if valid is not None:
-        valid = valid.contiguous()
-    batch = product.shape[0]
-    reads = torch.empty(batch, 1, width, dtype=torch.float32, device="cpu")
-    decode, _, _, target = _library()
-    mask = None if valid is None else valid.data_ptr()
-    rows = (batch, product.data_ptr(), product.stride(0))
-    decode(target, layout, *rows, state.data_ptr(), mask, reads.data_ptr())
-    return reads
+    run, _, _, target = _library()
+    empty, float32 = torch.empty, torch.float32
+
+    def decode(product: Tensor, state: Tensor, valid: Tensor | None, _kept: object = kept) -> Tensor:
+        if not state.is_contiguous():
+            state = state.contiguous()
+        mask = None
+        if valid is not None:
+            valid = valid.contiguous()
+            mask = valid.data_ptr()
+        batch = product.shape[0]
+        reads = empty((batch, 1, width), dtype=float32, device="cpu")
+        run(target, layout, batch, product.data_ptr(), product.stride(0), state.data_ptr(), mask, reads.data_ptr())
+        return reads
+
+    return decode
 
 
-def correct(correction: CorrectionStruct, output: Tensor, rows: int, stride: int, reads: Tensor) -> None:
-    """Add ``reads`` [rows, W] float32 @ the correction's weight to ``rows`` rows of ``output`` in place.
+def corrector(correction: CorrectionStruct, kept: object) -> Callable[[Tensor, Tensor], None]:
+    """A function of output and reads for one correction; it keeps ``kept`` alive, whose memory the correction names.
 
-    Args:
-        output: One of `DTYPES`; its columns contiguous, rows ``stride`` numbers apart.
-        reads: Contiguous.
+    It adds the reads [B, T, W] float32 @ the correction's weight to an output [B, T, out] of one of `DTYPES` in place,
+    which is contiguous, or columns of something contiguous.
     """
-    _, correct, _, target = _library()
-    correct(target, correction, rows, output.data_ptr(), stride, reads.data_ptr())
+    _, run, _, target = _library()
+
+    def correct(output: Tensor, reads: Tensor, _kept: object = kept) -> None:
+        if not reads.is_contiguous():
+            reads = reads.contiguous()
+        batch, tokens, _ = output.shape
+        # From one token to the next, and so from a row's last to the next row's first.
+        run(target, correction, batch * tokens, output.data_ptr(), output.stride(1), reads.data_ptr())
+
+    return correct
 
 
 def step(inputs: Sequence[Tensor], pool: Tensor, slots: Tensor) -> Tensor:
