@@ -46,9 +46,10 @@ class _Running(threading.local):
     steering: Pass | None = None
     reads: Tensor | None = None
     outputs: tuple[Tensor, ...] | None = None
+    later: Tensor | None = None  # what is to be added to the output projection's product
 
     def clear(self) -> None:
-        self.frame = self.current = self.carried = self.steering = self.reads = self.outputs = None
+        self.frame = self.current = self.carried = self.steering = self.reads = self.outputs = self.later = None
         self.in_place, self.at = False, -1
 
 
@@ -102,7 +103,9 @@ class Hooks:
         inputs = [attention.get_submodule(path) for path in modules]
         ends = list(itertools.accumulate(widths.values()))
         columns = {each: (end - widths[each], end) for each, end in zip(widths, ends, strict=True) if each in names}
-        fast = InferenceLayer(layer, inputs, columns)
+        output = attention.get_submodule("o_proj")
+        adds = "o" in names and packable([output]) is not None
+        fast = InferenceLayer(layer, inputs, columns, adds=adds)
         self._layers.append(fast)
         if fast.packs:
             self._uncarried.append(attention)
@@ -116,13 +119,12 @@ class Hooks:
                 if any(each in names for each in parts):
                     self._handles.append(module.register_forward_hook(self._corrector(layer, fast, parts)))
         if "o" in names:
-            module = attention.get_submodule("o_proj")
             correct = self._corrector(layer, fast, {"o": backbone.shapes[index].outputs["o"]})
-            if packable([module]):
-                module.forward = self._followed(module, fast, correct)  # costs less than a hook, which decoding notices
-                self._replaced.append(module)
+            if adds:
+                output.forward = self._followed(output, correct)  # costs less than a hook, which decoding notices
+                self._replaced.append(output)
             else:
-                self._handles.append(module.register_forward_hook(correct))
+                self._handles.append(output.register_forward_hook(correct))
 
     def _innermost(self) -> Frame | None:
         return next((each for each in reversed(_FRAMES.get()) if each.owner is self), None)
@@ -175,7 +177,8 @@ class Hooks:
         running = self._running
         carried, running.carried = running.carried, None
         current = running.current if carried is None else carried
-        running.at, running.outputs, running.reads, running.steering = index, None, None, current
+        running.at, running.steering = index, current
+        running.outputs = running.reads = running.later = None
         if current is None:
             return
         if current.differentiable and not torch.is_grad_enabled():
@@ -189,7 +192,7 @@ class Hooks:
         write, spans = current.write, current.spans
         running.in_place = running.in_place and carried is None
         if running.in_place:
-            running.reads, current.after[index], running.outputs = fast.read(
+            running.reads, current.after[index], running.outputs, running.later = fast.read(
                 x, state, read_state, write=write, valid=valid, spans=spans
             )
         else:
@@ -246,21 +249,19 @@ class Hooks:
 
         return forward
 
-    def _followed(self, module: nn.Module, fast: InferenceLayer, correct: Corrector) -> Callable[[Tensor], Tensor]:
-        """The output projection's forward and its correction."""
+    def _followed(self, module: nn.Module, correct: Corrector) -> Callable[[Tensor], Tensor]:
+        """The output projection's forward and its correction: as the addend of its product where that is known."""
         running, own = self._running, module.forward
 
         def forward(x: Tensor) -> Tensor:
+            later = None if torch.compiler.is_compiling() else running.later
+            if later is not None and running.steering is not None and x.dtype == later.dtype:
+                running.steering.steered += 1
+                running.reads = running.outputs = running.later = None
+                running.at = -1
+                weight: Tensor = module.weight  # type: ignore[assignment]
+                return torch.addmm(later, x.flatten(0, 1), weight.t()).unsqueeze(1)
             output: Tensor = own(x)
-            if not torch.compiler.is_compiling() and running.in_place:
-                reads, steering = running.reads, running.steering
-                if reads is None or steering is None:
-                    return output
-                if output.shape[1] == 1 and fast.correct_token(output, reads):
-                    steering.steered += 1
-                    running.reads = running.outputs = None
-                    running.at = -1
-                    return output
             corrected = correct(module, (x,), output)
             return output if corrected is None else corrected
 
@@ -285,7 +286,7 @@ class Hooks:
                 return None
             running.steering.steered += len(names)
             if names == ["o"]:
-                running.reads = running.outputs = None
+                running.reads = running.outputs = running.later = None
                 running.at = -1
             elif running.outputs is not None:
                 return None  # corrected where it was projected

@@ -6,7 +6,7 @@ again whenever a parameter has changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -25,10 +25,19 @@ class InferenceLayer:
         layer: The adapter's layer, on the module's device.
         inputs: The modules that project the attention's input: q, k and v, or one packed module.
         columns: Which of q, k, v are corrected, and the columns [start, stop) of each among the inputs' outputs.
+        adds: Whether the output projection can take its correction as the addend of its own product.
     """
 
-    def __init__(self, layer: AdapterLayer, inputs: Sequence[nn.Module], columns: dict[str, tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        layer: AdapterLayer,
+        inputs: Sequence[nn.Module],
+        columns: dict[str, tuple[int, int]],
+        *,
+        adds: bool,
+    ) -> None:
         self.layer = layer
+        self._adds = adds
         self._columns = columns
         plain = packable(inputs)
         self._packed = None if plain is None else PackedProjections(plain, layer.memory.shape[0])
@@ -44,7 +53,6 @@ class InferenceLayer:
         self._through: PackedProjections | None = None
         self._corrections: dict[str, Correction] = {}
         self._layout: ProductLayout | None = None
-        self._add_o: Callable[[Tensor, Tensor], None] | None = None
 
     @property
     def packs(self) -> bool:
@@ -76,12 +84,13 @@ class InferenceLayer:
         write: bool,
         valid: Tensor | None,
         spans: SpanPlan | None,
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...] | None]:
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...] | None, Tensor | None]:
         """Read, write if asked, and correct q, k and v where they are packed. Arguments as of `AdapterLayer`.
 
         Returns:
             Reads [B, T, W] float32, the state after, and what the input modules are to return, in their order, with
-            something behind it; None where they compute their own.
+            something behind it; None where they compute their own. Last what is to be added to the output projection's
+            product, [B, out], while decoding; None where `correct` is to do it.
         """
         if self._dtype != x.dtype:
             self._prepare(x.dtype)
@@ -94,13 +103,14 @@ class InferenceLayer:
             product, outputs = F.linear(x.to(layer.memory.dtype), layer.memory[:rows]), None
         if layout is not None and not write and x.shape[1] == 1:
             read = state if read_state is None else read_state
-            return layout.read_and_correct(product, read, valid), state, outputs
+            reads, later = layout.read_and_correct(product, read, valid)
+            return reads, state, outputs, later
         projected = product if packed is None else product[..., packed.offsets[-1] :]
         reads, after = layer.read_and_write(projected.float(), state, read_state, write=write, valid=valid, spans=spans)
         if packed is not None:
             for name, (start, stop) in self._columns.items():
                 self._corrections[name].add(product[..., start:stop], reads)
-        return reads, after, outputs
+        return reads, after, outputs, None
 
     def correct(self, name: str, output: Tensor, reads: Tensor) -> Tensor:
         """``output`` [B, T, out] of a projection, with its correction added in place where that can be done."""
@@ -109,14 +119,6 @@ class InferenceLayer:
             return self.layer.correct(name, output, reads)
         correction.add(output, reads)
         return output
-
-    def correct_token(self, output: Tensor, reads: Tensor) -> bool:
-        """As ``correct("o", …)``, the short way of a decoding step; False where it has to be the long one."""
-        add = self._add_o
-        if add is None or output.dtype != self._dtype or not output.is_contiguous():
-            return False
-        add(output, reads)
-        return True
 
     def _prepare(self, dtype: torch.dtype) -> None:
         """Make the copies that inputs of this dtype need."""
@@ -135,7 +137,7 @@ class InferenceLayer:
             normalize=config.normalize_qk,
             queries=0 if through is None else through.offsets[-1],
             corrections={} if through is None else {self._columns[each]: corrections[each] for each in self._columns},
+            later=corrections.get("o") if self._adds and through is not None else None,
             dtype=layer.memory.dtype if through is None else dtype,
         )
-        self._add_o = corrections["o"].add_small if "o" in corrections else None
         self._through, self._corrections, self._layout, self._dtype = through, corrections, layout, dtype

@@ -69,6 +69,7 @@ class ProductLayout:
         normalize: Whether queries are l2norm(tanh(·)) per head, or taken as they are.
         queries: Their first column; there are H·R.
         corrections: For the columns [start, stop) of up to three outputs the correction they get.
+        later: The correction of an output that is yet to come, where the caller can add it with a matrix product.
         dtype: Of the product.
     """
 
@@ -80,20 +81,23 @@ class ProductLayout:
         normalize: bool,
         queries: int,
         corrections: Mapping[tuple[int, int], Correction],
+        later: Correction | None = None,
         dtype: torch.dtype,
     ) -> None:
         self._heads, self._rank, self._normalize, self._queries = heads, rank, normalize, queries
         self._corrections = dict(corrections)
-        self._decode: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None
+        self._decode: decoding.Decoder | None = None
         structs = [each.struct for each in corrections.values()]
         if dtype in decoding.DTYPES and rank <= compiled.MAX_RANK and None not in structs and _compiled():
             columns = [start for start, _ in corrections]
             struct = decoding.LayoutStruct(
                 heads, rank, normalize, dtype == torch.bfloat16, queries, len(structs), (*columns,), (*structs,)
             )
-            self._decode = decoding.decoder(struct, heads * rank, self._corrections)
+            if later is not None and later.struct is not None:
+                struct.later = later.struct
+            self._decode = decoding.decoder(struct, heads * rank, (self._corrections, later))
 
-    def read_and_correct(self, product: Tensor, state: Tensor, valid: Tensor | None) -> Tensor:
+    def read_and_correct(self, product: Tensor, state: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Read each row's state, and add the corrections to the product in place.
 
         Args:
@@ -102,7 +106,8 @@ class ProductLayout:
             valid: [B, 1] bool; a False row reads zero.
 
         Returns:
-            The reads [B, 1, H·R] float32.
+            The reads [B, 1, H·R] float32; and what is to be added to the output that is yet to come, [B, out] in the
+            product's dtype, or None where that is left to `Correction.add`.
         """
         if self._decode is not None and not product.is_cuda:
             return self._decode(product, state, valid)
@@ -117,11 +122,11 @@ class ProductLayout:
             reads = decode.read_and_correct(
                 queries, state, slots, targets, 1.0, heads=heads, normalize=self._normalize, valid=valid
             )
-            return reads.unsqueeze(1)
+            return reads.unsqueeze(1), None
         reads = self._read(queries, state, valid).unsqueeze(1)
         for (start, stop), each in self._corrections.items():
             each.add(product[..., start:stop], reads)
-        return reads
+        return reads, None
 
     def _read(self, projected: Tensor, state: Tensor, valid: Tensor | None) -> Tensor:
         batch, rank = projected.shape[0], self._rank

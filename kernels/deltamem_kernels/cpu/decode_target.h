@@ -25,7 +25,7 @@ static void JOIN(correct, TARGET, call)(const struct correction *c, long B, char
 /* reads[b, h·R + i] = Σ_j S[b,h,i,j] q[j], q = unit(tanh(x)) or x itself, x the queries' columns; then the corrections.
  * A row that is not valid reads zero. */
 static void JOIN(decode, TARGET, call)(const struct product_layout *c, long B, char *product, long stride,
-                                       const float *state, const unsigned char *valid, float *reads) {
+                                       const float *state, const unsigned char *valid, float *reads, char *later) {
     const long R = c->R, W = c->H * R;
     for (long b = 0; b < B; b++) {
         float *row = reads + b * W;
@@ -51,6 +51,10 @@ static void JOIN(decode, TARGET, call)(const struct product_layout *c, long B, c
     }
     for (long t = 0; t < c->corrected; t++)
         JOIN(correct, TARGET, call)(c->correction + t, B, product + c->column[t] * (c->bf16 ? 2 : 4), stride, reads);
+    if (later) {
+        memset(later, 0, (size_t)(B * c->later.out * (c->later.bf16 ? 2 : 4)));
+        JOIN(correct, TARGET, call)(&c->later, B, later, c->later.out, reads);
+    }
 }
 
 static void JOIN(step, TARGET, call)(const struct step_call *c) {

@@ -39,6 +39,7 @@ class LayoutStruct(ctypes.Structure):
         *((name, ctypes.c_long) for name in ("H", "R", "normalize", "bf16", "queries", "corrected")),
         ("column", ctypes.c_long * 3),
         ("correction", CorrectionStruct * 3),
+        ("later", CorrectionStruct),
     )
 
 
@@ -49,12 +50,16 @@ class _Step(ctypes.Structure):
     )
 
 
-def decoder(layout: LayoutStruct, width: int, kept: object) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+Decoder = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+
+
+def decoder(layout: LayoutStruct, width: int, kept: object) -> Decoder:
     """A function of product, state and validity for one layout; it keeps ``kept`` alive, whose memory the layout names.
 
     It gives the reads [B, 1, W] float32 at the queries in a product [B, 1, C] of one of `DTYPES` (columns contiguous,
     rows any distance apart), whose outputs it corrects in place; the state is [B, R, R] or [B, H, R, R] float32,
-    validity [B, 1] bool or None: a False row reads zero.
+    validity [B, 1] bool or None: a False row reads zero. Second it gives what is to be added to the output that is yet
+    to come, [B, out] in the product's dtype, or None where the layout has none.
 
     A closure with nothing left to look up: between two layers a model's weights have passed through the caches, and
     what decoding costs is what it has to fetch again.
@@ -62,7 +67,11 @@ def decoder(layout: LayoutStruct, width: int, kept: object) -> Callable[[Tensor,
     run, _, _, target = _library()
     empty, float32 = torch.empty, torch.float32
 
-    def decode(product: Tensor, state: Tensor, valid: Tensor | None, _kept: object = kept) -> Tensor:
+    later_out, dtype = layout.later.out, torch.bfloat16 if layout.bf16 else torch.float32
+
+    def decode(
+        product: Tensor, state: Tensor, valid: Tensor | None, _kept: object = kept
+    ) -> tuple[Tensor, Tensor | None]:
         if not state.is_contiguous():
             state = state.contiguous()
         mask = None
@@ -71,8 +80,19 @@ def decoder(layout: LayoutStruct, width: int, kept: object) -> Callable[[Tensor,
             mask = valid.data_ptr()
         batch = product.shape[0]
         reads = empty((batch, 1, width), dtype=float32, device="cpu")
-        run(target, layout, batch, product.data_ptr(), product.stride(0), state.data_ptr(), mask, reads.data_ptr())
-        return reads
+        later = empty((batch, later_out), dtype=dtype, device="cpu") if later_out else None
+        run(
+            target,
+            layout,
+            batch,
+            product.data_ptr(),
+            product.stride(0),
+            state.data_ptr(),
+            mask,
+            reads.data_ptr(),
+            None if later is None else later.data_ptr(),
+        )
+        return reads, later
 
     return decode
 
@@ -126,7 +146,7 @@ def _library() -> tuple[Any, Any, Any, int]:
     address, number = ctypes.c_void_p, ctypes.c_long
     rows = (number, address, number)  # how many, where, how far apart
     for function, arguments in (
-        (found.deltamem_decode, (ctypes.POINTER(LayoutStruct), *rows, address, address, address)),
+        (found.deltamem_decode, (ctypes.POINTER(LayoutStruct), *rows, address, address, address, address)),
         (found.deltamem_correct, (ctypes.POINTER(CorrectionStruct), *rows, address)),
         (found.deltamem_step, (ctypes.POINTER(_Step),)),
     ):

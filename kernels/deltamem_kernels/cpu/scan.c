@@ -61,11 +61,11 @@ struct correction {
 };
 
 /* What a decoding step finds in a row of the packed product: queries of H heads of R from column `queries` on, and up to
- * three outputs to correct, each from its column on. */
+ * three outputs to correct, each from its column on. `later` is the correction of an output that is yet to come. */
 struct product_layout {
     long H, R, normalize, bf16, queries, corrected;
     long column[3];
-    struct correction correction[3];
+    struct correction correction[3], later;
 };
 
 /* One token of N streams, each through its slot of a pool [P,R,R] that is changed in place; inputs and reads [N,R]. */
@@ -140,7 +140,7 @@ struct target {
     void (*forward)(const struct forward_call *, long n, int tile);
     void (*backward)(const struct backward_call *, long n, struct workspace *);
     void (*decode)(const struct product_layout *, long B, char *product, long stride, const float *state,
-                   const unsigned char *valid, float *reads);
+                   const unsigned char *valid, float *reads, char *later);
     void (*correct)(const struct correction *, long B, char *output, long stride, const float *reads);
     void (*step)(const struct step_call *);
 };
@@ -231,10 +231,10 @@ EXPORT int deltamem_scan_backward(int target, const struct backward_call *call, 
 }
 
 /* One token a row, on the calling thread: too little work to share. Rows are `stride` numbers apart, state [B,H,R,R],
- * valid [B] bytes or null, reads [B, H·R]. */
+ * valid [B] bytes or null, reads [B, H·R], later [B, later.out] or null: what is to be added to that output. */
 EXPORT void deltamem_decode(int target, const struct product_layout *layout, long B, void *product, long stride,
-                            const float *state, const unsigned char *valid, float *reads) {
-    targets[target].decode(layout, B, product, stride, state, valid, reads);
+                            const float *state, const unsigned char *valid, float *reads, void *later) {
+    targets[target].decode(layout, B, product, stride, state, valid, reads, later);
 }
 
 EXPORT void deltamem_correct(int target, const struct correction *correction, long B, void *output, long stride,
