@@ -25,7 +25,7 @@ from deltamem_agents.core.families import Backbone
 from deltamem_agents.core.inference import InferenceLayer
 from deltamem_agents.core.layer import AdapterLayer
 from deltamem_agents.core.packing import packable
-from deltamem_agents.core.passes import Frame, Pass
+from deltamem_agents.core.passes import Frame, Pass, tokens_of
 from deltamem_agents.core.tracing import Tracing, forget_compiled
 from deltamem_agents.errors import UnsupportedModelError
 
@@ -142,8 +142,10 @@ class Hooks:
             return None
         running.current = frame.begin(inputs)
         running.frame = frame
-        running.in_place = running.current is not None and not torch.is_grad_enabled() and not _autocast(inputs)
-        if running.in_place and not (frame.passes and _length(inputs) == 1):
+        tokens = tokens_of(inputs)
+        if tokens is not None and running.current is not None and not torch.is_grad_enabled():
+            running.in_place = not torch.is_autocast_enabled(tokens.device.type)
+        if running.in_place and tokens is not None and not (frame.passes and tokens.shape[1] == 1):
             for layer in self._layers:  # not before every token of an answer: nobody trains in the middle of one
                 layer.refresh()
         if running.current is not None and self._will_checkpoint():
@@ -186,19 +188,12 @@ class Hooks:
                 "reentrant gradient checkpointing cuts the state off from autograd; call "
                 "gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})"
             )
-        state = current.state[index]
-        read_state = None if current.read_state is None else current.read_state[index]
-        valid = None if current.valid is None else current.valid.to(x.device)
-        write, spans = current.write, current.spans
         running.in_place = running.in_place and carried is None
         if running.in_place:
-            running.reads, current.after[index], running.outputs, running.later = fast.read(
-                x, state, read_state, write=write, valid=valid, spans=spans
-            )
+            found = current.run(index, fast.read, x)
+            running.reads, current.after[index], running.outputs, running.later = found
         else:
-            running.reads, current.after[index] = fast.layer(
-                x, state, read_state, write=write, valid=valid, spans=spans
-            )
+            running.reads, current.after[index] = current.run(index, fast.layer, x)
 
     def _before(self, index: int, fast: InferenceLayer) -> Callable[..., Any]:
         """A pre-hook of an attention module whose projections are not packed."""
@@ -295,19 +290,6 @@ class Hooks:
             return each(output, lambda name, piece: layer.correct(name, piece, reads))
 
         return correct
-
-
-def _length(inputs: Mapping[str, Any]) -> int:
-    """Tokens of the decoder's input, 0 for none."""
-    tokens = inputs.get("input_ids")
-    tokens = inputs.get("inputs_embeds") if tokens is None else tokens
-    return 0 if tokens is None else int(tokens.shape[1])
-
-
-def _autocast(inputs: Mapping[str, Any]) -> bool:
-    tokens = inputs.get("input_ids")
-    tokens = inputs.get("inputs_embeds") if tokens is None else tokens
-    return tokens is not None and torch.is_autocast_enabled(tokens.device.type)
 
 
 @contextmanager

@@ -7,9 +7,9 @@ beam search and retries may run its layers again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from deltamem_agents.core.masks import token_validity
 from deltamem_agents.core.spans import SpanPlan, plan_spans
 from deltamem_agents.core.state import state_key
 from deltamem_agents.errors import InertAdapterError, StateMismatchError
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -42,6 +44,17 @@ class Pass:
     differentiable: bool
     after: dict[int, Tensor] = field(default_factory=dict)
     steered: int = 0
+
+    def run(self, index: int, layer: Callable[..., T], x: Tensor) -> T:
+        """What ``layer`` (an `AdapterLayer`, or what takes the same) makes of its input x [B, T, D] in this pass."""
+        return layer(
+            x,
+            self.state[index],
+            None if self.read_state is None else self.read_state[index],
+            write=self.write,
+            valid=None if self.valid is None else self.valid.to(x.device),
+            spans=self.spans,
+        )
 
     def check_reached(self, adapter: Adapter) -> None:
         """Raise InertAdapterError if a layer or a projection was bypassed. Costs no device work."""
@@ -94,8 +107,7 @@ class Frame:
         Raises:
             StateMismatchError: The state has another number of rows.
         """
-        tokens = inputs.get("input_ids")
-        tokens = inputs.get("inputs_embeds") if tokens is None else tokens
+        tokens = tokens_of(inputs)
         if tokens is None:
             return None
         return self.start(tokens, validity(inputs), inputs.get("input_ids"))
@@ -158,10 +170,15 @@ class Frame:
         return going if valid is None else valid & going
 
 
+def tokens_of(inputs: Mapping[str, Any]) -> Tensor | None:
+    """What among the decoder's arguments has the input's shape and device: ids [B, T], or embeddings [B, T, D]."""
+    ids: Tensor | None = inputs.get("input_ids")
+    return inputs.get("inputs_embeds") if ids is None else ids
+
+
 def validity(inputs: Mapping[str, Any]) -> Tensor | None:
     """Validity [B, T] of the decoder's tokens from its arguments; None where all are valid, or there are none."""
-    tokens = inputs.get("input_ids")
-    tokens = inputs.get("inputs_embeds") if tokens is None else tokens
+    tokens = tokens_of(inputs)
     if tokens is None:
         return None
     batch, length = tokens.shape[:2]

@@ -77,14 +77,7 @@ class Tracing:
         elif current is None:
             self._reads = None
         else:
-            self._reads, current.after[index] = self._adapter.layer(index)(
-                x,
-                current.state[index],
-                None if current.read_state is None else current.read_state[index],
-                write=current.write,
-                valid=None if current.valid is None else current.valid.to(x.device),
-                spans=current.spans,
-            )
+            self._reads, current.after[index] = current.run(index, self._adapter.layer(index), x)
 
     def correct(self, layer: AdapterLayer, name: str, output: Tensor) -> Tensor:
         """``output`` of a projection, corrected."""
@@ -107,14 +100,7 @@ class Tracing:
         if thread not in self._bound:
             return _zeros(x, self._adapter.config.width)
         frame, current = self._bound[thread]
-        reads, current.after[index] = self._adapter.layer(index)(
-            x,
-            current.state[index],
-            None if current.read_state is None else current.read_state[index],
-            write=current.write,
-            valid=None if current.valid is None else current.valid.to(x.device),
-            spans=current.spans,
-        )
+        reads, current.after[index] = current.run(index, self._adapter.layer(index), x)
         if index == indices[-1]:
             del self._bound[thread]
             current.steered = len(indices) * len(self._adapter.config.corrections)  # they are in the graph
@@ -133,7 +119,7 @@ def _read(x: Tensor, valid: Tensor | None, ids: Tensor | None, owner: int, layer
 
 @_read.register_fake
 def _(x: Tensor, valid: Tensor | None, ids: Tensor | None, owner: int, layer: int, width: int) -> Tensor:
-    return x.new_empty(*x.shape[:2], width, dtype=torch.float32)
+    return _zeros(x, width)
 
 
 def _zeros(x: Tensor, width: int) -> Tensor:

@@ -29,17 +29,17 @@ class Correction:
         dtype: Of the outputs it will be added to.
     """
 
-    __slots__ = ("_blocked", "add_small", "struct", "weight")
+    __slots__ = ("_add_small", "struct", "weight")
 
     def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
         out, width = weight.shape
         self.weight = weight.detach().to(dtype, copy=True).contiguous()
         self.struct: decoding.CorrectionStruct | None = None
-        self.add_small: Callable[[Tensor, Tensor], None] = self.add
+        self._add_small: Callable[[Tensor, Tensor], None] | None = None
         if weight.device.type == "cpu" and dtype in decoding.DTYPES and _compiled():
-            self._blocked = decoding.blocked(weight)
-            self.struct = decoding.CorrectionStruct(width, out, dtype == torch.bfloat16, self._blocked.data_ptr())
-            self.add_small = decoding.corrector(self.struct, self._blocked)
+            blocked = decoding.blocked(weight)
+            self.struct = decoding.CorrectionStruct(width, out, dtype == torch.bfloat16, blocked.data_ptr())
+            self._add_small = decoding.corrector(self.struct, blocked)
 
     def add(self, output: Tensor, reads: Tensor) -> None:
         """Add ``reads`` [B, T, W] float32, corrected, to ``output`` [B, T, out] in place.
@@ -48,8 +48,8 @@ class Correction:
             output: Contiguous, or columns of something contiguous.
         """
         rows = output.shape[0] * output.shape[1]
-        if self.struct is not None and rows * self.weight.numel() <= _SMALL:
-            self.add_small(output, reads)
+        if self._add_small is not None and rows * self.weight.numel() <= _SMALL:
+            self._add_small(output, reads)
             return
         flat, given = output.flatten(0, 1), reads.flatten(0, 1)
         if output.is_cuda and rows <= _STREAMS and _triton(output.device):
