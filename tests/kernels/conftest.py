@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -75,3 +75,21 @@ def relative_error(a: Tensor, b: Tensor) -> float:
 @pytest.fixture
 def error() -> Callable[[Tensor, Tensor], float]:
     return relative_error
+
+
+def gradients_of(
+    function: Callable[..., tuple[Tensor, Tensor]],
+    arguments: Sequence[Tensor],
+    reads_weight: Tensor,
+    state_weight: Tensor,
+) -> tuple[Tensor, ...]:
+    """Of a random weighing of both outputs, by every argument."""
+    arguments = [x.detach().requires_grad_() for x in arguments]
+    reads, state = function(*arguments)
+    loss = (reads * reads_weight.to(reads.dtype)).sum() + (state * state_weight.to(state.dtype)).sum()
+    return torch.autograd.grad(loss, arguments)
+
+
+@pytest.fixture
+def gradients() -> Callable[..., tuple[Tensor, ...]]:
+    return gradients_of

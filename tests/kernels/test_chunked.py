@@ -21,14 +21,6 @@ def budget(request, monkeypatch):
     monkeypatch.setattr(chunked, "_CPU_FLOATS", 1 << 14)
 
 
-def gradients(function, arguments, reads_weight, state_weight):
-    """Of a random weighing of both outputs, by every argument."""
-    arguments = [x.detach().requires_grad_() for x in arguments]
-    reads, state = function(*arguments)
-    loss = (reads * reads_weight.to(reads.dtype)).sum() + (state * state_weight.to(state.dtype)).sum()
-    return torch.autograd.grad(loss, arguments)
-
-
 @pytest.mark.usefixtures("budget", "poisoned")
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("rank", RANKS)
@@ -49,7 +41,7 @@ def test_forward(make_scan, error, rank, masked):
 @pytest.mark.usefixtures("budget", "poisoned")
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("rank", RANKS)
-def test_backward(make_scan, error, rank, masked):
+def test_backward(make_scan, error, rank, masked, gradients):
     torch.manual_seed(0)
     for n, tokens in ((2, 1), (4, 33), (4, 75)):  # of one number alone, cancellation may leave fewer digits
         scan = make_scan(n, tokens, rank, masked=masked, seed=tokens)
@@ -72,7 +64,7 @@ def test_gradients_by_finite_differences(make_scan):
 
 
 @pytest.mark.parametrize("case", ["keep is zero now and then", "keep is zero", "keep is small", "keep is one"])
-def test_decays(make_scan, error, case):
+def test_decays(make_scan, error, case, gradients):
     """Quotients of decays would be NaN here, and differences of logarithms inexact."""
     scan = make_scan(2, 133, 8)
     keep = scan.inputs[3]

@@ -16,14 +16,6 @@ TARGETS = compiled.targets()
 RANKS = [1, 2, 3, 7, 8, 16, 20, 32, 48, 64]
 
 
-def gradients(function, arguments, reads_weight, state_weight):
-    """Of a random weighing of both outputs, by every argument."""
-    arguments = [x.detach().requires_grad_() for x in arguments]
-    reads, state = function(*arguments)
-    loss = (reads * reads_weight.to(reads.dtype)).sum() + (state * state_weight.to(state.dtype)).sum()
-    return torch.autograd.grad(loss, arguments)
-
-
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("masked", [False, True])
@@ -45,7 +37,7 @@ def test_forward(make_scan, error, rank, masked, target):
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("rank", RANKS)
-def test_backward(make_scan, error, rank, masked, target):
+def test_backward(make_scan, error, rank, masked, target, gradients):
     torch.manual_seed(0)
     for tokens in (1, 64, 131):
         scan = make_scan(4, tokens, rank, masked=masked, seed=tokens)
