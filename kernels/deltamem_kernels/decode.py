@@ -139,7 +139,6 @@ class ProductLayout:
         return (matrices @ queries.unsqueeze(-1)).view(batch, self._heads * rank)
 
 
-@cache
 def _compiled() -> bool:
     return compiled.unavailable() is None
 

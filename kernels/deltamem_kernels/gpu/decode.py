@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -31,6 +30,7 @@ from deltamem_kernels.gpu.decode_checks import (
     multiplier,
     shape,
 )
+from deltamem_kernels.gpu.launching import current, power_of_two
 
 MAX_TARGETS = 3
 
@@ -96,7 +96,7 @@ def read_and_correct(
     rows, outputs, warps = _tiles(heads, rank)
     blocks = max(1, _blocks(three[0][2], outputs)) + sum(_blocks(size, outputs) for _, _, size in three[1:])
     if batch:
-        with _current(projected.device):
+        with current(projected.device):
             kernels.read_and_correct[(batch, blocks)](
                 projected,
                 pool,
@@ -116,7 +116,7 @@ def read_and_correct(
                 RANK=rank,
                 NORMALIZE=normalize,
                 ROWS=rows,
-                COLUMNS=_power(rank),
+                COLUMNS=power_of_two(rank),
                 OUTPUTS=outputs,
                 num_warps=warps,
                 enable_fp_fusion=True,
@@ -143,7 +143,7 @@ def correct(out: Tensor, reads: Tensor, weight: Tensor, scale: float | Tensor) -
     kernels = _kernels(out.device)
     rows, outputs, warps = _tiles(1, width)
     if out.numel():
-        with _current(out.device):
+        with current(out.device):
             kernels.correct[(batch, _blocks(out.shape[1], outputs))](
                 out,
                 reads,
@@ -201,7 +201,7 @@ def write(
     kernels = _kernels(projected.device)
     rows, warps = _write_tiles(heads, rank)
     if batch:
-        with _current(projected.device):
+        with current(projected.device):
             kernels.write[(batch, _blocks(heads * rank, rows))](
                 projected,
                 gate_bias,
@@ -219,7 +219,7 @@ def write(
                 RANKWISE=rankwise,
                 NORMALIZE=normalize,
                 ROWS=rows,
-                COLUMNS=_power(rank),
+                COLUMNS=power_of_two(rank),
                 num_warps=warps,
                 enable_fp_fusion=True,
             )
@@ -259,7 +259,7 @@ def correct_and_write(
     read_rows, outputs, warps = _tiles(1, width)
     rows, _ = _write_tiles(heads, rank)
     if batch:
-        with _current(projected.device):
+        with current(projected.device):
             kernels.correct_and_write[(batch, _blocks(width, rows) + _blocks(out.shape[1], outputs))](
                 out,
                 reads,
@@ -285,7 +285,7 @@ def correct_and_write(
                 NORMALIZE=normalize,
                 READ_ROWS=read_rows,
                 ROWS=rows,
-                COLUMNS=_power(rank),
+                COLUMNS=power_of_two(rank),
                 OUTPUTS=outputs,
                 num_warps=warps,
                 enable_fp_fusion=True,
@@ -318,7 +318,7 @@ def step(inputs: Sequence[Tensor], pool: Tensor, slots: Tensor) -> Tensor:
     reads = torch.empty(n, rank, dtype=inputs[0].dtype, device=pool.device)
     rows, warps = _write_tiles(1, rank)
     if n:
-        with _current(pool.device):
+        with current(pool.device):
             kernels.step[(n, _blocks(rank, rows))](
                 *inputs,
                 pool,
@@ -328,7 +328,7 @@ def step(inputs: Sequence[Tensor], pool: Tensor, slots: Tensor) -> Tensor:
                 pool.stride(0),
                 RANK=rank,
                 ROWS=rows,
-                COLUMNS=_power(rank),
+                COLUMNS=power_of_two(rank),
                 num_warps=warps,
                 enable_fp_fusion=True,
             )
@@ -363,11 +363,6 @@ def _kernels(device: torch.device) -> Any:
     return _load()
 
 
-def _current(device: torch.device) -> AbstractContextManager[Any]:
-    """Triton launches on the current device, wherever the tensors are."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
 def _tiles(heads: int, rank: int) -> tuple[int, int, int]:
     """Rows and outputs a program of a correction has in hand, and its warps.
 
@@ -375,22 +370,17 @@ def _tiles(heads: int, rank: int) -> tuple[int, int, int]:
     loads 8 weights at rank 8. Larger tiles are cut so that all stays in registers: a row has queries of its own where
     there are several heads.
     """
-    rows = min(64, _power(heads * rank))
+    rows = min(64, power_of_two(heads * rank))
     if heads > 1:
-        rows = min(rows, 2048 // _power(rank))
+        rows = min(rows, 2048 // power_of_two(rank))
     return rows, 64 if rows <= 32 else 32, 2 if rows <= 8 else 4
 
 
 def _write_tiles(heads: int, rank: int) -> tuple[int, int]:
     """Rows a program updates, and its warps: at rank 64 a tile of 1,024 elements, 16 a thread."""
-    rows = min(16, _power(heads * rank))
-    return rows, 2 if rows * _power(rank) > 512 else 1
+    rows = min(16, power_of_two(heads * rank))
+    return rows, 2 if rows * power_of_two(rank) > 512 else 1
 
 
 def _blocks(size: int, block: int) -> int:
     return -(-size // block)
-
-
-def _power(n: int) -> int:
-    """The least power of two that is at least n."""
-    return 1 << (n - 1).bit_length()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -16,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from deltamem_kernels.gpu.launching import current, power_of_two
 
 MAX_RANK = 64
 BLOCK = 16  # tokens between two states kept for the backward, and tokens at once in a map of the WY form
@@ -115,7 +116,7 @@ def _backward(
     found = [torch.empty_like(x) for x in inputs]
     tile = gradient_tile(rank, _kernels().interpreted)
     blocks = states.shape[1]
-    with _current(states.device):
+    with current(states.device):
         _kernels().gradients[(-(-n * blocks // tile["GROUP"]),)](
             *inputs, mask, d_reads, states, adjoints, d_change, *found, n, tokens, blocks,
             RANK=rank, BLOCK=BLOCK, MASKED=mask is not None, **tile,
@@ -144,7 +145,7 @@ def _walk(
     kernels = _kernels()
     sizes = (n, tokens, chunks, length, blocks)
     shared = {"RANK": rank, "BLOCK": BLOCK, "REVERSE": reverse, "MASKED": mask is not None}
-    with _current(start.device):
+    with current(start.device):
         if chunks > 1:
             maps, starts = _empty(start, n, chunks, rank, rank + 1, rank), _empty(start, n, chunks, rank, rank)
             added = rank if rank >= WY_RANK else 0
@@ -187,7 +188,7 @@ def chunk_length(n: int, tokens: int, rank: int, multiprocessors: int) -> int:
     warps shared among the schedulers. Chunks add a link of the chain each and make the first walk R + 1 times as wide;
     from rank 32 on they add a walk of the same width, and the basis vectors' maps, `_BASIS_INSTRUCTIONS` a block.
     """
-    side = _padded(rank)
+    side = power_of_two(rank)
     spread = max(1, side // 8)
     warps = n * rank * spread / 32
     schedulers = 4 * multiprocessors
@@ -215,7 +216,7 @@ def chunk_length(n: int, tokens: int, rank: int, multiprocessors: int) -> int:
 
 def walk_tile(rank: int, interpreted: bool, *, maps: bool) -> dict[str, int]:
     """The tile of a walk: a warp's; the interpreter, which pays by the program, gets a wide one."""
-    side = _padded(rank)
+    side = power_of_two(rank)
     registers = min(side, 8)
     spread = side // registers
     return {
@@ -230,7 +231,7 @@ def walk_tile(rank: int, interpreted: bool, *, maps: bool) -> dict[str, int]:
 
 def grams_tile(rank: int) -> dict[str, Any]:
     """The tile of the products among a block's keys."""
-    return {"PADDED": _padded(rank), "num_warps": 1, **_OPTIONS}
+    return {"PADDED": power_of_two(rank), "num_warps": 1, **_OPTIONS}
 
 
 def basis_tile(rank: int) -> dict[str, Any]:
@@ -240,7 +241,7 @@ def basis_tile(rank: int) -> dict[str, Any]:
     Products take 16 rows of Xᵀ at a time: with more, their operands fill the registers. Nothing is loaded ahead of its
     block: the compiler would send each of the Gram rows through shared memory.
     """
-    side = _padded(rank)
+    side = power_of_two(rank)
     return {
         "PADDED": side,
         "PIECE": 16,
@@ -253,13 +254,13 @@ def basis_tile(rank: int) -> dict[str, Any]:
 
 def chain_tile(rank: int) -> dict[str, int]:
     """The tile of the chain: a map, 16 elements a thread at the highest rank."""
-    side = _padded(rank)
+    side = power_of_two(rank)
     return {"PADDED": side, "num_warps": max(1, side * side // 512), **_OPTIONS}
 
 
 def gradient_tile(rank: int, interpreted: bool) -> dict[str, int]:
     """The tile of the gradients: whole states, 8 or 16 elements of each a thread."""
-    side = _padded(rank)
+    side = power_of_two(rank)
     registers = min(side, 8 if side <= 32 else 16)
     spread = side // registers
     threads = side * spread
@@ -272,10 +273,6 @@ def gradient_tile(rank: int, interpreted: bool) -> dict[str, int]:
         "num_warps": max(1, threads // 32),
         **_OPTIONS,
     }
-
-
-def _padded(rank: int) -> int:
-    return 1 << (rank - 1).bit_length()
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,11 +301,6 @@ def _kernels() -> Any:
 @cache
 def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
-
-
-def _current(device: torch.device) -> AbstractContextManager[Any]:
-    """Triton launches on the current device, wherever the tensors are."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _empty(like: Tensor, *shape: int) -> Tensor:
