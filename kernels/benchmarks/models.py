@@ -93,6 +93,6 @@ def _prefill() -> Iterator[Row]:
         plain = partial(frozen, **arguments)
         for write in (False, True):
             does = "read and written" if write else "read"
-            yield paired(f"{what}, {does}", partial(remembered, write), plain, slower=False, reach=LIMIT, rounds=11)
+            yield paired(f"{what}, {does}", partial(remembered, write), plain, slower=False, reach=LIMIT, rounds=61)
         with mock.patch.object(layer, "delta_scan", partial(delta_scan, backend="naive")):
             yield paired(f"{what}, written by the loop", partial(remembered, True), plain, slower=False, rounds=3)
