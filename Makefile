@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := langchain,llama-index,retrieval,train,dev
+EXTRAS := langchain,llama-index,retrieval,postgres,train,dev
 STAMP := .venv/.stamp
 SOURCES := pyproject.toml constraints.txt hatch_build.py $(wildcard kernels/deltamem_kernels/cpu/*.[ch])
 
@@ -36,7 +36,7 @@ types: $(STAMP)
 layers: $(STAMP)
 	$(BIN)/lint-imports
 
-# Kernels, and a model with memory against one without; needs two idle cores and ten minutes.
+# Kernels, and a model with memory against one without; needs two idle cores and twenty minutes.
 bench: $(STAMP)
 	OMP_NUM_THREADS=2 $(BIN)/python kernels/benchmarks/run.py --device cpu --out docs/benchmarks/kernels-cpu.csv
 
