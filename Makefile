@@ -6,7 +6,7 @@ EXTRAS := langchain,llama-index,retrieval,postgres,train,dev
 STAMP := .venv/.stamp
 SOURCES := pyproject.toml constraints.txt hatch_build.py $(wildcard kernels/deltamem_kernels/cpu/*.[ch])
 
-.PHONY: install demo test check lint types layers bench bench-gpu
+.PHONY: install demo test check lint types layers bench bench-store bench-gpu
 
 install: $(STAMP)
 
@@ -40,6 +40,11 @@ layers: $(STAMP)
 bench: $(STAMP)
 	OMP_NUM_THREADS=2 $(BIN)/python kernels/benchmarks/run.py --device cpu --out docs/benchmarks/kernels-cpu.csv
 
-# The same on a CUDA device.
+# The store, on SQLite and on a private PostgreSQL, or that of DELTAMEM_TEST_URL; needs 3 GB of disk, no torch.
+bench-store: $(STAMP)
+	$(BIN)/python -m deltamem_agents.bench.store --out docs/benchmarks/store-cpu.csv \
+		$(if $(DELTAMEM_TEST_URL),--postgresql-url '$(DELTAMEM_TEST_URL)')
+
+# The kernels on a CUDA device.
 bench-gpu: $(STAMP)
 	$(BIN)/python kernels/benchmarks/run.py --device cuda --out docs/benchmarks/kernels-gpu.csv

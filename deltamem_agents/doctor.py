@@ -13,16 +13,14 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 import torch
 
 from deltamem_agents import __version__, terminal, tiny
-from deltamem_agents.errors import ConfigError, StoreError
+from deltamem_agents.errors import ConfigError, MissingExtraError, StoreError
 from deltamem_agents.recall import default_embedder
-from deltamem_agents.store import masked
-from deltamem_agents.store.database import Database, open_database, reopen_immutable
-from deltamem_agents.store.schema import SCHEMA_VERSION, SchemaRow
+from deltamem_agents.store import masked, versions
+from deltamem_agents.store.database import open_database, reopen_immutable
 from deltamem_kernels import explain_backend
 from deltamem_kernels.cpu import compiled
 
@@ -56,10 +54,10 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseFacts:
-    """A database that was asked about. ``error`` is None if it can be used; ``schema`` None if it has no tables yet."""
+    """A database that was asked about. ``error`` is None if it can be used, ``version`` None if it has no tables."""
 
     url: str
-    schema: int | None
+    version: str | None
     error: str | None
 
 
@@ -113,8 +111,9 @@ class Checkup:
         console.print()
         rows = [("embedder", self.embedder or "none: full text alone"), ("bundled model", self.model or "incomplete")]
         if self.database is not None:
-            schema = "no tables yet" if self.database.schema is None else f"schema version {self.database.schema}"
-            rows.append(("database", f"{self.database.url}: {'cannot be used' if self.database.error else schema}"))
+            version = self.database.version
+            tables = "no tables yet" if version is None else f"tables of version {version}"
+            rows.append(("database", f"{self.database.url}: {'cannot be used' if self.database.error else tables}"))
         console.print(terminal.table(("memory", ""), rows))
         console.print()
         if not self.problems:
@@ -124,13 +123,13 @@ class Checkup:
             console.print(text, markup=False)
 
 
-def check_up(url: str | None = None) -> Checkup:
+def check_up(url: str | None = None, schema: str | None = None) -> Checkup:
     """Look around; the database at ``url`` is opened where it exists, and read."""
     versions = _versions()
     devices = _devices()
     embedder, note = default_embedder()
     missing_files = [name for name in MODEL_FILES if not _has_bytes(tiny.FOLDER / name)]
-    database = None if url is None else _database(url)
+    database = None if url is None else _database(url, schema)
     problems = [*_compiled_problems(), *_thread_problems(), *_cuda_problems(devices), *_sqlite_problems()]
     if embedder is None:
         what, _, remedy = (note or "").partition(": ")
@@ -260,55 +259,26 @@ def _has_bytes(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def _database(url: str) -> DatabaseFacts:
+def _database(url: str, schema: str | None) -> DatabaseFacts:
     """Open and read what exists; the error names its remedy after a semicolon."""
     name = masked(url)
     try:
-        database = open_database(url, None)
+        database = open_database(url, None, schema)
         try:
             name = database.name
-            absent = _absent(database)
-            if absent is not None:
-                return DatabaseFacts(name, None, f"{absent}; 'deltamem write' makes one, or check the path")
+            if (file := database.missing_file) is not None:  # which opening it would make
+                return DatabaseFacts(
+                    name, None, f"there is no file {file}; 'deltamem write' makes one, or check the path"
+                )
             try:
-                schema = _schema(database)
+                version = versions.current(database)
             except StoreError as error:
                 database = reopen_immutable(database, error)
-                schema = _schema(database)
+                version = versions.current(database)
         finally:
             database.close()
-    except (ConfigError, StoreError) as error:
+    except (ConfigError, MissingExtraError, StoreError) as error:
         return DatabaseFacts(name, None, str(error))
-    if schema not in (None, SCHEMA_VERSION):
-        return DatabaseFacts(
-            name,
-            schema,
-            f"{name} has tables of version {schema}, this {DISTRIBUTION} knows version {SCHEMA_VERSION}; "
-            f"install the version of {DISTRIBUTION} that wrote it",
-        )
-    return DatabaseFacts(name, schema, None)
-
-
-def _absent(database: Database) -> str | None:
-    """Opening a SQLite file that does not exist would make it."""
-    url = database.engine.url
-    if (
-        url.get_backend_name() != "sqlite"
-        or url.database in (None, "", ":memory:")
-        or url.query.get("mode") == "memory"
-    ):
-        return None
-    path = url.database or ""
-    if path.startswith("file:"):
-        path = unquote(path.removeprefix("file:"))
-    return None if Path(path).exists() else f"there is no file {path}"
-
-
-def _schema(database: Database) -> int | None:
-    """The version of our tables, None where there are none."""
-    table = SchemaRow.__tablename__
-    with database.read() as connection:
-        if not connection.dialect.has_table(connection, table):
-            return None
-        version: int | None = connection.exec_driver_sql(f"SELECT version FROM {table}").scalar()
-        return version
+    if version not in (None, versions.LATEST):
+        return DatabaseFacts(name, version, versions.mismatch(name, version))
+    return DatabaseFacts(name, version, None)

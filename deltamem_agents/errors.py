@@ -55,6 +55,10 @@ class StoreError(DeltaMemError, OSError):
     """The database cannot be reached, read or written."""
 
 
+class ArchiveError(DeltaMemError, ValueError):
+    """A file is not an exported agent, or a damaged one."""
+
+
 class EmbedderError(DeltaMemError, RuntimeError):
     """An embedding model failed, gave vectors of an unexpected shape, or its weights are not the published ones."""
 

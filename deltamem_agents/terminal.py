@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,11 @@ def progress(text: str) -> Iterator[Advance]:
 def printable(text: str) -> str:
     """Text that cannot steer the terminal: control characters, which stored messages may hold, are replaced."""
     return text.translate(_CONTROLS)
+
+
+def shell_word(text: str) -> str:
+    """Text as one word of a command that a person may copy."""
+    return shlex.quote(printable(text))
 
 
 def counted(number: int, noun: str) -> str:
@@ -214,3 +220,9 @@ def stdout() -> Console:
 def milliseconds(usage: Any) -> str:
     """Time to first token, for a person."""
     return "–" if usage.first_token_seconds is None else f"{usage.first_token_seconds * 1000:.0f} ms"
+
+
+def show_distances(layers: Mapping[str, float], heading: str) -> None:
+    """Relative distances of two states by module, for a person."""
+    if layers:
+        stdout().print(table(("module", heading), [(name, f"{value:.2e}") for name, value in layers.items()]))

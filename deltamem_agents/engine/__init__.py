@@ -3,13 +3,14 @@
 May import core (and so torch and transformers); knows neither the store nor recall.
 """
 
-from deltamem_agents.engine.engine import Engine
+from deltamem_agents.engine.engine import HOT_BYTES, Engine
 from deltamem_agents.engine.generation import Cancellation, Generation, Sampling
 from deltamem_agents.engine.loading import Loaded, load
 from deltamem_agents.engine.rendering import MessageFormat, Rendering
 from deltamem_agents.engine.segments import Segment, cut
 
 __all__ = [
+    "HOT_BYTES",
     "Cancellation",
     "Engine",
     "Generation",

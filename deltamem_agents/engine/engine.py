@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
+from transformers import DynamicCache
 
 from deltamem_agents.core import State, attach, backbone_fingerprint, stack_states, unstack_states
 from deltamem_agents.engine.generation import CallbackStreamer, Cancellation, Generation, Sampling, without_stop
+from deltamem_agents.engine.hot import HotSegment, HotSegments
 from deltamem_agents.engine.loading import Loaded
 from deltamem_agents.engine.rendering import Rendering
 from deltamem_agents.engine.segments import Segment
@@ -24,16 +26,21 @@ from deltamem_agents.errors import ClosedError, ContextLengthError, StateMismatc
 P = ParamSpec("P")
 T = TypeVar("T")
 
+HOT_BYTES = 256 << 20  # of keys and values of open segments that are kept
+
 
 class Engine:
     """A loaded backbone with its adapter attached; see `loading.load`.
+
+    Args:
+        hot_bytes: For keys and values of open segments, so that appending runs the new tokens only; 0 keeps none.
 
     Raises:
         UnsupportedModelError: The backbone's family or chat format is unknown.
         AdapterMismatchError: The adapter was trained for another backbone, or the model carries one already.
     """
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, *, hot_bytes: int = HOT_BYTES) -> None:
         self.name = loaded.name
         self.tokenizer = loaded.tokenizer
         self.rendering = Rendering(loaded.tokenizer)
@@ -48,6 +55,7 @@ class Engine:
         )
         self.fingerprint = hashlib.sha256("\n".join(facts).encode()).hexdigest()
         self._zero = unstack_states(self._attached.zero_state(1))[0]
+        self.hot = HotSegments(hot_bytes)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="deltamem-engine")
         self._closed = False
 
@@ -69,8 +77,14 @@ class Engine:
         """The state of an agent that was told nothing."""
         return {name: tensor.clone() for name, tensor in self._zero.items()}
 
-    def fold(self, state: State | None, segments: Sequence[Segment]) -> Future[list[State]]:
+    def fold(
+        self, state: State | None, segments: Sequence[Segment], *, open_for: tuple[Hashable, int] | None = None
+    ) -> Future[list[State]]:
         """Write segments one after another, each in a causal context of its own.
+
+        Args:
+            open_for: Agent and epoch whose last segment may go on: it stays hot, and where the first one goes on from
+                what is hot, only its new tokens run.
 
         Returns:
             The state after each segment.
@@ -79,7 +93,7 @@ class Engine:
             StateMismatchError: The state is another adapter's, or not finite.
             InertAdapterError: The adapter wrote nothing.
         """
-        return self._submit(self._fold, state, list(segments))
+        return self._submit(self._fold, state, list(segments), open_for)
 
     def generate(
         self,
@@ -130,25 +144,44 @@ class Engine:
         return self._thread.submit(function, *args, **kwargs)
 
     @torch.inference_mode()
-    def _fold(self, state: State | None, segments: list[Segment]) -> list[State]:
+    def _fold(self, state: State | None, segments: list[Segment], open_for: tuple[Hashable, int] | None) -> list[State]:
         current = self._batched([state])
         states: list[State] = []
-        spans = self.config.write != "token"
-        for segment in segments:
-            ids = torch.tensor([segment.ids], device=self._model.device)
-            _, current = self._attached.forward(
-                state=current,
-                write=True,
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                message_ids=torch.tensor([segment.messages]) if spans else None,
-                sentence_ids=torch.tensor([segment.sentences]) if spans else None,
-                use_cache=False,
-                logits_to_keep=1,
-            )
+        for number, segment in enumerate(segments):
+            hot = self.hot.take(*open_for) if open_for and number == 0 else None
+            if hot is not None and not hot.begins(current, segment.ids):
+                hot = None
+            goes_on = open_for is not None and self.hot.enabled and number == len(segments) - 1
+            cache = hot.cache if hot else DynamicCache(config=self._model.config) if goes_on else None
+            before, current = current, self._write(current, segment, hot, cache)
             states.append(_to_cpu(unstack_states(current)[0]))
+            if goes_on and open_for is not None and cache is not None:
+                agent, epoch = open_for
+                self.hot.put(agent, HotSegment(epoch, list(segment.ids), before, current, cache))
         self._attached.check()
         return states
+
+    def _write(self, before: State, segment: Segment, hot: HotSegment | None, cache: DynamicCache | None) -> State:
+        """The state after a segment; of a hot one only what is new runs."""
+        done = len(hot.ids) if hot else 0
+        if hot is not None and done == len(segment.ids):
+            return hot.after
+        device, spans = self._model.device, self.config.write != "token"
+        ids = torch.tensor([segment.ids[done:]], device=device)
+        _, after = self._attached.forward(
+            state=hot.after if hot else before,
+            # Where spans are written, every token of a segment reads the state from before the segment.
+            read_state=before if hot and spans else None,
+            write=True,
+            input_ids=ids,
+            attention_mask=torch.ones(1, len(segment.ids), dtype=torch.int64, device=device),
+            message_ids=torch.tensor([segment.messages[done:]]) if spans else None,
+            sentence_ids=torch.tensor([segment.sentences[done:]]) if spans else None,
+            use_cache=cache is not None,
+            past_key_values=cache,
+            logits_to_keep=1,
+        )
+        return after
 
     @torch.inference_mode()
     def _generate(

@@ -6,44 +6,29 @@ import asyncio
 import queue
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deltamem_agents.core import State
 from deltamem_agents.engine import Cancellation, Generation, Sampling
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.memory.answering import Answer, ask
+from deltamem_agents.memory.history import History
 from deltamem_agents.memory.prompting import last_question, prompt_messages, with_recall
 from deltamem_agents.memory.results import Mode, Recall, Reply, Usage, check_k, check_mode
 from deltamem_agents.memory.tool_calls import split_tool_calls
 from deltamem_agents.memory.twins import twin
 from deltamem_agents.recall import Record, recall_text, within_budget
-from deltamem_agents.store import Entry, check_messages
-
-if TYPE_CHECKING:
-    from deltamem_agents.memory.deltamem import DeltaMem
+from deltamem_agents.store import check_messages
 
 Messages = Sequence[Mapping[str, Any]]
 
 
-class AgentMemory:
+class AgentMemory(History):
     """The memory of one agent; made by `DeltaMem.agent`. The agent exists from its first write.
 
     Every method has an async twin of the same name with an ``a`` before it.
     """
-
-    def __init__(self, mem: DeltaMem, agent_id: str) -> None:
-        self._mem = mem
-        self.id = agent_id
-
-    def __repr__(self) -> str:
-        return f"AgentMemory({self.id!r}, {self._mem.store.url})"
-
-    @property
-    def pool(self) -> ThreadPoolExecutor:
-        """Where the async twins run."""
-        return self._mem.pool
 
     def write(self, messages: Messages, session: str = "default", *, wait: bool = True) -> list[str]:
         """Journal messages and fold them into the state.
@@ -239,38 +224,9 @@ class AgentMemory:
             else:
                 yield piece
 
-    def log(self, session: str | None = None) -> list[Entry]:
-        """The live journal, in order; of one session, where one is given. Empty for an unknown agent."""
-        self._mem.check_open()
-        return self._mem.store.live(self.id, session=session)
-
-    def sessions(self) -> list[str]:
-        """Sessions that have live messages, in the order in which they began."""
-        self._mem.check_open()
-        return self._mem.store.sessions(self.id)
-
-    def state(self) -> State:
-        """The state of the whole journal: module name to float32 tensor [R, R] or [H, R, R]; empty if unknown."""
-        self._mem.check_open()
-        return self._state() or {}
-
-    def rebuild(self) -> State:
-        """Forget the stored states and fold the journal anew: the remedy where one is damaged. The new state.
-
-        Raises:
-            StoreError: The database could not be written.
-        """
-        self._mem.check_open()
-        folded = self._mem.folder.rebuild(self.id)
-        return folded.state if folded else {}
-
     awrite = twin(write)
     arecall = twin(recall)
     agenerate = twin(generate)
-    alog = twin(log)
-    asessions = twin(sessions)
-    astate = twin(state)
-    arebuild = twin(rebuild)
 
     def _settle(self) -> None:
         """Do now what the next recall would have to: fold, and embed what is new."""

@@ -9,14 +9,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from deltamem_agents.engine import Engine, load
+from deltamem_agents.engine import HOT_BYTES, Engine, load
 from deltamem_agents.errors import ClosedError, ConfigError
 from deltamem_agents.memory.agent import AgentMemory
 from deltamem_agents.memory.folding import Folder
 from deltamem_agents.memory.opened import register
 from deltamem_agents.memory.twins import twin
 from deltamem_agents.recall import Embedder, Retriever, default_embedder, load_embedder, split_text
-from deltamem_agents.store import AgentInfo, Store, check_id
+from deltamem_agents.store import AgentInfo, Progress, Retention, Store, check_id
 
 if TYPE_CHECKING:
     import sqlalchemy
@@ -58,12 +58,16 @@ class DeltaMem:
         device: str = "auto",
         dtype: str = "auto",
         embedder: AnyEmbedder | bool | None = None,
+        schema: str | None = None,
+        retention: Retention = "thin",
+        hot_bytes: int = HOT_BYTES,
     ) -> Self:
         """Open a database and load a backbone with its adapter.
 
         Args:
             backbone: "tiny" (the bundled model), a folder, or a hub id.
-            url: A SQLAlchemy URL; ``sqlite:///memory.db`` by default. Created where it does not exist.
+            url: A SQLAlchemy URL, of SQLite or PostgreSQL; ``sqlite:///memory.db`` by default. Created where it does
+                not exist.
             engine: An existing SQLAlchemy engine in place of ``url``; it is not closed.
             adapter: A folder or hub id, ours or the authors' format; by default the one in the backbone's folder.
             model: A loaded model in place of ``backbone``, with its ``tokenizer``.
@@ -71,15 +75,20 @@ class DeltaMem:
             dtype: "auto", "float32", "bfloat16" or "float16"; states are float32 in any case.
             embedder: A sentence-transformers name or folder, an object with ``name``, ``dim`` and ``embed``, or a
                 callable from texts to vectors; None takes the default one where it is installed, False none.
+            schema: Of PostgreSQL, where the tables are; made where there is none.
+            retention: Which stored states are kept: "thin" (all of the last day, then one a day), "all", or the newest
+                so many of each agent.
+            hot_bytes: For keys and values of messages that may be continued, so that appending runs new tokens only.
 
         Raises:
             DeltaMemError: Something cannot be opened; the message says what and how to mend it. Nothing stays open.
         """
         chosen, note = _embedder(embedder)
         # The model first: a database is made only when everything else is there.
-        running = Engine(load(backbone, adapter, model=model, tokenizer=tokenizer, device=device, dtype=dtype))
+        loaded = load(backbone, adapter, model=model, tokenizer=tokenizer, device=device, dtype=dtype)
+        running = Engine(loaded, hot_bytes=hot_bytes)
         try:
-            store = Store.open(url, engine=engine, split=split_text)
+            store = Store.open(url, engine=engine, schema=schema, split=split_text, retention=retention)
         except BaseException:
             running.close()
             raise
@@ -99,6 +108,44 @@ class DeltaMem:
         self.check_open()
         return self.store.agents()
 
+    def purge(self) -> str | None:
+        """Take what was erased out of the database's files, where a receipt said "pending".
+
+        Returns:
+            Why that still has to wait, or None where nothing erased is left there.
+
+        Raises:
+            StoreError: The database cannot be reached.
+        """
+        self.check_open()
+        return self.store.purge()
+
+    def export(self, agent: str, path: str | Path, *, progress: Progress | None = None) -> int:
+        """Write an agent's journal, states and embeddings to one file; how many messages.
+
+        Args:
+            progress: Called with what is being done, how many, of how many (0: not known).
+
+        Raises:
+            UnknownAgentError: No such agent.
+            StoreError: The file cannot be written.
+        """
+        self.check_open()
+        return self.store.export(agent, Path(path), progress)
+
+    def import_(self, path: str | Path, *, agent: str | None = None, progress: Progress | None = None) -> AgentMemory:
+        """Make an agent of a file that `export` wrote. All of it is checked before any of it is stored.
+
+        Args:
+            agent: Its name here; by default that in the file.
+
+        Raises:
+            ArchiveError: The file is damaged, or no such file.
+            ConfigError: There is such an agent already.
+        """
+        self.check_open()
+        return self.agent(self.store.import_(Path(path), agent, progress))
+
     def close(self) -> None:
         """Finish the calls under way and close everything; calling it again does nothing."""
         if self._closed:
@@ -115,6 +162,9 @@ class DeltaMem:
         self.close()
 
     aagents = twin(agents)
+    apurge = twin(purge)
+    aexport = twin(export)
+    aimport_ = twin(import_)
 
     async def aclose(self) -> None:
         """Async twin of `close`; never blocks the event loop."""

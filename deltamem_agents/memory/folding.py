@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from deltamem_agents.core import State
 from deltamem_agents.engine import Engine, Segment, cut
-from deltamem_agents.errors import StoreError
-from deltamem_agents.store import Revision, Store
+from deltamem_agents.errors import StoreError, UnknownAgentError
+from deltamem_agents.store import Revision, Store, Tail
 from deltamem_agents.store.codec import decode, encode
 
 log = logging.getLogger(__name__)
@@ -42,57 +42,72 @@ class Folder:
             InertAdapterError: The adapter wrote nothing.
         """
         with self._locks[hash(agent) % _LOCKS]:
-            known = self._store.agent(agent)
-            if known is None:
+            tail = self._store.tail(agent, self._engine.fingerprint)
+            if tail is None:
                 return None
-            fingerprint = self._engine.fingerprint
-            newest = self._store.newest_revision(agent, fingerprint)
-            if newest is not None and not self._store.live(agent, after=newest.position):
-                return Folded(decode(newest.state), newest.position, newest.epoch)
-            base = self._segment_start(agent, newest)
-            return self._fold(agent, known.epoch, base)
+            if tail.newest is not None and not tail.entries:
+                return Folded(decode(tail.newest.state), tail.position, tail.epoch)
+            before, segments, states = self._fold(tail, open_for=(agent, tail.epoch))
+            self._save(agent, tail, segments, states)
+            return Folded(states[-1] if states else before, tail.position, tail.epoch)
+
+    def at(self, agent: str, position: int) -> Folded | None:
+        """The state of the journal as it stood at a position; None for an unknown agent. Stores nothing.
+
+        Raises:
+            ConfigError: The journal has no such position.
+            StateMismatchError: A stored state is damaged.
+        """
+        return self._apart(self._store.tail(agent, self._engine.fingerprint, at=position))
+
+    def anew(self, agent: str) -> Folded | None:
+        """The state of the whole live journal without any help of stored states; None for an unknown agent."""
+        return self._apart(self._store.tail(agent, self._engine.fingerprint, anew=True))
 
     def rebuild(self, agent: str) -> Folded | None:
         """Fold an agent's whole journal anew, whatever was stored; None for an unknown agent."""
+        self.forget(agent)
         with self._locks[hash(agent) % _LOCKS]:
             self._store.drop_revisions(agent)
         return self.current(agent)
 
-    def _segment_start(self, agent: str, newest: Revision | None) -> Revision | None:
-        """The revision at the start of the segment that was open at ``newest``: its parent. None starts from zero."""
-        if newest is None or newest.parent == 0:
+    def forget(self, agent: str) -> None:
+        """Drop what is held of an agent in memory."""
+        self._engine.hot.drop(agent)
+
+    def _apart(self, tail: Tail | None) -> Folded | None:
+        if tail is None:
             return None
-        found = self._store.newest_revision(agent, self._engine.fingerprint, at_or_before=newest.parent)
-        return found if found is not None and found.position == newest.parent else None
+        if tail.newest is not None and not tail.entries:
+            return Folded(decode(tail.newest.state), tail.position, tail.epoch)
+        before, _, states = self._fold(tail, open_for=None)
+        return Folded(states[-1] if states else before, tail.position, tail.epoch)
 
-    def _fold(self, agent: str, epoch: int, base: Revision | None) -> Folded:
-        start = base.position if base else 0
-        before = decode(base.state) if base else self._engine.zero_state()
-        messages = self._store.live(agent, after=start)
-        readable = [message for message in messages if message.text]
+    def _fold(self, tail: Tail, open_for: tuple[str, int] | None) -> tuple[State, list[Segment], list[State]]:
+        """The state before the tail, its segments, and the state after each."""
+        start = tail.base.position if tail.base else 0
+        before = decode(tail.base.state) if tail.base else self._engine.zero_state()
+        readable = [entry for entry in tail.entries if entry.text]
         segments = list(cut(readable, self._engine.rendering, self._engine.config.write_length, after=start))
-        states = self._engine.fold(before, segments).result()
-        end = messages[-1].position if messages else start
-        state = states[-1] if states else before
-        self._save(agent, epoch, start, before, segments, states, end)
-        return Folded(state, end, epoch)
+        return before, segments, self._engine.fold(before, segments, open_for=open_for).result()
 
-    def _save(
-        self, agent: str, epoch: int, start: int, before: State, segments: list[Segment], states: list[State], end: int
-    ) -> None:
+    def _save(self, agent: str, tail: Tail, segments: list[Segment], states: list[State]) -> None:
         """Store the states at the start of the segment that is still open, and at the end of the journal."""
         opened = max((i for i, segment in enumerate(segments) if segment.start >= 0), default=None)
         if opened is None:
             return
+        start = tail.base.position if tail.base else 0
         boundary = segments[opened].start
         try:
             if opened > 0 and boundary > start:
-                self._commit(agent, epoch, boundary, states[opened - 1], after=start, keep=boundary)
-            self._commit(agent, epoch, end, states[-1], after=boundary, keep=boundary)
+                self._commit(agent, tail.epoch, boundary, states[opened - 1], after=start)
+            self._commit(agent, tail.epoch, tail.position, states[-1], after=boundary)
+        except UnknownAgentError:
+            log.debug("agent %r was deleted while its journal was folded", agent)
         except StoreError as error:
             # A database that can be read but not written still answers; whoever can write will fold again.
             log.debug("the state of agent %r was folded and could not be stored: %s", agent, error)
 
-    def _commit(self, agent: str, epoch: int, position: int, state: State, *, after: int, keep: int) -> None:
+    def _commit(self, agent: str, epoch: int, position: int, state: State, *, after: int) -> None:
         revision = Revision(position=position, epoch=epoch, fingerprint=self._engine.fingerprint, state=encode(state))
-        self._store.commit(agent, revision, after=after, keep={keep})
+        self._store.commit(agent, revision, after=after)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any, Literal, get_args
 
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.recall import Record
+from deltamem_agents.store import Entry
 
 Mode = Literal["state", "vector", "hybrid"]
 Source = Literal["state", "records", "both", "neither"]
@@ -106,3 +108,60 @@ class Reply:
 
     def __str__(self) -> str:
         return self.text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """What happened between two positions of a journal.
+
+    Args:
+        added, removed: Messages that are live at one of them only, in the journal's order.
+        layers: Module name to ‖S_b − S_a‖ / ‖S_a‖.
+    """
+
+    added: list[Entry]
+    removed: list[Entry]
+    layers: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """How far the state in use is from the journal folded anew.
+
+    Args:
+        position: The last message of both; 0 for an unknown agent.
+        layers: Module name to ‖used − anew‖ / ‖anew‖. Up to 1e-4 comes of how text was cut into forwards.
+    """
+
+    position: int
+    layers: dict[str, float]
+
+    @property
+    def worst(self) -> float:
+        """The largest of all layers; 0 where there is none."""
+        return max(self.layers.values(), default=0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """How an agent's memory stands.
+
+    Args:
+        messages: Live ones.
+        position: The end of the journal.
+        unfolded: Live messages beyond the newest stored state; the next recall folds them.
+        revisions, state_bytes: Stored states, of all adapters, and their size.
+        folded_at: When the newest was stored.
+    """
+
+    messages: int = 0
+    position: int = 0
+    epoch: int = 0
+    unfolded: int = 0
+    revisions: int = 0
+    state_bytes: int = 0
+    folded_at: datetime | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"folded_at": self.folded_at.isoformat() if self.folded_at else None}

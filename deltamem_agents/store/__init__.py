@@ -3,11 +3,30 @@
 May import: SQLAlchemy, `deltamem_agents.errors`. Knows nothing of models, adapters, or how records are ranked.
 """
 
-from deltamem_agents.store.database import masked
+from deltamem_agents.store.archive import Progress
+from deltamem_agents.store.erasing import Erased, Plan, Selection
 from deltamem_agents.store.journal import AgentInfo
+from deltamem_agents.store.masking import masked
 from deltamem_agents.store.messages import Entry, check_id, check_messages
 from deltamem_agents.store.records import StoredRecord
+from deltamem_agents.store.retention import Retention
 from deltamem_agents.store.revisions import Revision
 from deltamem_agents.store.store import Store
+from deltamem_agents.store.tail import Tail
 
-__all__ = ["AgentInfo", "Entry", "Revision", "Store", "StoredRecord", "check_id", "check_messages", "masked"]
+__all__ = [
+    "AgentInfo",
+    "Entry",
+    "Erased",
+    "Plan",
+    "Progress",
+    "Retention",
+    "Revision",
+    "Selection",
+    "Store",
+    "StoredRecord",
+    "Tail",
+    "check_id",
+    "check_messages",
+    "masked",
+]

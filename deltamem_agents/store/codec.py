@@ -1,4 +1,8 @@
-"""States as bytes: safetensors with nothing but float32 tensors. The only module here that needs torch, on use."""
+"""States as bytes: a safetensors file of one float32 tensor [modules, …] and the modules' names.
+
+One tensor for all, as a header entry for each would take a third as many bytes as the state of a small adapter. Needs
+torch, on use; what only looks at a header does not.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +16,33 @@ from deltamem_agents.errors import StateMismatchError
 if TYPE_CHECKING:
     from torch import Tensor
 
+TENSOR = "state"
+MODULES = 4096  # layers that a state may have at most
+SIDE = 4096  # of each of its axes
+
 
 def encode(state: Mapping[str, Tensor]) -> bytes:
-    """The bytes of a state: module name to float32 tensor, the same bytes for the same values.
+    """The bytes of a state: module name to float32 tensor, all of one shape; the same bytes for the same values.
 
     Raises:
-        StateMismatchError: It is empty, or a tensor is not float32 or not finite.
+        StateMismatchError: It is empty, or a tensor is not float32, not finite, or of another shape than the rest.
     """
     import torch
     from safetensors.torch import save
 
     if not state:
         raise StateMismatchError("the state holds no tensor; an adapter has one for each layer")
+    names = sorted(state, key=_order)
+    shapes = {tuple(tensor.shape) for tensor in state.values()}
+    if len(shapes) > 1:
+        raise StateMismatchError(f"the state's tensors have shapes {sorted(shapes)}; an adapter's all have one")
     for name, tensor in state.items():
         if tensor.dtype != torch.float32:
             raise StateMismatchError(f"state {name!r} is {tensor.dtype}, states are torch.float32; convert it first")
         if not bool(torch.isfinite(tensor).all()):
             raise StateMismatchError(f"state {name!r} holds values that are not finite; fold the journal again")
-    return save({name: state[name].detach().cpu().contiguous().clone() for name in sorted(state)})
+    stacked = torch.stack([state[name].detach().cpu() for name in names])
+    return save({TENSOR: stacked}, metadata={"modules": _folded(names)})
 
 
 def decode(data: bytes) -> dict[str, Tensor]:
@@ -41,27 +54,64 @@ def decode(data: bytes) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    _check_header(data)
+    names = module_names(data)
     try:
-        return load(data)
+        stacked = load(data)[TENSOR]
     except SafetensorError as error:
         raise StateMismatchError(f"stored state is damaged ({error}); fold the journal again") from error
+    return {name: tensor.clone() for name, tensor in zip(names, stacked, strict=True)}
 
 
-def _check_header(data: bytes) -> None:
-    """Refuse anything but float32 tensors that fill the bytes exactly."""
+def module_names(data: bytes) -> list[str]:
+    """The modules whose state ``data`` is, after checking that it is one, float32 and complete. Imports no torch.
+
+    Raises:
+        StateMismatchError: It is not.
+    """
     try:
         (length,) = struct.unpack_from("<Q", data)
         header = json.loads(data[8 : 8 + length])
-        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        kinds = {entry["dtype"] for entry in tensors.values()}
-        end = max(entry["data_offsets"][1] for entry in tensors.values())
+        names = _unfolded(header["__metadata__"]["modules"])
+        entry = header[TENSOR]
+        shape, (start, end) = [int(side) for side in entry["shape"]], entry["data_offsets"]
+        others = header.keys() - {"__metadata__", TENSOR}
+        dtype = entry["dtype"]
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise StateMismatchError(
-            f"stored state of {len(data)} bytes is not a safetensors file; fold the journal again"
+            f"stored state of {len(data)} bytes is not a state's safetensors file; fold the journal again"
         ) from error
-    if kinds != {"F32"} or 8 + length + end != len(data):
+    size = 4
+    for side in shape:
+        size *= side
+    fits = not others and dtype == "F32" and all(0 < side <= SIDE for side in shape) and len(shape) > 1
+    if not fits or shape[0] != len(names) or start != 0 or size != end or 8 + length + size != len(data):
         raise StateMismatchError(
-            f"stored state holds {sorted(map(str, kinds))} and {len(data)} of {8 + length + end} bytes, "
-            "expected float32 only and all of them; fold the journal again"
+            f"stored state holds {dtype} {shape} of {len(names)} modules in {len(data)} bytes, expected float32 only "
+            "and all of them; fold the journal again"
         )
+    return names
+
+
+def _order(name: str) -> tuple[object, ...]:
+    """Layers by number."""
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in name.split("."))
+
+
+def _folded(names: list[str]) -> str:
+    """Names that differ in one number as a pattern and numbers, ``layers.*.self_attn 0,1,2``; others a line each."""
+    split = [name.split(".") for name in names]
+    numbers = [[i for i, part in enumerate(parts) if part.isdecimal()] for parts in split]
+    if len({found[0] if found else None for found in numbers}) == 1 and numbers[0]:
+        at = numbers[0][0]
+        patterns = {".".join([*parts[:at], "*", *parts[at + 1 :]]) for parts in split}
+        if len(patterns) == 1:
+            return f"{patterns.pop()} {','.join(parts[at] for parts in split)}"
+    return "\n".join(names)
+
+
+def _unfolded(text: str) -> list[str]:
+    pattern, _, layers = text.rpartition(" ")
+    names = [pattern.replace("*", number, 1) for number in layers.split(",")] if "*" in pattern else text.split("\n")
+    if not names or len(set(names)) != len(names) or len(names) > MODULES or not all(names):
+        raise ValueError(f"{len(names)} names of modules")
+    return names

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
-from deltamem_agents.store import revisions
-from deltamem_agents.store.fulltext import spelled_out
+from deltamem_agents.store import records, revisions
+from deltamem_agents.store.dialects import insert_missing, select_each
 from deltamem_agents.store.messages import Entry, NewMessage
-from deltamem_agents.store.schema import AgentRow, EmbeddingRow, MessageRow, RecordRow
+from deltamem_agents.store.schema import LOOKUP, AgentRow, MessageRow
 
-LOOKUP = 500  # ids in one statement; SQLite allows no more than 999 parameters in old builds
+EPOCH_BITS = 48  # of a first epoch; JSON's numbers hold 53
 
-Splitter = Callable[[str], Sequence[str]]
+# Made once, as making a statement takes longer than to run it.
+_TAKE = (
+    update(AgentRow)
+    .where(AgentRow.id == bindparam("agent"))
+    .values(head=AgentRow.head + bindparam("count"))
+    .returning(AgentRow.key, AgentRow.head)
+)
+_ADD_MESSAGES = insert(MessageRow)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentInfo:
-    """An agent: its epoch, how many live messages it has, and the last position of its journal."""
+    """An agent: its epoch, how many live messages it has, and the last position of its journal.
+
+    The epoch is another after each erasure, rollback and supersession, and that of no agent of the same id before it.
+    """
 
     id: str
     epoch: int
@@ -30,18 +41,21 @@ class AgentInfo:
     created_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """An agent's row: the key other tables know it by, and where its journal stands."""
+
+    key: int
+    epoch: int
+    head: int
+    origin: int | None = None
+
+
 def agents(connection: Connection, agent: str | None = None) -> list[AgentInfo]:
     """All agents by id, or the one asked for."""
-    counted = (
-        select(MessageRow.agent_key, func.count().label("messages"))
-        .where(MessageRow.left_at.is_(None))
-        .group_by(MessageRow.agent_key)
-        .subquery()
-    )
-    query = (
-        select(AgentRow.id, AgentRow.epoch, counted.c.messages, AgentRow.head, AgentRow.created_at)
-        .join(counted, counted.c.agent_key == AgentRow.key, isouter=True)
-        .order_by(AgentRow.id)
+    live = select(func.count()).where(MessageRow.agent_key == AgentRow.key, MessageRow.left_at.is_(None))
+    query = select(AgentRow.id, AgentRow.epoch, live.scalar_subquery(), AgentRow.head, AgentRow.created_at).order_by(
+        AgentRow.id
     )
     if agent is not None:
         query = query.where(AgentRow.id == agent)
@@ -51,10 +65,11 @@ def agents(connection: Connection, agent: str | None = None) -> list[AgentInfo]:
     ]
 
 
-def agent_row(connection: Connection, agent: str) -> tuple[int, int, int] | None:
-    """Key, epoch and head of an agent."""
-    row = connection.execute(select(AgentRow.key, AgentRow.epoch, AgentRow.head).where(AgentRow.id == agent)).first()
-    return None if row is None else (row[0], row[1], row[2])
+def agent_row(connection: Connection, agent: str, *, lock: bool = False) -> Agent | None:
+    """An agent's row; locked against other writers until the transaction ends, where asked."""
+    query = select(AgentRow.key, AgentRow.epoch, AgentRow.head, AgentRow.origin).where(AgentRow.id == agent)
+    row = connection.execute(query.with_for_update() if lock else query).first()
+    return None if row is None else Agent(*row)
 
 
 def live(connection: Connection, agent: str, after: int, session: str | None) -> list[Entry]:
@@ -67,19 +82,32 @@ def live(connection: Connection, agent: str, after: int, session: str | None) ->
     )
     if session is not None:
         query = query.where(MessageRow.session == session)
-    return [
-        Entry(
-            id=row.id,
-            position=row.position,
-            session=row.session,
-            role=row.role,
-            content=row.text if row.blocks is None else row.blocks,
-            text=row.text,
-            metadata=row.metadata or {},
-            created_at=row.created_at,
+    return [entry(row) for row in connection.execute(query)]
+
+
+def at_positions(connection: Connection, key: int, positions: Sequence[int]) -> list[Entry]:
+    """The messages at these positions, in order."""
+    found: list[Entry] = []
+    for start in range(0, len(positions), LOOKUP):
+        query = select(MessageRow).where(
+            MessageRow.agent_key == key, MessageRow.position.in_(positions[start : start + LOOKUP])
         )
-        for row in connection.execute(query)
-    ]
+        found += [entry(row) for row in connection.execute(query)]
+    return sorted(found, key=lambda each: each.position)
+
+
+def entry(row: Any) -> Entry:
+    """A row of messages as callers see it."""
+    return Entry(
+        id=row.id,
+        position=row.position,
+        session=row.session,
+        role=row.role,
+        content=row.text if row.blocks is None else row.blocks,
+        text=row.text,
+        metadata=row.metadata or {},
+        created_at=row.created_at,
+    )
 
 
 def sessions(connection: Connection, agent: str) -> list[str]:
@@ -95,76 +123,123 @@ def sessions(connection: Connection, agent: str) -> list[str]:
 
 
 def append(
-    connection: Connection, split: Splitter, agent: str, messages: Sequence[NewMessage], session: str
+    connection: Connection,
+    words: records.Words,
+    agent: str,
+    messages: Sequence[NewMessage],
+    session: str,
+    *,
+    again: bool = False,
 ) -> list[str]:
     """Journal checked messages in order; the caller has begun a write.
 
     A known id that says the same is passed over, one that says something else replaces the old message: that leaves the
     live journal, the new one stands at the end, and the epoch rises.
+
+    Args:
+        again: Whether this was tried before, and may have come through.
     """
     if not messages:
         return []
-    key, epoch, head = agent_row(connection, agent) or _create_agent(connection, agent)
+    if again or any(message.named for message in messages):
+        _append_named(connection, words, agent, messages, session, again=again)
+    else:
+        # Nothing to look up: one statement takes the positions, and locks the agent until they are filled.
+        taken = _take(connection, agent, len(messages))
+        if taken is None:
+            create(connection, agent)
+            taken = _take(connection, agent, len(messages))
+            assert taken is not None  # just made
+        key, last = taken
+        first = last - len(messages) + 1
+        rows = {first + i: message_row(key, first + i, session, message) for i, message in enumerate(messages)}
+        store(connection, words, key, rows)
+    return [message.id for message in messages]
+
+
+def create(connection: Connection, agent: str, *, head: int = 0, origin: int | None = None) -> bool:
+    """Make an agent; whether it was not there already."""
+    made = insert_missing(connection, AgentRow).values(
+        id=agent, epoch=secrets.randbits(EPOCH_BITS), head=head, created_at=datetime.now(UTC), origin=origin
+    )
+    return bool(connection.execute(made).rowcount)
+
+
+def _append_named(
+    connection: Connection,
+    words: records.Words,
+    agent: str,
+    messages: Sequence[NewMessage],
+    session: str,
+    *,
+    again: bool,
+) -> None:
+    """As `append`, where ids may be known."""
+    found = agent_row(connection, agent, lock=True)
+    if found is None:
+        create(connection, agent)
+        found = agent_row(connection, agent, lock=True)
+        assert found is not None  # just made
+    key, epoch, head = found.key, found.epoch, found.head
     known = _live_by_id(connection, key, [message.id for message in messages])
+    if again and all(_is_said(message, known) for message in {each.id: each for each in messages}.values()):
+        return  # what was tried before had come through: all that it left live is there
     added: dict[int, dict[str, Any]] = {}
     left: dict[int, int] = {}  # position of a stored message -> position of the one that replaced it
     for message in messages:
         old = known.get(message.id)
-        if old is not None and message.says_the_same(old["role"], old["text"], old["blocks"]):
+        if _is_said(message, known):
             continue
         head += 1
         if old is not None:
             old["left_at"] = head
             if old["position"] not in added:
                 left[old["position"]] = head
-        known[message.id] = added[head] = _row(key, head, session, message)
+        known[message.id] = added[head] = message_row(key, head, session, message)
     if not added:
-        return [message.id for message in messages]
-    for position, by in left.items():
-        _leave(connection, key, position, by)
+        return
     if left:
+        records.delete_of(connection, key, left)
+        for position, by in left.items():
+            this = (MessageRow.agent_key == key) & (MessageRow.position == position)
+            connection.execute(update(MessageRow).where(this).values(left_at=by))
         epoch += 1
         revisions.forget(connection, key, since=min(left), epoch=epoch)
-    connection.execute(insert(MessageRow), list(added.values()))
-    pieces = list(_records(split, added.values()))
-    if pieces:
-        connection.execute(insert(RecordRow), pieces)
+    store(connection, words, key, added)
     connection.execute(update(AgentRow).where(AgentRow.key == key).values(head=head, epoch=epoch))
-    return [message.id for message in messages]
 
 
-def _create_agent(connection: Connection, agent: str) -> tuple[int, int, int]:
-    made = connection.execute(insert(AgentRow).values(id=agent, epoch=1, head=0, created_at=datetime.now(UTC)))
-    primary = made.inserted_primary_key
-    assert primary is not None  # one row was inserted
-    return int(primary[0]), 1, 0
+def _is_said(message: NewMessage, known: Mapping[str, dict[str, Any]]) -> bool:
+    """Whether a live message of this id says the same."""
+    old = known.get(message.id)
+    return old is not None and message.says_the_same(old["role"], old["text"], old["blocks"])
+
+
+def _take(connection: Connection, agent: str, count: int) -> tuple[int, int] | None:
+    """Give out ``count`` positions: the agent's key and the last of them; None for an unknown agent."""
+    row = connection.execute(_TAKE, {"agent": agent, "count": count}).first()
+    return None if row is None else (row[0], row[1])
+
+
+def store(connection: Connection, words: records.Words, key: int, rows: dict[int, dict[str, Any]]) -> None:
+    """Store rows of messages by position, and the records of those that are live."""
+    connection.execute(_ADD_MESSAGES, list(rows.values()))
+    live = [(position, row["text"]) for position, row in rows.items() if row["left_at"] is None]
+    records.add(connection, words, key, live)
 
 
 def _live_by_id(connection: Connection, key: int, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     columns = (MessageRow.id, MessageRow.position, MessageRow.role, MessageRow.text, MessageRow.blocks)
     found: dict[str, dict[str, Any]] = {}
     for start in range(0, len(ids), LOOKUP):
-        query = select(*columns).where(
-            MessageRow.agent_key == key,
-            MessageRow.id.in_(ids[start : start + LOOKUP]),
-            MessageRow.left_at.is_(None),
-        )
+        query = select(*columns).where(MessageRow.agent_key == key, MessageRow.left_at.is_(None))
+        query = select_each(connection, query, MessageRow.id, ids[start : start + LOOKUP])
         found.update((row.id, dict(row._mapping)) for row in connection.execute(query))
     return found
 
 
-def _leave(connection: Connection, key: int, position: int, by: int) -> None:
-    """Take a message out of the live journal, and what was made of its text out of the index."""
-    of_message = (RecordRow.agent_key == key) & (RecordRow.position == position)
-    connection.execute(
-        update(MessageRow).where(MessageRow.agent_key == key, MessageRow.position == position).values(left_at=by)
-    )
-    # Spelled out, as the caller's engine may not have foreign keys switched on.
-    connection.execute(delete(EmbeddingRow).where(EmbeddingRow.record_key.in_(select(RecordRow.key).where(of_message))))
-    connection.execute(delete(RecordRow).where(of_message))
-
-
-def _row(key: int, position: int, session: str, message: NewMessage) -> dict[str, Any]:
+def message_row(key: int, position: int, session: str, message: NewMessage) -> dict[str, Any]:
+    """The columns of a live message."""
     return {
         "agent_key": key,
         "position": position,
@@ -177,17 +252,3 @@ def _row(key: int, position: int, session: str, message: NewMessage) -> dict[str
         "created_at": message.created_at,
         "left_at": None,
     }
-
-
-def _records(split: Splitter, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for row in rows:
-        if row["left_at"] is not None:
-            continue  # replaced within the same write
-        for chunk, piece in enumerate(split(row["text"])):
-            yield {
-                "agent_key": row["agent_key"],
-                "position": row["position"],
-                "chunk": chunk,
-                "text": piece,
-                "terms": spelled_out(piece),
-            }

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from deltamem_agents.errors import InvalidAgentError, InvalidMessageError
-from deltamem_agents.store.schema import ID_LIMIT
+from deltamem_agents.store.schema import ID_LIMIT, in_utc
 
 ROLES = ("system", "user", "assistant", "tool")
 KEYS = ("role", "content", "id", "metadata", "created_at")
@@ -19,7 +19,10 @@ TEXT_TYPES = (None, "text", "input_text", "output_text")  # the frameworks' name
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewMessage:
-    """A checked message that has no place in the journal yet; ``blocks`` is None where the content is plain text."""
+    """A checked message that has no place in the journal yet.
+
+    ``blocks`` is None where the content is plain text; ``named`` says whether the id is the caller's.
+    """
 
     id: str
     role: str
@@ -27,6 +30,7 @@ class NewMessage:
     blocks: list[Any] | None
     metadata: dict[str, Any]
     created_at: datetime
+    named: bool = True
 
     def says_the_same(self, role: str, text: str, blocks: list[Any] | None) -> bool:
         """Whether a stored message says what this one says; blocks count only where neither has text."""
@@ -116,6 +120,7 @@ def _check_message(index: int, message: object, now: datetime) -> NewMessage:
         blocks=blocks,
         metadata=_as_json(index, "metadata", dict(metadata or {})),
         created_at=_check_time(index, message.get("created_at"), now),
+        named=given is not None,
     )
 
 
@@ -181,7 +186,7 @@ def _check_time(index: int, value: object, now: datetime) -> datetime:
     try:
         time = datetime.fromisoformat(value) if isinstance(value, str) else value
         if isinstance(time, datetime):
-            return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+            return in_utc(time)
     except (ValueError, OverflowError):
         pass  # falls through to the one error below
     raise InvalidMessageError(
@@ -192,7 +197,7 @@ def _check_time(index: int, value: object, now: datetime) -> datetime:
 def _as_json(index: int, name: str, value: Any) -> Any:
     """What a JSON column gives back for ``value``, so that a message reads the same before and after it is stored."""
     try:
-        return json.loads(json.dumps(value, allow_nan=False))
+        return json.loads(json.dumps(value, allow_nan=False, ensure_ascii=False).encode())  # no lone surrogates
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidMessageError(
             f"message {index} has {name} that JSON cannot hold ({error}); use strings, numbers, lists and mappings"

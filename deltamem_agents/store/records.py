@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Connection, Select, exists, insert, select
+from sqlalchemy import Connection, Select, delete, exists, insert, select
 
 from deltamem_agents.errors import ConfigError, StoreError
-from deltamem_agents.store.fulltext import FullText
-from deltamem_agents.store.journal import LOOKUP
-from deltamem_agents.store.schema import ID_LIMIT, AgentRow, EmbeddingRow, MessageRow, RecordRow
+from deltamem_agents.store.dialects import FullText, insert_missing
+from deltamem_agents.store.schema import ID_LIMIT, LOOKUP, AgentRow, EmbeddingRow, MessageRow, RecordRow
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 Query = TypeVar("Query", bound="Select[*tuple[Any, ...]]")
+Splitter = Callable[[str], Sequence[str]]
+
+_ADD = insert(RecordRow)
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """How a message's text becomes records: cut into pieces, and what of each is found besides its own words."""
+
+    split: Splitter
+    fulltext: FullText
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +44,36 @@ class StoredRecord:
     role: str
     metadata: dict[str, Any]
     created_at: datetime
+
+
+def add(connection: Connection, words: Words, agent_key: int, messages: Sequence[tuple[int, str]]) -> None:
+    """Make the records of live messages, given as position and text."""
+    rows = [
+        {
+            "agent_key": agent_key,
+            "position": position,
+            "chunk": chunk,
+            "text": piece,
+            "terms": words.fulltext.terms(piece),
+        }
+        for position, text in messages
+        for chunk, piece in enumerate(words.split(text))
+    ]
+    if rows:
+        connection.execute(_ADD, rows)
+
+
+def delete_of(connection: Connection, agent_key: int, positions: Collection[int]) -> tuple[int, int]:
+    """Delete the records of messages and their embeddings; how many of each there were."""
+    ordered = sorted(positions)
+    deleted = [0, 0]
+    for start in range(0, len(ordered), LOOKUP):
+        these = (RecordRow.agent_key == agent_key) & RecordRow.position.in_(ordered[start : start + LOOKUP])
+        # Spelled out, as the caller's engine may not have foreign keys switched on.
+        keys = select(RecordRow.key).where(these)
+        deleted[1] += connection.execute(delete(EmbeddingRow).where(EmbeddingRow.record_key.in_(keys))).rowcount
+        deleted[0] += connection.execute(delete(RecordRow).where(these)).rowcount
+    return deleted[0], deleted[1]
 
 
 def found(
@@ -123,18 +163,16 @@ def put_embeddings(
         )
     present: set[int] = set()
     for start in range(0, len(keys), LOOKUP):
-        has_one = exists().where(EmbeddingRow.record_key == RecordRow.key, EmbeddingRow.model == model)
-        query = _scoped(select(RecordRow.key), agent, None)
-        present.update(connection.scalars(query.where(RecordRow.key.in_(keys[start : start + LOOKUP]), ~has_one)))
+        query = _scoped(select(RecordRow.key), agent, None).where(RecordRow.key.in_(keys[start : start + LOOKUP]))
+        # Held until the end, so that nobody deletes a record whose embedding is about to refer to it.
+        present.update(connection.scalars(query.with_for_update(read=True, key_share=True, of=RecordRow)))
     little_endian = vectors.astype("<f4", copy=False)
     rows = [
         {"record_key": key, "model": model, "dim": dim, "vector": vector.tobytes()}
         for key, vector in zip(keys, little_endian, strict=True)
         if key in present
     ]
-    if rows:
-        connection.execute(insert(EmbeddingRow), rows)
-    return len(rows)
+    return sum(connection.execute(insert_missing(connection, EmbeddingRow).values(row)).rowcount for row in rows)
 
 
 def embeddings(

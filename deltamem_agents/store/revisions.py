@@ -10,9 +10,8 @@ from hashlib import sha256
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from deltamem_agents.errors import ConfigError, StateMismatchError, UnknownAgentError
-from deltamem_agents.store.schema import ID_LIMIT, AgentRow, RevisionRow
-
-NEWEST_KEPT = 2  # of each agent and fingerprint
+from deltamem_agents.store.retention import Retention, surplus
+from deltamem_agents.store.schema import ID_LIMIT, LOOKUP, AgentRow, RevisionRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +37,20 @@ class Revision:
     @property
     def checksum(self) -> str:
         """SHA-256 of the state's bytes, in hexadecimal digits."""
-        return sha256(self.state).hexdigest()
+        return checksum_of(self.state)
 
 
-def commit(connection: Connection, agent: str, revision: Revision, *, after: int, keep: Collection[int]) -> int:
+def checksum_of(state: bytes) -> str:
+    """SHA-256 of a state's bytes, in hexadecimal digits."""
+    return sha256(state).hexdigest()
+
+
+def commit(
+    connection: Connection, agent: str, revision: Revision, *, after: int, keep: Collection[int], retention: Retention
+) -> int:
     """Store a revision if it is newer and of the agent's epoch; see `Store.commit`. The caller has begun a write."""
-    row = connection.execute(select(AgentRow.key, AgentRow.epoch, AgentRow.head).where(AgentRow.id == agent)).first()
+    query = select(AgentRow.key, AgentRow.epoch, AgentRow.head).where(AgentRow.id == agent)
+    row = connection.execute(query.with_for_update()).first()
     if row is None:
         raise UnknownAgentError(f"agent {agent!r} is not in this store; it exists from its first write")
     if not 0 <= after < revision.position <= row.head:
@@ -54,9 +61,12 @@ def commit(connection: Connection, agent: str, revision: Revision, *, after: int
     if not revision.fingerprint or len(revision.fingerprint) > ID_LIMIT or not revision.state:
         raise ConfigError(f"a revision needs a fingerprint of 1 to {ID_LIMIT} characters and a state that is not empty")
     ours = (RevisionRow.agent_key == row.key) & (RevisionRow.fingerprint == revision.fingerprint)
-    newest = connection.scalar(select(func.max(RevisionRow.position)).where(ours, RevisionRow.epoch == row.epoch)) or 0
+    times = select(RevisionRow.position, RevisionRow.created_at).where(ours).order_by(RevisionRow.position.desc())
+    before = connection.execute(times.limit(1)).first()
+    newest = 0 if before is None else before.position
     if revision.epoch != row.epoch or revision.position <= newest:
         return newest
+    now = datetime.now(UTC)
     connection.execute(
         insert(RevisionRow).values(
             agent_key=row.key,
@@ -65,15 +75,23 @@ def commit(connection: Connection, agent: str, revision: Revision, *, after: int
             epoch=revision.epoch,
             parent=after,
             checksum=revision.checksum,
-            created_at=datetime.now(UTC),
+            created_at=now,
             state=revision.state,
         )
     )
-    stored = list(connection.scalars(select(RevisionRow.position).where(ours).order_by(RevisionRow.position.desc())))
-    surplus = [position for position in stored[NEWEST_KEPT:] if position not in keep]
-    if surplus:
-        connection.execute(delete(RevisionRow).where(ours, RevisionRow.position.in_(surplus)))
+    # Thinning looks at a whole day's states: once an hour is enough.
+    if isinstance(retention, int) or (retention == "thin" and before is not None and _hour(before.created_at, now)):
+        stored = [(each.position, each.created_at) for each in connection.execute(times)]
+        going = surplus(stored, retention, {*keep, after}, now)
+        for start in range(0, len(going), LOOKUP):
+            these = RevisionRow.position.in_(going[start : start + LOOKUP])
+            connection.execute(delete(RevisionRow).where(ours, these))
     return revision.position
+
+
+def _hour(before: datetime, now: datetime) -> bool:
+    """Whether an hour has begun in between."""
+    return before.replace(minute=0, second=0, microsecond=0) != now.replace(minute=0, second=0, microsecond=0)
 
 
 def newest(connection: Connection, agent: str, fingerprint: str, at_or_before: int | None) -> Revision | None:
@@ -129,6 +147,37 @@ def listed(connection: Connection, agent: str) -> list[Revision]:
         )
         for row in connection.execute(query)
     ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredStates:
+    """An agent's revisions at a glance: how many of all fingerprints, their bytes, and the newest of one fingerprint.
+
+    ``position``, ``checksum`` and ``created_at`` are None where it has none.
+    """
+
+    count: int = 0
+    bytes: int = 0
+    position: int | None = None
+    checksum: str | None = None
+    created_at: datetime | None = None
+
+
+def summary(connection: Connection, agent: str, fingerprint: str) -> StoredStates:
+    """An agent's revisions at a glance; nothing is decoded or compared."""
+    of_agent = RevisionRow.agent_key == select(AgentRow.key).where(AgentRow.id == agent).scalar_subquery()
+    count, size = connection.execute(
+        select(func.count(), func.coalesce(func.sum(func.length(RevisionRow.state)), 0)).where(of_agent)
+    ).one()
+    newest = connection.execute(
+        select(RevisionRow.position, RevisionRow.checksum, RevisionRow.created_at)
+        .where(of_agent, RevisionRow.fingerprint == fingerprint)
+        .order_by(RevisionRow.position.desc())
+        .limit(1)
+    ).first()
+    if newest is None:
+        return StoredStates(count=count, bytes=size)
+    return StoredStates(count=count, bytes=size, position=newest[0], checksum=newest[1], created_at=newest[2])
 
 
 def drop(connection: Connection, agent: str) -> int:

@@ -1,10 +1,13 @@
 """The tables, as SQLAlchemy 2 typed models. Knows nothing of what a message, a state or an embedding means.
 
-    agents ─┬─ messages ── records ── embeddings        (records also feed a full-text index, see `fulltext`)
+    agents ─┬─ messages ── records ── embeddings    (records also feed a full-text index, see `dialects`)
+            ├─ rollbacks
             └─ revisions
+    purges
 
-Every table name begins with ``deltamem_``, so that they can live in a user's own database. Agents have a small integer
-key besides their id: it is what the other tables and the full-text index carry.
+Every table name begins with ``deltamem_``, so that they can live in a user's own database, on PostgreSQL in a schema of
+their own. Agents have a small integer key besides their id: it is what the other tables and the full-text index carry.
+A change here needs a migration, see `migrations`.
 """
 
 from __future__ import annotations
@@ -29,10 +32,15 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-SCHEMA_VERSION = 1
 ID_LIMIT = 255  # characters of an agent, session, message or model id
+LOOKUP = 500  # values in one statement; SQLite allows no more than 999 parameters in old builds
 
 BigKey = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only in INTEGER columns
+
+
+def in_utc(value: datetime) -> datetime:
+    """A time in UTC, aware; one without a zone is taken to be in UTC already."""
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -45,41 +53,41 @@ class UtcDateTime(TypeDecorator[datetime]):
         """In UTC, as the dialect wants it."""
         if value is None:
             return None
-        utc = value.astimezone(UTC)
+        utc = in_utc(value)
         return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """In UTC, aware."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return None if value is None else in_utc(value)
 
 
 class Base(DeclarativeBase):
     """Registry of this package's tables."""
 
 
-class SchemaRow(Base):
-    """The version of the tables: one row."""
-
-    __tablename__ = "deltamem_schema"
-    version: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-
-
 class AgentRow(Base):
-    """An agent. ``head`` is the last journal position ever given out, so that no position is used twice."""
+    """An agent.
+
+    ``head`` is the last journal position ever given out, so that no position is used twice. ``epoch`` starts at random,
+    so that an agent that was deleted and written to again is never taken for the one before. ``origin`` is the key of
+    the agent at the root of its forks, null for one that was not forked.
+    """
 
     __tablename__ = "deltamem_agents"
     __table_args__ = ({"sqlite_autoincrement": True},)  # a deleted agent's key must not come back
     key: Mapped[int] = mapped_column(BigKey, primary_key=True)
     id: Mapped[str] = mapped_column(String(ID_LIMIT), unique=True)
-    epoch: Mapped[int] = mapped_column(Integer)
+    epoch: Mapped[int] = mapped_column(BigKey)
     head: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    origin: Mapped[int | None] = mapped_column(BigKey)
+
+
+Index("deltamem_agents_origin", AgentRow.origin)
 
 
 class MessageRow(Base):
-    """A journal entry. ``left_at`` is the position of the entry by which it left the live journal; null while live."""
+    """A message of the journal. ``left_at`` is the entry by which it left the live journal; null while it is live."""
 
     __tablename__ = "deltamem_messages"
     agent_key: Mapped[int] = mapped_column(ForeignKey("deltamem_agents.key", ondelete="CASCADE"), primary_key=True)
@@ -104,6 +112,16 @@ Index(
 )
 
 
+class RollbackRow(Base):
+    """A journal entry of another kind: from ``position`` on, the journal goes on from how it stood at ``target``."""
+
+    __tablename__ = "deltamem_rollbacks"
+    agent_key: Mapped[int] = mapped_column(ForeignKey("deltamem_agents.key", ondelete="CASCADE"), primary_key=True)
+    position: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    target: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
 class RevisionRow(Base):
     """A stored state: the fold of the live journal up to ``position``, as seen in ``epoch``."""
 
@@ -111,7 +129,7 @@ class RevisionRow(Base):
     agent_key: Mapped[int] = mapped_column(ForeignKey("deltamem_agents.key", ondelete="CASCADE"), primary_key=True)
     fingerprint: Mapped[str] = mapped_column(String(ID_LIMIT), primary_key=True)
     position: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    epoch: Mapped[int] = mapped_column(Integer)
+    epoch: Mapped[int] = mapped_column(BigKey)
     parent: Mapped[int] = mapped_column(BigInteger)
     checksum: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
@@ -148,3 +166,12 @@ class EmbeddingRow(Base):
     model: Mapped[str] = mapped_column(String(ID_LIMIT), primary_key=True)
     dim: Mapped[int] = mapped_column(Integer)
     vector: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class PurgeRow(Base):
+    """An erasure whose rows are gone, and whose bytes may still lie in the database's files. Names nobody."""
+
+    __tablename__ = "deltamem_purges"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+    key: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    requested_at: Mapped[datetime] = mapped_column(UtcDateTime)

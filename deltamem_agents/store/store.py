@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from sqlalchemy import URL, Engine, insert, inspect, select
+from sqlalchemy import URL, Connection, Engine
 
 from deltamem_agents.errors import StoreError
-from deltamem_agents.store import journal, records, revisions
+from deltamem_agents.store import (
+    archive,
+    archive_reading,
+    at_once,
+    erasing,
+    forking,
+    journal,
+    records,
+    revisions,
+    timeline,
+    versions,
+)
+from deltamem_agents.store import tail as tails
 from deltamem_agents.store.database import Database, open_database, reopen_immutable
-from deltamem_agents.store.fulltext import FullText, SqliteFullText
-from deltamem_agents.store.journal import AgentInfo, Splitter
+from deltamem_agents.store.erasing import Plan, Selection
+from deltamem_agents.store.journal import AgentInfo
 from deltamem_agents.store.messages import Entry, check_id, check_messages
-from deltamem_agents.store.records import StoredRecord
-from deltamem_agents.store.revisions import Revision
-from deltamem_agents.store.schema import SCHEMA_VERSION, Base, SchemaRow
+from deltamem_agents.store.records import Splitter, StoredRecord, Words
+from deltamem_agents.store.retention import Retention, check_retention
+from deltamem_agents.store.revisions import Revision, StoredStates
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+DEFAULT_URL = "sqlite:///memory.db"
 
 
 def whole(text: str) -> list[str]:
@@ -39,38 +54,50 @@ class Store:
     Every call is one transaction. Reading an unknown agent gives nothing; `commit` to one raises.
     """
 
-    def __init__(self, database: Database, split: Splitter) -> None:
+    def __init__(self, database: Database, split: Splitter, retention: Retention = "thin") -> None:
         self._database = database
-        self._split = split
-        self._fulltext: FullText = SqliteFullText()
+        self._words = Words(split, database.dialect.fulltext)
+        self._retention = check_retention(retention)
 
     @classmethod
-    def open(cls, url: str | URL | None = None, *, engine: Engine | None = None, split: Splitter = whole) -> Self:
+    def open(
+        cls,
+        url: str | URL | None = None,
+        *,
+        engine: Engine | None = None,
+        schema: str | None = None,
+        split: Splitter = whole,
+        retention: Retention = "thin",
+    ) -> Self:
         """Open a database, creating its tables where it has none.
 
         Args:
-            url: A SQLAlchemy URL; ``sqlite:///memory.db`` where no engine is given either. ``sqlite://`` lives in
-                memory as long as the store.
+            url: A SQLAlchemy URL of SQLite or PostgreSQL; ``sqlite:///memory.db`` where no engine is given either.
+                ``sqlite://`` lives in memory as long as the store.
             engine: A caller's engine in place of a URL; `close` leaves it open.
+            schema: Of PostgreSQL, where the tables are; made where there is none. By default the connection's.
             split: Cuts a message's text into the texts of its records.
+            retention: Which stored states are kept: "thin" (all of the last day, then one a day), "all", or the newest
+                so many of each agent. That at the start of the open segment stays in any case.
 
         Raises:
-            ConfigError: The URL or the engine's dialect is not supported.
-            StoreError: The database cannot be reached, is not a database, or is of a newer version.
+            ConfigError: The URL or the engine's dialect is not supported, or the retention is none.
+            MissingExtraError: The database's driver is not installed.
+            StoreError: The database cannot be reached, is not a database, or its tables are of another version.
         """
-        database = open_database("sqlite:///memory.db" if url is None and engine is None else url, engine)
+        check_retention(retention)
+        database = open_database(DEFAULT_URL if url is None and engine is None else url, engine, schema)
         try:
             try:
-                store = cls(database, split)
-                store._prepare()
+                versions.prepare(database)
             except StoreError as error:
                 database = reopen_immutable(database, error)
-                store = cls(database, split)
-                store._prepare()
+                versions.prepare(database)
         except BaseException:
             database.close()
             raise
-        return store
+        database.be_patient()
+        return cls(database, split, retention)
 
     def close(self) -> None:
         """Close the database; calling it again does nothing."""
@@ -108,43 +135,183 @@ class Store:
         check_id(agent)
         check_id(session, "session")
         checked = check_messages(messages)
-        with self._database.write() as connection:
-            return journal.append(connection, self._split, agent, checked, session)
+        tried: list[bool] = []  # once more than once, an earlier try may have come through: its answer was lost
+
+        def in_one_statement(connection: Connection) -> bool:
+            tried.append(True)
+            return len(tried) == 1 and at_once.append(connection, self._words, agent, checked, session)
+
+        def work(connection: Connection) -> list[str]:
+            tried.append(True)
+            return journal.append(connection, self._words, agent, checked, session, again=len(tried) > 1)
+
+        database = self._database
+        at_once_fits = database.dialect.writes_tables_at_once and at_once.fits(checked)
+        if at_once_fits and database.write(in_one_statement, alone=True):
+            return [message.id for message in checked]
+        return database.write(work)
 
     def live(self, agent: str, after: int = 0, session: str | None = None) -> list[Entry]:
         """Live messages of an agent beyond position ``after``, in order; of one session, where one is given."""
         _check_scope(agent, session)
-        with self._database.read() as connection:
-            return journal.live(connection, agent, after, session)
+        return self._database.read(lambda connection: journal.live(connection, agent, after, session))
 
     def agents(self) -> list[AgentInfo]:
         """All agents, by id."""
-        with self._database.read() as connection:
-            return journal.agents(connection)
+        return self._database.read(lambda connection: journal.agents(connection))
 
     def agent(self, agent: str) -> AgentInfo | None:
         """One agent, or None where it has never been written to."""
         check_id(agent)
-        with self._database.read() as connection:
-            return next(iter(journal.agents(connection, agent)), None)
+        return self._database.read(lambda connection: next(iter(journal.agents(connection, agent)), None))
 
     def sessions(self, agent: str) -> list[str]:
         """An agent's sessions that have live messages, in the order in which they began."""
         check_id(agent)
-        with self._database.read() as connection:
-            return journal.sessions(connection, agent)
+        return self._database.read(lambda connection: journal.sessions(connection, agent))
+
+    def at(self, agent: str, position: int) -> list[Entry]:
+        """The messages that were live when the journal ended at ``position``, in order.
+
+        Raises:
+            UnknownAgentError: No such agent.
+            ConfigError: The journal has no such position.
+        """
+        check_id(agent)
+
+        def entries(connection: Connection) -> list[Entry]:
+            found = timeline.required(connection, agent)
+            timeline.check_position(agent, position, found.head)
+            return journal.at_positions(connection, found.key, timeline.positions_at(connection, found.key, position))
+
+        return self._database.read(entries)
+
+    def rollback(self, agent: str, position: int) -> int:
+        """Let the journal go on from how it stood at ``position``: an entry of its own, which can be rolled back too.
+
+        Returns:
+            The position of that entry; the end of the journal where nothing changes and none was made.
+
+        Raises:
+            UnknownAgentError: No such agent.
+            ConfigError: The journal has no such position.
+        """
+        check_id(agent)
+        return self._database.write(lambda connection: timeline.rollback(connection, self._words, agent, position))
+
+    def fork(self, agent: str, new: str) -> None:
+        """Make ``new`` an agent with the same journal and states. From then on the two know nothing of one another.
+
+        Raises:
+            UnknownAgentError: No such agent.
+            ConfigError: ``new`` exists.
+        """
+        check_id(agent)
+        check_id(new)
+        done: list[bool] = []
+
+        def work(connection: Connection) -> None:
+            if done and journal.agent_row(connection, new) is not None:
+                return  # the first try had come through, and the answer was lost
+            forking.fork(connection, agent, new)
+            done.append(True)
+
+        self._database.write(work)
+
+    # Erasure
+
+    def erase(self, agent: str, chosen: Selection, *, forks: bool = False, dry_run: bool = False) -> Plan:
+        """Delete messages and all that was made of them, or tell what would be; `purge` then cleans the files.
+
+        Args:
+            forks: Also from agents that share the messages by forking; without it these are listed.
+
+        Raises:
+            UnknownAgentError: No such agent.
+            ConfigError: Nothing was chosen, or by times that are none.
+        """
+        check_id(agent)
+        erasing.check_selection(chosen)
+        run = self._database.read if dry_run else self._database.write
+        before: list[Plan] = []
+
+        def work(connection: Connection) -> Plan:
+            if before and journal.agent_row(connection, agent) is None:
+                return before[-1]
+            plan = erasing.erase(connection, self._words, agent, chosen, forks=forks, dry=dry_run)
+            if not before or plan.erased[0].messages:
+                before.append(plan)
+            return before[-1]  # the first try's, where it had come through and the answer was lost
+
+        return run(work)
+
+    def purge(self) -> str | None:
+        """Take what was erased out of the database's files: why that has to wait, or None where nothing is left there.
+
+        Raises:
+            StoreError: The database cannot be reached.
+        """
+        waiting = self._database.read(erasing.pending)
+        if not waiting:
+            return None
+        reason = self._database.purge()
+        if reason is None:
+            self._database.write(lambda connection: erasing.finished(connection, waiting))
+        return reason
+
+    @property
+    def outside_reach(self) -> tuple[str, ...]:
+        """Where erased text may still be, that no statement of ours can reach."""
+        return self._database.dialect.outside_reach
+
+    # Archives
+
+    def export(self, agent: str, path: Path, progress: archive.Progress | None = None) -> int:
+        """Write an agent's journal, states and embeddings to one file, see `archive`; how many messages.
+
+        Raises:
+            UnknownAgentError: No such agent.
+            StoreError: The file cannot be written.
+        """
+        check_id(agent)
+        return self._database.read(lambda connection: archive.export(connection, agent, path, progress))
+
+    def import_(self, path: Path, agent: str | None = None, progress: archive.Progress | None = None) -> str:
+        """Make an agent of a file that `export` wrote; all of it is checked before any is stored.
+
+        Args:
+            agent: Its name here; by default that in the file.
+
+        Returns:
+            Its name.
+
+        Raises:
+            ArchiveError: The file is damaged, or no such file.
+            ConfigError: There is such an agent already.
+        """
+        if agent is not None:
+            check_id(agent)
+        checked = archive_reading.check(path, progress)
+        done: list[str] = []
+
+        def work(connection: Connection) -> str:
+            if not done or journal.agent_row(connection, done[0]) is None:
+                done[:] = [archive_reading.import_(connection, self._words, checked, agent, progress)]
+            return done[0]
+
+        return self._database.write(work)
 
     # Revisions
 
     def commit(self, agent: str, revision: Revision, *, after: int, keep: Collection[int] = ()) -> int:
         """Store a state that stands for the live journal up to ``revision.position``.
 
-        It is stored if ``revision.epoch`` is the agent's and no revision of its fingerprint is as new. Older ones
-        beyond the newest two are then deleted.
+        It is stored if ``revision.epoch`` is the agent's and no revision of its fingerprint is as new. Which older ones
+        then go, the store's retention says.
 
         Args:
             after: Position of the revision this one was folded from, 0 for none.
-            keep: Positions whose revisions stay: that at the start of the last open segment.
+            keep: Positions whose revisions stay, besides that at ``after``.
 
         Returns:
             The position now stored: this one's, or a newer one that another process stored first; after the epoch rose
@@ -155,8 +322,11 @@ class Store:
             ConfigError: The position is not between ``after`` and the end of the journal, or a field is empty.
         """
         check_id(agent)
-        with self._database.write() as connection:
-            return revisions.commit(connection, agent, revision, after=after, keep=keep)
+        return self._database.write(
+            lambda connection: revisions.commit(
+                connection, agent, revision, after=after, keep=keep, retention=self._retention
+            )
+        )
 
     def newest_revision(self, agent: str, fingerprint: str, at_or_before: int | None = None) -> Revision | None:
         """The newest revision of the agent's present epoch with this fingerprint.
@@ -165,14 +335,32 @@ class Store:
             StateMismatchError: Its bytes are not those that were stored.
         """
         check_id(agent)
-        with self._database.read() as connection:
-            return revisions.newest(connection, agent, fingerprint, at_or_before)
+        return self._database.read(
+            lambda connection: revisions.newest(connection, agent, fingerprint, at_or_before), alone=True
+        )
+
+    def tail(self, agent: str, fingerprint: str, at: int | None = None, *, anew: bool = False) -> tails.Tail | None:
+        """What there is to fold of an agent's journal, as it stands or stood at ``at``; None for an unknown agent.
+
+        Args:
+            anew: Whether stored states are left aside.
+
+        Raises:
+            ConfigError: The journal has no such position.
+            StateMismatchError: A stored state is damaged.
+        """
+        check_id(agent)
+        return self._database.read(lambda connection: tails.tail(connection, agent, fingerprint, at, anew=anew))
 
     def revisions(self, agent: str) -> list[Revision]:
         """All revisions of the agent's present epoch, oldest first; their checksums are not compared."""
         check_id(agent)
-        with self._database.read() as connection:
-            return revisions.listed(connection, agent)
+        return self._database.read(lambda connection: revisions.listed(connection, agent))
+
+    def stored_states(self, agent: str, fingerprint: str) -> StoredStates:
+        """How many states of an agent are stored, how large they are, and where the newest of a fingerprint stands."""
+        check_id(agent)
+        return self._database.read(lambda connection: revisions.summary(connection, agent, fingerprint))
 
     def drop_revisions(self, agent: str) -> int:
         """Delete an agent's stored states, which the journal can be folded into again.
@@ -181,33 +369,32 @@ class Store:
             How many there were; 0 for an unknown agent.
         """
         check_id(agent)
-        with self._database.write() as connection:
-            return revisions.drop(connection, agent)
+        return self._database.write(lambda connection: revisions.drop(connection, agent))
 
     # Records: what `recall` needs of an index
 
     def search_text(
         self, agent: str, terms: Sequence[str], limit: int, session: str | None = None
     ) -> list[tuple[StoredRecord, float]]:
-        """Records that hold any of the terms, with BM25 scores (higher is better), best first, the newer of equals.
+        """Records that hold any of the terms, with scores (higher is better), best first, the newer of equals.
 
-        Terms are words or phrases; whatever they hold is text, never syntax.
+        The scores are BM25 on SQLite, ``ts_rank`` on PostgreSQL; they compare within one search. Terms are words or
+        phrases; whatever they hold is text, never syntax.
         """
         _check_scope(agent, session)
-        with self._database.read() as connection:
-            return records.found(connection, self._fulltext, agent, terms, limit, session)
+        return self._database.read(
+            lambda connection: records.found(connection, self._words.fulltext, agent, terms, limit, session)
+        )
 
     def records(self, agent: str, keys: Sequence[int] | None = None, session: str | None = None) -> list[StoredRecord]:
         """An agent's records in the journal's order; only those with the given keys, where keys are given."""
         _check_scope(agent, session)
-        with self._database.read() as connection:
-            return records.read(connection, agent, keys, session)
+        return self._database.read(lambda connection: records.read(connection, agent, keys, session))
 
     def missing_embeddings(self, agent: str, model: str, limit: int) -> list[tuple[int, str]]:
         """Key and text of up to ``limit`` records that have no embedding under a model, oldest first."""
         check_id(agent)
-        with self._database.read() as connection:
-            return records.without_embedding(connection, agent, model, limit)
+        return self._database.read(lambda connection: records.without_embedding(connection, agent, model, limit))
 
     def put_embeddings(self, agent: str, model: str, keys: Sequence[int], vectors: NDArray[np.float32]) -> int:
         """Store embeddings [len(keys), dim]; records that have gone, or have one already, are passed over.
@@ -221,41 +408,9 @@ class Store:
             StoreError: The database could not be written.
         """
         check_id(agent)
-        with self._database.write() as connection:
-            return records.put_embeddings(connection, agent, model, keys, vectors)
+        return self._database.write(lambda connection: records.put_embeddings(connection, agent, model, keys, vectors))
 
     def embeddings(self, agent: str, model: str, session: str | None = None) -> tuple[list[int], NDArray[np.float32]]:
         """Keys [N] and embeddings [N, dim] of an agent's records under a model, in the journal's order."""
         _check_scope(agent, session)
-        with self._database.read() as connection:
-            return records.embeddings(connection, agent, model, session)
-
-    # Schema
-
-    def _prepare(self) -> None:
-        """Create the tables where there are none; refuse a version that is not ours before touching anything."""
-        version = self._version()
-        if version is None or version == SCHEMA_VERSION:
-            self._database.use_wal()
-        if version is None:
-            self._create()
-            version = self._version()
-        if version != SCHEMA_VERSION:
-            raise StoreError(
-                f"{self.url} has tables of version {version}, this deltamem-agents knows version {SCHEMA_VERSION}; "
-                "install the version of deltamem-agents that wrote it, nothing was changed"
-            )
-
-    def _version(self) -> int | None:
-        with self._database.read() as connection:
-            if not inspect(connection).has_table(SchemaRow.__tablename__):
-                return None
-            return connection.scalar(select(SchemaRow.version))
-
-    def _create(self) -> None:
-        with self._database.write() as connection:
-            if inspect(connection).has_table(SchemaRow.__tablename__):
-                return  # another process was first
-            Base.metadata.create_all(connection)
-            self._fulltext.create(connection)
-            connection.execute(insert(SchemaRow).values(version=SCHEMA_VERSION))
+        return self._database.read(lambda connection: records.embeddings(connection, agent, model, session))

@@ -184,13 +184,13 @@ def test_debug_shows_the_traceback(deltamem, arguments):
 
 def test_damaged_schema_is_one_line_too(deltamem, url, tmp_path):
     with sqlite3.connect(tmp_path / "memory.db") as connection:
-        connection.execute("CREATE TABLE deltamem_schema (wrong TEXT)")
+        connection.execute("CREATE TABLE deltamem_version (wrong TEXT)")
     done = deltamem("log", "--url", url)
     assert done.code == 1 and done.err.startswith("error: ") and done.err.count("\n") == 1
 
 
 def test_an_unexpected_error_is_one_line_too(deltamem, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise RuntimeError("first line\nsecond line")
 
     monkeypatch.setattr("deltamem_agents.store.Store.open", fail)

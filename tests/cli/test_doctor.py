@@ -56,7 +56,7 @@ def test_for_a_person(deltamem, url):
         pass
     done = deltamem("doctor", "--url", url)
     assert (done.code, done.err) == (0, "")
-    for words in ("torch", torch.__version__, "cpu", "langchain", "embedder", "schema version 1"):
+    for words in ("torch", torch.__version__, "cpu", "langchain", "embedder", "tables of version 0002"):
         assert words in done.out
     assert all(len(line) <= 80 for line in done.out.splitlines() if "sqlite:///" not in line)
 
@@ -130,7 +130,7 @@ def test_database(deltamem, url, tmp_path):
         store.append("alice", [{"role": "user", "content": "hello"}], "s")
     before = (tmp_path / "memory.db").read_bytes()
     done = deltamem("doctor", "--json", env={"DELTAMEM_URL": url})
-    assert done.code == 0 and done.json["database"] == {"url": url, "schema": 1, "error": None}
+    assert done.code == 0 and done.json["database"] == {"url": url, "version": "0002", "error": None}
     assert (tmp_path / "memory.db").read_bytes() == before
 
 
@@ -138,13 +138,13 @@ def test_database_in_a_file_that_cannot_be_written(deltamem, url, tmp_path):
     with Store.open(url):
         pass
     closed = f"sqlite:///file:{tmp_path / 'memory.db'}?mode=ro&uri=true"
-    assert deltamem("doctor", "--json", "--url", closed).json["database"]["schema"] == 1
+    assert deltamem("doctor", "--json", "--url", closed).json["database"]["version"] == "0002"
 
 
 def test_database_without_tables(deltamem, url, tmp_path):
     (tmp_path / "memory.db").touch()
     done = deltamem("doctor", "--json", "--url", url)
-    assert done.code == 0 and done.json["database"] == {"url": url, "schema": None, "error": None}
+    assert done.code == 0 and done.json["database"] == {"url": url, "version": None, "error": None}
     assert (tmp_path / "memory.db").stat().st_size == 0
     assert "no tables yet" in " ".join(deltamem("doctor", "--url", url, env={"COLUMNS": "200"}).out.split())
 
@@ -172,8 +172,8 @@ def test_a_newer_database(deltamem, url, tmp_path):
     with Store.open(url):
         pass
     with sqlite3.connect(tmp_path / "memory.db") as connection:
-        connection.execute("UPDATE deltamem_schema SET version = 99")
-    assert_failed(deltamem("doctor", "--json", "--url", url), "version 99", "install")
+        connection.execute("UPDATE deltamem_version SET version_num = '0099'")
+    assert_failed(deltamem("doctor", "--json", "--url", url), "version 0099", "install")
 
 
 @pytest.mark.parametrize("given", ["oracle://scott:tiger@example.org/x", "nonsense://u:tiger@x"])

@@ -10,12 +10,27 @@ import typer
 
 from deltamem_agents.cli import app
 
+
+def commands(group, before=""):
+    """Each command by its name, one of a group by both: "db upgrade"."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", command
+
+
+def command_of(title):
+    """A heading without the arguments, which are in capitals."""
+    return " ".join(word for word in title.split() if word == word.lower() and word[0].isalpha())
+
+
 PAGE = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text(encoding="utf-8")
 GROUP = typer.main.get_command(app)
-COMMANDS = GROUP.commands  # type: ignore[attr-defined]
+COMMANDS = dict(commands(GROUP))
 SECTIONS = {
-    title.split()[1]: text
-    for title, text in re.findall(r"^## (deltamem .+)\n((?:(?!^## )(?s:.))*)", PAGE, flags=re.MULTILINE)
+    command_of(title): text
+    for title, text in re.findall(r"^## deltamem (.+)\n((?:(?!^## )(?s:.))*)", PAGE, flags=re.MULTILINE)
 }
 SHARED = PAGE[: PAGE.index("## deltamem")]
 

@@ -48,6 +48,13 @@ def test_quickstart_remembers_its_first_run(tmp_path: Path) -> None:
     assert "3 messages are remembered" in second
 
 
+@pytest.mark.slow
+def test_time_travel_and_erasure(tmp_path: Path) -> None:
+    printed = run([str(ROOT / "examples" / "time_travel_and_erasure.py"), "--url", "sqlite:///memory.db"], tmp_path)
+    assert '"status": "complete"' in printed and printed.count("We indent with tabs.") == 1
+    assert b"4711" not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
+
+
 def test_there_are_snippets() -> None:
     assert len(SNIPPETS) >= 4
 

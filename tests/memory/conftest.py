@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deltamem_agents import DeltaMem
+from deltamem_agents.core import Adapter
 
 Opener = Callable[..., DeltaMem]
 
@@ -49,3 +52,44 @@ def _distance(a: dict, b: dict) -> float:
 def distance() -> Callable[[dict, dict], float]:
     """‖a − b‖₂ / ‖b‖₂ over all layers of two states."""
     return _distance
+
+
+@pytest.fixture(scope="session")
+def adapters() -> Callable[[str], Adapter]:
+    """Adapters of the bundled backbone by what they write, with corrections large enough to see."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from deltamem_agents import tiny
+    from deltamem_agents.core import DeltaMemConfig, new_adapter
+
+    @cache
+    def build(write: str) -> Adapter:
+        backbone = AutoModelForCausalLM.from_pretrained(tiny.FOLDER, dtype="float32")
+        config = DeltaMemConfig(rank=8, write=write, write_length=96)  # type: ignore[arg-type]
+        adapter = new_adapter(backbone, config, seed=3)
+        generator = torch.Generator().manual_seed(4)
+        with torch.no_grad():
+            for parameter in adapter.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+        return adapter
+
+    return build
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Callable[[DeltaMem], list[int]]:
+    """Tokens of each forward that writes, from now on."""
+
+    def watch(mem: DeltaMem) -> list[int]:
+        seen: list[int] = []
+        forward = mem.engine._attached.forward
+
+        def counted(*args: Any, **given: Any) -> Any:
+            seen.append(given["input_ids"].shape[1])
+            return forward(*args, **given)
+
+        monkeypatch.setattr(mem.engine._attached, "forward", counted)
+        return seen
+
+    return watch

@@ -86,12 +86,28 @@ def test_writing_without_waiting_folds_in_the_background(mem) -> None:
         time.sleep(0.02)
 
 
-def test_a_long_journal_keeps_few_revisions_and_folds_only_its_tail(mem, distance) -> None:
+@pytest.mark.parametrize(("retention", "most"), [(1, 2), (3, 4), ("all", 99)])
+def test_a_long_journal_folds_only_its_tail_whatever_is_retained(
+    open_mem, distance, monkeypatch, retention, most
+) -> None:
+    mem = open_mem(retention=retention)
     agent = mem.agent("a")
     for seed in range(12):
         agent.write(told(seed), f"s{seed // 4}")
-    assert len(mem.store.revisions("a")) <= 3
+    stored = len(mem.store.revisions("a"))
+    assert stored <= most if isinstance(retention, int) else stored >= 12
     state = agent.state()
+    folded: list[int] = []
+    fold = mem.engine.fold
+
+    def counted(state, segments, **more):
+        folded.append(len(segments))
+        return fold(state, segments, **more)
+
+    monkeypatch.setattr(mem.engine, "fold", counted)
+    agent.write([{"role": "user", "content": "Good night."}], "s2")
+    assert folded == [1]
+    monkeypatch.undo()
     other = mem.agent("b")
     for seed in range(12):
         other.write(told(seed), f"s{seed // 4}", wait=False)
@@ -138,8 +154,7 @@ def test_a_damaged_state_is_refused_and_rebuilt(mem, distance) -> None:
     agent = mem.agent("a")
     agent.write(told(2), "s1")
     before = agent.state()
-    with mem.store._database.write() as connection:
-        connection.execute(update(RevisionRow).values(state=b"x" * 64))
+    mem.store._database.write(lambda connection: connection.execute(update(RevisionRow).values(state=b"x" * 64)))
     with pytest.raises(StateMismatchError, match="deltamem rebuild a"):
         agent.state()
     assert distance(agent.rebuild(), before) < SAME

@@ -1,18 +1,40 @@
-"""Stores that the one conformance suite runs on."""
+"""Stores that the one conformance suite runs on, and short ways to fill them and look at them."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Protocol
 
 import pytest
+from sqlalchemy import Connection, Table, TextClause, delete, text
 
-from deltamem_agents.store import Store
+from deltamem_agents.store import Revision, Store
+from deltamem_agents.store.schema import Base
 
 
-@pytest.fixture(params=["file", "memory"])
+@pytest.fixture(scope="session")
+def one_postgresql_url(postgresql_url: Callable[[], str]) -> str:
+    """One database for all tests: another for each would take longer than the tests."""
+    return postgresql_url()
+
+
+@pytest.fixture(
+    params=["file", "memory", "postgresql", *(["DELTAMEM_TEST_URL"] if "DELTAMEM_TEST_URL" in os.environ else [])]
+)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    url = f"sqlite:///{tmp_path}/memory.db" if request.param == "file" else "sqlite://"
-    with Store.open(url, split=by_lines) as opened:
+    """An empty store of each kind."""
+    if request.param == "postgresql":
+        url = request.getfixturevalue("one_postgresql_url")
+    else:
+        url = {"file": f"sqlite:///{tmp_path / 'memory.db'}", "memory": "sqlite://"}.get(request.param)
+    with Store.open(url or os.environ[request.param], split=by_lines) as opened:
+        opened._database.write(emptied)  # of what a test before has left
         yield opened
+
+
+def emptied(connection: Connection) -> None:
+    for table in reversed(Base.metadata.sorted_tables):
+        connection.execute(delete(table))
 
 
 @pytest.fixture
@@ -21,6 +43,49 @@ def say() -> Callable[..., dict[str, object]]:
         return {"role": role, "content": content, **more}
 
     return message
+
+
+class Commit(Protocol):
+    def __call__(
+        self, agent: str, position: int, after: int = 0, fingerprint: str = "f", state: bytes = b""
+    ) -> int: ...
+
+
+@pytest.fixture
+def commit(store: Store) -> Commit:
+    """Commits a state to `store`, of the agent's present epoch."""
+
+    def committed(agent: str, position: int, after: int = 0, fingerprint: str = "f", state: bytes = b"") -> int:
+        info = store.agent(agent)
+        assert info is not None
+        data = state or f"{agent} {position}".encode()
+        revision = Revision(position=position, epoch=info.epoch, fingerprint=fingerprint, state=data)
+        return store.commit(agent, revision, after=after)
+
+    return committed
+
+
+@pytest.fixture
+def rows() -> Callable[..., dict[str, list[Any]]]:
+    """All rows of a store's tables, or those that belong to one agent, as the database has them."""
+    return all_rows
+
+
+def all_rows(store: Store, agent: str | None = None) -> dict[str, list[Any]]:
+    def read(connection: Connection) -> dict[str, list[Any]]:
+        return {table.name: sorted(map(tuple, connection.execute(query(table))), key=repr) for table in tables}
+
+    def query(table: Table) -> TextClause:
+        if agent is None:
+            return text(f"SELECT * FROM {table.name}")
+        key = "(SELECT key FROM deltamem_agents WHERE id = :agent)"
+        owned = f"agent_key = {key}" if "agent_key" in table.c else "id = :agent"
+        if table.name == "deltamem_embeddings":
+            owned = f"record_key IN (SELECT key FROM deltamem_records WHERE agent_key = {key})"
+        return text(f"SELECT * FROM {table.name} WHERE {owned}").bindparams(agent=agent)
+
+    tables = [table for table in Base.metadata.sorted_tables if agent is None or table.name != "deltamem_purges"]
+    return store._database.read(read)
 
 
 def by_lines(text: str) -> list[str]:

@@ -5,12 +5,14 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, SingletonThreadPool, StaticPool, create_engine, event, text
+from sqlalchemy import URL, Connection, SingletonThreadPool, StaticPool, create_engine, event, text
 
 from deltamem_agents.errors import ConfigError, StoreError
 from deltamem_agents.store import Revision, Store, masked
@@ -43,8 +45,8 @@ def test_processes_neither_lose_nor_double(tmp_path: Path) -> None:
         "    name = f'{worker}-{i}'\n"
         "    store.append('alice', [{'role': 'user', 'content': name, 'id': name},"
         " {'role': 'user', 'content': 'shared', 'id': 'shared'}], worker)\n"
-        "    at = store.agent('alice').position\n"
-        "    store.commit('alice', Revision(position=at, epoch=1, fingerprint='f', state=b'x'), after=0)\n"
+        "    info = store.agent('alice'); at, epoch = info.position, info.epoch\n"
+        "    store.commit('alice', Revision(position=at, epoch=epoch, fingerprint='f', state=b'x'), after=0)\n"
     )
     workers = [subprocess.Popen([sys.executable, "-c", script, url, str(worker)]) for worker in range(4)]
     assert [worker.wait(60) for worker in workers] == [0, 0, 0, 0]
@@ -65,23 +67,27 @@ def test_processes_neither_lose_nor_double(tmp_path: Path) -> None:
 def test_a_file_is_in_wal_mode_with_foreign_keys(tmp_path: Path, say: Say) -> None:
     with Store.open(f"sqlite:///{tmp_path}/m.db") as store:
         store.append("alice", [say("x")], "s")
-        with store._database.read() as connection:
-            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-            assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
-            assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 30_000
+        for name, value in {
+            "journal_mode": "wal",
+            "foreign_keys": 1,
+            "busy_timeout": 30_000,
+            "secure_delete": 1,
+        }.items():
+            statement = f"PRAGMA {name}"
+            assert store._database.read(partial(scalar, statement)) == value
 
 
 def test_rows_that_go_by_cascade_leave_the_full_text_index(tmp_path: Path, say: Say) -> None:
     with Store.open(f"sqlite:///{tmp_path}/m.db") as store:
         store.append("alice", [say("quicksilver")], "s")
-        with store._database.write() as connection:
-            connection.execute(text("DELETE FROM deltamem_agents"))
-        with store._database.read() as connection:
-            for table in ("messages", "records", "records_fts"):
-                count = connection.execute(text(f"SELECT count(*) FROM deltamem_{table}")).scalar()
-                assert count == 0
-            hits = text("SELECT count(*) FROM deltamem_records_fts WHERE deltamem_records_fts MATCH 'quicksilver'")
-            assert connection.execute(hits).scalar() == 0
+        store._database.write(lambda connection: connection.execute(text("DELETE FROM deltamem_agents")))
+        for rest in (
+            "messages",
+            "records",
+            "records_fts",
+            "records_fts WHERE deltamem_records_fts MATCH 'quicksilver'",
+        ):
+            assert store._database.read(partial(scalar, f"SELECT count(*) FROM deltamem_{rest}")) == 0
 
 
 @pytest.mark.parametrize("autobegin", [False, True])
@@ -114,12 +120,20 @@ def test_a_callers_engine_in_memory(say: Say) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["postgresql+psycopg://bob:hunter2@db/x", "mysql://bob:hunter2@db/x", "nonsense", "odd+thing://bob:hunter2@h/x"],
+    ["mysql://bob:hunter2@db/x", "nonsense", "odd+thing://bob:hunter2@h/x"],
 )
 def test_other_dialects_are_refused_and_secrets_masked(url: str) -> None:
     with pytest.raises(ConfigError, match="sqlite:///memory") as caught:
         Store.open(url)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg"])
+def test_a_server_that_is_not_there_fails_at_once(scheme: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(StoreError, match=r"127\.0\.0\.1:9/x.*check host and port") as caught:
+        Store.open(f"{scheme}://bob:hunter2@127.0.0.1:9/x")
+    assert time.monotonic() - began < 5 and "hunter2" not in str(caught.value)
 
 
 def test_async_drivers_and_both_arguments_are_refused() -> None:
@@ -159,15 +173,25 @@ def test_a_newer_schema_is_refused_untouched(tmp_path: Path) -> None:
         connection.execute("CREATE TABLE deltamem_schema (version INTEGER)")
         connection.execute("INSERT INTO deltamem_schema VALUES (99)")
     before = path.read_bytes()
-    with pytest.raises(StoreError, match="version 99"):
+    with pytest.raises(StoreError, match=r"version 0099.*nothing was changed"):
         Store.open(f"sqlite:///{path}")
     assert path.read_bytes() == before
+
+
+def scalar(statement: str, connection: Connection) -> Any:
+    return connection.exec_driver_sql(statement).scalar()
+
+
+def revision_of(store: Store, fingerprint: str = "f") -> Revision:
+    info = store.agent("alice")
+    assert info is not None
+    return Revision(position=1, epoch=info.epoch, fingerprint=fingerprint, state=b"x")
 
 
 def filled(path: Path, say: Say) -> None:
     with Store.open(URL.create("sqlite", database=str(path))) as store:
         store.append("alice", [say("we indent with two spaces", id="m")], "s")
-        store.commit("alice", Revision(position=1, epoch=1, fingerprint="f", state=b"x"), after=0)
+        store.commit("alice", revision_of(store), after=0)
 
 
 def test_a_read_only_database_reads_and_refuses_to_write(tmp_path: Path, say: Say) -> None:
@@ -178,7 +202,7 @@ def test_a_read_only_database_reads_and_refuses_to_write(tmp_path: Path, say: Sa
         with pytest.raises(StoreError, match=r"cannot write .*readonly.*permission"):
             store.append("alice", [say("more")], "s")
         with pytest.raises(StoreError, match="readonly"):
-            store.commit("alice", Revision(position=1, epoch=1, fingerprint="g", state=b"x"), after=0)
+            store.commit("alice", revision_of(store, fingerprint="g"), after=0)
         assert len(store.live("alice")) == 1
     with pytest.raises(StoreError, match="unable to open"):
         Store.open(f"sqlite:///file:{tmp_path}/absent.db?mode=ro&uri=true")
@@ -238,6 +262,16 @@ def test_an_error_carries_no_text_of_messages(tmp_path: Path, say: Say) -> None:
         with pytest.raises(StoreError) as caught:
             store.append("alice", [say("a secret of mine")], "s")
         assert "secret" not in str(caught.value) and "secret" not in str(caught.value.__cause__)
+
+
+def test_an_error_of_postgresql_quotes_no_row(postgresql_url: Callable[[], str], say: Say) -> None:
+    with Store.open(postgresql_url()) as store:
+        check = "ALTER TABLE deltamem_messages ADD CHECK (text <> 'a secret of mine')"
+        store._database.write(lambda connection: connection.execute(text(check)))
+        with pytest.raises(StoreError, match="violates check constraint") as caught:
+            store.append("alice", [say("a secret of mine")], "s")
+        assert "secret" not in str(caught.value)
+        assert caught.value.__cause__ is None and caught.value.__suppress_context__  # not in a traceback either
 
 
 def test_a_copy_of_the_file_opens(tmp_path: Path, say: Say) -> None:

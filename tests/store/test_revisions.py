@@ -2,22 +2,27 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from sqlalchemy import create_engine, text
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import update
 
 from deltamem_agents.errors import ConfigError, StateMismatchError, UnknownAgentError
 from deltamem_agents.store import Revision, Store
-from deltamem_agents.store.codec import decode, encode
+from deltamem_agents.store.codec import decode, encode, module_names
+from deltamem_agents.store.schema import RevisionRow
 
 Say = Callable[..., dict[str, Any]]
 
 
-def revision(position: int, epoch: int = 1, fingerprint: str = "f", state: bytes = b"") -> Revision:
-    return Revision(position=position, epoch=epoch, fingerprint=fingerprint, state=state or b"state %d" % position)
+def revision(store: Store, position: int, fingerprint: str = "f", state: bytes = b"") -> Revision:
+    """A revision of alice's present epoch."""
+    info = store.agent("alice")
+    state = state or b"state %d" % position
+    return Revision(position=position, epoch=info.epoch if info else 1, fingerprint=fingerprint, state=state)
 
 
 @pytest.fixture
@@ -31,8 +36,8 @@ def positions(store: Store) -> list[int]:
 
 
 def test_commit_and_newest(filled: Store) -> None:
-    assert filled.commit("alice", revision(3), after=0) == 3
-    assert filled.commit("alice", revision(5), after=3) == 5
+    assert filled.commit("alice", revision(filled, 3), after=0) == 3
+    assert filled.commit("alice", revision(filled, 5), after=3) == 5
 
     newest = filled.newest_revision("alice", "f")
 
@@ -45,70 +50,77 @@ def test_commit_and_newest(filled: Store) -> None:
 
 
 def test_an_older_or_equal_one_is_not_stored(filled: Store) -> None:
-    filled.commit("alice", revision(5), after=0)
-    assert filled.commit("alice", revision(4), after=0) == 5
-    assert filled.commit("alice", revision(5, state=b"other"), after=0) == 5
+    filled.commit("alice", revision(filled, 5), after=0)
+    assert filled.commit("alice", revision(filled, 4), after=0) == 5
+    assert filled.commit("alice", revision(filled, 5, state=b"other"), after=0) == 5
     assert positions(filled) == [5] and filled.revisions("alice")[0].state == b"state 5"
 
 
 def test_fingerprints_are_apart(filled: Store) -> None:
-    filled.commit("alice", revision(5), after=0)
-    assert filled.commit("alice", revision(2, fingerprint="g"), after=0) == 2
+    filled.commit("alice", revision(filled, 5), after=0)
+    assert filled.commit("alice", revision(filled, 2, fingerprint="g"), after=0) == 2
     stored = filled.newest_revision("alice", "g")
     assert stored is not None and stored.position == 2
 
 
 def test_one_of_another_epoch_is_not_stored(filled: Store, say: Say) -> None:
-    filled.commit("alice", revision(2), after=0)
+    filled.commit("alice", revision(filled, 2), after=0)
+    of_before = revision(filled, 10)
     filled.append("alice", [say("changed", id="m7")], "s")
-    assert filled.commit("alice", revision(10), after=0) == 2
-    assert filled.commit("alice", revision(11, epoch=2), after=2) == 11
+    assert filled.commit("alice", of_before, after=0) == 2
+    assert filled.commit("alice", revision(filled, 11), after=2) == 11
 
 
 def test_superseding_keeps_only_revisions_that_did_not_know_the_text(filled: Store, say: Say) -> None:
     for position, after in ((2, 0), (6, 2), (7, 6), (10, 7)):
-        filled.commit("alice", revision(position), after=after, keep=(2, 6, 7, 10))
+        filled.commit("alice", revision(filled, position), after=after, keep=(2, 6, 7, 10))
 
+    before = revision(filled, 1).epoch
     filled.append("alice", [say("changed", id="m7")], "s")
 
-    assert positions(filled) == [2, 6] and {stored.epoch for stored in filled.revisions("alice")} == {2}
+    assert positions(filled) == [2, 6] and {stored.epoch for stored in filled.revisions("alice")} == {before + 1}
     newest = filled.newest_revision("alice", "f")
-    assert newest is not None and (newest.position, newest.epoch) == (6, 2)
-
-
-def test_retention_keeps_the_newest_two_and_those_asked_for(filled: Store) -> None:
-    for position in range(1, 7):
-        filled.commit("alice", revision(position), after=position - 1, keep=(2,))
-    assert positions(filled) == [2, 5, 6]
-    filled.commit("alice", revision(9), after=6)
-    assert positions(filled) == [6, 9]
+    assert newest is not None and (newest.position, newest.epoch) == (6, before + 1)
 
 
 def test_unknown_agent_and_positions_out_of_range(filled: Store) -> None:
     with pytest.raises(UnknownAgentError, match="'bob'"):
-        filled.commit("bob", revision(1), after=0)
+        filled.commit("bob", revision(filled, 1), after=0)
     for position, after in ((0, 0), (-1, 0), (3, 3), (3, -1), (11, 0)):
         with pytest.raises(ConfigError, match=f"position {position}"):
-            filled.commit("alice", revision(position), after=after)
-    for bad in (replace(revision(3), state=b""), revision(3, fingerprint=""), revision(3, fingerprint="f" * 256)):
+            filled.commit("alice", revision(filled, position), after=after)
+    good = revision(filled, 3)
+    for bad in (replace(good, state=b""), replace(good, fingerprint=""), replace(good, fingerprint="f" * 256)):
         with pytest.raises(ConfigError, match="fingerprint"):
             filled.commit("alice", bad, after=0)
     assert positions(filled) == []
 
 
-def test_a_damaged_revision_names_the_remedy(tmp_path: Path, say: Say) -> None:
-    url = f"sqlite:///{tmp_path}/m.db"
-    with Store.open(url) as store:
-        store.append("alice", [say("x")], "s")
-        store.commit("alice", revision(1), after=0)
-        with create_engine(url).begin() as connection:
-            connection.execute(text("UPDATE deltamem_revisions SET state = x'00'"))
-        with pytest.raises(StateMismatchError, match="deltamem rebuild alice"):
-            store.newest_revision("alice", "f")
+def test_a_damaged_revision_names_the_remedy(filled: Store) -> None:
+    filled.commit("alice", revision(filled, 1), after=0)
+    filled._database.write(lambda connection: connection.execute(update(RevisionRow).values(state=b"\0")))
+    with pytest.raises(StateMismatchError, match="deltamem rebuild alice"):
+        filled.newest_revision("alice", "f")
+    with pytest.raises(StateMismatchError, match="deltamem rebuild alice"):
+        filled.tail("alice", "f")
+    assert filled.drop_revisions("alice") == 1 and filled.newest_revision("alice", "f") is None
+
+
+def test_states_are_told_at_a_glance(filled: Store) -> None:
+    filled.commit("alice", revision(filled, 2), after=0)
+    filled.commit("alice", revision(filled, 4, state=b"longer state"), after=2)
+    filled.commit("alice", revision(filled, 3, fingerprint="g"), after=0)
+
+    told = filled.stored_states("alice", "f")
+
+    newest = filled.newest_revision("alice", "f")
+    assert newest is not None and (told.count, told.bytes, told.position) == (3, 7 + 12 + 7, 4)
+    assert (told.checksum, told.created_at) == (newest.checksum, newest.created_at)
+    assert filled.stored_states("alice", "another").position is None and filled.stored_states("bob", "f").count == 0
 
 
 def test_codec_round_trip_is_exact_and_stable() -> None:
-    state = {"layers.1": torch.randn(4, 4), "layers.0": torch.randn(2, 4, 4).transpose(1, 2)}
+    state = {f"layers.{layer}.self_attn": torch.randn(2, 4, 4).transpose(1, 2) for layer in (10, 9, 0)}
 
     data = encode(state)
 
@@ -116,10 +128,34 @@ def test_codec_round_trip_is_exact_and_stable() -> None:
     assert set(decoded) == set(state) and all(torch.equal(decoded[name], state[name]) for name in state)
     assert all(tensor.dtype == torch.float32 for tensor in decoded.values())
     assert data == encode(dict(reversed(state.items())))
+    assert module_names(data) == list(decoded) == [f"layers.{layer}.self_attn" for layer in (0, 9, 10)]
+
+
+NAMES = st.lists(st.sampled_from(["layers", "self_attn", "0", "1", "2", "10", "a b", "é"]), min_size=1, max_size=4)
+
+
+@given(names=st.lists(NAMES.map(".".join), min_size=1, max_size=6, unique=True))
+def test_codec_keeps_any_names(names: list[str]) -> None:
+    state = {name: torch.full((2, 2), float(i)) for i, name in enumerate(names)}
+    decoded = decode(encode(state))
+    assert decoded.keys() == state.keys() and all(torch.equal(decoded[name], state[name]) for name in names)
+
+
+def test_a_state_of_36_layers_is_small() -> None:
+    state = {f"model.layers.{layer}.self_attn": torch.zeros(8, 8) for layer in range(36)}
+    assert len(encode(state)) <= 36 * 256 + 300
+
+
+OTHER_SHAPES = {"layers.0": torch.zeros(2, 2), "layers.1": torch.zeros(3, 3)}
 
 
 def test_codec_refuses_what_is_not_a_state() -> None:
-    for bad in ({}, {"a": torch.zeros(2, 2, dtype=torch.float16)}, {"a": torch.full((2, 2), float("nan"))}):
+    for bad in (
+        {},
+        {"a": torch.zeros(2, 2, dtype=torch.float16)},
+        {"a": torch.full((2, 2), float("nan"))},
+        OTHER_SHAPES,
+    ):
         with pytest.raises(StateMismatchError):
             encode(bad)
     data = encode({"a": torch.ones(4, 4)})

@@ -1,22 +1,17 @@
-"""The full-text index over records. Knows SQL dialects; nothing of how a query becomes terms (that is `recall`'s).
+"""Full text on SQLite: FTS5 with external content, kept in step by triggers, in the transaction that changes records.
 
-A dialect brings one class with the methods of `FullText`. SQLite's uses FTS5 with external content, kept in step by
-triggers, in the transaction that changes the records. Words are stemmed (Porter) after accents are folded. Scripts that
-write no spaces would be one long word: their characters are indexed one by one in a column of their own, and found as
-pairs of neighbours.
+Words are stemmed (Porter) after accents are folded. Scripts that write no spaces are found as pairs of neighbours, see
+`unspaced`.
 """
 
 from __future__ import annotations
 
-import re
+import sqlite3
 from collections.abc import Sequence
-from typing import Protocol
 
 from sqlalchemy import Connection, text
 
-UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]+"
-)
+from deltamem_agents.store.unspaced import UNSPACED, spelled_out
 
 SQLITE_TABLES = (
     """CREATE VIRTUAL TABLE IF NOT EXISTS deltamem_records_fts USING fts5(
@@ -46,25 +41,17 @@ SQLITE_SEARCH = text(
 )
 
 
-class FullText(Protocol):
-    """A dialect's full-text index."""
-
-    def create(self, connection: Connection) -> None:
-        """Create the index and what keeps it in step."""
-
-    def search(
-        self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int, session: str | None
-    ) -> list[tuple[int, float]]:
-        """Keys and BM25 scores (higher is better) of an agent's records that hold any of the terms, best first."""
-
-
-class SqliteFullText:
+class Fts5:
     """BM25 by FTS5. How rare a word is, is counted over all agents; which records are found, in one agent alone."""
 
     def create(self, connection: Connection) -> None:
         """As `FullText.create`."""
         for statement in SQLITE_TABLES:
             connection.exec_driver_sql(statement)
+
+    def terms(self, text: str) -> str | None:
+        """As `FullText.terms`."""
+        return spelled_out(text)
 
     def search(
         self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int, session: str | None
@@ -77,14 +64,10 @@ class SqliteFullText:
         return [(row[0], float(row[1])) for row in connection.execute(SQLITE_SEARCH, values)]
 
 
-def spelled_out(content: str) -> str | None:
-    """The characters of scripts without spaces, apart; None where there are none.
-
-    >>> spelled_out("我住在Oslo")
-    '我 住 在'
-    """
-    runs = UNSPACED.findall(content)
-    return " \n".join(" ".join(run) for run in runs) if runs else None
+def optimize(connection: sqlite3.Connection) -> None:
+    """Merge the index into one piece, which drops the terms of deleted rows; nothing where there is no index."""
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'deltamem_records_fts'").fetchone():
+        connection.execute("INSERT INTO deltamem_records_fts(deltamem_records_fts) VALUES ('optimize')")
 
 
 def match_expression(agent_key: int, terms: Sequence[str]) -> str | None:

@@ -1,0 +1,5 @@
+"""``python -m deltamem_agents.cli``."""
+
+from deltamem_agents.cli import app
+
+app()

@@ -1,0 +1,72 @@
+"""The application, and what happens to its errors. Knows no command."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from deltamem_agents import terminal
+from deltamem_agents.errors import DeltaMemError
+
+DEBUG = "deltamem.debug"
+
+
+class Commands(TyperGroup):
+    """The commands; an error becomes one line on stderr and exit code 1, with its traceback only under ``--debug``."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, typer.BadParameter, KeyboardInterrupt, BrokenPipeError):
+            raise
+        except Exception as error:
+            if hasattr(error, "exit_code"):
+                raise  # a usage error: Click prints it
+            if ctx.meta.get(DEBUG):
+                traceback.print_exc()
+            text = terminal.printable(" ".join(str(error).split()))
+            if not isinstance(error, DeltaMemError):
+                text = f"unexpected {type(error).__name__}: {text}; run the command with --debug for the traceback"
+            typer.echo(f"error: {text}", err=True)
+            raise typer.Exit(1) from error
+
+
+def _debug(ctx: typer.Context, value: bool) -> bool:
+    if value:
+        ctx.meta[DEBUG] = True
+    return value
+
+
+def _version(value: bool) -> None:
+    if value:
+        from deltamem_agents import __version__
+
+        typer.echo(f"deltamem {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    name="deltamem",
+    cls=Commands,
+    help="Memory for AI agents that lives in the model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.", callback=_debug, is_eager=True)]
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Memory for AI agents that lives in the model."""
+    terminal.quiet_libraries()

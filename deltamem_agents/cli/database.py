@@ -1,0 +1,103 @@
+"""Commands about a database's tables and files: db current, upgrade, check, purge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from deltamem_agents import terminal
+from deltamem_agents.cli.app import Debug, app
+from deltamem_agents.cli.options import DEFAULT_URL, Json, Schema, Url, opened_store
+from deltamem_agents.errors import StoreError
+
+if TYPE_CHECKING:
+    from deltamem_agents.store.database import Database
+
+db = typer.Typer(name="db", help="A database's tables and files.", no_args_is_help=True)
+app.add_typer(db)
+
+
+@db.command()
+def current(url: Url = DEFAULT_URL, schema: Schema = None, json: Json = False, debug: Debug = False) -> None:
+    """Which version a database's tables have, and which this package needs."""
+    from deltamem_agents.store import versions
+
+    with _database(url, schema) as database:
+        version = versions.current(database)
+    if json:
+        terminal.print_json({"version": version, "latest": versions.LATEST})
+    else:
+        typer.echo(_told(version, versions.LATEST))
+
+
+@db.command()
+def upgrade(url: Url = DEFAULT_URL, schema: Schema = None, json: Json = False, debug: Debug = False) -> None:
+    """Bring a database's tables to this package's version, or create them."""
+    from deltamem_agents.store import versions
+
+    with _database(url, schema, make=True) as database, terminal.progress("Upgrading"):
+        before, now = versions.upgrade(database)
+    if json:
+        terminal.print_json({"before": before, "version": now})
+    elif before == now:
+        typer.echo(f"nothing to do: the tables are of version {now} already")
+    else:
+        made = f"the tables were of version {before}, they are of version {now} now"
+        typer.echo(made if before else f"tables of version {now} were created")
+
+
+@db.command()
+def check(url: Url = DEFAULT_URL, schema: Schema = None, json: Json = False, debug: Debug = False) -> None:
+    """Compare a database's tables with this package's and look for damage; exit code 1 where there is something."""
+    from deltamem_agents.store import versions
+
+    with _database(url, schema) as database, terminal.progress("Looking"):
+        found = versions.differences(database)
+    if json:
+        terminal.print_json({"problems": found})
+    else:
+        for each in found or ["the tables are as they should be"]:
+            typer.echo(each)
+    if found:
+        raise typer.Exit(1)
+
+
+@db.command()
+def purge(url: Url = DEFAULT_URL, schema: Schema = None, json: Json = False, debug: Debug = False) -> None:
+    """Take what was erased out of the database's files, where that had to wait; exit code 1 if it still must."""
+    with _database(url, schema):
+        pass  # there is one
+    with opened_store(url, schema) as store, terminal.progress("Purging"):
+        reason = store.purge()
+    if json:
+        terminal.print_json({"pending": reason})
+    else:
+        typer.echo("nothing erased is left in the files" if reason is None else f"not yet, {reason}; try again later")
+    if reason is not None:
+        raise typer.Exit(1)
+
+
+def _told(version: str | None, latest: str) -> str:
+    if version is None:
+        return "no tables yet; 'deltamem db upgrade' creates them, and so does the first write"
+    if version == latest:
+        return f"version {version}, up to date"
+    if version < latest:
+        return f"version {version}; this deltamem-agents needs {latest}: make a copy, then run 'deltamem db upgrade'"
+    return f"version {version}; this deltamem-agents knows versions up to {latest}: install a newer one"
+
+
+@contextmanager
+def _database(url: str, schema: str | None, *, make: bool = False) -> Iterator[Database]:
+    from deltamem_agents.store.database import open_database
+
+    database = open_database(url, None, schema)
+    try:
+        if not make and (file := database.missing_file) is not None:
+            raise StoreError(f"there is no file {file}; 'deltamem write' makes one, or check the path")
+        yield database
+    finally:
+        database.close()

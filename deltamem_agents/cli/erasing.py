@@ -1,0 +1,170 @@
+"""Commands that take memories out and in: erase, delete, export, import."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deltamem_agents import terminal
+from deltamem_agents.cli.app import Debug, app
+from deltamem_agents.cli.history import check_known
+from deltamem_agents.cli.options import (
+    DEFAULT_URL,
+    Adapter,
+    AgentArgument,
+    Backbone,
+    Device,
+    Dtype,
+    Json,
+    Schema,
+    Url,
+    opened,
+    opened_store,
+)
+from deltamem_agents.errors import ConfigError
+
+if TYPE_CHECKING:
+    from deltamem_agents.memory import Receipt
+
+Forks = Annotated[bool, typer.Option("--forks", help="Also from agents that share the messages by forking.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")]
+
+
+def time(text: str | datetime) -> datetime:
+    """A time as a person writes it, or as 'deltamem log --json' prints it."""
+    try:
+        return text if isinstance(text, datetime) else datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no time; give one like 2026-01-31 or 2026-01-31T14:30") from None
+
+
+@app.command()
+def erase(
+    agent: AgentArgument,
+    id: Annotated[list[str] | None, typer.Option("--id", help="A message, every version of it; repeatable.")] = None,
+    session: Annotated[str | None, typer.Option("--session", help="Messages of this conversation.")] = None,
+    since: Annotated[
+        datetime | None,
+        typer.Option("--since", parser=time, metavar="TIME", help="Messages written then or later (UTC without zone)."),
+    ] = None,
+    until: Annotated[
+        datetime | None,
+        typer.Option("--until", parser=time, metavar="TIME", help="Messages written before then (UTC without zone)."),
+    ] = None,
+    forks: Forks = False,
+    dry_run: DryRun = False,
+    url: Url = DEFAULT_URL,
+    schema: Schema = None,
+    json: Json = False,
+    backbone: Backbone = "tiny",
+    adapter: Adapter = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    debug: Debug = False,
+) -> None:
+    """Erase messages, and all that was made of them, as if the agent had never seen them.
+
+    Erased is what fulfils all that is given.
+    """
+    if not id and session is None and since is None and until is None:
+        raise ConfigError(
+            f"nothing was said to be erased; give --id, --session, --since or --until, or erase the whole agent with "
+            f"'deltamem delete {terminal.shell_word(agent)}'"
+        )
+    with opened(url, schema, backbone, adapter, device, dtype, "none") as mem:
+        check_known(mem.store, agent)
+        with terminal.progress("Erasing"):
+            receipt = mem.agent(agent).erase(
+                ids=id or None, session=session, since=since, until=until, forks=forks, dry_run=dry_run
+            )
+    _show(receipt, json)
+
+
+@app.command()
+def delete(
+    agent: AgentArgument,
+    forks: Forks = False,
+    dry_run: DryRun = False,
+    url: Url = DEFAULT_URL,
+    schema: Schema = None,
+    json: Json = False,
+    backbone: Backbone = "tiny",
+    adapter: Adapter = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    debug: Debug = False,
+) -> None:
+    """Erase a whole agent: its messages, all that was made of them, and the agent itself."""
+    with opened(url, schema, backbone, adapter, device, dtype, "none") as mem:
+        check_known(mem.store, agent)
+        with terminal.progress("Erasing"):
+            receipt = mem.agent(agent).delete(forks=forks, dry_run=dry_run)
+    _show(receipt, json, whole=True)
+
+
+@app.command()
+def export(
+    agent: AgentArgument,
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; a file there is replaced.")],
+    url: Url = DEFAULT_URL,
+    schema: Schema = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write an agent's journal, states and embeddings to one file."""
+    with opened_store(url, schema) as store:
+        check_known(store, agent)
+        with terminal.progress("Exporting") as advance:
+            messages = store.export(agent, path, advance)
+    if json:
+        terminal.print_json({"agent": agent, "path": str(path), "messages": messages})
+    else:
+        typer.echo(f"{terminal.counted(messages, 'message')} of agent {agent!r} written to {path}")
+
+
+@app.command("import")
+def import_(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="What 'deltamem export' wrote.")],
+    agent: Annotated[str | None, typer.Option("--agent", help="The agent's name here; by default the file's.")] = None,
+    url: Url = DEFAULT_URL,
+    schema: Schema = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make an agent of an exported file; all of it is checked before any is stored."""
+    with opened_store(url, schema) as store:
+        with terminal.progress("Importing") as advance:
+            name = store.import_(path, agent, advance)
+        made = store.agent(name)
+    if made is None:
+        return
+    if json:
+        terminal.print_json(terminal.agent_json(made))
+    else:
+        typer.echo(f"agent {name!r} has {terminal.counted(made.messages, 'message')} now")
+
+
+def _show(receipt: Receipt, json: bool, *, whole: bool = False) -> None:
+    if json:
+        terminal.print_json(receipt.as_dict())
+        return
+    dry = receipt.status == "dry run"
+    if not whole and not any(each.messages for each in receipt.erased):
+        typer.echo(f"nothing {'would be' if dry else 'was'} erased: agent {receipt.agent!r} has no such message")
+        return
+    would = "would be erased" if dry else "erased"
+    for each in receipt.erased:
+        typer.echo(
+            f"agent {each.agent!r}: {terminal.counted(each.messages, 'message')}, "
+            f"{terminal.counted(each.records, 'record')}, {terminal.counted(each.embeddings, 'embedding')} and "
+            f"{terminal.counted(each.revisions, 'stored state')} {would}"
+        )
+    for other, ids in receipt.held_by.items():
+        typer.echo(f"agent {other!r} holds {terminal.counted(len(ids), 'message')} of these too; --forks includes it")
+    if receipt.status == "pending":
+        typer.echo(f"still in the database's files, {receipt.reason}; 'deltamem db purge' finishes it")
+    if not dry:
+        typer.echo(f"out of this command's reach: {', '.join(receipt.outside_reach)}")

@@ -1,0 +1,210 @@
+"""Commands about what agents were told, and taking it back: log, agents, fork, rollback, diff, rebuild, verify."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deltamem_agents import terminal
+from deltamem_agents.cli.app import Debug, app
+from deltamem_agents.cli.options import (
+    DEFAULT_AGENT,
+    DEFAULT_URL,
+    Adapter,
+    Agent,
+    AgentArgument,
+    Backbone,
+    Device,
+    Dtype,
+    Json,
+    OneSession,
+    Schema,
+    Url,
+    opened,
+    opened_store,
+)
+from deltamem_agents.errors import UnknownAgentError
+
+if TYPE_CHECKING:
+    from deltamem_agents.store import Store
+
+TOLERANCE = 1e-4  # relative; comes of how text was cut into forwards
+
+
+@app.command()
+def log(
+    agent: Agent = DEFAULT_AGENT,
+    session: OneSession = None,
+    at: Annotated[int | None, typer.Option("--at", help="As it stood when it ended at this position.")] = None,
+    url: Url = DEFAULT_URL,
+    schema: Schema = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show an agent's journal: the messages it remembers, in order."""
+    with opened_store(url, schema) as store:
+        if at is None or store.agent(agent) is None:
+            entries = store.live(agent, session=session)
+        else:
+            entries = [entry for entry in store.at(agent, at) if session in (None, entry.session)]
+    if json:
+        terminal.print_json([terminal.entry_json(entry) for entry in entries])
+    else:
+        terminal.show_log(entries)
+
+
+@app.command()
+def agents(url: Url = DEFAULT_URL, schema: Schema = None, json: Json = False, debug: Debug = False) -> None:
+    """List the agents of a database."""
+    with opened_store(url, schema) as store:
+        found = store.agents()
+    if json:
+        terminal.print_json([terminal.agent_json(each) for each in found])
+    else:
+        terminal.show_agents(found)
+
+
+@app.command()
+def fork(
+    agent: AgentArgument,
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The other agent; it must not exist.")],
+    url: Url = DEFAULT_URL,
+    schema: Schema = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make another agent with the same journal and states."""
+    with opened_store(url, schema) as store:
+        check_known(store, agent)
+        store.fork(agent, new)
+        made = store.agent(new)
+    if json and made is not None:
+        terminal.print_json(terminal.agent_json(made))
+    elif made is not None:
+        typer.echo(f"agent {new!r} has the {terminal.counted(made.messages, 'message')} of agent {agent!r}")
+
+
+@app.command()
+def rollback(
+    agent: AgentArgument,
+    position: Annotated[int, typer.Argument(metavar="POSITION", help="As 'deltamem log' numbers them; 0 is empty.")],
+    url: Url = DEFAULT_URL,
+    schema: Schema = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Let a journal go on from how it stood at a position. Nothing is erased, and this can be undone."""
+    with opened_store(url, schema) as store:
+        check_known(store, agent)
+        before = store.agent(agent)
+        entry = store.rollback(agent, position)
+        live = len(store.live(agent))
+    if json:
+        terminal.print_json({"agent": agent, "position": entry, "messages": live})
+    elif before is not None and entry == before.position:
+        typer.echo(f"nothing to do: agent {agent!r} stands as at position {position} already")
+    else:
+        typer.echo(
+            f"agent {agent!r} stands as at position {position}, with {terminal.counted(live, 'message')}; "
+            f"'deltamem rollback {terminal.shell_word(agent)} {entry - 1}' undoes this"
+        )
+
+
+@app.command()
+def diff(
+    agent: AgentArgument,
+    a: Annotated[int, typer.Argument(metavar="A", help="A position of the journal.")],
+    b: Annotated[int | None, typer.Argument(metavar="[B]", help="Another; by default the journal's end.")] = None,
+    url: Url = DEFAULT_URL,
+    schema: Schema = None,
+    json: Json = False,
+    backbone: Backbone = "tiny",
+    adapter: Adapter = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    debug: Debug = False,
+) -> None:
+    """What happened between two positions: messages that came and went, and how far each layer's state moved."""
+    with opened(url, schema, backbone, adapter, device, dtype, "none") as mem:
+        check_known(mem.store, agent)
+        with terminal.progress("Folding the journal"):
+            found = mem.agent(agent).diff(a, b)
+    if json:
+        terminal.print_json(
+            {
+                "added": [terminal.entry_json(each) for each in found.added],
+                "removed": [terminal.entry_json(each) for each in found.removed],
+                "layers": found.layers,
+            }
+        )
+        return
+    for what, entries in (("added", found.added), ("removed", found.removed)):
+        typer.echo(f"{terminal.counted(len(entries), 'message')} {what}")
+        if entries:
+            terminal.show_log(entries)
+    terminal.show_distances(found.layers, "moved by")
+
+
+@app.command()
+def rebuild(
+    agent: Annotated[str, typer.Argument(metavar="AGENT", help="Whose state.")],
+    url: Url = DEFAULT_URL,
+    schema: Schema = None,
+    json: Json = False,
+    backbone: Backbone = "tiny",
+    adapter: Adapter = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    debug: Debug = False,
+) -> None:
+    """Fold an agent's journal anew, where a stored state is damaged."""
+    with opened(url, schema, backbone, adapter, device, dtype, "none") as mem:
+        memory = mem.agent(agent)
+        check_known(mem.store, agent)
+        with terminal.progress("Folding the journal"):
+            memory.rebuild()
+        if json:
+            terminal.print_json({"agent": agent, "messages": len(memory.log())})
+        else:
+            typer.echo(
+                f"the state of agent {agent!r} was folded anew from {terminal.counted(len(memory.log()), 'message')}"
+            )
+
+
+@app.command()
+def verify(
+    agent: AgentArgument,
+    url: Url = DEFAULT_URL,
+    schema: Schema = None,
+    json: Json = False,
+    backbone: Backbone = "tiny",
+    adapter: Adapter = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    debug: Debug = False,
+) -> None:
+    """Fold a journal anew and compare with the state in use; exit code 1 where they differ by more than 1e-4."""
+    with opened(url, schema, backbone, adapter, device, dtype, "none") as mem:
+        check_known(mem.store, agent)
+        with terminal.progress("Folding the journal"):
+            found = mem.agent(agent).verify()
+    good = found.worst <= TOLERANCE
+    if json:
+        terminal.print_json({"agent": agent, "position": found.position, "layers": found.layers, "good": good})
+    else:
+        terminal.show_distances(found.layers, "drift")
+        typer.echo(
+            f"the state of agent {agent!r} is that of its journal, up to {found.worst:.1e}"
+            if good
+            else f"the state of agent {agent!r} is not that of its journal: fold it anew with "
+            f"'deltamem rebuild {terminal.shell_word(agent)}'"
+        )
+    if not good:
+        raise typer.Exit(1)
+
+
+def check_known(store: Store, agent: str) -> None:
+    """Raise UnknownAgentError where an agent was never written to."""
+    if store.agent(agent) is None:
+        raise UnknownAgentError(f"no agent {agent!r} in {store.url}; 'deltamem agents' lists those there are")

@@ -1,0 +1,115 @@
+"""Commands about this machine and the model: doctor, demo, train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deltamem_agents import terminal
+from deltamem_agents.cli.app import Debug, app
+from deltamem_agents.cli.options import Adapter, Backbone, Device, Dtype, Embedder, Json, Schema, open_options
+
+
+@app.command()
+def doctor(
+    url: Annotated[
+        str | None,
+        typer.Option("--url", help="Look at this database too; it is not changed.", envvar="DELTAMEM_URL"),
+    ] = None,
+    schema: Schema = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what is in use on this machine and why, and what would make it faster."""
+    with terminal.progress("Looking around"):
+        from deltamem_agents.doctor import check_up
+
+        found = check_up(url, schema)
+    if json:
+        terminal.print_json(found.as_dict())
+    else:
+        found.show(terminal.stdout())
+    if found.failure is not None:
+        typer.echo(f"error: {' '.join(found.failure.split())}", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    fact: Annotated[
+        list[str] | None, typer.Option("--fact", help="Tell this in place of the built-in facts; repeatable.")
+    ] = None,
+    ask: Annotated[
+        list[str] | None, typer.Option("--ask", help="Ask this in place of the built-in questions; repeatable.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option("--url", help="Keep the demo's database here; by default it is removed.")
+    ] = None,
+    schema: Schema = None,
+    json: Json = False,
+    backbone: Backbone = "tiny",
+    adapter: Adapter = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    embedder: Embedder = None,
+    debug: Debug = False,
+) -> None:
+    """Tell an agent facts in one process, ask for them in another, and compare the ways of remembering."""
+    from deltamem_agents.demo import run_demo
+
+    if fact and not ask:
+        raise typer.BadParameter("give at least one question with --ask", param_hint="--fact")
+    options = open_options(backbone, adapter, device, dtype, embedder) | {"schema": schema if url else None}
+    with terminal.progress("Starting") as advance:
+        shown = run_demo(fact or None, ask or None, url=url, options=options, advance=advance)
+    if json:
+        terminal.print_json(shown.as_dict())
+    else:
+        shown.show(terminal.stdout())
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the backbone, its tokenizer and its adapter.")],
+    steps_backbone: Annotated[
+        int | None, typer.Option("--steps-backbone", help="Steps of the backbone; by default the bundled model's.")
+    ] = None,
+    steps_adapter: Annotated[
+        int | None, typer.Option("--steps-adapter", help="Steps of the adapter; by default the bundled model's.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Equal seeds give equal files.")] = 0,
+    conversations: Annotated[
+        int,
+        typer.Option("--conversations", help="Held-out ones behind each figure of the model card; 0 measures none."),
+    ] = 256,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train a small backbone and its adapter as the bundled ones were, from generated conversations."""
+    reached: dict[str, dict[str, Any]] = {}
+    with terminal.progress("Loading torch") as advance:
+        from deltamem_agents.training import StageProgress, train_tiny
+
+        def on_progress(now: StageProgress) -> None:
+            if now.stage == "evaluation":
+                advance(now.stage, now.step, now.steps)
+                return
+            reached[now.stage] = {"steps": now.step, "loss": now.loss, "right": now.right}
+            advance(f"{now.stage}: loss {now.loss:.3f}, {now.right:.0%} right", now.step, now.steps)
+
+        trained = train_tiny(
+            out,
+            backbone_steps=steps_backbone,
+            adapter_steps=steps_adapter,
+            seed=seed,
+            conversations=conversations,
+            on_progress=on_progress,
+        )
+    if json:
+        terminal.print_json({"out": str(trained.folder), "seconds": trained.seconds, "stages": reached})
+        return
+    for stage, last in reached.items():
+        typer.echo(f"{stage}: {last['steps']} steps, loss {last['loss']:.3f}, {last['right']:.0%} right")
+    typer.echo(f"saved to {trained.folder}; use it with --backbone {trained.folder}")

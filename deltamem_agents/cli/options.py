@@ -1,0 +1,85 @@
+"""Options that several commands have, and opening what they name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deltamem_agents import terminal
+
+if TYPE_CHECKING:
+    from deltamem_agents.memory import DeltaMem
+    from deltamem_agents.store import Store
+
+Agent = Annotated[str, typer.Option("--agent", help="Whose memory.", envvar="DELTAMEM_AGENT")]
+AgentArgument = Annotated[str, typer.Argument(metavar="AGENT", help="Whose memory.")]
+Url = Annotated[
+    str,
+    typer.Option(
+        "--url",
+        help="Database, sqlite:///… or postgresql://…; its tables are created where there are none.",
+        envvar="DELTAMEM_URL",
+    ),
+]
+Schema = Annotated[
+    str | None,
+    typer.Option(
+        "--schema", help="PostgreSQL's schema of the tables; by default the connection's.", envvar="DELTAMEM_SCHEMA"
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Session = Annotated[str, typer.Option("--session", help="The conversation.")]
+OneSession = Annotated[str | None, typer.Option("--session", help="Only this conversation.")]
+ModeOption = Annotated[str, typer.Option("--mode", help="state, vector or hybrid.")]
+K = Annotated[int, typer.Option("--k", help="Records at most.")]
+Backbone = Annotated[str, typer.Option("--backbone", help="'tiny', a folder, or a hub id.")]
+Adapter = Annotated[
+    str | None, typer.Option("--adapter", help="Folder or hub id; by default the one in the backbone's folder.")
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:n.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
+Embedder = Annotated[
+    str | None,
+    typer.Option("--embedder", help="sentence-transformers name or folder, or 'none'; by default the local one."),
+]
+
+DEFAULT_URL = "sqlite:///memory.db"
+DEFAULT_AGENT = "default"
+
+
+def open_options(backbone: str, adapter: str | None, device: str, dtype: str, embedder: str | None) -> dict[str, Any]:
+    """Keyword arguments of `DeltaMem.open`."""
+    return {
+        "backbone": backbone,
+        "adapter": adapter,
+        "device": device,
+        "dtype": dtype,
+        "embedder": False if embedder == "none" else embedder,
+    }
+
+
+@contextmanager
+def opened(
+    url: str, schema: str | None, backbone: str, adapter: str | None, device: str, dtype: str, embedder: str | None
+) -> Iterator[DeltaMem]:
+    """A memory: the model is loaded and the database opened."""
+    with terminal.progress(f"Loading {backbone}"):
+        from deltamem_agents.memory import DeltaMem
+
+        terminal.quiet_bars()
+        mem = DeltaMem.open(url=url, schema=schema, **open_options(backbone, adapter, device, dtype, embedder))
+    with mem:
+        yield mem
+
+
+@contextmanager
+def opened_store(url: str, schema: str | None) -> Iterator[Store]:
+    """The database alone: no model is loaded."""
+    from deltamem_agents.recall import split_text
+    from deltamem_agents.store import Store
+
+    with Store.open(url, schema=schema, split=split_text) as store:
+        yield store

@@ -1,0 +1,95 @@
+"""Keys and values of segments that may go on, so that what is appended runs alone.
+
+A segment's tokens share one causal context: when a message joins it, a cold fold runs the whole segment again, a hot
+one the new tokens only. An entry is used only for the same agent in the same epoch, the same tokens and the same state
+before them, so the result is the same either way.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+import torch
+from transformers import DynamicCache
+
+from deltamem_agents.core import State
+
+
+@dataclass(frozen=True, slots=True)
+class HotSegment:
+    """A segment that has run.
+
+    Args:
+        epoch: Of its agent.
+        ids: Its tokens so far.
+        before, after: The states around it, batched, on the model's device.
+        cache: Keys and values of ``ids``; a run that goes on extends it in place.
+    """
+
+    epoch: int
+    ids: list[int]
+    before: State
+    after: State
+    cache: DynamicCache
+
+    @property
+    def size(self) -> int:
+        """Bytes of its keys, values and states."""
+        pairs = [(getattr(layer, "keys", None), getattr(layer, "values", None)) for layer in self.cache.layers]
+        cached = [tensor for pair in pairs for tensor in pair if tensor is not None]
+        return sum(tensor.nbytes for tensor in (*cached, *self.before.values(), *self.after.values()))
+
+    def begins(self, before: State, ids: list[int]) -> bool:
+        """Whether a segment with these tokens, from this state, goes on from here."""
+        same = before.keys() == self.before.keys() and ids[: len(self.ids)] == self.ids
+        return same and all(torch.equal(tensor, self.before[name]) for name, tensor in before.items())
+
+
+class HotSegments:
+    """One open segment an agent, within a budget of bytes; the least recently used go first."""
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._held: OrderedDict[Hashable, HotSegment] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything can be kept."""
+        return self._budget > 0
+
+    @property
+    def bytes(self) -> int:
+        """Held now."""
+        with self._lock:
+            return sum(each.size for each in self._held.values())
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def take(self, agent: Hashable, epoch: int) -> HotSegment | None:
+        """Remove and return an agent's, if it is of this epoch: whoever takes it may extend its cache."""
+        with self._lock:
+            found = self._held.pop(agent, None)
+        return found if found is not None and found.epoch == epoch else None
+
+    def put(self, agent: Hashable, segment: HotSegment) -> None:
+        """Keep an agent's, in place of the one before, unless it is larger than the budget."""
+        with self._lock:
+            self._held.pop(agent, None)
+            if segment.size > self._budget:
+                return
+            self._held[agent] = segment
+            sizes = {name: each.size for name, each in self._held.items()}
+            held = sum(sizes.values())
+            while self._held and held > self._budget:
+                name, _ = self._held.popitem(last=False)
+                held -= sizes[name]
+
+    def drop(self, agent: Hashable) -> None:
+        """Forget an agent's."""
+        with self._lock:
+            self._held.pop(agent, None)

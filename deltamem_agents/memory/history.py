@@ -1,0 +1,273 @@
+"""`History`: what an agent was told, when, and taking it back. The half of `AgentMemory` that asks no questions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Self
+
+from deltamem_agents.core import State
+from deltamem_agents.errors import ConfigError, StateMismatchError, StoreError, UnknownAgentError
+from deltamem_agents.memory.folding import Folded
+from deltamem_agents.memory.receipts import Receipt, state_hashes
+from deltamem_agents.memory.results import Difference, Drift, Health
+from deltamem_agents.memory.twins import twin
+from deltamem_agents.store import AgentInfo, Entry, Selection
+from deltamem_agents.store.codec import encode
+from deltamem_agents.store.revisions import checksum_of
+
+if TYPE_CHECKING:
+    from deltamem_agents.memory.deltamem import DeltaMem
+
+
+class History:
+    """The journal and the states of one agent; see `AgentMemory`."""
+
+    def __init__(self, mem: DeltaMem, agent_id: str) -> None:
+        self._mem = mem
+        self.id = agent_id
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.id!r}, {self._mem.store.url})"
+
+    @property
+    def pool(self) -> ThreadPoolExecutor:
+        """Where the async twins run."""
+        return self._mem.pool
+
+    def log(self, session: str | None = None, *, at: int | None = None) -> list[Entry]:
+        """The live journal, in order. Empty for an unknown agent.
+
+        Args:
+            session: Of this one only.
+            at: As it stood when it ended at this position.
+
+        Raises:
+            ConfigError: The journal has no such position.
+        """
+        self._mem.check_open()
+        if at is None or self._mem.store.agent(self.id) is None:
+            return self._mem.store.live(self.id, session=session)
+        return [entry for entry in self._mem.store.at(self.id, at) if session in (None, entry.session)]
+
+    def sessions(self) -> list[str]:
+        """Sessions that have live messages, in the order in which they began."""
+        self._mem.check_open()
+        return self._mem.store.sessions(self.id)
+
+    def state(self, *, at: int | None = None) -> State:
+        """The state of the journal: module name to float32 tensor [R, R] or [H, R, R]; empty if unknown.
+
+        Args:
+            at: As the journal stood when it ended at this position.
+
+        Raises:
+            ConfigError: The journal has no such position.
+        """
+        self._mem.check_open()
+        folder = self._mem.folder
+        folded = folder.current(self.id) if at is None else folder.at(self.id, at)
+        return folded.state if folded else {}
+
+    def rebuild(self) -> State:
+        """Forget the stored states and fold the journal anew: the remedy where one is damaged. The new state.
+
+        Raises:
+            StoreError: The database could not be written.
+        """
+        self._mem.check_open()
+        folded = self._mem.folder.rebuild(self.id)
+        return folded.state if folded else {}
+
+    def verify(self) -> Drift:
+        """Fold the whole journal anew and compare with the state in use; changes nothing.
+
+        Raises:
+            StateMismatchError: The stored state is damaged.
+        """
+        self._mem.check_open()
+        used, anew = self._mem.folder.current(self.id), self._mem.folder.anew(self.id)
+        if used is None or anew is None:
+            return Drift(position=0, layers={})
+        return Drift(position=used.position, layers=distances(used.state, anew.state))
+
+    def diff(self, a: int, b: int | None = None) -> Difference:
+        """What happened between two positions of the journal.
+
+        Args:
+            b: By default the journal's end; may be the smaller one.
+
+        Raises:
+            UnknownAgentError: Nothing was ever written to this agent.
+            ConfigError: The journal has no such position.
+        """
+        self._mem.check_open()
+        end = self._known().position
+        first, second = self._mem.store.at(self.id, a), self._mem.store.at(self.id, end if b is None else b)
+        before, after = {entry.position for entry in first}, {entry.position for entry in second}
+        state_a, state_b = self.state(at=a), self.state(at=end if b is None else b)
+        return Difference(
+            added=[entry for entry in second if entry.position not in before],
+            removed=[entry for entry in first if entry.position not in after],
+            layers=distances(state_b, state_a),
+        )
+
+    def fork(self, new: str) -> Self:
+        """Make another agent with the same journal and states; from then on they know nothing of one another.
+
+        Raises:
+            UnknownAgentError: Nothing was ever written to this agent.
+            ConfigError: The other one exists.
+        """
+        self._mem.check_open()
+        self._mem.store.fork(self.id, new)
+        return type(self)(self._mem, new)
+
+    def rollback(self, position: int) -> int:
+        """Let the journal go on from how it stood at ``position``. What came after is no longer live, and not erased.
+
+        Returns:
+            The position of the rollback, an entry of its own; rolling back to the one before it undoes it.
+
+        Raises:
+            UnknownAgentError: Nothing was ever written to this agent.
+            ConfigError: The journal has no such position.
+        """
+        self._mem.check_open()
+        entry = self._mem.store.rollback(self.id, position)
+        self._mem.folder.forget(self.id)
+        return entry
+
+    def erase(
+        self,
+        *,
+        ids: Collection[str] | None = None,
+        session: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        forks: bool = False,
+        dry_run: bool = False,
+    ) -> Receipt:
+        """Erase messages, and all that was made of them, as if the agent had never seen them.
+
+        Erased are messages that fulfil all that is given, whether they are live or not. One that an erased message had
+        replaced is live again.
+
+        Args:
+            ids: Every version of these messages.
+            since, until: Written at or after the one, before the other; UTC where they have no zone.
+            forks: Also from agents that share the messages by forking; by default the receipt lists these.
+            dry_run: Only say what would go.
+
+        Raises:
+            UnknownAgentError: Nothing was ever written to this agent.
+            ConfigError: Nothing was given, or what cannot be.
+            StoreError: The database could not be written; nothing was erased.
+        """
+        chosen = Selection(ids=ids, session=session, since=_utc(since, "since"), until=_utc(until, "until"))
+        return self._erase(chosen, forks=forks, dry_run=dry_run)
+
+    def delete(self, *, forks: bool = False, dry_run: bool = False) -> Receipt:
+        """Erase the whole agent: its messages and the agent itself.
+
+        Args:
+            forks: Also its messages from agents that share them by forking; these agents stay.
+            dry_run: Only say what would go.
+
+        Raises:
+            UnknownAgentError: Nothing was ever written to this agent.
+            StoreError: The database could not be written; nothing was erased.
+        """
+        return self._erase(Selection(whole=True), forks=forks, dry_run=dry_run)
+
+    def health(self) -> Health:
+        """How the memory stands: what is journalled, folded and stored. Folds nothing."""
+        self._mem.check_open()
+        store, info = self._mem.store, self._mem.store.agent(self.id)
+        if info is None:
+            return Health()
+        stored = store.stored_states(self.id, self._mem.engine.fingerprint)
+        return Health(
+            messages=info.messages,
+            position=info.position,
+            epoch=info.epoch,
+            unfolded=len(store.live(self.id, after=stored.position or 0)),
+            revisions=stored.count,
+            state_bytes=stored.bytes,
+            folded_at=stored.created_at,
+        )
+
+    alog = twin(log)
+    asessions = twin(sessions)
+    astate = twin(state)
+    arebuild = twin(rebuild)
+    averify = twin(verify)
+    adiff = twin(diff)
+    afork = twin(fork)
+    arollback = twin(rollback)
+    aerase = twin(erase)
+    adelete = twin(delete)
+    ahealth = twin(health)
+
+    def _known(self) -> AgentInfo:
+        found = self._mem.store.agent(self.id)
+        if found is None:
+            raise UnknownAgentError(
+                f"agent {self.id!r} is not in {self._mem.store.url}; it exists from its first write"
+            )
+        return found
+
+    def _erase(self, chosen: Selection, *, forks: bool, dry_run: bool) -> Receipt:
+        self._mem.check_open()
+        store = self._mem.store
+        before = store.stored_states(self.id, self._mem.engine.fingerprint).checksum
+        plan = store.erase(self.id, chosen, forks=forks, dry_run=dry_run)
+        reason, after = None, before
+        if not dry_run:
+            for each in plan.erased:
+                self._mem.folder.forget(each.agent)
+            reason = self._purge()
+            folded = self._folded_after_erasing()
+            after = checksum_of(encode(folded.state)) if folded else None
+        return Receipt(
+            agent=self.id,
+            status="dry run" if dry_run else "pending" if reason else "complete",
+            reason=reason,
+            erased=tuple(plan.erased),
+            held_by=plan.held_by,
+            state=state_hashes(before, after),
+            outside_reach=store.outside_reach,
+        )
+
+    def _folded_after_erasing(self) -> Folded | None:
+        """The state of what is left. A damaged one must not keep the receipt from whoever asked for it."""
+        try:
+            return self._mem.folder.current(self.id)
+        except StateMismatchError:
+            return self._mem.folder.rebuild(self.id)
+
+    def _purge(self) -> str | None:
+        """As `Store.purge`; what is erased by now must not go without its receipt."""
+        try:
+            return self._mem.store.purge()
+        except StoreError as error:
+            return str(error)
+
+
+def distances(state: State, other: State) -> dict[str, float]:
+    """‖a − b‖ / ‖b‖ of each module; ‖a‖ where b is zero."""
+    found: dict[str, float] = {}
+    for name, tensor in state.items():
+        reference = other[name] if name in other else tensor.new_zeros(tensor.shape)
+        size = float(reference.norm())
+        found[name] = float((tensor - reference).norm()) / (size if size else 1.0)
+    return found
+
+
+def _utc(value: datetime | None, name: str) -> datetime | None:
+    if value is None:
+        return None
+    if not isinstance(value, datetime):
+        raise ConfigError(f"{name} is {value!r}; give a datetime (UTC where it has no zone)")
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)

@@ -1,0 +1,327 @@
+"""Reading an archive: everything is checked first, then stored in one transaction. See `archive` for the format.
+
+A file may come from anywhere. Names, sizes and numbers in it are checked before they are used, nothing is unpickled or
+unpacked to disk, and no line or member is held that is larger than a message or a shard may be.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, insert, select
+
+from deltamem_agents.errors import ArchiveError, ConfigError
+from deltamem_agents.store import journal, records, timeline
+from deltamem_agents.store.archive import (
+    FETCHED,
+    FORMAT,
+    MANIFEST,
+    MESSAGES,
+    REVISIONS,
+    ROLLBACKS,
+    SHARD,
+    VERSION,
+    Progress,
+)
+from deltamem_agents.store.codec import module_names
+from deltamem_agents.store.messages import NewMessage, check_id, check_messages
+from deltamem_agents.store.schema import ID_LIMIT, MessageRow, RecordRow, RevisionRow, RollbackRow, in_utc
+
+LINE = 128 << 20  # bytes of one message, escaped
+BLOB = 512 << 20  # bytes of a state, or of a shard of embeddings
+BLOCK = 1 << 20  # bytes read at a time
+# What zipfile, zlib, json and our own checks raise on bytes that make no sense.
+_FAULTS = (
+    OSError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    LookupError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+_BLOBS = re.compile(r"(states|embeddings)/\d{6}\.safetensors")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """An archive that can be stored: its manifest, and where it is."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def agent(self) -> str:
+        """The agent's name in the file."""
+        return str(self.manifest["agent"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A message and its place in the journal."""
+
+    position: int
+    session: str
+    left_at: int | None
+    message: NewMessage
+
+
+def check(path: Path, progress: Progress | None = None) -> Checked:
+    """Read a whole archive through.
+
+    Raises:
+        ArchiveError: It is not one, or damaged; the message says where.
+    """
+    path = Path(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            checked = Checked(path=path, manifest=_manifest(archive, path))
+            total, head = checked.manifest["messages"], checked.manifest["head"]
+            last, seen, live = 0, 0, set[str]()
+            for seen, placed in enumerate(_messages(archive, checked), 1):
+                if not last < placed.position <= head or (placed.left_at is not None and placed.left_at > head):
+                    raise ArchiveError(f"{path}: message at position {placed.position} after {last}, of {head}")
+                last = placed.position
+                if placed.left_at is None and placed.message.id in live:
+                    raise ArchiveError(f"{path}: message id {placed.message.id!r} is live twice")
+                live.update([placed.message.id] if placed.left_at is None else [])
+                if progress is not None and (seen % FETCHED == 0 or seen == total):
+                    progress("checked", seen, total)
+            counts = {
+                "messages": seen,
+                "rollbacks": sum(1 for _ in _rollbacks(archive, checked)),
+                "revisions": sum(1 for _ in _revisions(archive, checked)),
+                "embeddings": sum(len(keys) for _, _, keys, _ in _embeddings(archive, checked)),
+            }
+            for name, count in counts.items():
+                if checked.manifest[name] != count:
+                    raise ArchiveError(f"{path}: {count} {name}, its manifest says {checked.manifest[name]}")
+    except ArchiveError:
+        raise
+    except _FAULTS as error:
+        raise ArchiveError(f"{path} cannot be read as an exported agent: {error}") from error
+    return checked
+
+
+def import_(
+    connection: Connection, words: records.Words, checked: Checked, agent: str | None, progress: Progress | None
+) -> str:
+    """Store a checked archive as an agent; see `Store.import_`. The caller has begun a write."""
+    name = checked.agent if agent is None else agent
+    if not journal.create(connection, name, head=checked.manifest["head"]):
+        raise ConfigError(f"agent {name!r} exists; import under another name, or delete that one first")
+    made = timeline.required(connection, name)
+    total = checked.manifest["messages"]
+    with zipfile.ZipFile(checked.path) as archive:
+        placed, done = _messages(archive, checked), 0
+        while rows := list(islice(placed, FETCHED)):
+            journal.store(connection, words, made.key, {each.position: _row(made.key, each) for each in rows})
+            done += len(rows)
+            if progress is not None:
+                progress("messages", done, total)
+        for row in _rollbacks(archive, checked):
+            connection.execute(insert(RollbackRow).values(agent_key=made.key, **row))
+        for row in _revisions(archive, checked):
+            connection.execute(insert(RevisionRow).values(agent_key=made.key, epoch=made.epoch, **row))
+        for model, dim, keys, vectors in _embeddings(archive, checked):
+            _store_embeddings(connection, name, made.key, model, dim, keys, vectors)
+    live = select(MessageRow.position).where(MessageRow.agent_key == made.key, MessageRow.left_at.is_(None))
+    if sorted(connection.scalars(live)) != timeline.positions_at(connection, made.key, made.head):
+        raise ArchiveError(f"{checked.path}: its live messages are not those its rollbacks leave")
+    return name
+
+
+def _store_embeddings(
+    connection: Connection, agent: str, key: int, model: str, dim: int, keys: list[tuple[int, int]], vectors: bytes
+) -> None:
+    """Embeddings of records that were cut as here; others are made again when they are needed."""
+    import numpy as np
+
+    query = select(RecordRow.position, RecordRow.chunk, RecordRow.key).where(
+        RecordRow.agent_key == key, RecordRow.position.between(keys[0][0], keys[-1][0])
+    )
+    found = {(row[0], row[1]): row[2] for row in connection.execute(query)}
+    matrix = np.frombuffer(vectors, dtype="<f4").reshape(len(keys), dim)
+    rows = [i for i, each in enumerate(keys) if each in found]
+    if rows:
+        records.put_embeddings(connection, agent, model, [found[keys[i]] for i in rows], matrix[rows])
+
+
+def _row(key: int, placed: _Placed) -> dict[str, Any]:
+    row = journal.message_row(key, placed.position, placed.session, placed.message)
+    return row | {"left_at": placed.left_at}
+
+
+def _manifest(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
+    names = archive.namelist()
+    if MANIFEST not in names or len(set(names)) != len(names) or archive.getinfo(MANIFEST).file_size > LINE:
+        raise ArchiveError(f"{path} is a zip file, but no agent that was exported: it has no {MANIFEST}")
+    try:
+        manifest = json.loads(archive.read(MANIFEST))
+        if manifest["format"] != FORMAT or not isinstance(manifest["version"], int):
+            raise ValueError("another format")
+        if manifest["version"] > VERSION:
+            raise ArchiveError(
+                f"{path} is of version {manifest['version']}, this deltamem-agents reads up to {VERSION}; "
+                "install a newer one"
+            )
+        numbers = [manifest[name] for name in ("head", "messages", "rollbacks", "revisions", "embeddings")]
+        members = manifest["members"]
+        sized = all(type(each["bytes"]) is int and isinstance(each["sha256"], str) for each in members.values())
+        if not sized or not all(type(number) is int and 0 <= number < 1 << 62 for number in numbers):
+            raise ValueError("numbers that are none")
+        check_id(manifest["agent"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArchiveError(f"{path} is a zip file, but no agent that was exported: {MANIFEST} has {error}") from error
+    expected = {MANIFEST, MESSAGES, ROLLBACKS, REVISIONS}
+    odd = [name for name in members if name not in expected and not _BLOBS.fullmatch(name)]
+    if odd or set(names) != {MANIFEST, *members} or not expected <= set(names):
+        raise ArchiveError(f"{path} holds other members than its manifest names: {sorted(odd or set(names))[:3]}")
+    for info in archive.infolist():  # what is read of a member is never more than it says here
+        if info.filename != MANIFEST and info.file_size != members[info.filename]["bytes"]:
+            raise ArchiveError(f"{path}: {info.filename} has {info.file_size} bytes, its manifest says otherwise")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ArchiveError(f"{path}: {info.filename} is compressed by method {info.compress_type}, not by deflate")
+    return dict(manifest)
+
+
+def _lines(archive: zipfile.ZipFile, checked: Checked, name: str) -> Iterator[dict[str, Any]]:
+    """JSON objects of one member; its size and checksum are compared when all are read."""
+    digest, size = sha256(), 0
+    with archive.open(name) as member:
+        while line := member.readline(LINE):
+            digest.update(line)
+            size += len(line)
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ArchiveError(f"{checked.path}: {name} holds a line that is not JSON ({error})") from error
+            if not isinstance(value, dict):
+                raise ArchiveError(f"{checked.path}: {name} holds a line that is no mapping")
+            yield value
+    _compare(checked, name, size, digest.hexdigest())
+
+
+def _blob(archive: zipfile.ZipFile, checked: Checked, name: str) -> bytes:
+    stated = checked.manifest["members"].get(name)
+    if stated is None or stated["bytes"] > BLOB:
+        raise ArchiveError(f"{checked.path}: {name} is missing, or larger than {BLOB} bytes")
+    with archive.open(name) as member:
+        data = member.read(stated["bytes"] + 1)
+    _compare(checked, name, len(data), sha256(data).hexdigest())
+    return data
+
+
+def _compare(checked: Checked, name: str, size: int, digest: str) -> None:
+    stated = checked.manifest["members"][name]
+    if (size, digest) != (stated["bytes"], stated["sha256"]):
+        raise ArchiveError(
+            f"{checked.path}: {name} has {size} bytes and checksum {digest[:12]}…, its manifest says {stated['bytes']} "
+            f"and {stated['sha256'][:12]}…; the file is damaged, export the agent again"
+        )
+
+
+def _messages(archive: zipfile.ZipFile, checked: Checked) -> Iterator[_Placed]:
+    for line in _lines(archive, checked, MESSAGES):
+        try:
+            position, left_at, session = line.pop("position"), line.pop("left_at"), line.pop("session")
+            if type(position) is not int or not (left_at is None or type(left_at) is int):
+                raise ValueError(f"position {position!r}")
+            (message,) = check_messages([line])
+            yield _Placed(position, check_id(session, "session"), left_at, message)
+        except (KeyError, ValueError) as error:
+            raise ArchiveError(f"{checked.path}: {MESSAGES} holds what is no message: {error}") from error
+
+
+def _rollbacks(archive: zipfile.ZipFile, checked: Checked) -> Iterator[dict[str, Any]]:
+    last = 0
+    for line in _lines(archive, checked, ROLLBACKS):
+        position, target = _number(line, "position"), _number(line, "target")
+        if not 0 <= target < position <= checked.manifest["head"] or position <= last:
+            raise ArchiveError(f"{checked.path}: {ROLLBACKS} holds {line!r:.60}, which is no rollback")
+        last = position
+        yield {"position": position, "target": target, "created_at": _time(checked, line)}
+
+
+def _revisions(archive: zipfile.ZipFile, checked: Checked) -> Iterator[dict[str, Any]]:
+    seen = set[tuple[str, int]]()
+    for line in _lines(archive, checked, REVISIONS):
+        position, parent, fingerprint = _number(line, "position"), _number(line, "parent"), str(line.get("fingerprint"))
+        fits = 0 <= parent < position <= checked.manifest["head"]
+        named = 0 < len(fingerprint) <= ID_LIMIT and fingerprint.isprintable()
+        if not fits or not named or (fingerprint, position) in seen:
+            raise ArchiveError(f"{checked.path}: {REVISIONS} holds {line!r:.60}, which is no revision")
+        seen.add((fingerprint, position))
+        state = _blob(archive, checked, str(line.get("member")))
+        module_names(state)
+        yield {
+            "position": position,
+            "parent": parent,
+            "fingerprint": fingerprint,
+            "created_at": _time(checked, line),
+            "checksum": sha256(state).hexdigest(),
+            "state": state,
+        }
+
+
+def _embeddings(archive: zipfile.ZipFile, checked: Checked) -> Iterator[tuple[str, int, list[tuple[int, int]], bytes]]:
+    """Model, dimension, position and chunk of each record, and the vectors' bytes, of each shard."""
+    dims: dict[str, int] = {}
+    for name in sorted(each for each in checked.manifest["members"] if each.startswith("embeddings/")):
+        data = _blob(archive, checked, name)
+        try:
+            shard = _shard(data)
+            if dims.setdefault(shard[0], shard[1]) != shard[1]:
+                raise ValueError(f"dimensions {dims[shard[0]]} and {shard[1]} of one model")
+        except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ArchiveError(f"{checked.path}: {name} holds what are no embeddings: {error}") from error
+        yield shard
+
+
+def _shard(data: bytes) -> tuple[str, int, list[tuple[int, int]], bytes]:
+    (length,) = struct.unpack_from("<Q", data)
+    header = json.loads(data[8 : 8 + length])
+    body = data[8 + length :]
+    model = header["__metadata__"]["model"]
+    (rows, dim), (start, end) = header["vector"]["shape"], header["vector"]["data_offsets"]
+    kinds = [header[name]["dtype"] for name in ("vector", "position", "chunk")]
+    whole = all(type(number) is int for number in (rows, dim, start, end))
+    if kinds != ["F32", "I64", "I64"] or not whole or not 0 < rows <= SHARD or dim < 1:
+        raise ValueError(f"shape {rows}, {dim} of {kinds}")
+    if not isinstance(model, str) or not 0 < len(model) <= ID_LIMIT or not model.isprintable():
+        raise ValueError("no model's name")
+    columns = []
+    for name in ("position", "chunk"):
+        first, last = header[name]["data_offsets"]
+        columns.append(struct.unpack(f"<{rows}q", body[first:last]))
+    vectors = body[start:end]
+    if len(vectors) != 4 * rows * dim:
+        raise ValueError("fewer bytes than numbers")
+    return model, dim, list(zip(*columns, strict=True)), vectors
+
+
+def _number(line: Mapping[str, Any], name: str) -> int:
+    """A whole number; −1 where there is none."""
+    value = line.get(name)
+    return value if type(value) is int else -1
+
+
+def _time(checked: Checked, line: Mapping[str, Any]) -> datetime:
+    try:
+        return in_utc(datetime.fromisoformat(line["created_at"]))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ArchiveError(f"{checked.path}: {line!r:.60} has no time") from error

@@ -1,0 +1,9 @@
+"""What differs between databases: how transactions begin, how full text is found, how erased bytes are removed.
+
+A dialect is one module with one class that fulfils `Dialect`. Knows nothing of journals and states beyond table names.
+"""
+
+from deltamem_agents.store.dialects.protocol import Dialect, FullText
+from deltamem_agents.store.dialects.select import dialect_of, engine_for, insert_missing, select_each
+
+__all__ = ["Dialect", "FullText", "dialect_of", "engine_for", "insert_missing", "select_each"]

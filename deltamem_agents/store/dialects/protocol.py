@@ -1,0 +1,78 @@
+"""What the store asks of a dialect. No code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+
+class FullText(Protocol):
+    """A dialect's full-text index over records."""
+
+    def create(self, connection: Connection) -> None:
+        """Create the index and what keeps it in step."""
+
+    def terms(self, text: str) -> str | None:
+        """What is to be found of a text besides its own words; None where there is nothing."""
+
+    def search(
+        self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int, session: str | None
+    ) -> list[tuple[int, float]]:
+        """Keys and scores (higher is better) of an agent's records that hold any of the terms, best first."""
+
+
+class Dialect(Protocol):
+    """One kind of database."""
+
+    @property
+    def fulltext(self) -> FullText:
+        """Its full-text index."""
+
+    @property
+    def writes_tables_at_once(self) -> bool:
+        """Whether one statement may write several tables."""
+
+    @property
+    def shares_commits(self) -> bool:
+        """Whether threads that write at once are faster in one transaction."""
+
+    @property
+    def outside_reach(self) -> tuple[str, ...]:
+        """Where erased text may still be, that no statement of ours can reach."""
+
+    def check_schema(self, engine: Engine, schema: str) -> None:
+        """Raise ConfigError where there can be no such schema."""
+
+    def prepare(self, engine: Engine, schema: str | None) -> None:
+        """Set up what holds for the database as a whole, before tables are looked for."""
+
+    def lock(self, connection: Connection, name: str) -> None:
+        """Wait until nobody else holds the lock of this name; it is given back when the transaction ends."""
+
+    def reading(self) -> AbstractContextManager[object]:
+        """Entered around a transaction that reads."""
+
+    def writing(self) -> AbstractContextManager[object]:
+        """Entered around a transaction that writes."""
+
+    def begin_read(self, connection: Connection) -> None:
+        """Let the transaction that has begun see one snapshot."""
+
+    def begin_write(self, connection: Connection) -> None:
+        """Let what the transaction that has begun reads still hold when it writes."""
+
+    def passing(self, error: DBAPIError) -> bool:
+        """Whether the same transaction may well succeed a moment later."""
+
+    def remedy(self, cause: str) -> str | None:
+        """What to do about an error with this message."""
+
+    def purge(self, engine: Engine) -> str | None:
+        """Take the bytes of deleted rows out of the database's files; why that is not finished, or None."""
+
+    def check(self, connection: Connection) -> list[str]:
+        """What is wrong with the database's files, as the database itself sees it."""

@@ -1,0 +1,85 @@
+"""URL to engine, engine to dialect, and what SQLAlchemy has no common form for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ARRAY, URL, Connection, Engine, Select, func, literal, make_url, select, true
+from sqlalchemy.dialects.postgresql import Insert as PostgresqlInsert
+from sqlalchemy.dialects.postgresql import insert as insert_postgresql
+from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
+from sqlalchemy.dialects.sqlite import insert as insert_sqlite
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.orm import InstrumentedAttribute
+
+from deltamem_agents.errors import ConfigError, MissingExtraError
+from deltamem_agents.store.dialects import postgresql, sqlite
+from deltamem_agents.store.dialects.protocol import Dialect
+from deltamem_agents.store.masking import masked
+
+EXAMPLES = "use one like sqlite:///memory.db or postgresql://user@host/database"
+
+
+def engine_for(url: str | URL) -> Engine:
+    """A new engine for a URL.
+
+    Raises:
+        ConfigError: The URL cannot be understood, or its dialect is not supported.
+        MissingExtraError: Its driver is not installed.
+    """
+    try:
+        parsed = make_url(url)
+        name = parsed.get_backend_name()
+        if name == "sqlite":
+            return sqlite.engine(parsed)
+        if name in ("postgresql", "postgres"):
+            return postgresql.engine(parsed)
+    except (ConfigError, MissingExtraError):
+        raise
+    except ImportError as error:
+        raise ConfigError(f"{masked(parsed)}: {error}; install that driver, or name none; {EXAMPLES}") from None
+    except (ArgumentError, NoSuchModuleError, ValueError, TypeError):
+        raise ConfigError(f"{masked(str(url))!r} is not a database URL that is supported; {EXAMPLES}") from None
+    raise ConfigError(f"{masked(parsed)}: '{name}' is not supported; {EXAMPLES}")
+
+
+def dialect_of(engine: Engine) -> Dialect:
+    """The dialect of an engine.
+
+    Raises:
+        ConfigError: It is not supported, or the engine cannot be shared among threads.
+    """
+    name = engine.dialect.name
+    if engine.dialect.is_async:
+        raise ConfigError(
+            f"{masked(engine.url)}: '{name}+{engine.dialect.driver}' is an async driver, which is not supported "
+            "(async calls run in threads of ours); take the ordinary one"
+        )
+    if name == "sqlite":
+        return sqlite.Sqlite(engine)
+    if name == "postgresql":
+        return postgresql.Postgresql(engine)
+    raise ConfigError(f"{masked(engine.url)}: '{name}' is not supported; {EXAMPLES}")
+
+
+def insert_missing(connection: Connection, table: type[object]) -> PostgresqlInsert | SqliteInsert:
+    """An insert that passes over rows whose key is there already; its result's ``rowcount`` says how many were not."""
+    if connection.dialect.name == "postgresql":
+        # psycopg forgets the count when the cursor closes, unless it is asked for at once.
+        return insert_postgresql(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+    return insert_sqlite(table).on_conflict_do_nothing()
+
+
+def select_each(
+    connection: Connection, query: Select[Any], column: InstrumentedAttribute[Any], values: Sequence[Any]
+) -> Select[Any]:
+    """The query's row for each value that a column has one for; a unique index must cover what it asks.
+
+    PostgreSQL gets a loop over the values: given a list, and not yet any statistics of the table, it reads all rows.
+    """
+    if connection.dialect.name != "postgresql":
+        return query.where(column.in_(values))
+    wanted = func.unnest(literal(list(values), ARRAY(column.type))).table_valued("value").render_derived(name="wanted")
+    found = query.where(column == wanted.c.value).limit(1).lateral("found")
+    return select(found).select_from(wanted.join(found, true()))

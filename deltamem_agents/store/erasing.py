@@ -1,0 +1,228 @@
+"""Erasing messages: they and all that was made of them leave the database. Works on an open connection.
+
+What is left is the journal of an agent that never saw them. A message that an erased one had superseded is live again,
+for nothing supersedes it now.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import secrets
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, insert, select
+
+from deltamem_agents.errors import ConfigError
+from deltamem_agents.store import records, timeline
+from deltamem_agents.store.journal import Agent, agent_row
+from deltamem_agents.store.schema import (
+    LOOKUP,
+    AgentRow,
+    EmbeddingRow,
+    MessageRow,
+    PurgeRow,
+    RecordRow,
+    RevisionRow,
+    RollbackRow,
+    in_utc,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which messages: those that fulfil all that is given. ``whole`` are all of the agent, and the agent itself.
+
+    Args:
+        ids: Every version of a message with one of these.
+        since, until: Written at or after the one and before the other.
+    """
+
+    ids: Collection[str] | None = None
+    session: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    whole: bool = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was said to be erased."""
+        return not self.whole and self.ids is None and self.session is None and not (self.since or self.until)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Erased:
+    """What went, or would go, of one agent.
+
+    Args:
+        ids: Ids of messages, in the journal's order.
+        hashes: Of each message, HMAC-SHA256 under a key that was made for this and thrown away: enough to tell erased
+            messages apart, not to try guesses on.
+        messages, records, embeddings, revisions: How many rows.
+    """
+
+    agent: str
+    ids: tuple[str, ...] = ()
+    hashes: tuple[str, ...] = ()
+    messages: int = 0
+    records: int = 0
+    embeddings: int = 0
+    revisions: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {name: getattr(self, name) for name in self.__slots__} | {
+            "ids": list(self.ids),
+            "hashes": list(self.hashes),
+        }
+
+
+@dataclass(slots=True)
+class Plan:
+    """One erasure: what goes of the agent that was named, and of the agents that share its messages by forking."""
+
+    erased: list[Erased] = field(default_factory=list)
+    held_by: dict[str, list[str]] = field(default_factory=dict)  # other agents, and what they still hold
+
+
+def erase(
+    connection: Connection, words: records.Words, agent: str, chosen: Selection, *, forks: bool, dry: bool
+) -> Plan:
+    """Erase what was chosen, or say what would be; see `Store.erase`. The caller has begun a write."""
+    found = timeline.required(connection, agent, lock=not dry)
+    key = secrets.token_bytes(32)
+    rows = _chosen(connection, found.key, chosen)
+    plan = Plan()
+    plan.erased.append(_erase(connection, words, agent, found, rows, key, whole=chosen.whole, dry=dry))
+    for other in _relatives(connection, found, agent):
+        relative = agent_row(connection, other, lock=forks and not dry)
+        shared = _shared(connection, relative, rows) if relative else []
+        if relative is None or not shared:
+            continue
+        if forks:
+            plan.erased.append(_erase(connection, words, other, relative, shared, key, whole=False, dry=dry))
+        else:
+            plan.held_by[other] = list(dict.fromkeys(row.id for row in shared))
+    if not dry and any(each.messages for each in plan.erased):
+        connection.execute(insert(PurgeRow).values(requested_at=datetime.now(UTC)))
+    return plan
+
+
+def pending(connection: Connection) -> list[int]:
+    """Erasures whose bytes may still lie in the files."""
+    return list(connection.scalars(select(PurgeRow.key)))
+
+
+def finished(connection: Connection, purged: Sequence[int]) -> None:
+    """Note that these erasures have left the files."""
+    for start in range(0, len(purged), LOOKUP):
+        connection.execute(delete(PurgeRow).where(PurgeRow.key.in_(purged[start : start + LOOKUP])))
+
+
+def _chosen(connection: Connection, key: int, chosen: Selection) -> list[Any]:
+    columns = (MessageRow.position, MessageRow.id, MessageRow.role, MessageRow.text, MessageRow.blocks)
+    query = select(*columns).where(MessageRow.agent_key == key).order_by(MessageRow.position)
+    if chosen.session is not None:
+        query = query.where(MessageRow.session == chosen.session)
+    if chosen.since is not None:
+        query = query.where(MessageRow.created_at >= chosen.since)
+    if chosen.until is not None:
+        query = query.where(MessageRow.created_at < chosen.until)
+    if chosen.ids is None:
+        return list(connection.execute(query))
+    wanted = list(dict.fromkeys(chosen.ids))
+    rows = [
+        row
+        for start in range(0, len(wanted), LOOKUP)
+        for row in connection.execute(query.where(MessageRow.id.in_(wanted[start : start + LOOKUP])))
+    ]
+    return sorted(rows, key=lambda row: row.position)
+
+
+def _erase(
+    connection: Connection,
+    words: records.Words,
+    agent: str,
+    found: Agent,
+    rows: Sequence[Any],
+    key: bytes,
+    *,
+    whole: bool,
+    dry: bool,
+) -> Erased:
+    positions = [row.position for row in rows]
+    first = 0 if whole else timeline.first_change(connection, found, set(positions)) if rows else None
+    erased = Erased(
+        agent=agent,
+        ids=tuple(dict.fromkeys(row.id for row in rows)),
+        hashes=tuple(keyed_hash(key, [row.id, row.role, row.text, row.blocks]) for row in rows),
+        messages=len(rows),
+        **_counts(connection, found.key, positions, first),
+    )
+    if dry or first is None:
+        return erased
+    records.delete_of(connection, found.key, positions)
+    for start in range(0, len(positions), LOOKUP):
+        these = MessageRow.position.in_(positions[start : start + LOOKUP])
+        connection.execute(delete(MessageRow).where(MessageRow.agent_key == found.key, these))
+    if whole:
+        for table in (RevisionRow, RollbackRow):
+            connection.execute(delete(table).where(table.agent_key == found.key))
+        connection.execute(delete(AgentRow).where(AgentRow.key == found.key))
+    else:
+        timeline.settle(connection, words, found, since=first)
+    return erased
+
+
+def _counts(connection: Connection, key: int, positions: Sequence[int], first: int | None) -> dict[str, int]:
+    """How many rows go with messages: their records and embeddings, and the states from ``first`` on."""
+    counts = {"records": 0, "embeddings": 0}
+    for start in range(0, len(positions), LOOKUP):
+        these = (RecordRow.agent_key == key) & RecordRow.position.in_(positions[start : start + LOOKUP])
+        counts["records"] += connection.scalar(select(func.count()).where(these)) or 0
+        of_these = EmbeddingRow.record_key.in_(select(RecordRow.key).where(these))
+        counts["embeddings"] += connection.scalar(select(func.count()).where(of_these)) or 0
+    if first is None:
+        return counts | {"revisions": 0}
+    known = (RevisionRow.agent_key == key) & (RevisionRow.position >= first)
+    return counts | {"revisions": connection.scalar(select(func.count()).where(known)) or 0}
+
+
+def _relatives(connection: Connection, found: Agent, agent: str) -> list[str]:
+    """Agents that were forked from this one, from which it was forked, and so on."""
+    root = found.origin or found.key
+    family = (AgentRow.key == root) | (AgentRow.origin == root)
+    return list(connection.scalars(select(AgentRow.id).where(family, AgentRow.id != agent).order_by(AgentRow.key)))
+
+
+def _shared(connection: Connection, relative: Agent, rows: Sequence[Any]) -> list[Any]:
+    """Messages of another agent that are these: the same id and the same content."""
+    said = {(row.id, row.role, row.text, json.dumps(row.blocks, sort_keys=True)) for row in rows}
+    theirs = _chosen(connection, relative.key, Selection(ids=[row.id for row in rows]))
+    return [row for row in theirs if (row.id, row.role, row.text, json.dumps(row.blocks, sort_keys=True)) in said]
+
+
+def keyed_hash(key: bytes, value: Any) -> str:
+    """HMAC-SHA256 of a JSON value, hexadecimal."""
+    return hmac.new(key, json.dumps(value, sort_keys=True).encode(), sha256).hexdigest()
+
+
+def check_selection(chosen: Selection) -> None:
+    """Raise ConfigError where nothing was said to be erased, or the times are no times."""
+    if chosen.empty:
+        raise ConfigError(
+            "nothing was said to be erased; give ids, a session, since or until, "
+            "or delete the whole agent with delete()"
+        )
+    named = chosen.ids or ()
+    if isinstance(named, str) or not all(isinstance(each, str) for each in named):
+        raise ConfigError(f"ids are {chosen.ids!r}; give a list of message ids")
+    for name, value in (("since", chosen.since), ("until", chosen.until)):
+        if value is not None and not isinstance(value, datetime):
+            raise ConfigError(f"{name} is {value!r}; give a datetime (UTC where it has no zone)")
+    if chosen.since and chosen.until and not in_utc(chosen.since) < in_utc(chosen.until):
+        raise ConfigError(f"since {chosen.since} is not before until {chosen.until}; give an earlier one")

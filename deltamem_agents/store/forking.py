@@ -1,0 +1,49 @@
+"""Forking an agent: its rows again, under another key. Works on an open connection; `store` owns the transaction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Table, insert, literal, select
+from sqlalchemy.orm import aliased
+
+from deltamem_agents.errors import ConfigError
+from deltamem_agents.store import journal, timeline
+from deltamem_agents.store.schema import Base, EmbeddingRow, MessageRow, RecordRow, RevisionRow, RollbackRow
+
+
+def fork(connection: Connection, agent: str, new: str) -> None:
+    """Make ``new`` an agent with the same journal and states; see `Store.fork`. The caller has begun a write."""
+    found = timeline.required(connection, agent, lock=True)
+    if not journal.create(connection, new, head=found.head, origin=found.origin or found.key):
+        raise ConfigError(f"agent {new!r} exists; fork {agent!r} under another name, or delete that one first")
+    made = timeline.required(connection, new)
+    for table in (MessageRow, RollbackRow):
+        _copy(connection, table, found.key, agent_key=made.key)
+    _copy(connection, RevisionRow, found.key, agent_key=made.key, epoch=made.epoch)
+    _copy(connection, RecordRow, found.key, agent_key=made.key, key=None)
+    _copy_embeddings(connection, found.key, made.key)
+
+
+def _copy(connection: Connection, model: type[Base], source: int, /, **changed: Any) -> None:
+    """Copy an agent's rows of one table, some columns changed; None leaves a column to the database."""
+    table = model.__table__
+    assert isinstance(table, Table)
+    columns = [column for column in table.columns if changed.get(column.name, column) is not None]
+    values = [literal(changed[column.name]) if column.name in changed else column for column in columns]
+    rows = select(*values).where(table.c.agent_key == source).order_by(table.c.position)
+    connection.execute(insert(table).from_select(columns, rows))
+
+
+def _copy_embeddings(connection: Connection, key: int, new: int) -> None:
+    old_record, new_record = aliased(RecordRow), aliased(RecordRow)
+    same = (old_record.position == new_record.position) & (old_record.chunk == new_record.chunk)
+    rows = (
+        select(new_record.key, EmbeddingRow.model, EmbeddingRow.dim, EmbeddingRow.vector)
+        .join(old_record, old_record.key == EmbeddingRow.record_key)
+        .join(new_record, same)
+        .where(old_record.agent_key == key, new_record.agent_key == new)
+        .order_by(new_record.key)
+    )
+    columns = [EmbeddingRow.record_key, EmbeddingRow.model, EmbeddingRow.dim, EmbeddingRow.vector]
+    connection.execute(insert(EmbeddingRow).from_select(columns, rows))

@@ -1,0 +1,88 @@
+"""What there is to fold: the newest usable state, and the messages beyond it. Works on an open connection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, select
+
+from deltamem_agents.store import journal, revisions, timeline
+from deltamem_agents.store.messages import Entry
+from deltamem_agents.store.revisions import Revision
+from deltamem_agents.store.schema import MessageRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tail:
+    """One snapshot of an agent's journal, for folding.
+
+    Args:
+        epoch: The agent's.
+        position: The last message that counts, 0 where there is none.
+        newest: The newest state of these messages' beginning; None where nothing was stored.
+        base: The state at the start of the segment that was open at ``newest``; None: fold from the beginning.
+        entries: The messages after ``base``, in order; empty where ``newest`` stands for all of them.
+    """
+
+    epoch: int
+    position: int
+    newest: Revision | None
+    base: Revision | None
+    entries: list[Entry]
+
+
+def tail(
+    connection: Connection, agent: str, fingerprint: str, at: int | None = None, *, anew: bool = False
+) -> Tail | None:
+    """What there is to fold of an agent's journal as it stands, or stood at a position; None for an unknown agent.
+
+    Args:
+        anew: Whether stored states are left aside.
+
+    Raises:
+        ConfigError: The journal has no such position.
+        StateMismatchError: A stored state is damaged.
+    """
+    found = journal.agent_row(connection, agent)
+    if found is None:
+        return None
+    if at is None or timeline.check_position(agent, at, found.head) == found.head:
+        newest = None if anew else revisions.newest(connection, agent, fingerprint, None)
+        after = newest.position if newest else 0
+        beyond = journal.live(connection, agent, after, None)
+        if newest is not None and not beyond:
+            return Tail(epoch=found.epoch, position=after, newest=newest, base=None, entries=[])
+        base = _segment_start(connection, agent, fingerprint, newest)
+        start = base.position if base else 0
+        entries = beyond if start == after else journal.live(connection, agent, start, None)
+    else:
+        live = select(MessageRow.position).where(MessageRow.agent_key == found.key, MessageRow.left_at.is_(None))
+        wanted = timeline.positions_at(connection, found.key, at)
+        # States were folded from what is live now: they hold as far as the two agree.
+        common = min({*wanted} ^ {*connection.scalars(live)}, default=at + 1) - 1
+        newest = None if anew else revisions.newest(connection, agent, fingerprint, min(at, common))
+        if newest is not None and not _beyond(wanted, newest.position):
+            return Tail(epoch=found.epoch, position=newest.position, newest=newest, base=None, entries=[])
+        base = _segment_start(connection, agent, fingerprint, newest)
+        chosen = _beyond(wanted, base.position if base else 0)
+        entries = journal.at_positions(connection, found.key, chosen)
+    position = entries[-1].position if entries else 0
+    return Tail(epoch=found.epoch, position=position, newest=newest, base=base, entries=entries)
+
+
+def _segment_start(connection: Connection, agent: str, fingerprint: str, newest: Revision | None) -> Revision | None:
+    """The nearest state that stands at the start of a segment, at or before the one that was open at ``newest``.
+
+    What a state was folded from always stands at such a start. It may have been thinned out; then an older one does.
+    """
+    while newest is not None and newest.parent:
+        found = revisions.newest(connection, agent, fingerprint, newest.parent)
+        if found is None or found.position == newest.parent:
+            return found
+        newest = found
+    return None
+
+
+def _beyond(positions: Sequence[int], after: int) -> list[int]:
+    return [position for position in positions if position > after]

@@ -1,0 +1,156 @@
+"""How a journal stood at any of its positions, and changing it by entries that undo others.
+
+Positions are given out once. A message goes on from the entry before it, a rollback from the position it names, so a
+journal is a path through its entries: from any of them back to the beginning. What is live at a position are the
+messages on its path, less those that a later message of the same id on the path superseded. Works on an open
+connection; `store` owns the transaction.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection, insert, select, update
+
+from deltamem_agents.errors import ConfigError, UnknownAgentError
+from deltamem_agents.store import journal, records, revisions
+from deltamem_agents.store.journal import Agent
+from deltamem_agents.store.schema import LOOKUP, AgentRow, MessageRow, RollbackRow
+
+
+def required(connection: Connection, agent: str, *, lock: bool = False) -> Agent:
+    """An agent that must be there.
+
+    Raises:
+        UnknownAgentError: It is not.
+    """
+    found = journal.agent_row(connection, agent, lock=lock)
+    if found is None:
+        raise UnknownAgentError(f"agent {agent!r} is not in this store; it exists from its first write")
+    return found
+
+
+def check_position(agent: str, position: object, head: int) -> int:
+    """A position of a journal, 0 for its beginning.
+
+    Raises:
+        ConfigError: There is none such.
+    """
+    if isinstance(position, bool) or not isinstance(position, int) or not 0 <= position <= head:
+        raise ConfigError(
+            f"position {position!r} is not in the journal of agent {agent!r}, which goes from 0 to {head}; "
+            "log() shows the positions of its messages"
+        )
+    return position
+
+
+def positions_at(connection: Connection, key: int, at: int, without: Collection[int] = ()) -> list[int]:
+    """Positions of the messages that were live when the journal ended at ``at``, in order.
+
+    Args:
+        without: Positions of messages to leave aside, as if they had never been written.
+    """
+    path = _path(connection, key, at)
+    query = (
+        select(MessageRow.position, MessageRow.id)
+        .where(MessageRow.agent_key == key, MessageRow.position <= at)
+        .order_by(MessageRow.position)
+    )
+    starts = [start for start, _ in path]
+    newest: dict[str, int] = {}
+    for position, message_id in connection.execute(query):
+        piece = bisect_left(starts, position) - 1
+        if piece >= 0 and position <= path[piece][1] and position not in without:
+            newest[message_id] = position
+    return sorted(newest.values())
+
+
+def rollback(connection: Connection, words: records.Words, agent: str, target: int) -> int:
+    """Let the journal go on from how it stood at ``target``; see `Store.rollback`. The caller has begun a write."""
+    found = required(connection, agent, lock=True)
+    check_position(agent, target, found.head)
+    entry = found.head + 1
+    if not _settle(connection, words, found, set(positions_at(connection, found.key, target)), entry):
+        return found.head
+    connection.execute(
+        insert(RollbackRow).values(agent_key=found.key, position=entry, target=target, created_at=datetime.now(UTC))
+    )
+    connection.execute(update(AgentRow).where(AgentRow.key == found.key).values(head=entry, epoch=found.epoch + 1))
+    return entry
+
+
+def first_change(connection: Connection, agent: Agent, deleted: Collection[int]) -> int:
+    """The first position that is another one's, or nobody's, once messages are deleted; some are."""
+    wanted = positions_at(connection, agent.key, agent.head, without=deleted)
+    return min([*deleted, *_live(connection, agent.key).symmetric_difference(wanted)])
+
+
+def settle(connection: Connection, words: records.Words, agent: Agent, *, since: int) -> None:
+    """After messages have been deleted: make live what now is, forget states from ``since`` on, raise the epoch.
+
+    Args:
+        since: The `first_change`.
+    """
+    wanted = set(positions_at(connection, agent.key, agent.head))
+    _settle(connection, words, agent, wanted, agent.head)
+    revisions.forget(connection, agent.key, since=since, epoch=agent.epoch + 1)
+    connection.execute(update(AgentRow).where(AgentRow.key == agent.key).values(epoch=agent.epoch + 1))
+
+
+def _settle(
+    connection: Connection, words: records.Words, agent: Agent, wanted: Collection[int], entry: int
+) -> set[int]:
+    """Make exactly the ``wanted`` messages live; the positions whose liveness changed."""
+    live = _live(connection, agent.key)
+    leaving, returning = live - set(wanted), set(wanted) - live
+    if not leaving and not returning:
+        return set()
+    records.delete_of(connection, agent.key, leaving)
+    for chunk in _chunks(leaving):
+        _set_left(connection, agent.key, chunk, entry)
+    for chunk in _chunks(returning):
+        _set_left(connection, agent.key, chunk, None)
+        texts = connection.execute(
+            select(MessageRow.position, MessageRow.text).where(
+                MessageRow.agent_key == agent.key, MessageRow.position.in_(chunk)
+            )
+        )
+        records.add(connection, words, agent.key, [(row[0], row[1]) for row in texts])
+    changed = leaving | returning
+    revisions.forget(connection, agent.key, since=min(changed), epoch=agent.epoch + 1)
+    return changed
+
+
+def _live(connection: Connection, key: int) -> set[int]:
+    query = select(MessageRow.position).where(MessageRow.agent_key == key, MessageRow.left_at.is_(None))
+    return set(connection.scalars(query))
+
+
+def _set_left(connection: Connection, key: int, positions: Collection[int], left_at: int | None) -> None:
+    chosen = (MessageRow.agent_key == key) & MessageRow.position.in_(positions)
+    connection.execute(update(MessageRow).where(chosen).values(left_at=left_at))
+
+
+def _path(connection: Connection, key: int, at: int) -> list[tuple[int, int]]:
+    """Pieces (after, until] of the positions on the path that ends at ``at``, in order."""
+    query = (
+        select(RollbackRow.position, RollbackRow.target)
+        .where(RollbackRow.agent_key == key, RollbackRow.position <= at)
+        .order_by(RollbackRow.position)
+    )
+    rows = connection.execute(query).all()
+    entries = [row[0] for row in rows]
+    pieces: list[tuple[int, int]] = []
+    while at > 0:
+        last = bisect_right(entries, at) - 1
+        start = entries[last] if last >= 0 else 0
+        pieces.append((start, at))
+        at = rows[last][1] if last >= 0 else 0
+    return pieces[::-1]
+
+
+def _chunks(positions: Iterable[int]) -> Iterable[list[int]]:
+    ordered = sorted(positions)
+    return (ordered[start : start + LOOKUP] for start in range(0, len(ordered), LOOKUP))

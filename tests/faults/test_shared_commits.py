@@ -1,0 +1,114 @@
+"""Threads that share a transaction: each gets its own result or error, and what one does wrong harms no other."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event, text
+
+from deltamem_agents.errors import ConfigError, StoreError, UnknownAgentError
+from deltamem_agents.store import Revision, Selection, Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Any:
+    with Store.open(f"sqlite:///{tmp_path / 'memory.db'}") as opened:
+        opened.append("alice", [{"role": "user", "content": "first"}], "s")
+        yield opened
+
+
+def held(store: Store, waiting: int) -> Any:
+    """A write that is under way until so many others wait for it."""
+    entered = threading.Event()
+    queue = store._database._queue
+    assert queue is not None
+
+    def work(_: Connection) -> None:
+        entered.set()
+        while len(queue._waiting) < waiting:
+            threading.Event().wait(0.001)
+
+    thread = threading.Thread(target=store._database.write, args=(work,))
+    thread.start()
+    entered.wait(10)
+    return thread
+
+
+def test_writes_that_wait_are_one_transaction(store: Store) -> None:
+    commits: list[object] = []
+    with ThreadPoolExecutor(6) as pool:
+        thread = held(store, 6)
+        event.listen(store._database._engine, "commit", commits.append)
+        ids = list(pool.map(lambda i: store.append(f"a{i % 3}", [{"role": "user", "content": str(i)}], "s"), range(6)))
+        thread.join()
+    assert len(commits) == 2  # that which was under way, and one for all six
+    stored = {entry.id: entry.text for i in range(3) for entry in store.live(f"a{i}")}
+    assert stored == {ids[i][0]: str(i) for i in range(6)}
+
+
+def test_one_that_fails_harms_no_other(store: Store) -> None:
+    def broken(connection: Connection) -> None:
+        connection.execute(text("INSERT INTO deltamem_agents (id) VALUES ('half')"))
+
+    calls: list[Any] = [
+        lambda: store.append("bob", [{"role": "user", "content": "one"}], "s"),
+        lambda: store.commit("nobody", Revision(position=1, epoch=1, fingerprint="f", state=b"x"), after=0),
+        lambda: store._database.write(broken),
+        lambda: store.fork("alice", "fork"),
+        lambda: store.fork("alice", "alice"),
+        lambda: store.erase("alice", Selection(session="s")).erased[0].messages,
+    ]
+    outcomes: list[Any] = [None] * len(calls)
+
+    def run(number: int) -> None:
+        try:
+            outcomes[number] = calls[number]()
+        except Exception as error:
+            outcomes[number] = error
+
+    thread = held(store, len(calls))
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(calls))]
+    for each in (*threads, thread):
+        if each is not thread:
+            each.start()
+    for each in (*threads, thread):
+        each.join(30)
+
+    assert [type(outcome) for outcome in (outcomes[1], outcomes[2], outcomes[4])] == [
+        UnknownAgentError,
+        StoreError,
+        ConfigError,
+    ]
+    assert [entry.id for entry in store.live("bob")] == outcomes[0]
+    assert outcomes[5] == 1 and store.live("alice") == []
+    assert {agent.id for agent in store.agents()} == {"alice", "bob", "fork"}
+
+
+def test_whoever_is_interrupted_leaves_the_others_to_be_written(store: Store) -> None:
+    class Interrupted(BaseException):
+        pass
+
+    def interrupted(_: Connection) -> None:
+        raise Interrupted
+
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            store._database.write(interrupted)
+        except BaseException as error:
+            raised.append(error)
+
+    thread = held(store, 1)
+    first = threading.Thread(target=run)
+    first.start()
+    with ThreadPoolExecutor(3) as pool:
+        ids = list(pool.map(lambda i: store.append("bob", [{"role": "user", "content": str(i)}], "s"), range(3)))
+    for each in (thread, first):
+        each.join(30)
+    assert [type(error) for error in raised] == [Interrupted]
+    assert sorted(entry.id for entry in store.live("bob")) == sorted(each[0] for each in ids)

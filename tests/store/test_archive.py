@@ -1,0 +1,425 @@
+"""Archives: an agent in one file, there and back; and files that are none."""
+
+import json
+import random
+import struct
+import zipfile
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from deltamem_agents.errors import ArchiveError, ConfigError, InvalidAgentError, StoreError, UnknownAgentError
+from deltamem_agents.store import Revision, Selection, Store
+from deltamem_agents.store.codec import encode
+
+Say = Callable[..., dict[str, Any]]
+Commit = Callable[..., int]
+STATE = encode({f"layers.{layer}": torch.arange(4.0).reshape(2, 2) + layer for layer in range(3)})
+
+
+@pytest.fixture
+def filled(store: Store, say: Say, commit: Commit) -> Store:
+    """Blocks, metadata, dead messages, rollbacks, states of two fingerprints and embeddings of two models."""
+    blocks = [{"type": "image", "url": "x", "size": [1, None, 2.5]}, {"type": "text", "text": "cherry\u2028 pie"}]
+    apple = say(
+        "apple\ncore\x1e\r\n", id="a", metadata={"tags": ["é", {"b": True}]}, created_at="2026-01-02T03:04:05.6Z"
+    )
+    store.append("alice", [apple, say("banana", "tool", id="b"), say(blocks, "assistant", id="猫" * 255)], "s1")
+    store.append("alice", [say("blackberry", id="b")], "s/2")
+    store.rollback("alice", 3)
+    store.append("alice", [say("damson"), say([{"type": "image", "url": "y"}])], "s3")
+    store.rollback("alice", 4)
+    store.rollback("alice", 7)
+    commit("alice", 1, state=STATE)
+    commit("alice", 6, 1, state=STATE)
+    commit("alice", 2, fingerprint="g", state=STATE)
+    for model, dim in (("m", 2), ("other model", 3)):
+        keys = [key for key, _ in store.missing_embeddings("alice", model, 10)][1:]
+        store.put_embeddings(
+            "alice", model, keys, np.random.default_rng(dim).normal(size=(len(keys), dim)).astype("f4")
+        )
+    return store
+
+
+@pytest.fixture
+def other() -> Iterator[Store]:
+    """A store of another kind than most."""
+    with Store.open("sqlite://", split=lambda text: [line for line in text.split("\n") if line]) as opened:
+        yield opened
+
+
+def told(store: Store, agent: str) -> dict[str, Any]:
+    """All that a caller can see of an agent, but its name, epoch and keys."""
+    info = store.agent(agent)
+    assert info is not None
+    texts = {record.key: (record.position, record.chunk, record.text) for record in store.records(agent)}
+    return {
+        "at": [store.at(agent, position) for position in range(info.position + 1)],
+        "live": store.live(agent),
+        "records": list(texts.values()),
+        "words": sorted(record.text for record, _ in store.search_text(agent, ["apple", "blackberry", "pie"], 9)),
+        "revisions": [
+            (each.position, each.fingerprint, each.parent, each.state, each.created_at)
+            for each in store.revisions(agent)
+        ],
+        "embeddings": [
+            [(texts[key], vector.tolist()) for key, vector in zip(*store.embeddings(agent, model), strict=True)]
+            for model in ("m", "other model")
+        ],
+        "position": info.position,
+    }
+
+
+def test_there_and_back(filled: Store, other: Store, tmp_path: Path) -> None:
+    before = told(filled, "alice")
+
+    assert filled.export("alice", tmp_path / "alice.zip") == 6
+    assert other.import_(tmp_path / "alice.zip") == "alice"
+    assert other.export("alice", tmp_path / "again.zip") == 6
+    assert filled.import_(tmp_path / "again.zip", "returned") == "returned"
+
+    assert told(other, "alice") == told(filled, "returned") == told(filled, "alice") == before
+    assert before["position"] == 9 and len(before["revisions"]) == 3
+    assert [len(rows) for rows in before["embeddings"]] == [len(before["records"]) - 1] * 2
+    assert sorted(path.name for path in tmp_path.glob("*.zip")) == ["again.zip", "alice.zip"]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_an_imported_agent_goes_on(filled: Store, tmp_path: Path, say: Say) -> None:
+    filled.export("alice", tmp_path / "a.zip")
+    filled.import_(tmp_path / "a.zip", "bob")
+    tail = filled.tail("bob", "f")
+    assert tail is not None and tail.newest is not None and tail.newest.state == STATE
+    filled.append("bob", [say("apricot", id="a"), say("damson", id="b")], "s")
+    assert [entry.position for entry in filled.live("bob")][-2:] == [10, 11]
+    filled.rollback("bob", 4)
+    assert [entry.text for entry in filled.live("bob")] == [entry.text for entry in filled.at("alice", 4)]
+
+
+def test_an_agent_of_no_live_message(store: Store, other: Store, tmp_path: Path, say: Say) -> None:
+    store.append("alice", [say("apple")], "s")
+    store.rollback("alice", 0)
+    store.export("alice", tmp_path / "a.zip")
+    other.import_(tmp_path / "a.zip")
+    assert told(other, "alice") == told(store, "alice")
+
+
+def test_names(filled: Store, tmp_path: Path, rows: Callable[[Store], Any]) -> None:
+    path = tmp_path / "a.zip"
+    filled.export("alice", path)
+    before = rows(filled)
+    with pytest.raises(ConfigError, match="'alice' exists"):
+        filled.import_(path)
+    with pytest.raises(InvalidAgentError):
+        filled.import_(path, "x" * 256)
+    with pytest.raises(UnknownAgentError, match="'nobody'"):
+        filled.export("nobody", tmp_path / "b.zip")
+    with pytest.raises(StoreError, match="cannot write"):
+        filled.export("alice", tmp_path / "absent" / "b.zip")
+    assert rows(filled) == before and [entry.name for entry in tmp_path.glob("*.zip")] == ["a.zip"]
+
+
+def test_an_export_that_fails_leaves_the_file_before(filled: Store, tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    path.write_bytes(b"before")
+
+    def stop(what: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        filled.export("alice", path, stop)
+    assert path.read_bytes() == b"before" and not list(tmp_path.glob(".a*"))
+
+
+def test_progress(store: Store, tmp_path: Path, say: Say) -> None:
+    store.append("alice", [say(f"message {i}") for i in range(2500)], "s")
+    told: list[tuple[str, int, int]] = []
+
+    def progress(what: str, done: int, total: int) -> None:
+        told.append((what, done, total))
+
+    store.export("alice", tmp_path / "a.zip", progress)
+    store.import_(tmp_path / "a.zip", "bob", progress)
+
+    steps = [(1000, 2500), (2000, 2500), (2500, 2500)]
+    assert told == [(what, *step) for what in ("messages", "checked", "messages") for step in steps]
+
+
+def test_an_import_that_is_interrupted_leaves_nothing(
+    store: Store, tmp_path: Path, say: Say, rows: Callable[[Store], Any]
+) -> None:
+    store.append("alice", [say(f"message {i}") for i in range(1500)], "s")
+    store.export("alice", tmp_path / "a.zip")
+    before = rows(store)
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "messages":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.import_(tmp_path / "a.zip", "bob", stop)
+    assert rows(store) == before
+
+
+# Files that are no archives: SQLite in memory stands for all, as the check comes before the database.
+
+
+@pytest.fixture
+def archive(other: Store, tmp_path: Path, say: Say) -> Path:
+    other.append("alice", [say(f"message {i}", id=str(i)) for i in range(20)], "s")
+    other.append("alice", [say("other", id="3")], "s")
+    other.rollback("alice", 10)
+    info = other.agent("alice")
+    assert info is not None
+    keys = [key for key, _ in other.missing_embeddings("alice", "m", 99)]
+    other.put_embeddings("alice", "m", keys, np.ones((len(keys), 2), np.float32))
+    other.commit("alice", Revision(position=5, epoch=info.epoch, fingerprint="f", state=STATE), after=0)
+    path = tmp_path / "a.zip"
+    other.export("alice", path)
+    return path
+
+
+def refused(store: Store, path: Path, match: str | None = None) -> None:
+    with pytest.raises(ArchiveError, match=match) as caught:
+        store.import_(path, "new")
+    assert str(path) in str(caught.value)
+    assert [info.id for info in store.agents()] == ["alice"]
+
+
+def rewritten(path: Path, change: Callable[[dict[str, bytes]], None], *, consistent: bool = True) -> Path:
+    """The archive with other members; sizes and checksums in its manifest are made to fit, where ``consistent``."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    manifest = members.pop("manifest.json")
+    everything = {"manifest.json": manifest, **members}
+    change(everything)
+    if consistent and "manifest.json" in everything:
+        told = json.loads(everything["manifest.json"])
+        told["members"] = {
+            name: {"bytes": len(data), "sha256": sha256(data).hexdigest()}
+            for name, data in everything.items()
+            if name != "manifest.json"
+        }
+        everything["manifest.json"] = json.dumps(told).encode()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in everything.items():
+            archive.writestr(name, data)
+    return path
+
+
+def put(name: str, data: bytes) -> Callable[[dict[str, bytes]], None]:
+    return lambda members: members.update({name: data})
+
+
+def in_manifest(**changed: Any) -> Callable[[dict[str, bytes]], None]:
+    def change(members: dict[str, bytes]) -> None:
+        members["manifest.json"] = json.dumps(json.loads(members["manifest.json"]) | changed).encode()
+
+    return change
+
+
+def in_line(member: str, number: int, /, **changed: Any) -> Callable[[dict[str, bytes]], None]:
+    def change(members: dict[str, bytes]) -> None:
+        lines = members[member].splitlines()
+        lines[number] = json.dumps(json.loads(lines[number]) | changed).encode()
+        members[member] = b"\n".join(lines) + b"\n"
+
+    return change
+
+
+def test_a_rewritten_archive_is_read(other: Store, archive: Path) -> None:
+    other.import_(rewritten(archive, lambda members: None), "new")  # else what follows would prove nothing
+    assert told(other, "new") == told(other, "alice")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"not a zip file" * 100, b"SQLite format 3\0" * 64])
+def test_files_of_other_kinds(other: Store, archive: Path, content: bytes) -> None:
+    archive.write_bytes(content)
+    refused(other, archive, "cannot be read")
+
+
+def test_no_file_and_a_folder(other: Store, archive: Path) -> None:
+    refused(other, archive.with_name("absent.zip"), "cannot be read")
+    refused(other, archive.parent, "cannot be read")
+
+
+FOREIGN: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
+    "no manifest": (lambda members: members.pop("manifest.json") and None, "no manifest"),
+    "another format": (in_manifest(format="deltamem-other"), "no agent that was exported"),
+    "newer": (in_manifest(version=2), "version 2.*up to 1.*install a newer"),
+    "version of text": (in_manifest(version="1"), "no agent that was exported"),
+    "negative head": (in_manifest(head=-1), "numbers"),
+    "huge head": (in_manifest(head=1 << 63), "numbers"),
+    "head before the end": (in_manifest(head=3), "position"),
+    "bad name": (in_manifest(agent="x" * 256), "256 characters"),
+    "not a mapping": (put("manifest.json", b"[1]"), "no agent that was exported"),
+    "not JSON": (put("manifest.json", b"{"), "no agent that was exported"),
+    "deep JSON": (put("manifest.json", b"[" * 100_000), "cannot be read"),
+    "surplus count": (in_manifest(messages=22), "21 messages, its manifest says 22"),
+    "fewer states": (in_manifest(revisions=0), "1 revisions"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign_manifests(other: Store, archive: Path, name: str) -> None:
+    change, match = FOREIGN[name]
+    broken = name in ("not a mapping", "not JSON", "deep JSON")
+    refused(other, rewritten(archive, change, consistent=not broken), match)
+
+
+MEMBERS = ["../evil", "/etc/passwd", "states/../../x", "states/000009.safetensors", "C:\\x", "messages.jsonl/", "a\0b"]
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+@pytest.mark.parametrize("consistent", [False, True])
+def test_members_of_other_names(other: Store, archive: Path, name: str, consistent: bool) -> None:
+    path = rewritten(archive, put(name, b"x"), consistent=consistent)
+    if name == MEMBERS[3] and consistent:
+        assert other.import_(path, "new") == "new"  # named so, and of no use to anyone
+    else:
+        refused(other, path)
+    assert not (archive.parent.parent / "evil").exists()
+
+
+@pytest.mark.parametrize("size", [-1, -5, 1 << 40, 1 << 70, True, "3", 1.0, None])
+@pytest.mark.parametrize("member", ["messages.jsonl", "states/000000.safetensors"])
+def test_sizes_that_are_not_so(other: Store, archive: Path, size: Any, member: str) -> None:
+    def change(members: dict[str, bytes]) -> None:
+        manifest = json.loads(members["manifest.json"])
+        manifest["members"][member]["bytes"] = size
+        members["manifest.json"] = json.dumps(manifest).encode()
+
+    refused(other, rewritten(archive, change, consistent=False))
+
+
+def state_file(header: dict[str, Any], body: bytes = b"") -> bytes:
+    encoded = json.dumps(header).encode()
+    return struct.pack("<Q", len(encoded)) + encoded + body
+
+
+def vectors(model: Any = "m", shape: Any = (1, 2), kind: str = "F32", offsets: Any = (16, 24)) -> bytes:
+    column = {"dtype": "I64", "shape": [1], "data_offsets": [0, 8]}
+    vector = {"dtype": kind, "shape": shape, "data_offsets": offsets}
+    header = {"__metadata__": {"model": model}, "position": column, "chunk": column, "vector": vector}
+    return state_file(header, b"\0" * 24)
+
+
+def in_both(change: Callable[[dict[str, bytes]], None], **manifest: Any) -> Callable[[dict[str, bytes]], None]:
+    def both(members: dict[str, bytes]) -> None:
+        change(members)
+        in_manifest(**manifest)(members)
+
+    return both
+
+
+HUGE = {"dtype": "F32", "shape": [3, 1 << 40, 1 << 40], "data_offsets": [0, 3 << 82]}
+SHARD = "embeddings/000000.safetensors"
+DAMAGED: dict[str, Callable[[dict[str, bytes]], None]] = {
+    "a line that is not JSON": put("messages.jsonl", b"{"),
+    "a line of other JSON": put("messages.jsonl", b"[1]\n"),
+    "deep lines": put("rollbacks.jsonl", b"[" * 100_000),
+    "no text": put("messages.jsonl", b"\xff\xfe\n"),
+    "position twice": in_line("messages.jsonl", 4, position=4),
+    "position 0": in_line("messages.jsonl", 0, position=0),
+    "position of text": in_line("messages.jsonl", 0, position="1"),
+    "left beyond the end": in_line("messages.jsonl", 15, left_at=99),
+    "id live twice": in_line("messages.jsonl", 4, id="3"),
+    "live though rolled back": in_line("messages.jsonl", 15, left_at=None),
+    "dead though live": in_line("messages.jsonl", 4, left_at=22),
+    "unknown role": in_line("messages.jsonl", 0, role="root"),
+    "empty content": in_line("messages.jsonl", 0, content=" "),
+    "NUL": in_line("messages.jsonl", 0, content="a\0b"),
+    "surrogate": in_line("messages.jsonl", 0, content="a\ud800b"),
+    "surrogate in metadata": in_line("messages.jsonl", 0, metadata={"a": "\ud800"}),
+    "unknown key": in_line("messages.jsonl", 0, name="x"),
+    "bad session": in_line("messages.jsonl", 0, session="x" * 256),
+    "bad time": in_line("messages.jsonl", 0, created_at="0001-01-01T00:00:00+14:00"),
+    "rollback to itself": in_line("rollbacks.jsonl", 0, target=22),
+    "rollback to the future": in_line("rollbacks.jsonl", 0, target=23),
+    "rollback beyond the end": in_line("rollbacks.jsonl", 0, position=23),
+    "rollback to another position": in_line("rollbacks.jsonl", 0, target=3),
+    "rollback at no time": in_line("rollbacks.jsonl", 0, created_at="0001-01-01T00:00:00+14:00"),
+    "state beyond the end": in_line("revisions.jsonl", 0, position=23),
+    "state of no parent": in_line("revisions.jsonl", 0, parent=5),
+    "state of a huge parent": in_line("revisions.jsonl", 0, position=1 << 70),
+    "state without a name": in_line("revisions.jsonl", 0, fingerprint=""),
+    "state of a NUL name": in_line("revisions.jsonl", 0, fingerprint="a\0"),
+    "state of no member": in_line("revisions.jsonl", 0, member="../a"),
+    "state that is the journal": in_line("revisions.jsonl", 0, member="messages.jsonl"),
+    "a state twice": lambda members: members.update({"revisions.jsonl": members["revisions.jsonl"] * 2}),
+    "a state that is none": put("states/000000.safetensors", b"x" * 100),
+    "a huge state": put(
+        "states/000000.safetensors", state_file({"__metadata__": {"modules": "a.* 0,1,2"}, "state": HUGE})
+    ),
+    "embeddings that are none": put(SHARD, b"x" * 100),
+    "embeddings of no model": in_both(put(SHARD, vectors("")), embeddings=1),
+    "embeddings of a NUL model": in_both(put(SHARD, vectors("a\0b")), embeddings=1),
+    "embeddings of a surrogate": in_both(put(SHARD, vectors("\ud800")), embeddings=1),
+    "embeddings of a number": in_both(put(SHARD, vectors(7)), embeddings=1),
+    "embeddings of half a dimension": in_both(put(SHARD, vectors(shape=(1, 2.0))), embeddings=1),
+    "embeddings of no dimension": in_both(put(SHARD, vectors(shape=(1, 0), offsets=(16, 16))), embeddings=1),
+    "embeddings of another kind": in_both(put(SHARD, vectors(kind="F16")), embeddings=1),
+    "embeddings elsewhere": in_both(put(SHARD, vectors(offsets=(-8, 0))), embeddings=1),
+    "embeddings beyond the end": in_both(put(SHARD, vectors(offsets=(24, 32))), embeddings=1),
+    "embeddings of two dimensions": in_both(
+        put("embeddings/000001.safetensors", vectors(shape=(1, 1), offsets=(16, 20))), embeddings=12
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_members_that_hold_something_else(other: Store, archive: Path, name: str) -> None:
+    refused(other, rewritten(archive, DAMAGED[name]))
+
+
+def test_the_right_embeddings_are_read(other: Store, archive: Path) -> None:
+    other.import_(rewritten(archive, in_both(put(SHARD, vectors()), embeddings=1)), "new")
+
+
+def test_a_truncated_file(other: Store, archive: Path) -> None:
+    data = archive.read_bytes()
+    for size in range(0, len(data), max(1, len(data) // 25)):
+        archive.write_bytes(data[:size])
+        refused(other, archive)
+
+
+def test_no_flipped_bit_goes_unseen_or_unhandled(other: Store, archive: Path) -> None:
+    before = told(other, "alice")
+    data = archive.read_bytes()
+    rng = random.Random(4)
+    refusals = 0
+    for _ in range(60):
+        flipped = bytearray(data)
+        flipped[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        archive.write_bytes(flipped)
+        try:
+            other.import_(archive, "new")
+        except ArchiveError:
+            refusals += 1
+            assert other.agent("new") is None
+        else:  # dates, attributes, the name of the agent: no content
+            assert told(other, "new") == before
+            other.erase("new", Selection(whole=True))
+    assert refusals > 40
+
+
+def test_members_compressed_otherwise(other: Store, archive: Path) -> None:
+    with zipfile.ZipFile(archive) as opened:
+        members = {name: opened.read(name) for name in opened.namelist()}
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_LZMA) as opened:
+        for name, data in members.items():
+            opened.writestr(name, data)
+    refused(other, archive, "method 14")
+
+
+def test_records_cut_otherwise_are_embedded_again(filled: Store, tmp_path: Path) -> None:
+    filled.export("alice", tmp_path / "a.zip")
+    with Store.open("sqlite://") as whole:
+        whole.import_(tmp_path / "a.zip")
+        assert [record.chunk for record in whole.records("alice")] == [0, 0, 0, 0]
+        assert len(whole.embeddings("alice", "m")[0]) + len(whole.missing_embeddings("alice", "m", 9)) == 4

@@ -1,0 +1,302 @@
+"""Erasure: what was chosen goes with all that was made of it, and nothing else does."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deltamem_agents.errors import ConfigError, UnknownAgentError
+from deltamem_agents.store import Selection, Store
+
+Say = Callable[..., dict[str, Any]]
+Commit = Callable[..., int]
+Rows = Callable[..., dict[str, list[Any]]]
+NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def filled(store: Store, say: Say, commit: Commit) -> Store:
+    """alice: 1 apple, 2 banana, 3 cherry (in s1), 4 blackberry in place of banana, 5 damson (in s2), an hour apart."""
+    for position, (text, name, session) in enumerate(
+        [
+            ("apple", "a", "s1"),
+            ("banana", "b", "s1"),
+            ("cherry", "c", "s1"),
+            ("blackberry", "b", "s2"),
+            ("damson", "d", "s2"),
+        ]
+    ):
+        store.append("alice", [say(text, id=name, created_at=NOON + timedelta(hours=position))], session)
+    for position in range(1, 6):
+        commit("alice", position, position - 1)
+    keys = [key for key, _ in store.missing_embeddings("alice", "m", 10)]
+    store.put_embeddings("alice", "m", keys, np.ones((4, 2), np.float32))
+    store.append("bob", [say("apple", id="a"), say("banana", id="b")], "s1")
+    store.append("bob", [say("berry", id="b")], "s1")
+    commit("bob", 3)
+    store.put_embeddings("bob", "m", [key for key, _ in store.missing_embeddings("bob", "m", 9)], np.ones((2, 2), "f4"))
+    return store
+
+
+def live(store: Store, agent: str = "alice") -> list[tuple[int, str]]:
+    return [(entry.position, entry.text) for entry in store.live(agent)]
+
+
+def revisions(store: Store, agent: str = "alice") -> list[int]:
+    return [stored.position for stored in store.revisions(agent)]
+
+
+def test_by_ids_every_version_goes(filled: Store, rows: Rows) -> None:
+    before = filled.agent("alice")
+
+    plan = filled.erase("alice", Selection(ids=["b", "unheard of"]))
+
+    assert live(filled) == [(1, "apple"), (3, "cherry"), (5, "damson")]
+    assert [entry.text for entry in filled.at("alice", 2)] == ["apple"]
+    (erased,) = plan.erased
+    assert (erased.agent, erased.ids, erased.messages, len(erased.hashes)) == ("alice", ("b",), 2, 2)
+    assert (erased.records, erased.embeddings, erased.revisions) == (1, 1, 4)
+    assert revisions(filled) == [1]
+    after = filled.agent("alice")
+    assert before is not None and after is not None
+    assert (after.epoch, after.position, after.messages) == (before.epoch + 1, 5, 3)
+    left = repr(rows(filled, "alice"))
+    assert "banana" not in left and "blackberry" not in left and "cherry" in left
+
+
+def test_no_word_of_it_is_found(filled: Store) -> None:
+    assert filled.search_text("alice", ["blackberry"], 5) != []
+    filled.erase("alice", Selection(ids=["b"]))
+    assert filled.search_text("alice", ["blackberry", "banana"], 5) == []
+    assert [record.text for record in filled.records("alice")] == ["apple", "cherry", "damson"]
+    assert len(filled.embeddings("alice", "m")[0]) == 3
+
+
+def test_by_session_a_message_that_was_superseded_there_is_live_again(filled: Store) -> None:
+    plan = filled.erase("alice", Selection(session="s2"))
+
+    assert plan.erased[0].ids == ("b", "d")
+    assert live(filled) == [(1, "apple"), (2, "banana"), (3, "cherry")]
+    assert [record.text for record, _ in filled.search_text("alice", ["banana", "blackberry"], 5)] == ["banana"]
+    assert [text for _, text in filled.missing_embeddings("alice", "m", 9)] == ["banana"]
+    assert filled.sessions("alice") == ["s1"] and revisions(filled) == [1]
+
+
+def test_states_that_went_with_a_message_that_came_back_are_counted(filled: Store) -> None:
+    dry = filled.erase("alice", Selection(session="s2"), dry_run=True).erased[0]
+    before = len(revisions(filled))
+    erased = filled.erase("alice", Selection(session="s2")).erased[0]
+    assert dry.revisions == erased.revisions == before - len(revisions(filled)) == 4
+
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "texts"),
+    [
+        (Selection(since=NOON + 3 * HOUR), ["apple", "banana", "cherry"]),
+        (Selection(until=NOON + 3 * HOUR), ["blackberry", "damson"]),
+        (Selection(since=NOON + HOUR, until=NOON + 2 * HOUR), ["apple", "cherry", "blackberry", "damson"]),
+        (Selection(since=(NOON + 4 * HOUR).astimezone(timezone(-5 * HOUR))), ["apple", "cherry", "blackberry"]),
+        (Selection(since=NOON + HOUR, session="s1", ids=["a", "c", "d"]), ["apple", "blackberry", "damson"]),
+        (Selection(since=NOON + 5 * HOUR), ["apple", "cherry", "blackberry", "damson"]),
+    ],
+)
+def test_by_time_and_by_all_that_is_given(filled: Store, chosen: Selection, texts: list[str]) -> None:
+    filled.erase("alice", chosen)
+    assert [text for _, text in live(filled)] == texts
+
+
+def test_where_nothing_fits_nothing_happens(filled: Store, rows: Rows) -> None:
+    before = rows(filled)
+    for chosen in (Selection(ids=["x"]), Selection(ids=[]), Selection(session="S1"), Selection(since=NOON + 9 * HOUR)):
+        plan = filled.erase("alice", chosen, forks=True)
+        assert [(each.messages, each.revisions, each.ids) for each in plan.erased] == [(0, 0, ())]
+    assert rows(filled) == before and filled.purge() is None
+
+
+def test_a_dry_run_tells_and_changes_nothing(filled: Store, rows: Rows) -> None:
+    filled.fork("alice", "twin")
+    before = rows(filled)
+    for chosen in (Selection(ids=["b", "a"]), Selection(session="s1"), Selection(whole=True)):
+        dry = filled.erase("alice", chosen, forks=True, dry_run=True)
+        assert rows(filled) == before
+        filled.fork("alice", "spare")
+        done = filled.erase("spare", chosen)
+        assert [replaced(each, agent="") for each in dry.erased[:1]] == [
+            replaced(each, agent="") for each in done.erased
+        ]
+        if not chosen.whole:
+            filled.erase("spare", Selection(whole=True))
+        before = rows(filled)
+
+
+def replaced(erased: Any, agent: str) -> dict[str, Any]:
+    return erased.as_dict() | {"agent": agent, "hashes": len(erased.hashes)}
+
+
+def test_the_whole_agent(filled: Store, rows: Rows) -> None:
+    filled.rollback("alice", 3)
+    plan = filled.erase("alice", Selection(whole=True))
+    erased = plan.erased[0]
+    assert (erased.ids, erased.messages, erased.records, erased.revisions) == (("a", "b", "c", "d"), 5, 3, 1)
+    assert filled.agent("alice") is None and live(filled) == [] and filled.search_text("alice", ["apple"], 5) == []
+    assert all(found == [] for found in rows(filled, "alice").values())
+    with pytest.raises(UnknownAgentError):
+        filled.erase("alice", Selection(whole=True))
+
+
+@pytest.mark.parametrize("chosen", [Selection(ids=["a", "b"]), Selection(session="s1"), Selection(whole=True)])
+def test_other_agents_rows_are_untouched(filled: Store, rows: Rows, chosen: Selection) -> None:
+    filled.fork("alice", "twin")
+    before = {agent: rows(filled, agent) for agent in ("bob", "twin")}
+    filled.erase("alice", chosen)
+    assert {agent: rows(filled, agent) for agent in ("bob", "twin")} == before
+    filled.erase("alice" if filled.agent("alice") else "twin", Selection(whole=True), forks=True)
+    assert rows(filled, "bob") == before["bob"] and all(before["bob"][f"deltamem_{name}"] for name in ("embeddings",))
+
+
+def test_forks_that_hold_it_are_listed(filled: Store, say: Say) -> None:
+    filled.fork("alice", "twin")
+    filled.fork("twin", "third")
+    filled.append("third", [say("apricot", id="a")], "s")
+    filled.fork("bob", "robert")
+    filled.append("twin", [say("mine alone", id="e")], "s")
+    filled.erase("twin", Selection(ids=["d"]))
+
+    plan = filled.erase("alice", Selection(ids=["a", "d"]))
+
+    assert [each.agent for each in plan.erased] == ["alice"]
+    assert plan.held_by == {"twin": ["a"], "third": ["a", "d"]}  # the superseded one too; never bob's
+    assert filled.live("twin")[0].text == "apple"
+
+
+def test_forks_are_erased_on_request(filled: Store, say: Say, rows: Rows) -> None:
+    filled.fork("alice", "twin")
+    filled.append("twin", [say("apricot", id="a"), say("elder", id="e")], "s")
+    bobs = rows(filled, "bob")
+    epochs = {info.id: info.epoch for info in filled.agents()}
+
+    plan = filled.erase("twin", Selection(ids=["a", "e"]), forks=True)
+
+    assert plan.held_by == {} and [(each.agent, each.messages) for each in plan.erased] == [("twin", 3), ("alice", 1)]
+    assert [text for _, text in live(filled)] == ["cherry", "blackberry", "damson"] and revisions(filled) == []
+    assert {info.id: info.epoch - epochs[info.id] for info in filled.agents()} == {"alice": 1, "bob": 0, "twin": 1}
+    assert rows(filled, "bob") == bobs
+    assert "apple" not in repr([rows(filled, agent) for agent in ("alice", "twin")])
+
+
+def test_a_whole_agent_with_its_forks_leaves_the_forks_their_own(filled: Store, say: Say) -> None:
+    filled.fork("alice", "twin")
+    filled.append("twin", [say("mine alone", id="e")], "s")
+    plan = filled.erase("alice", Selection(whole=True), forks=True)
+    assert [(each.agent, each.messages) for each in plan.erased] == [("alice", 5), ("twin", 5)]
+    assert live(filled, "twin") == [(6, "mine alone")] and filled.agent("alice") is None
+
+
+def test_what_was_rolled_back_can_be_erased(filled: Store) -> None:
+    filled.rollback("alice", 3)
+    plan = filled.erase("alice", Selection(ids=["d"]))
+    assert plan.erased[0].messages == 1 and plan.erased[0].records == 0
+    assert live(filled) == [(1, "apple"), (2, "banana"), (3, "cherry")]
+    filled.rollback("alice", 5)
+    assert [text for _, text in live(filled)] == ["apple", "cherry", "blackberry"]
+
+
+def test_as_if_it_had_never_been(filled: Store, store: Store, say: Say) -> None:
+    filled.erase("alice", Selection(ids=["b"]))
+    store.append("carol", [say(text, id=i) for text, i in (("apple", "a"), ("cherry", "c"), ("damson", "d"))], "s1")
+    assert [entry.text for entry in filled.live("alice")] == [entry.text for entry in store.live("carol")]
+    filled.append("alice", [say("banana", id="b")], "s1")  # its id is free
+    assert live(filled)[-1] == (6, "banana")
+
+
+def test_an_agent_written_to_again_is_another(filled: Store, say: Say, commit: Commit) -> None:
+    old, info = filled.revisions("alice")[-1], filled.agent("alice")
+    filled.erase("alice", Selection(whole=True))
+    with pytest.raises(UnknownAgentError, match="'alice'"):
+        filled.commit("alice", old, after=0)
+
+    filled.append("alice", [say(f"new {i}") for i in range(9)], "s")
+
+    again = filled.agent("alice")
+    assert info is not None and again is not None and again.epoch != info.epoch
+    assert filled.commit("alice", old, after=0) == 0 and filled.revisions("alice") == []
+
+
+def test_a_fold_under_way_cannot_store_what_was_erased(filled: Store, commit: Commit) -> None:
+    tail = filled.tail("alice", "g")
+    assert tail is not None
+    old = filled.revisions("alice")[-1]
+    filled.erase("alice", Selection(ids=["d"]))
+    assert filled.commit("alice", old, after=0) == 4 and revisions(filled) == [1, 2, 3, 4]
+
+
+def test_hashes_differ_between_two_erasures_of_the_same(filled: Store) -> None:
+    filled.fork("alice", "twin")
+    plans = [filled.erase(agent, Selection(ids=["a", "b"])) for agent in ("alice", "twin")]
+    hashes = [plan.erased[0].hashes for plan in plans]
+    assert len(hashes[0]) == len(hashes[1]) == 3 and len({*hashes[0], *hashes[1]}) == 6
+    assert all(len(each) == 64 for each in hashes[0])
+
+
+NOTHING_CHOSEN: list[tuple[Selection, str]] = [
+    (Selection(), "nothing was said"),
+    (Selection(ids="abc"), "list of message ids"),
+    (Selection(ids=[1]), "list of message ids"),  # type: ignore[list-item]
+    (Selection(since="yesterday"), "since is 'yesterday'"),  # type: ignore[arg-type]
+    (Selection(until=5), "until is 5"),  # type: ignore[arg-type]
+    (Selection(since=NOON, until=NOON), "not before"),
+    (Selection(since=NOON.replace(tzinfo=None), until=NOON), "not before"),
+]
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_selections_that_are_none(filled: Store, rows: Rows, dry_run: bool) -> None:
+    before = rows(filled)
+    for chosen, named in NOTHING_CHOSEN:
+        with pytest.raises(ConfigError, match=named):
+            filled.erase("alice", chosen, dry_run=dry_run)
+    assert rows(filled) == before
+
+
+def test_a_time_without_a_zone_is_utc(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time_zone_set()
+    try:
+        filled.erase("alice", Selection(since=datetime(2026, 5, 1, 15)))
+    finally:
+        monkeypatch.undo()
+        time_zone_set()
+    assert [text for _, text in live(filled)] == ["apple", "banana", "cherry"]
+
+
+def time_zone_set() -> None:
+    import time
+
+    if hasattr(time, "tzset"):
+        time.tzset()
+
+
+def test_unknown_agents(store: Store) -> None:
+    for dry_run in (False, True):
+        with pytest.raises(UnknownAgentError, match="'nobody'"):
+            store.erase("nobody", Selection(ids=["a"]), dry_run=dry_run)
+
+
+def test_many_messages(store: Store, say: Say) -> None:
+    store.append("alice", [say(f"message {i}", id=str(i)) for i in range(3000)], "s")
+    plan = store.erase("alice", Selection(ids=[str(i) for i in range(2500)]))
+    assert plan.erased[0].messages == plan.erased[0].records == 2500
+    assert plan.erased[0].ids[0] == "0" and len(store.live("alice")) == len(store.records("alice")) == 500
+
+
+def test_purging_finishes_what_was_erased(filled: Store) -> None:
+    filled.erase("alice", Selection(ids=["a"]))
+    filled.erase("bob", Selection(ids=["a"]))
+    assert filled.purge() is None
+    assert filled._database.read(lambda c: c.exec_driver_sql("SELECT count(*) FROM deltamem_purges").scalar()) == 0
+    assert [record.text for record, _ in filled.search_text("alice", ["cherry"], 5)] == ["cherry"]
