@@ -6,6 +6,9 @@ EXTRAS := langchain,llama-index,retrieval,postgres,train,dev
 STAMP := .venv/.stamp
 SOURCES := pyproject.toml constraints.txt hatch_build.py $(wildcard kernels/deltamem_kernels/cpu/*.[ch])
 
+# A process a core, each with one thread of PyTorch; a file's tests stay together, as they share what is costly to make.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(shell nproc 2>/dev/null || echo 2) --dist loadfile
+
 .PHONY: install demo test check lint types layers bench bench-store bench-gpu
 
 install: $(STAMP)
@@ -21,11 +24,11 @@ demo: $(STAMP)
 
 # Everything; ends with pytest's summary.
 test: lint types layers
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # The part of `test` that ends within two minutes.
 check: lint types layers
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -67,6 +67,18 @@ class ContextLengthError(DeltaMemError, ValueError):
     """A prompt is longer than the backbone's window."""
 
 
+class EngineBusyError(DeltaMemError, RuntimeError):
+    """The engine's queue is full."""
+
+
+class EngineTimeoutError(DeltaMemError, TimeoutError):
+    """A request was not finished in the time it was given."""
+
+
+class EngineMemoryError(DeltaMemError, MemoryError):
+    """The device has too little memory for a request by itself."""
+
+
 class MissingExtraError(DeltaMemError, ImportError):
     """An optional dependency is not installed; the message names the extra."""
 

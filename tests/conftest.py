@@ -45,9 +45,16 @@ def postgresql_url(postgresql_server: str) -> Iterator[FreshUrl]:
     engine.dispose()
 
 
-@pytest.fixture(
-    params=["file", "memory", "postgresql", *(["DELTAMEM_TEST_URL"] if "DELTAMEM_TEST_URL" in os.environ else [])]
-)
+# Files and PostgreSQL in 'make check'; what is the same code as the file's in 'make test' only.
+KINDS = [
+    "file",
+    pytest.param("memory", marks=pytest.mark.slow),
+    "postgresql",
+    *(["DELTAMEM_TEST_URL"] if "DELTAMEM_TEST_URL" in os.environ else []),
+]
+
+
+@pytest.fixture(params=KINDS)
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URL of an empty database of each kind: what the one conformance suite runs on."""
     if request.param == "file":

@@ -132,6 +132,11 @@ class Attached:
         with opened(frame):
             yield Bound(frame)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the first adapted layer is."""
+        return self.adapter.layer(self.adapter.layer_indices[0]).memory.device
+
     def zero_state(self, batch: int) -> State:
         """A batched state of agents that were told nothing."""
         return self.adapter.zero_state(batch)

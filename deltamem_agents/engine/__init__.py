@@ -7,18 +7,29 @@ from deltamem_agents.engine.engine import HOT_BYTES, Engine
 from deltamem_agents.engine.generation import Cancellation, Generation, Sampling
 from deltamem_agents.engine.loading import Loaded, load
 from deltamem_agents.engine.rendering import MessageFormat, Rendering
+from deltamem_agents.engine.requests import AgentKey, StateKey
+from deltamem_agents.engine.scheduler import Limits
 from deltamem_agents.engine.segments import Segment, cut
+from deltamem_agents.engine.sharing import release, shared, stamp
+from deltamem_agents.engine.statistics import Stats
 
 __all__ = [
     "HOT_BYTES",
+    "AgentKey",
     "Cancellation",
     "Engine",
     "Generation",
+    "Limits",
     "Loaded",
     "MessageFormat",
     "Rendering",
     "Sampling",
     "Segment",
+    "StateKey",
+    "Stats",
     "cut",
     "load",
+    "release",
+    "shared",
+    "stamp",
 ]

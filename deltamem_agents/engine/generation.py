@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedTokenizerBase, StoppingCriteria, TextStreamer
+from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from deltamem_agents.errors import ConfigError
 
@@ -53,17 +51,6 @@ class Sampling:
         if any(not isinstance(each, str) or not each for each in self.stop):
             raise ConfigError(f"stop is {self.stop!r}; give non-empty strings")
 
-    def arguments(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-        """Keyword arguments of ``generate``."""
-        chosen: dict[str, Any] = {"max_new_tokens": self.max_tokens, "repetition_penalty": self.repetition_penalty}
-        if self.temperature > 0:
-            chosen |= {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
-        else:
-            chosen |= {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        if self.stop:
-            chosen |= {"stop_strings": list(self.stop), "tokenizer": tokenizer}
-        return chosen
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
@@ -73,7 +60,7 @@ class Generation:
         text: Without special tokens and stop strings, stripped.
         ids: The tokens, with the one that ended it.
         prompt_tokens: Length of the prompt.
-        first_token_seconds: From the start of the forward to the first token.
+        first_token_seconds: From the request to the first token, waiting included.
         seconds: In all.
         finished: Whether it ended by itself, rather than by ``max_tokens`` or by being cancelled.
     """
@@ -86,19 +73,17 @@ class Generation:
     finished: bool
 
 
-@dataclass(slots=True)
-class Cancellation(StoppingCriteria):
-    """Ends a generation from another thread."""
+class Cancellation:
+    """Ends a request from another thread."""
 
-    _event: threading.Event = field(default_factory=threading.Event)
+    __slots__ = ("cancelled",)
+
+    def __init__(self) -> None:
+        self.cancelled = False
 
     def cancel(self) -> None:
-        """End it after the token under way."""
-        self._event.set()
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        """Asked by Transformers after each token: which rows [B] are to end."""
-        return torch.full((input_ids.shape[0],), self._event.is_set(), dtype=torch.bool, device=input_ids.device)
+        """A request that is waiting is dropped, one that is generated ends after the token under way."""
+        self.cancelled = True
 
 
 class CallbackStreamer(TextStreamer):

@@ -13,9 +13,10 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache
 
 from deltamem_agents.core import State
+from deltamem_agents.engine.caches import Pairs
+from deltamem_agents.engine.requests import AgentKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,23 +24,22 @@ class HotSegment:
     """A segment that has run.
 
     Args:
-        epoch: Of its agent.
+        key: Whose.
         ids: Its tokens so far.
-        before, after: The states around it, batched, on the model's device.
-        cache: Keys and values of ``ids``; a run that goes on extends it in place.
+        before, after: The states around it.
+        past: Keys and values [1, H, n, D] of ``ids`` in each layer.
     """
 
-    epoch: int
+    key: AgentKey
     ids: list[int]
     before: State
     after: State
-    cache: DynamicCache
+    past: Pairs
 
     @property
     def size(self) -> int:
         """Bytes of its keys, values and states."""
-        pairs = [(getattr(layer, "keys", None), getattr(layer, "values", None)) for layer in self.cache.layers]
-        cached = [tensor for pair in pairs for tensor in pair if tensor is not None]
+        cached = [tensor for pair in self.past for tensor in pair]
         return sum(tensor.nbytes for tensor in (*cached, *self.before.values(), *self.after.values()))
 
     def begins(self, before: State, ids: list[int]) -> bool:
@@ -53,7 +53,7 @@ class HotSegments:
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
-        self._held: OrderedDict[Hashable, HotSegment] = OrderedDict()
+        self._held: OrderedDict[tuple[Hashable, str], HotSegment] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -70,26 +70,27 @@ class HotSegments:
     def __len__(self) -> int:
         return len(self._held)
 
-    def take(self, agent: Hashable, epoch: int) -> HotSegment | None:
-        """Remove and return an agent's, if it is of this epoch: whoever takes it may extend its cache."""
+    def take(self, key: AgentKey) -> HotSegment | None:
+        """Remove and return an agent's, if it is of this epoch."""
         with self._lock:
-            found = self._held.pop(agent, None)
-        return found if found is not None and found.epoch == epoch else None
+            found = self._held.pop(key[:2], None)
+        return found if found is not None and found.key == key else None
 
-    def put(self, agent: Hashable, segment: HotSegment) -> None:
+    def put(self, segment: HotSegment) -> None:
         """Keep an agent's, in place of the one before, unless it is larger than the budget."""
+        whose = segment.key[:2]
         with self._lock:
-            self._held.pop(agent, None)
+            self._held.pop(whose, None)
             if segment.size > self._budget:
                 return
-            self._held[agent] = segment
-            sizes = {name: each.size for name, each in self._held.items()}
-            held = sum(sizes.values())
-            while self._held and held > self._budget:
-                name, _ = self._held.popitem(last=False)
-                held -= sizes[name]
+            self._held[whose] = segment
+            sizes = {each: held.size for each, held in self._held.items()}
+            total = sum(sizes.values())
+            while self._held and total > self._budget:
+                oldest, _ = self._held.popitem(last=False)
+                total -= sizes[oldest]
 
-    def drop(self, agent: Hashable) -> None:
+    def drop(self, owner: Hashable, agent: str) -> None:
         """Forget an agent's."""
         with self._lock:
-            self._held.pop(agent, None)
+            self._held.pop((owner, agent), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from deltamem_agents import tiny
 from deltamem_agents.core import FAMILIES, load_adapter
-from deltamem_agents.errors import BackboneFileError, ConfigError, UnsupportedModelError
+from deltamem_agents.errors import BackboneFileError, ConfigError, MissingExtraError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from deltamem_agents.core import Adapter
@@ -37,6 +38,8 @@ def load(
     tokenizer: PreTrainedTokenizerBase | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    quantization: str | None = None,
+    attention: str | None = None,
 ) -> Loaded:
     """Load what `Engine` needs.
 
@@ -46,9 +49,12 @@ def load(
         model: A loaded model, with its ``tokenizer``; left on its device and in its dtype.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:n".
         dtype: "auto" (as stored on a GPU, float32 on a CPU), "float32", "bfloat16" or "float16".
+        quantization: "int8" or "int4" by bitsandbytes, or "int8-torchao"; None for none.
+        attention: Transformers' ``attn_implementation`` ("sdpa", "eager", "flash_attention_2", …); its own by default.
 
     Raises:
-        ConfigError: A model without its tokenizer, an unknown device or dtype, or no adapter.
+        ConfigError: A model without its tokenizer, an unknown device, dtype or quantization, or no adapter.
+        MissingExtraError: The quantization's library is not installed.
         BackboneFileError: The backbone is not found, truncated or malformed.
         UnsupportedModelError: The backbone's family is not one of ``FAMILIES``.
         AdapterFileError: The adapter is not found or not one.
@@ -65,14 +71,19 @@ def load(
             )
     if model is None or tokenizer is None:
         source = str(folder) if folder.is_dir() else str(backbone)
-        model, tokenizer = _load_model(source, device, dtype)
+        model, tokenizer = _load_model(source, device, dtype, quantization, attention)
     loaded = load_adapter(adapter) if isinstance(adapter, str | Path) else adapter
     model.eval()  # type: ignore[no-untyped-call]
     return Loaded(str(backbone), model, tokenizer, loaded)
 
 
-def _load_model(source: str, device: str, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load_model(
+    source: str, device: str, dtype: str, quantization: str | None, attention: str | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     place = _device(device)
+    options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
+    if quantization is not None:
+        options |= {"quantization_config": quantization_config(quantization), "device_map": {"": str(place)}}
     kind: Any = (
         "auto" if dtype == "auto" and place.type == "cuda" else _DTYPES.get("float32" if dtype == "auto" else dtype)
     )
@@ -84,7 +95,9 @@ def _load_model(source: str, device: str, dtype: str) -> tuple[PreTrainedModel, 
             raise UnsupportedModelError(
                 f"backbone {source!r} is of family {config.model_type!r}; known are {', '.join(sorted(FAMILIES))}"
             )
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, dtype=kind, use_safetensors=True)
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            source, dtype=kind, use_safetensors=True, **options
+        )
         tokenizer = AutoTokenizer.from_pretrained(source)
     except UnsupportedModelError:
         raise
@@ -93,8 +106,32 @@ def _load_model(source: str, device: str, dtype: str) -> tuple[PreTrainedModel, 
             f"backbone {source!r} cannot be loaded ({_first_line(error)}); give 'tiny', a folder with a "
             "Hugging Face model in safetensors, or a hub id that this machine can reach"
         ) from error
-    model.to(place)  # type: ignore[arg-type]
+    if quantization is None:
+        model.to(place)  # type: ignore[arg-type]
     return model, tokenizer
+
+
+def quantization_config(name: str) -> Any:
+    """Transformers' configuration of a quantization.
+
+    Raises:
+        ConfigError: It is not one of those known.
+        MissingExtraError: Its library is not installed.
+    """
+    libraries = {"int8": "bitsandbytes", "int4": "bitsandbytes", "int8-torchao": "torchao"}
+    if name not in libraries:
+        raise ConfigError(f"quantization {name!r} is not one of {', '.join(libraries)}")
+    library = libraries[name]
+    if importlib.util.find_spec(library) is None:
+        raise MissingExtraError(f"quantization {name!r} needs {library}, which is not installed; pip install {library}")
+    if library == "bitsandbytes":
+        from transformers import BitsAndBytesConfig
+
+        return BitsAndBytesConfig(load_in_8bit=name == "int8", load_in_4bit=name == "int4")  # type: ignore[no-untyped-call]
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
+
+    return TorchAoConfig(Int8WeightOnlyConfig())
 
 
 def _device(name: str) -> torch.device:

@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from deltamem_agents.core import State
 from deltamem_agents.engine import Cancellation, Generation, Sampling
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.memory.answering import Answer, ask
+from deltamem_agents.memory.folding import Folded, under
 from deltamem_agents.memory.history import History
 from deltamem_agents.memory.prompting import last_question, prompt_messages, with_recall
 from deltamem_agents.memory.results import Mode, Recall, Reply, Usage, check_k, check_mode
@@ -91,8 +91,8 @@ class AgentMemory(History):
             return Recall(notes=self._mem.notes if chosen != "state" else ())
         records = [] if chosen == "state" else self._retrieve(query, k, session, budget)
         text = recall_text(records)
-        state = None if chosen == "vector" or not generate else self._state()
-        answer = ask(self._mem.engine, query, text, state) if generate and query.strip() else None
+        folded = None if chosen == "vector" or not generate else self._mem.folder.current(self.id)
+        answer = ask(self._mem.engine, query, text, folded) if generate and query.strip() else None
         if chosen == "state" and answer is not None and answer.source == "state":
             text = f"Memory suggests: {answer.generation.text}"
         return Recall(
@@ -101,7 +101,7 @@ class AgentMemory(History):
             records=records,
             source=answer.source if answer else "neither",
             confidence=answer.confidence if answer else 0.0,
-            usage=self._usage(started, text, answer, state),
+            usage=self._usage(started, text, answer, folded),
             notes=self._mem.notes if chosen != "state" else (),
         )
 
@@ -130,9 +130,9 @@ class AgentMemory(History):
             ContextLengthError: The prompt does not fit the window.
         """
         started = time.perf_counter()
-        prompt, state, recalled = self._prepare(messages, mode, k, budget, tools)
-        generation = self._mem.engine.generate(prompt, state, sampling).result()
-        return self._reply(started, generation, state, recalled)
+        prompt, folded, recalled = self._prepare(messages, mode, k, budget, tools)
+        generation = self._mem.engine.generate(prompt, *under(folded), sampling=sampling).result()
+        return self._reply(started, generation, folded, recalled)
 
     def stream(
         self,
@@ -146,15 +146,17 @@ class AgentMemory(History):
     ) -> Iterator[str | Reply]:
         """As `generate`, but yields text as it comes, and the whole reply last. Closing it stops the backbone."""
         started = time.perf_counter()
-        prompt, state, recalled = self._prepare(messages, mode, k, budget, tools)
+        prompt, folded, recalled = self._prepare(messages, mode, k, budget, tools)
         pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         cancellation = Cancellation()
-        future = self._mem.engine.generate(prompt, state, sampling, on_text=pieces.put, cancellation=cancellation)
+        future = self._mem.engine.generate(
+            prompt, *under(folded), sampling=sampling, on_text=pieces.put, cancellation=cancellation
+        )
         future.add_done_callback(lambda _: pieces.put(None))
         try:
             while (piece := pieces.get()) is not None:
                 yield piece
-            yield self._reply(started, future.result(), state, recalled)
+            yield self._reply(started, future.result(), folded, recalled)
         finally:
             cancellation.cancel()
 
@@ -172,7 +174,7 @@ class AgentMemory(History):
         started = time.perf_counter()
         loop = asyncio.get_running_loop()
         prepared = self.pool.submit(self._prepare, messages, mode, k, budget, tools)
-        prompt, state, recalled = await asyncio.wrap_future(prepared)
+        prompt, folded, recalled = await asyncio.wrap_future(prepared)
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
 
         def put(piece: str | None) -> None:
@@ -180,12 +182,14 @@ class AgentMemory(History):
                 loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
         cancellation = Cancellation()
-        future = self._mem.engine.generate(prompt, state, sampling, on_text=put, cancellation=cancellation)
+        future = self._mem.engine.generate(
+            prompt, *under(folded), sampling=sampling, on_text=put, cancellation=cancellation
+        )
         future.add_done_callback(lambda _: put(None))
         try:
             while (piece := await pieces.get()) is not None:
                 yield piece
-            yield self._reply(started, await asyncio.wrap_future(future), state, recalled)
+            yield self._reply(started, await asyncio.wrap_future(future), folded, recalled)
         finally:
             cancellation.cancel()
 
@@ -233,10 +237,6 @@ class AgentMemory(History):
         self._mem.folder.current(self.id)
         self._mem.retriever.embed_missing(self.id)
 
-    def _state(self) -> State | None:
-        folded = self._mem.folder.current(self.id)
-        return folded.state if folded else None
-
     def _retrieve(self, query: str, k: int, session: str | None, budget: int | None) -> list[Record]:
         records = self._mem.retriever.search(self.id, query, k, session)
         return records if budget is None else within_budget(records, budget, self._mem.engine.count)
@@ -248,22 +248,22 @@ class AgentMemory(History):
         k: int,
         budget: int | None,
         tools: Sequence[Mapping[str, Any]] | None,
-    ) -> tuple[list[int], State | None, Recall]:
+    ) -> tuple[list[int], Folded | None, Recall]:
         plain = prompt_messages(messages)
         recalled = Recall()
         if check_mode(mode) != "state":
             recalled = self.recall(last_question(plain), mode=mode, k=k, budget=budget, generate=False)
         self._mem.check_open()
         prompt = self._mem.engine.rendering.prompt(with_recall(plain, recalled.text), tools)
-        return prompt, None if mode == "vector" else self._state(), recalled
+        return prompt, None if mode == "vector" else self._mem.folder.current(self.id), recalled
 
-    def _reply(self, started: float, generation: Generation, state: State | None, recalled: Recall) -> Reply:
+    def _reply(self, started: float, generation: Generation, folded: Folded | None, recalled: Recall) -> Reply:
         text, calls = split_tool_calls(generation.text)
         usage = Usage(
             context_tokens=recalled.usage.context_tokens,
             prompt_tokens=generation.prompt_tokens,
             answer_tokens=len(generation.ids),
-            state_bytes=self._mem.engine.state_bytes if state else 0,
+            state_bytes=self._mem.engine.state_bytes if folded else 0,
             first_token_seconds=generation.first_token_seconds,
             seconds=time.perf_counter() - started,
         )
@@ -273,13 +273,13 @@ class AgentMemory(History):
         said = [{"role": "assistant", "content": reply.text}] if reply.text.strip() else []
         self.write([*messages, *said], session)
 
-    def _usage(self, started: float, text: str, answer: Answer | None, state: State | None) -> Usage:
+    def _usage(self, started: float, text: str, answer: Answer | None, folded: Folded | None) -> Usage:
         generation = answer.generation if answer else None
         return Usage(
             context_tokens=self._mem.engine.count(text),
             prompt_tokens=generation.prompt_tokens if generation else 0,
             answer_tokens=len(generation.ids) if generation else 0,
-            state_bytes=self._mem.engine.state_bytes if state else 0,
+            state_bytes=self._mem.engine.state_bytes if folded else 0,
             first_token_seconds=generation.first_token_seconds if generation else None,
             seconds=time.perf_counter() - started,
         )

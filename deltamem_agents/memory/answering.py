@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from deltamem_agents.core import State
 from deltamem_agents.engine import Engine, Generation, Sampling
+from deltamem_agents.memory.folding import Folded, under
 from deltamem_agents.memory.results import Source
 
 ANSWER_TOKENS = 32
@@ -22,7 +22,7 @@ class Answer:
     confidence: float
 
 
-def ask(engine: Engine, query: str, records: str, state: State | None) -> Answer:
+def ask(engine: Engine, query: str, records: str, folded: Folded | None) -> Answer:
     """Answer a query from a state, from records, or from both.
 
     The answer is scored again with each part of memory taken away, in one batched forward: its source is what raised
@@ -30,14 +30,15 @@ def ask(engine: Engine, query: str, records: str, state: State | None) -> Answer
 
     Args:
         records: What `recall_text` made of them; empty for none.
-        state: None for the zero state.
+        folded: The state; None for the zero state.
     """
     with_records = engine.rendering.question(query, records)
     bare = engine.rendering.question(query) if records else with_records
     sampling = Sampling(max_tokens=min(ANSWER_TOKENS, max(1, engine.window - len(with_records))))
-    generation = engine.generate(with_records, state, sampling).result()
+    generation = engine.generate(with_records, *under(folded), sampling=sampling).result()
     if not generation.ids:
         return Answer(generation, "neither", 0.0)
+    state = folded.state if folded else None
     scores = engine.score(
         [(with_records, state), (bare, state), (with_records, None), (bare, None)], generation.ids
     ).result()

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from deltamem_agents.engine import HOT_BYTES, Engine, load
+from deltamem_agents.engine import HOT_BYTES, Engine, Limits, load, release, shared, stamp
 from deltamem_agents.errors import ClosedError, ConfigError
 from deltamem_agents.memory.agent import AgentMemory
 from deltamem_agents.memory.folding import Folder
@@ -61,6 +61,9 @@ class DeltaMem:
         schema: str | None = None,
         retention: Retention = "thin",
         hot_bytes: int = HOT_BYTES,
+        quantization: str | None = None,
+        attention: str | None = None,
+        limits: Limits | None = None,
     ) -> Self:
         """Open a database and load a backbone with its adapter.
 
@@ -78,6 +81,9 @@ class DeltaMem:
             schema: Of PostgreSQL, where the tables are; made where there is none.
             retention: Which stored states are kept: "thin" (all of the last day, then one a day), "all", or the newest
                 so many of each agent.
+            quantization: "int8" or "int4" by bitsandbytes, or "int8-torchao"; None for none.
+            attention: Transformers' ``attn_implementation``; its own choice by default.
+            limits: How much the engine runs at once; by default what suits the device.
             hot_bytes: For keys and values of messages that may be continued, so that appending runs new tokens only.
 
         Raises:
@@ -85,12 +91,26 @@ class DeltaMem:
         """
         chosen, note = _embedder(embedder)
         # The model first: a database is made only when everything else is there.
-        loaded = load(backbone, adapter, model=model, tokenizer=tokenizer, device=device, dtype=dtype)
-        running = Engine(loaded, hot_bytes=hot_bytes)
+        options: dict[str, Any] = {
+            "device": device,
+            "dtype": dtype,
+            "quantization": quantization,
+            "attention": attention,
+        }
+
+        def make() -> Engine:
+            loaded = load(backbone, adapter, model=model, tokenizer=tokenizer, **options)
+            return Engine(loaded, limits=limits, hot_bytes=hot_bytes)
+
+        if model is None and (adapter is None or isinstance(adapter, str | Path)):
+            files = (stamp(backbone), stamp(adapter))
+            running = shared((str(backbone), str(adapter), files, *options.values(), limits, hot_bytes), make)
+        else:
+            running = make()
         try:
             store = Store.open(url, engine=engine, schema=schema, split=split_text, retention=retention)
         except BaseException:
-            running.close()
+            release(running)
             raise
         return cls(running, store, chosen, (note,) if note else ())
 
@@ -152,7 +172,7 @@ class DeltaMem:
             return
         self._closed = True
         self.pool.shutdown(wait=True)
-        self.engine.close()
+        release(self.engine)
         self.store.close()
 
     def __enter__(self) -> Self:

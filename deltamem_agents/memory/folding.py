@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass
+from uuid import uuid4
 
 from deltamem_agents.core import State
-from deltamem_agents.engine import Engine, Segment, cut
+from deltamem_agents.engine import AgentKey, Engine, Segment, StateKey, cut
 from deltamem_agents.errors import StoreError, UnknownAgentError
 from deltamem_agents.store import Revision, Store, Tail
 from deltamem_agents.store.codec import decode, encode
@@ -19,11 +20,21 @@ _LOCKS = 64  # agents share them by hash; two agents on one lock only wait for o
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """A state, the journal position and the epoch it stands for."""
+    """A state, and the history and position it stands for."""
 
     state: State
     position: int
-    epoch: int
+    history: AgentKey
+
+    @property
+    def key(self) -> StateKey:
+        """What names this state and no other."""
+        return self.history, self.position
+
+
+def under(folded: Folded | None) -> tuple[State | None, StateKey | None]:
+    """State and key for `Engine.generate`; of the zero state for None."""
+    return (None, None) if folded is None else (folded.state, folded.key)
 
 
 class Folder:
@@ -32,6 +43,7 @@ class Folder:
     def __init__(self, store: Store, engine: Engine) -> None:
         self._store = store
         self._engine = engine
+        self._owner = uuid4().hex  # tells this database's agents from those of others that share the engine
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
 
     def current(self, agent: str) -> Folded | None:
@@ -46,10 +58,10 @@ class Folder:
             if tail is None:
                 return None
             if tail.newest is not None and not tail.entries:
-                return Folded(decode(tail.newest.state), tail.position, tail.epoch)
-            before, segments, states = self._fold(tail, open_for=(agent, tail.epoch))
+                return Folded(decode(tail.newest.state), tail.position, self._history(agent, tail))
+            before, segments, states = self._fold(tail, open_for=self._history(agent, tail))
             self._save(agent, tail, segments, states)
-            return Folded(states[-1] if states else before, tail.position, tail.epoch)
+            return Folded(states[-1] if states else before, tail.position, self._history(agent, tail))
 
     def at(self, agent: str, position: int) -> Folded | None:
         """The state of the journal as it stood at a position; None for an unknown agent. Stores nothing.
@@ -58,11 +70,11 @@ class Folder:
             ConfigError: The journal has no such position.
             StateMismatchError: A stored state is damaged.
         """
-        return self._apart(self._store.tail(agent, self._engine.fingerprint, at=position))
+        return self._apart(agent, self._store.tail(agent, self._engine.fingerprint, at=position))
 
     def anew(self, agent: str) -> Folded | None:
         """The state of the whole live journal without any help of stored states; None for an unknown agent."""
-        return self._apart(self._store.tail(agent, self._engine.fingerprint, anew=True))
+        return self._apart(agent, self._store.tail(agent, self._engine.fingerprint, anew=True))
 
     def rebuild(self, agent: str) -> Folded | None:
         """Fold an agent's whole journal anew, whatever was stored; None for an unknown agent."""
@@ -73,17 +85,20 @@ class Folder:
 
     def forget(self, agent: str) -> None:
         """Drop what is held of an agent in memory."""
-        self._engine.hot.drop(agent)
+        self._engine.forget(self._owner, agent)
 
-    def _apart(self, tail: Tail | None) -> Folded | None:
+    def _apart(self, agent: str, tail: Tail | None) -> Folded | None:
         if tail is None:
             return None
         if tail.newest is not None and not tail.entries:
-            return Folded(decode(tail.newest.state), tail.position, tail.epoch)
+            return Folded(decode(tail.newest.state), tail.position, self._history(agent, tail))
         before, _, states = self._fold(tail, open_for=None)
-        return Folded(states[-1] if states else before, tail.position, tail.epoch)
+        return Folded(states[-1] if states else before, tail.position, self._history(agent, tail))
 
-    def _fold(self, tail: Tail, open_for: tuple[str, int] | None) -> tuple[State, list[Segment], list[State]]:
+    def _history(self, agent: str, tail: Tail) -> AgentKey:
+        return AgentKey(self._owner, agent, tail.epoch)
+
+    def _fold(self, tail: Tail, open_for: AgentKey | None) -> tuple[State, list[Segment], list[State]]:
         """The state before the tail, its segments, and the state after each."""
         start = tail.base.position if tail.base else 0
         before = decode(tail.base.state) if tail.base else self._engine.zero_state()

@@ -33,3 +33,11 @@ def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'memory.db'}"
     fresh: Callable[[], str] = request.getfixturevalue("postgresql_url")
     return fresh()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of them take their time: part of 'make test'."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.slow)

@@ -92,23 +92,31 @@ def test_whoever_is_interrupted_leaves_the_others_to_be_written(store: Store) ->
     class Interrupted(BaseException):
         pass
 
-    def interrupted(_: Connection) -> None:
-        raise Interrupted
-
     raised: list[BaseException] = []
+    ids: list[str] = []
+    for _ in range(50):  # until it is the one to be interrupted that writes for all
 
-    def run() -> None:
-        try:
-            store._database.write(interrupted)
-        except BaseException as error:
-            raised.append(error)
+        def run() -> None:
+            mine = threading.current_thread()
 
-    thread = held(store, 1)
-    first = threading.Thread(target=run)
-    first.start()
-    with ThreadPoolExecutor(3) as pool:
-        ids = list(pool.map(lambda i: store.append("bob", [{"role": "user", "content": str(i)}], "s"), range(3)))
-    for each in (thread, first):
-        each.join(30)
+            def interrupted(_: Connection) -> None:
+                if threading.current_thread() is mine:
+                    raise Interrupted
+
+            try:
+                store._database.write(interrupted)
+            except BaseException as error:
+                raised.append(error)
+
+        thread = held(store, 1)
+        first = threading.Thread(target=run)
+        first.start()
+        with ThreadPoolExecutor(3) as pool:
+            said = pool.map(lambda i: store.append("bob", [{"role": "user", "content": str(i)}], "s"), range(3))
+            ids += [each for written in said for each in written]
+        for each in (thread, first):
+            each.join(30)
+        if raised:
+            break
     assert [type(error) for error in raised] == [Interrupted]
-    assert sorted(entry.id for entry in store.live("bob")) == sorted(each[0] for each in ids)
+    assert sorted(entry.id for entry in store.live("bob")) == sorted(ids)

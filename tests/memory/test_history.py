@@ -424,7 +424,7 @@ def test_delete(mem, agent, runs) -> None:
 def test_a_fold_that_ends_after_the_deletion_stores_nothing(mem, open_mem, fresh, monkeypatch, again) -> None:
     secret = [{"role": "user", "content": "The secret word is xylograph."}] * 3
     mem.store.append("a", secret, "s1")
-    other = open_mem()
+    other = open_mem(hot_bytes=0)
     folding, deleted = threading.Event(), threading.Event()
     fold = other.engine.fold
 
@@ -450,7 +450,7 @@ def test_a_fold_that_ends_after_the_deletion_stores_nothing(mem, open_mem, fresh
 
 def test_a_fold_that_ends_after_an_erasure_stores_nothing(mem, open_mem, fresh, monkeypatch) -> None:
     mem.store.append("a", told(), "s1")
-    other = open_mem()
+    other = open_mem(hot_bytes=0)
     fold = other.engine.fold
 
     def erased_meanwhile(*args, **given):

@@ -9,9 +9,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import DynamicCache
 
-from deltamem_agents.engine import cut
+from deltamem_agents.engine import AgentKey, cut
 from deltamem_agents.engine.hot import HotSegment, HotSegments
 from deltamem_agents.training.conversations import Shape, converse
 
@@ -164,7 +163,7 @@ def test_what_was_taken_back_is_not_gone_on_from(mem, open_mem, distance, runs, 
         lambda hot: replace(hot, ids=hot.ids * 3),
         lambda hot: replace(hot, before={name: tensor + 1e-3 for name, tensor in hot.before.items()}),
         lambda hot: replace(hot, before={"another.module": torch.zeros(1)}),
-        lambda hot: replace(hot, epoch=hot.epoch + 1),
+        lambda hot: replace(hot, key=hot.key._replace(epoch=hot.key.epoch + 1)),
     ],
     ids=["other tokens", "more tokens", "another state", "other modules", "another epoch"],
 )
@@ -172,7 +171,8 @@ def test_an_entry_that_does_not_fit_is_not_used(mem, distance, runs, damage) -> 
     first, more = {"role": "user", "content": "My dog is Rex."}, {"role": "user", "content": "I live in Oslo."}
     agent = mem.agent("a")
     agent.write([first])
-    mem.engine.hot.put("a", damage(mem.engine.hot.take("a", mem.store.agent("a").epoch)))
+    key = AgentKey(mem.folder._owner, "a", mem.store.agent("a").epoch)
+    mem.engine.hot.put(damage(mem.engine.hot.take(key)))
     seen = runs(mem)
     agent.write([more])
     assert seen == [tokens(mem, first) + tokens(mem, more)]
@@ -198,22 +198,27 @@ def test_the_least_recently_used_go_when_the_budget_is_full(open_mem, runs) -> N
 
 
 def test_budget_order_and_replacement() -> None:
-    def segment(bytes_: int, epoch: int = 1) -> HotSegment:
-        return HotSegment(epoch, [1], {"m": torch.zeros(bytes_ // 4)}, {}, DynamicCache())
+    def key(agent: str, epoch: int = 1) -> AgentKey:
+        return AgentKey("db", agent, epoch)
+
+    def segment(agent: str, bytes_: int, epoch: int = 1) -> HotSegment:
+        return HotSegment(key(agent, epoch), [1], {"m": torch.zeros(bytes_ // 4)}, {}, [])
 
     hot = HotSegments(100)
-    hot.put("a", segment(40))
-    hot.put("b", segment(40))
-    hot.put("a", segment(40))  # used again: b is now the older one
-    hot.put("c", segment(40))
-    assert (len(hot), hot.bytes, hot.take("b", 1)) == (2, 80, None)
-    hot.put("d", segment(400))  # larger than the budget: not kept, and the others stay
-    assert (len(hot), hot.take("d", 1)) == (2, None)
-    hot.put("e", segment(40, epoch=7))
-    assert hot.take("e", 8) is None and hot.take("e", 7) is None
-    hot.put("e", segment(40, epoch=7))
-    hot.drop("e")
-    assert hot.take("e", 7) is None
+    hot.put(segment("a", 40))
+    hot.put(segment("b", 40))
+    hot.put(segment("a", 40))  # used again: b is now the older one
+    hot.put(segment("c", 40))
+    assert (len(hot), hot.bytes, hot.take(key("b"))) == (2, 80, None)
+    hot.put(segment("d", 400))  # larger than the budget: not kept, and the others stay
+    assert (len(hot), hot.take(key("d"))) == (2, None)
+    hot.put(segment("e", 40, epoch=7))
+    assert hot.take(key("e", 8)) is None and hot.take(key("e", 7)) is None
+    hot.put(segment("e", 40, epoch=7))
+    hot.drop("db", "e")
+    assert hot.take(key("e", 7)) is None
+    hot.put(segment("a", 8))
+    assert hot.take(AgentKey("another db", "a", 1)) is None
     assert not HotSegments(0).enabled
 
 

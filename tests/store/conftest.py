@@ -18,9 +18,11 @@ def one_postgresql_url(postgresql_url: Callable[[], str]) -> str:
     return postgresql_url()
 
 
-@pytest.fixture(
-    params=["file", "memory", "postgresql", *(["DELTAMEM_TEST_URL"] if "DELTAMEM_TEST_URL" in os.environ else [])]
-)
+# Files and PostgreSQL in 'make check'; what is the same code as the file's in 'make test' only.
+KINDS = ["file", pytest.param("memory", marks=pytest.mark.slow), "postgresql"]
+
+
+@pytest.fixture(params=[*KINDS, *(["DELTAMEM_TEST_URL"] if "DELTAMEM_TEST_URL" in os.environ else [])])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """An empty store of each kind."""
     if request.param == "postgresql":

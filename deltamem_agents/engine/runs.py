@@ -1,0 +1,142 @@
+"""One padded batch of token rows on its way through the model, a chunk of columns at a time.
+
+    columns:  [ cached, padded on the left | new tokens, padded on the left ]
+
+Each row has its own state and its own mask; what it computes does not depend on its neighbours. Between two chunks the
+engine may run something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from deltamem_agents.core import Attached, State, stack_states
+from deltamem_agents.engine.caches import Pairs, padded_mask, row, side_by_side
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """New tokens of one request, and what they go on from.
+
+    Args:
+        ids: The new tokens.
+        state: Before them; without a batch axis.
+        read_state: What span writes read instead, where they go on in the middle of a segment.
+        past: Keys and values [1, H, n, D] of the tokens before; None for none.
+        messages, sentences: Span of each new token, for adapters that write spans.
+    """
+
+    ids: Sequence[int]
+    state: State
+    read_state: State | None = None
+    past: Pairs | None = None
+    messages: Sequence[int] = ()
+    sentences: Sequence[int] = ()
+
+
+@dataclass(slots=True)
+class Run:
+    """A batch of rows and how far it has come.
+
+    Args:
+        write: Whether the tokens are written into the states.
+        keep: Last positions whose logits are wanted; 0 for none.
+        chunk: Columns that one `step` takes; None takes all at once, as span writes must.
+    """
+
+    attached: Attached
+    rows: Sequence[Row]
+    write: bool
+    keep: int = 0
+    chunk: int | None = None
+    state: State = field(init=False)
+    logits: Tensor | None = field(init=False, default=None)
+    cache: DynamicCache = field(init=False)
+    mask: Tensor = field(init=False)
+    _ids: Tensor = field(init=False)
+    _read_state: State | None = field(init=False, default=None)
+    _spans: tuple[Tensor, Tensor] | None = field(init=False, default=None)
+    _done: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        device = self.attached.device
+        longest = max(len(each.ids) for each in self.rows)
+        ids = torch.zeros(len(self.rows), longest, dtype=torch.int64)
+        new = torch.zeros(len(self.rows), longest, dtype=torch.bool)
+        for index, each in enumerate(self.rows):
+            start = longest - len(each.ids)
+            ids[index, start:] = torch.tensor(each.ids)
+            new[index, start:] = True
+        self._ids = ids.to(device)
+        self.cache, past = self._joined()
+        self.mask = torch.cat([past, new], dim=1).to(device)
+        self.state = _batched([each.state for each in self.rows], device)
+        if any(each.read_state is not None for each in self.rows):
+            self._read_state = _batched([each.read_state or each.state for each in self.rows], device)
+        if self.write and self.attached.adapter.config.write != "token":
+            self._spans = (self._padded_spans("messages", longest), self._padded_spans("sentences", longest))
+
+    @property
+    def done(self) -> bool:
+        """Whether all columns have run."""
+        return self._done == self._ids.shape[1]
+
+    @property
+    def columns(self) -> int:
+        """How many columns have run."""
+        return self._done
+
+    def step(self) -> None:
+        """Run the next chunk of columns."""
+        past = self.mask.shape[1] - self._ids.shape[1]
+        width = self._ids.shape[1] - self._done if self.chunk is None else self.chunk
+        end = min(self._done + width, self._ids.shape[1])
+        if self._ids.shape[1] - end < self.keep:
+            end = self._ids.shape[1]  # the columns whose logits are wanted run together
+        seen = self.mask[:, : past + end]
+        positions = (seen.long().cumsum(-1) - 1).clamp_min(0)[:, past + self._done :]
+        spans = self._spans
+        output, self.state = self.attached.forward(
+            state=self.state,
+            read_state=self._read_state,
+            write=self.write,
+            message_ids=None if spans is None else spans[0][:, self._done : end],
+            sentence_ids=None if spans is None else spans[1][:, self._done : end],
+            input_ids=self._ids[:, self._done : end],
+            attention_mask=seen.long(),
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=max(1, self.keep),
+        )
+        self._done = end
+        if self.done and self.keep:
+            self.logits = output.logits
+
+    def past(self, index: int) -> Pairs:
+        """Keys and values of one row's tokens."""
+        return row(self.cache, index, self.mask[index])
+
+    def _joined(self) -> tuple[DynamicCache, Tensor]:
+        """What the rows go on from as one cache, and its mask [B, P]."""
+        if all(each.past is None for each in self.rows):
+            return DynamicCache(), torch.zeros(len(self.rows), 0, dtype=torch.bool)
+        like = next(each.past for each in self.rows if each.past is not None)
+        parts = [each.past or [(k[:, :, :0], v[:, :, :0]) for k, v in like] for each in self.rows]
+        masks = [torch.ones(1, part[0][0].shape[2], dtype=torch.bool) for part in parts]
+        return side_by_side(parts), padded_mask(masks)
+
+    def _padded_spans(self, name: str, longest: int) -> Tensor:
+        spans = torch.full((len(self.rows), longest), -1)
+        for index, each in enumerate(self.rows):
+            spans[index, longest - len(each.ids) :] = torch.tensor(getattr(each, name))
+        return spans
+
+
+def _batched(states: Sequence[State], device: torch.device) -> State:
+    return {name: tensor.to(device) for name, tensor in stack_states(states).items()}

@@ -1,0 +1,73 @@
+"""What an engine has done and is doing, in numbers."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+
+REMEMBERED = 1024  # of the latest times and batch sizes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """An engine at a moment; rates and percentiles are over what it remembers of late.
+
+    Args:
+        waiting: Requests in the queue.
+        generating: Rows that are generated together now.
+        answered: Generations so far.
+        batch: Mean rows of a generation step.
+        tokens_per_second: Generated, while anything was.
+        first_token_seconds: Percentiles 50, 90 and 99 of the time from a request to its first token; None before any.
+        tokens_read: Of prompts and folds, with padding.
+        slots, slots_used, evictions: Of the states on the device.
+        pool_bytes, hot_bytes: Of these states, and of keys and values that are kept of open segments.
+    """
+
+    waiting: int
+    generating: int
+    answered: int
+    batch: float
+    tokens_per_second: float
+    first_token_seconds: dict[int, float] | None
+    tokens_read: int
+    slots: int
+    slots_used: int
+    evictions: int
+    pool_bytes: int
+    hot_bytes: int
+
+
+class Counters:
+    """Counts in the engine's thread, read in any."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._steps: deque[tuple[int, float]] = deque(maxlen=REMEMBERED)  # rows, seconds
+        self._first: deque[float] = deque(maxlen=REMEMBERED)
+        self.answers = 0
+        self.tokens_read = 0
+
+    def read(self, rows: int, columns: int) -> None:
+        """A chunk has run."""
+        self.tokens_read += rows * columns
+
+    def wrote(self, rows: int, seconds: float) -> None:
+        """A generation step has run."""
+        with self._lock:
+            self._steps.append((rows, seconds))
+
+    def answered(self, first_token: float) -> None:
+        """A generation has ended, whose first token came after so many seconds."""
+        with self._lock:
+            self.answers += 1
+            self._first.append(first_token)
+
+    def rates(self) -> tuple[float, float, dict[int, float] | None]:
+        """Mean rows of a step, tokens per second, percentiles of the time to first token."""
+        with self._lock:
+            steps, first = list(self._steps), sorted(self._first)
+        rows, seconds = sum(each[0] for each in steps), sum(each[1] for each in steps)
+        percentiles = {p: first[min(len(first) - 1, p * len(first) // 100)] for p in (50, 90, 99)} if first else None
+        return (rows / len(steps) if steps else 0.0), (rows / seconds if seconds else 0.0), percentiles
