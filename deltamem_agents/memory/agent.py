@@ -87,7 +87,7 @@ class AgentMemory(History):
         if not isinstance(query, str):
             raise ConfigError(f"the query is a {type(query).__name__}; give a string")
         self._mem.check_open()
-        if self._mem.store.agent(self.id) is None:
+        if not self._mem.store.knows(self.id):
             return Recall(notes=self._mem.notes if chosen != "state" else ())
         records = [] if chosen == "state" else self._retrieve(query, k, session, budget)
         text = recall_text(records)

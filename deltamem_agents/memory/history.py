@@ -47,7 +47,7 @@ class History:
             ConfigError: The journal has no such position.
         """
         self._mem.check_open()
-        if at is None or self._mem.store.agent(self.id) is None:
+        if at is None or not self._mem.store.knows(self.id):
             return self._mem.store.live(self.id, session=session)
         return [entry for entry in self._mem.store.at(self.id, at) if session in (None, entry.session)]
 

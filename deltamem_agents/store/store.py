@@ -165,6 +165,11 @@ class Store:
         check_id(agent)
         return self._database.read(lambda connection: next(iter(journal.agents(connection, agent)), None))
 
+    def knows(self, agent: str) -> bool:
+        """Whether an agent was ever written to; as quick for a long journal as for a short one."""
+        check_id(agent)
+        return self._database.read(lambda connection: journal.agent_row(connection, agent) is not None, alone=True)
+
     def sessions(self, agent: str) -> list[str]:
         """An agent's sessions that have live messages, in the order in which they began."""
         check_id(agent)

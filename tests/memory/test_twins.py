@@ -62,11 +62,11 @@ def slow(mem, monkeypatch) -> Callable[[], None]:
     for name in ("read", "write"):
         fast = getattr(mem.store._database, name)
 
-        def wait(work: Any, fast: Any = fast) -> Any:
+        def wait(work: Any, fast: Any = fast, **options: Any) -> Any:
             if waiting[0]:
                 waiting[0] = False
                 time.sleep(SLOW)
-            return fast(work)
+            return fast(work, **options)
 
         monkeypatch.setattr(mem.store._database, name, wait)
     return lambda: waiting.__setitem__(0, True)
