@@ -26,7 +26,7 @@ demo: $(STAMP)
 test: lint types layers
 	$(PYTEST)
 
-# The part of `test` that ends within two minutes.
+# The part of `test` that ends within a few minutes.
 check: lint types layers
 	$(PYTEST) -m "not slow"
 

@@ -266,10 +266,7 @@ def _database(url: str, schema: str | None) -> DatabaseFacts:
         database = open_database(url, None, schema)
         try:
             name = database.name
-            if (file := database.missing_file) is not None:  # which opening it would make
-                return DatabaseFacts(
-                    name, None, f"there is no file {file}; 'deltamem write' makes one, or check the path"
-                )
+            database.require_file()
             try:
                 version = versions.current(database)
             except StoreError as error:

@@ -1,4 +1,7 @@
-"""Figures, what they were measured on, and how they are written down. Knows nothing of what is measured; no torch."""
+"""Figures, what they were measured on, and how they are written down. Knows nothing of what is measured; no torch.
+
+The kernels' benchmarks, whose rows are others, write theirs down by the same functions.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 ROOT = Path(__file__).resolve().parents[2]
 SCALES = {"s": 1.0, "ms": 1e3, "µs": 1e6}
@@ -77,19 +84,19 @@ def timed(what: str, on: str, call: Callable[[int], object], *, rounds: int, uni
 def machine(**versions: str) -> dict[str, str]:
     """What figures depend on: processor, versions, commit, day."""
     return {
-        "machine": _processor(),
+        "machine": processor(),
         "python": platform.python_version(),
         **versions,
-        "commit": _commit(),
+        "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
     }
 
 
-def write_csv(path: Path, figures: Sequence[Figure], facts: dict[str, str]) -> None:
-    """One line a figure, each with the machine it comes from."""
+def write_csv(path: Path, figures: Sequence[DataclassInstance], facts: dict[str, str]) -> None:
+    """One line a figure, of one class of them, each with the machine it comes from."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Figure)] + list(facts), lineterminator="\n")
+        writer = csv.DictWriter(file, [field.name for field in fields(figures[0])] + list(facts), lineterminator="\n")
         writer.writeheader()
         for each in figures:
             rounded = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(each).items()}
@@ -121,7 +128,8 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Name of the processor, and how many cores there are."""
     info = Path("/proc/cpuinfo")
     names = []
     if info.exists():
@@ -129,7 +137,8 @@ def _processor() -> str:
     return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
-def _commit() -> str:
+def commit() -> str:
+    """What the sources are at, and whether they were changed since."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"

@@ -11,7 +11,6 @@ import typer
 from deltamem_agents import terminal
 from deltamem_agents.cli.app import Debug, app
 from deltamem_agents.cli.options import DEFAULT_URL, Json, Schema, Url, opened_store
-from deltamem_agents.errors import StoreError
 
 if TYPE_CHECKING:
     from deltamem_agents.store.database import Database
@@ -96,8 +95,8 @@ def _database(url: str, schema: str | None, *, make: bool = False) -> Iterator[D
 
     database = open_database(url, None, schema)
     try:
-        if not make and (file := database.missing_file) is not None:
-            raise StoreError(f"there is no file {file}; 'deltamem write' makes one, or check the path")
+        if not make:
+            database.require_file()
         yield database
     finally:
         database.close()

@@ -44,10 +44,7 @@ def log(
 ) -> None:
     """Show an agent's journal: the messages it remembers, in order."""
     with opened_store(url, schema) as store:
-        if at is None or store.agent(agent) is None:
-            entries = store.live(agent, session=session)
-        else:
-            entries = [entry for entry in store.at(agent, at) if session in (None, entry.session)]
+        entries = store.log(agent, session, at)
     if json:
         terminal.print_json([terminal.entry_json(entry) for entry in entries])
     else:
@@ -206,5 +203,5 @@ def verify(
 
 def check_known(store: Store, agent: str) -> None:
     """Raise UnknownAgentError where an agent was never written to."""
-    if store.agent(agent) is None:
+    if not store.knows(agent):
         raise UnknownAgentError(f"no agent {agent!r} in {store.url}; 'deltamem agents' lists those there are")

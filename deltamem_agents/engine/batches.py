@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import torch
+
 from deltamem_agents.core import Attached
 from deltamem_agents.engine.decoding import Active, Decoding
 from deltamem_agents.engine.hot import HotSegment, HotSegments
@@ -83,7 +85,7 @@ class Scores:
         """As `Batch.finish`."""
         assert self.run.logits is not None  # the run is done
         likely = self.run.logits[:, :-1].float().log_softmax(-1)
-        ids = likely.new_tensor(self._request.ids).long().view(1, -1, 1).expand(likely.shape[0], -1, 1)
+        ids = torch.tensor(self._request.ids, device=likely.device).view(1, -1, 1).expand(likely.shape[0], -1, 1)
         scores = likely.gather(-1, ids).squeeze(-1).mean(-1)
         self._request.answer.set_result(scores.tolist())
         return []
@@ -125,10 +127,9 @@ class Folds:
 
     def _row(self, request: Fold, spans: bool) -> Row:
         """What is to run of a request's next segment: of a hot one the new tokens only."""
-        number = len(request.states)
-        segment, before = request.segments[number], request.before
-        hot = self._hot.take(request.open_for) if request.open_for and number == 0 else None
-        if hot is None or not hot.begins(before, segment.ids) or len(hot.ids) == len(segment.ids):
+        segment, before = request.segment, request.before
+        hot = self._hot.take(request.open_for) if request.open_for and not request.states else None
+        if hot is None or not hot.begins(before, segment.ids):
             return Row(segment.ids, before, messages=segment.messages, sentences=segment.sentences)
         done = len(hot.ids)
         return Row(

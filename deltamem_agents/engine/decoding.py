@@ -64,7 +64,7 @@ class Drawing:
         return self._stop is not None and bool(self._stop(ids, None))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Active:
     """A request that is being generated, from its first token on."""
 
@@ -86,8 +86,7 @@ class Active:
     def take(self, likeliest: int, scores: Tensor, ends: set[int]) -> None:
         """Draw the next token from scores [1, V], and see whether it is the last."""
         request, drawing = self.request, self.drawing
-        ids = [*request.ids, *self.answer]
-        token = likeliest if drawing.plain else drawing.next(torch.tensor([ids], device=scores.device), scores)
+        token = likeliest if drawing.plain else drawing.next(self._ids().to(scores.device), scores)
         self.answer.append(token)
         self.first_token = self.first_token or time.monotonic()
         length = len(request.ids) - request.prompt_tokens + len(self.answer)
@@ -95,11 +94,15 @@ class Active:
             token in ends
             or length >= request.sampling.max_tokens
             or request.cancellation.cancelled
-            or drawing.stops(torch.tensor([[*ids, token]]))
+            or (bool(request.sampling.stop) and drawing.stops(self._ids()))
         )
         self.streamer.put(torch.tensor([token]))
         if self.ended:
             self.streamer.end()
+
+    def _ids(self) -> Tensor:
+        """Prompt and answer so far, [1, n]; only asked for where they matter, as it is made anew for each token."""
+        return torch.tensor([[*self.request.ids, *self.answer]])
 
 
 class Decoding:

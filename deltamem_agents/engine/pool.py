@@ -17,18 +17,18 @@ class StatePool:
 
     Args:
         like: A state without a batch axis.
-        slots: How many states fit; slot 0 is the zero state, and always there.
+        slots: How many states fit.
 
     Attributes:
-        tensors: Module name to [slots + 1, …] float32 on the device.
+        tensors: Module name to [slots, …] float32 on the device.
     """
 
     def __init__(self, like: State, slots: int, device: torch.device) -> None:
         if slots < 1:
             raise ConfigError(f"slots is {slots}; give 1 or more")
         self.slots = slots
-        self.tensors = {name: torch.zeros(slots + 1, *each.shape, device=device) for name, each in like.items()}
-        self._free = list(range(slots, 0, -1))
+        self.tensors = {name: torch.zeros(slots, *each.shape, device=device) for name, each in like.items()}
+        self._free = list(range(slots))
         self._held: dict[int, int] = {}  # slot -> requests that read it
         self._known: OrderedDict[Hashable, int] = OrderedDict()  # what a slot holds, least recently used first
         self.evictions = 0

@@ -29,7 +29,7 @@ class AgentKey(NamedTuple):
 StateKey = tuple[AgentKey, int]  # a history, and the position its state stands for
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)  # a request is itself alone
 class Request:
     """Something to be done under one or more states.
 
@@ -41,7 +41,6 @@ class Request:
     deadline: float | None = None
     cancellation: Cancellation = field(default_factory=Cancellation)
     submitted: float = field(default_factory=time.monotonic)
-
     begun: bool = False
 
     @property
@@ -63,13 +62,8 @@ class Request:
         if self.begin():
             self.future.set_exception(error)
 
-    @property
-    def size(self) -> int:
-        """Tokens to run before there is a first result."""
-        raise NotImplementedError
 
-
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Fold(Request):
     """Write segments one after another.
 
@@ -105,7 +99,7 @@ class Fold(Request):
         return self.states[-1] if self.states else self.state
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Generate(Request):
     """Continue a prompt.
 
@@ -136,7 +130,7 @@ class Generate(Request):
         return len(self.ids)
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Score(Request):
     """How likely an answer is after each of several prompts and states."""
 
@@ -148,8 +142,3 @@ class Score(Request):
     def future(self) -> Future[Any]:
         """As `Request.future`."""
         return self.answer
-
-    @property
-    def size(self) -> int:
-        """Tokens of all items."""
-        return sum(len(prompt) + len(self.ids) for prompt, _ in self.items)

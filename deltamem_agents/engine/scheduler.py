@@ -7,7 +7,6 @@ are not starved. Folds of one agent keep their order, because each needs the sta
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -27,8 +26,6 @@ from deltamem_agents.engine.pool import StatePool
 from deltamem_agents.engine.requests import Fold, Generate, Request, Score
 from deltamem_agents.engine.statistics import Counters
 from deltamem_agents.errors import ClosedError, EngineBusyError, EngineMemoryError, EngineTimeoutError
-
-log = logging.getLogger(__name__)
 
 PATIENCE = 4  # chunks of prompts that run before a waiting fold gets one
 PROMPT_CHUNKS = 4  # a prompt is somebody's wait, a fold mostly nobody's
@@ -247,7 +244,7 @@ class Scheduler:
         chosen: list[Fold] = []
         longest = 0
         while (head := self._head(self._folds)) is not None and len(chosen) < self._most_rows:
-            longest = max(longest, len(head.segment.ids))
+            longest = max(longest, head.size)
             if chosen and longest * (len(chosen) + 1) > self._limits.batch:
                 break
             self._pop(self._folds)

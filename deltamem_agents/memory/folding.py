@@ -54,14 +54,7 @@ class Folder:
             InertAdapterError: The adapter wrote nothing.
         """
         with self._locks[hash(agent) % _LOCKS]:
-            tail = self._store.tail(agent, self._engine.fingerprint)
-            if tail is None:
-                return None
-            if tail.newest is not None and not tail.entries:
-                return Folded(decode(tail.newest.state), tail.position, self._history(agent, tail))
-            before, segments, states = self._fold(tail, open_for=self._history(agent, tail))
-            self._save(agent, tail, segments, states)
-            return Folded(states[-1] if states else before, tail.position, self._history(agent, tail))
+            return self._folded(agent, self._store.tail(agent, self._engine.fingerprint), keep=True)
 
     def at(self, agent: str, position: int) -> Folded | None:
         """The state of the journal as it stood at a position; None for an unknown agent. Stores nothing.
@@ -70,11 +63,11 @@ class Folder:
             ConfigError: The journal has no such position.
             StateMismatchError: A stored state is damaged.
         """
-        return self._apart(agent, self._store.tail(agent, self._engine.fingerprint, at=position))
+        return self._folded(agent, self._store.tail(agent, self._engine.fingerprint, at=position), keep=False)
 
     def anew(self, agent: str) -> Folded | None:
         """The state of the whole live journal without any help of stored states; None for an unknown agent."""
-        return self._apart(agent, self._store.tail(agent, self._engine.fingerprint, anew=True))
+        return self._folded(agent, self._store.tail(agent, self._engine.fingerprint, anew=True), keep=False)
 
     def rebuild(self, agent: str) -> Folded | None:
         """Fold an agent's whole journal anew, whatever was stored; None for an unknown agent."""
@@ -87,16 +80,17 @@ class Folder:
         """Drop what is held of an agent in memory."""
         self._engine.forget(self._owner, agent)
 
-    def _apart(self, agent: str, tail: Tail | None) -> Folded | None:
+    def _folded(self, agent: str, tail: Tail | None, *, keep: bool) -> Folded | None:
+        """The state a tail comes to; to keep is to store it, and to hold the open segment hot."""
         if tail is None:
             return None
+        history = AgentKey(self._owner, agent, tail.epoch)
         if tail.newest is not None and not tail.entries:
-            return Folded(decode(tail.newest.state), tail.position, self._history(agent, tail))
-        before, _, states = self._fold(tail, open_for=None)
-        return Folded(states[-1] if states else before, tail.position, self._history(agent, tail))
-
-    def _history(self, agent: str, tail: Tail) -> AgentKey:
-        return AgentKey(self._owner, agent, tail.epoch)
+            return Folded(decode(tail.newest.state), tail.position, history)
+        before, segments, states = self._fold(tail, open_for=history if keep else None)
+        if keep:
+            self._save(agent, tail, segments, states)
+        return Folded(states[-1] if states else before, tail.position, history)
 
     def _fold(self, tail: Tail, open_for: AgentKey | None) -> tuple[State, list[Segment], list[State]]:
         """The state before the tail, its segments, and the state after each."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
 from deltamem_agents.core import State
-from deltamem_agents.errors import ConfigError, StateMismatchError, StoreError, UnknownAgentError
+from deltamem_agents.errors import StateMismatchError, StoreError, UnknownAgentError
 from deltamem_agents.memory.folding import Folded
 from deltamem_agents.memory.receipts import Receipt, state_hashes
 from deltamem_agents.memory.results import Difference, Drift, Health
@@ -47,9 +47,7 @@ class History:
             ConfigError: The journal has no such position.
         """
         self._mem.check_open()
-        if at is None or not self._mem.store.knows(self.id):
-            return self._mem.store.live(self.id, session=session)
-        return [entry for entry in self._mem.store.at(self.id, at) if session in (None, entry.session)]
+        return self._mem.store.log(self.id, session, at)
 
     def sessions(self) -> list[str]:
         """Sessions that have live messages, in the order in which they began."""
@@ -165,7 +163,7 @@ class History:
             ConfigError: Nothing was given, or what cannot be.
             StoreError: The database could not be written; nothing was erased.
         """
-        chosen = Selection(ids=ids, session=session, since=_utc(since, "since"), until=_utc(until, "until"))
+        chosen = Selection(ids=ids, session=session, since=since, until=until)
         return self._erase(chosen, forks=forks, dry_run=dry_run)
 
     def delete(self, *, forks: bool = False, dry_run: bool = False) -> Receipt:
@@ -263,11 +261,3 @@ def distances(state: State, other: State) -> dict[str, float]:
         size = float(reference.norm())
         found[name] = float((tensor - reference).norm()) / (size if size else 1.0)
     return found
-
-
-def _utc(value: datetime | None, name: str) -> datetime | None:
-    if value is None:
-        return None
-    if not isinstance(value, datetime):
-        raise ConfigError(f"{name} is {value!r}; give a datetime (UTC where it has no zone)")
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import uuid4
@@ -71,7 +71,7 @@ class Receipt:
             "reason": self.reason,
             "erased": [each.as_dict() for each in self.erased],
             "held_by": dict(self.held_by),
-            "state": {name: getattr(self.state, name) for name in ("before", "after", "checksum")},
+            "state": asdict(self.state),
             "outside_reach": list(self.outside_reach),
         }
 

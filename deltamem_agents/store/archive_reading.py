@@ -36,7 +36,7 @@ from deltamem_agents.store.archive import (
 )
 from deltamem_agents.store.codec import module_names
 from deltamem_agents.store.messages import NewMessage, check_id, check_messages
-from deltamem_agents.store.schema import ID_LIMIT, MessageRow, RecordRow, RevisionRow, RollbackRow, in_utc
+from deltamem_agents.store.schema import ID_LIMIT, RecordRow, RevisionRow, RollbackRow, in_utc
 
 LINE = 128 << 20  # bytes of one message, escaped
 BLOB = 512 << 20  # bytes of a state, or of a shard of embeddings
@@ -139,8 +139,7 @@ def import_(
             connection.execute(insert(RevisionRow).values(agent_key=made.key, epoch=made.epoch, **row))
         for model, dim, keys, vectors in _embeddings(archive, checked):
             _store_embeddings(connection, name, made.key, model, dim, keys, vectors)
-    live = select(MessageRow.position).where(MessageRow.agent_key == made.key, MessageRow.left_at.is_(None))
-    if sorted(connection.scalars(live)) != timeline.positions_at(connection, made.key, made.head):
+    if sorted(timeline.live_positions(connection, made.key)) != timeline.positions_at(connection, made.key, made.head):
         raise ArchiveError(f"{checked.path}: its live messages are not those its rollbacks leave")
     return name
 

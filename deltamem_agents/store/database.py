@@ -51,15 +51,19 @@ class Database:
         self._engine = engine.execution_options(schema_translate_map={None: schema}) if schema else engine
         self._queue = WriteQueue(self._transact) if self.dialect.shares_commits else None
 
-    @property
-    def missing_file(self) -> Path | None:
-        """The file of SQLite that would be made by looking at the database; None where there is nothing to make."""
+    def require_file(self) -> None:
+        """Refuse a SQLite file that is not there: looking at the database would make it.
+
+        Raises:
+            StoreError: It is not.
+        """
         url, path = self.url, self.url.database or ""
         memory = path in ("", ":memory:") or url.query.get("mode") == "memory"
         if url.get_backend_name() != "sqlite" or memory:
-            return None
+            return
         file = Path(unquote(path.removeprefix("file:")) if path.startswith("file:") else path)
-        return None if file.exists() else file
+        if not file.exists():
+            raise StoreError(f"there is no file {file}; 'deltamem write' makes one, or check the path")
 
     @property
     def name(self) -> str:

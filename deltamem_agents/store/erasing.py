@@ -10,7 +10,7 @@ import hmac
 import json
 import secrets
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
@@ -21,7 +21,6 @@ from deltamem_agents.errors import ConfigError
 from deltamem_agents.store import records, timeline
 from deltamem_agents.store.journal import Agent, agent_row
 from deltamem_agents.store.schema import (
-    LOOKUP,
     AgentRow,
     EmbeddingRow,
     MessageRow,
@@ -29,6 +28,7 @@ from deltamem_agents.store.schema import (
     RecordRow,
     RevisionRow,
     RollbackRow,
+    chunked,
     in_utc,
 )
 
@@ -75,10 +75,7 @@ class Erased:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {name: getattr(self, name) for name in self.__slots__} | {
-            "ids": list(self.ids),
-            "hashes": list(self.hashes),
-        }
+        return asdict(self) | {"ids": list(self.ids), "hashes": list(self.hashes)}
 
 
 @dataclass(slots=True)
@@ -119,8 +116,8 @@ def pending(connection: Connection) -> list[int]:
 
 def finished(connection: Connection, purged: Sequence[int]) -> None:
     """Note that these erasures have left the files."""
-    for start in range(0, len(purged), LOOKUP):
-        connection.execute(delete(PurgeRow).where(PurgeRow.key.in_(purged[start : start + LOOKUP])))
+    for chunk in chunked(purged):
+        connection.execute(delete(PurgeRow).where(PurgeRow.key.in_(chunk)))
 
 
 def _chosen(connection: Connection, key: int, chosen: Selection) -> list[Any]:
@@ -135,11 +132,7 @@ def _chosen(connection: Connection, key: int, chosen: Selection) -> list[Any]:
     if chosen.ids is None:
         return list(connection.execute(query))
     wanted = list(dict.fromkeys(chosen.ids))
-    rows = [
-        row
-        for start in range(0, len(wanted), LOOKUP)
-        for row in connection.execute(query.where(MessageRow.id.in_(wanted[start : start + LOOKUP])))
-    ]
+    rows = [row for chunk in chunked(wanted) for row in connection.execute(query.where(MessageRow.id.in_(chunk)))]
     return sorted(rows, key=lambda row: row.position)
 
 
@@ -166,8 +159,8 @@ def _erase(
     if dry or first is None:
         return erased
     records.delete_of(connection, found.key, positions)
-    for start in range(0, len(positions), LOOKUP):
-        these = MessageRow.position.in_(positions[start : start + LOOKUP])
+    for chunk in chunked(positions):
+        these = MessageRow.position.in_(chunk)
         connection.execute(delete(MessageRow).where(MessageRow.agent_key == found.key, these))
     if whole:
         for table in (RevisionRow, RollbackRow):
@@ -181,8 +174,8 @@ def _erase(
 def _counts(connection: Connection, key: int, positions: Sequence[int], first: int | None) -> dict[str, int]:
     """How many rows go with messages: their records and embeddings, and the states from ``first`` on."""
     counts = {"records": 0, "embeddings": 0}
-    for start in range(0, len(positions), LOOKUP):
-        these = (RecordRow.agent_key == key) & RecordRow.position.in_(positions[start : start + LOOKUP])
+    for chunk in chunked(positions):
+        these = (RecordRow.agent_key == key) & RecordRow.position.in_(chunk)
         counts["records"] += connection.scalar(select(func.count()).where(these)) or 0
         of_these = EmbeddingRow.record_key.in_(select(RecordRow.key).where(these))
         counts["embeddings"] += connection.scalar(select(func.count()).where(of_these)) or 0

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, bindparam, func, insert, select, update
 from deltamem_agents.store import records, revisions
 from deltamem_agents.store.dialects import insert_missing, select_each
 from deltamem_agents.store.messages import Entry, NewMessage
-from deltamem_agents.store.schema import LOOKUP, AgentRow, MessageRow
+from deltamem_agents.store.schema import AgentRow, MessageRow, chunked
 
 EPOCH_BITS = 48  # of a first epoch; JSON's numbers hold 53
 
@@ -88,10 +88,8 @@ def live(connection: Connection, agent: str, after: int, session: str | None) ->
 def at_positions(connection: Connection, key: int, positions: Sequence[int]) -> list[Entry]:
     """The messages at these positions, in order."""
     found: list[Entry] = []
-    for start in range(0, len(positions), LOOKUP):
-        query = select(MessageRow).where(
-            MessageRow.agent_key == key, MessageRow.position.in_(positions[start : start + LOOKUP])
-        )
+    for chunk in chunked(positions):
+        query = select(MessageRow).where(MessageRow.agent_key == key, MessageRow.position.in_(chunk))
         found += [entry(row) for row in connection.execute(query)]
     return sorted(found, key=lambda each: each.position)
 
@@ -231,9 +229,9 @@ def store(connection: Connection, words: records.Words, key: int, rows: dict[int
 def _live_by_id(connection: Connection, key: int, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     columns = (MessageRow.id, MessageRow.position, MessageRow.role, MessageRow.text, MessageRow.blocks)
     found: dict[str, dict[str, Any]] = {}
-    for start in range(0, len(ids), LOOKUP):
+    for chunk in chunked(ids):
         query = select(*columns).where(MessageRow.agent_key == key, MessageRow.left_at.is_(None))
-        query = select_each(connection, query, MessageRow.id, ids[start : start + LOOKUP])
+        query = select_each(connection, query, MessageRow.id, chunk)
         found.update((row.id, dict(row._mapping)) for row in connection.execute(query))
     return found
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Select, delete, exists, insert, select
 
 from deltamem_agents.errors import ConfigError, StoreError
 from deltamem_agents.store.dialects import FullText, insert_missing
-from deltamem_agents.store.schema import ID_LIMIT, LOOKUP, AgentRow, EmbeddingRow, MessageRow, RecordRow
+from deltamem_agents.store.schema import ID_LIMIT, AgentRow, EmbeddingRow, MessageRow, RecordRow, chunked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,17 +63,14 @@ def add(connection: Connection, words: Words, agent_key: int, messages: Sequence
         connection.execute(_ADD, rows)
 
 
-def delete_of(connection: Connection, agent_key: int, positions: Collection[int]) -> tuple[int, int]:
-    """Delete the records of messages and their embeddings; how many of each there were."""
-    ordered = sorted(positions)
-    deleted = [0, 0]
-    for start in range(0, len(ordered), LOOKUP):
-        these = (RecordRow.agent_key == agent_key) & RecordRow.position.in_(ordered[start : start + LOOKUP])
+def delete_of(connection: Connection, agent_key: int, positions: Collection[int]) -> None:
+    """Delete the records of messages and their embeddings."""
+    for chunk in chunked(sorted(positions)):
+        these = (RecordRow.agent_key == agent_key) & RecordRow.position.in_(chunk)
         # Spelled out, as the caller's engine may not have foreign keys switched on.
         keys = select(RecordRow.key).where(these)
-        deleted[1] += connection.execute(delete(EmbeddingRow).where(EmbeddingRow.record_key.in_(keys))).rowcount
-        deleted[0] += connection.execute(delete(RecordRow).where(these)).rowcount
-    return deleted[0], deleted[1]
+        connection.execute(delete(EmbeddingRow).where(EmbeddingRow.record_key.in_(keys)))
+        connection.execute(delete(RecordRow).where(these))
 
 
 def found(
@@ -107,11 +104,7 @@ def read(
         agent,
         session,
     ).order_by(RecordRow.position, RecordRow.chunk)
-    parts = (
-        [query]
-        if keys is None
-        else [query.where(RecordRow.key.in_(keys[start : start + LOOKUP])) for start in range(0, len(keys), LOOKUP)]
-    )
+    parts = [query] if keys is None else [query.where(RecordRow.key.in_(chunk)) for chunk in chunked(keys)]
     rows = [
         StoredRecord(
             key=row[0],
@@ -162,8 +155,8 @@ def put_embeddings(
             "give the other embedder another name"
         )
     present: set[int] = set()
-    for start in range(0, len(keys), LOOKUP):
-        query = _scoped(select(RecordRow.key), agent, None).where(RecordRow.key.in_(keys[start : start + LOOKUP]))
+    for chunk in chunked(keys):
+        query = _scoped(select(RecordRow.key), agent, None).where(RecordRow.key.in_(chunk))
         # Held until the end, so that nobody deletes a record whose embedding is about to refer to it.
         present.update(connection.scalars(query.with_for_update(read=True, key_share=True, of=RecordRow)))
     little_endian = vectors.astype("<f4", copy=False)

@@ -6,12 +6,13 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
+from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from deltamem_agents.errors import ConfigError, StateMismatchError, UnknownAgentError
 from deltamem_agents.store.retention import Retention, surplus
-from deltamem_agents.store.schema import ID_LIMIT, LOOKUP, AgentRow, RevisionRow
+from deltamem_agents.store.schema import ID_LIMIT, AgentRow, RevisionRow, chunked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +84,8 @@ def commit(
     if isinstance(retention, int) or (retention == "thin" and before is not None and _hour(before.created_at, now)):
         stored = [(each.position, each.created_at) for each in connection.execute(times)]
         going = surplus(stored, retention, {*keep, after}, now)
-        for start in range(0, len(going), LOOKUP):
-            these = RevisionRow.position.in_(going[start : start + LOOKUP])
-            connection.execute(delete(RevisionRow).where(ours, these))
+        for chunk in chunked(going):
+            connection.execute(delete(RevisionRow).where(ours, RevisionRow.position.in_(chunk)))
     return revision.position
 
 
@@ -112,14 +112,7 @@ def newest(connection: Connection, agent: str, fingerprint: str, at_or_before: i
     row = connection.execute(query).first()
     if row is None:
         return None
-    revision = Revision(
-        position=row.position,
-        epoch=row.epoch,
-        fingerprint=row.fingerprint,
-        state=row.state,
-        parent=row.parent,
-        created_at=row.created_at,
-    )
+    revision = _revision(row)
     if revision.checksum != row.checksum:
         raise StateMismatchError(
             f"state of agent {agent!r} at position {row.position} has checksum {revision.checksum[:12]}…, "
@@ -136,17 +129,18 @@ def listed(connection: Connection, agent: str) -> list[Revision]:
         .where(AgentRow.id == agent, RevisionRow.epoch == AgentRow.epoch)
         .order_by(RevisionRow.position, RevisionRow.fingerprint)
     )
-    return [
-        Revision(
-            position=row.position,
-            epoch=row.epoch,
-            fingerprint=row.fingerprint,
-            state=row.state,
-            parent=row.parent,
-            created_at=row.created_at,
-        )
-        for row in connection.execute(query)
-    ]
+    return [_revision(row) for row in connection.execute(query)]
+
+
+def _revision(row: Any) -> Revision:
+    return Revision(
+        position=row.position,
+        epoch=row.epoch,
+        fingerprint=row.fingerprint,
+        state=row.state,
+        parent=row.parent,
+        created_at=row.created_at,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,9 @@ A change here needs a migration, see `migrations`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     JSON,
@@ -35,7 +36,14 @@ from sqlalchemy.types import TypeDecorator
 ID_LIMIT = 255  # characters of an agent, session, message or model id
 LOOKUP = 500  # values in one statement; SQLite allows no more than 999 parameters in old builds
 
+T = TypeVar("T")
+
 BigKey = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only in INTEGER columns
+
+
+def chunked(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The values, as many at a time as one statement takes."""
+    return (values[start : start + LOOKUP] for start in range(0, len(values), LOOKUP))
 
 
 def in_utc(value: datetime) -> datetime:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from sqlalchemy import URL, Connection, Engine
 
@@ -16,7 +16,6 @@ from deltamem_agents.store import (
     erasing,
     forking,
     journal,
-    records,
     revisions,
     timeline,
     versions,
@@ -24,15 +23,12 @@ from deltamem_agents.store import (
 from deltamem_agents.store import tail as tails
 from deltamem_agents.store.database import Database, open_database, reopen_immutable
 from deltamem_agents.store.erasing import Plan, Selection
+from deltamem_agents.store.index import Index, check_scope
 from deltamem_agents.store.journal import AgentInfo
 from deltamem_agents.store.messages import Entry, check_id, check_messages
-from deltamem_agents.store.records import Splitter, StoredRecord, Words
+from deltamem_agents.store.records import Splitter, Words
 from deltamem_agents.store.retention import Retention, check_retention
 from deltamem_agents.store.revisions import Revision, StoredStates
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 DEFAULT_URL = "sqlite:///memory.db"
 
@@ -42,21 +38,14 @@ def whole(text: str) -> list[str]:
     return [text] if text else []
 
 
-def _check_scope(agent: str, session: str | None) -> None:
-    check_id(agent)
-    if session is not None:
-        check_id(session, "session")
-
-
-class Store:
+class Store(Index):
     """Agents, their journals, revisions and records in one database. Safe to share among threads and processes.
 
     Every call is one transaction. Reading an unknown agent gives nothing; `commit` to one raises.
     """
 
     def __init__(self, database: Database, split: Splitter, retention: Retention = "thin") -> None:
-        self._database = database
-        self._words = Words(split, database.dialect.fulltext)
+        super().__init__(database, Words(split, database.dialect.fulltext))
         self._retention = check_retention(retention)
 
     @classmethod
@@ -153,7 +142,7 @@ class Store:
 
     def live(self, agent: str, after: int = 0, session: str | None = None) -> list[Entry]:
         """Live messages of an agent beyond position ``after``, in order; of one session, where one is given."""
-        _check_scope(agent, session)
+        check_scope(agent, session)
         return self._database.read(lambda connection: journal.live(connection, agent, after, session))
 
     def agents(self) -> list[AgentInfo]:
@@ -190,6 +179,16 @@ class Store:
             return journal.at_positions(connection, found.key, timeline.positions_at(connection, found.key, position))
 
         return self._database.read(entries)
+
+    def log(self, agent: str, session: str | None = None, at: int | None = None) -> list[Entry]:
+        """Live messages in order; of one session, or as the journal stood at a position. Empty for an unknown agent.
+
+        Raises:
+            ConfigError: The journal has no such position.
+        """
+        if at is None or not self.knows(agent):
+            return self.live(agent, session=session)
+        return [entry for entry in self.at(agent, at) if session in (None, entry.session)]
 
     def rollback(self, agent: str, position: int) -> int:
         """Let the journal go on from how it stood at ``position``: an entry of its own, which can be rolled back too.
@@ -375,47 +374,3 @@ class Store:
         """
         check_id(agent)
         return self._database.write(lambda connection: revisions.drop(connection, agent))
-
-    # Records: what `recall` needs of an index
-
-    def search_text(
-        self, agent: str, terms: Sequence[str], limit: int, session: str | None = None
-    ) -> list[tuple[StoredRecord, float]]:
-        """Records that hold any of the terms, with scores (higher is better), best first, the newer of equals.
-
-        The scores are BM25 on SQLite, ``ts_rank`` on PostgreSQL; they compare within one search. Terms are words or
-        phrases; whatever they hold is text, never syntax.
-        """
-        _check_scope(agent, session)
-        return self._database.read(
-            lambda connection: records.found(connection, self._words.fulltext, agent, terms, limit, session)
-        )
-
-    def records(self, agent: str, keys: Sequence[int] | None = None, session: str | None = None) -> list[StoredRecord]:
-        """An agent's records in the journal's order; only those with the given keys, where keys are given."""
-        _check_scope(agent, session)
-        return self._database.read(lambda connection: records.read(connection, agent, keys, session))
-
-    def missing_embeddings(self, agent: str, model: str, limit: int) -> list[tuple[int, str]]:
-        """Key and text of up to ``limit`` records that have no embedding under a model, oldest first."""
-        check_id(agent)
-        return self._database.read(lambda connection: records.without_embedding(connection, agent, model, limit))
-
-    def put_embeddings(self, agent: str, model: str, keys: Sequence[int], vectors: NDArray[np.float32]) -> int:
-        """Store embeddings [len(keys), dim]; records that have gone, or have one already, are passed over.
-
-        Returns:
-            How many were stored.
-
-        Raises:
-            ConfigError: The shape does not fit the keys or the dimension stored under this model's name, or the name is
-                empty or too long.
-            StoreError: The database could not be written.
-        """
-        check_id(agent)
-        return self._database.write(lambda connection: records.put_embeddings(connection, agent, model, keys, vectors))
-
-    def embeddings(self, agent: str, model: str, session: str | None = None) -> tuple[list[int], NDArray[np.float32]]:
-        """Keys [N] and embeddings [N, dim] of an agent's records under a model, in the journal's order."""
-        _check_scope(agent, session)
-        return self._database.read(lambda connection: records.embeddings(connection, agent, model, session))

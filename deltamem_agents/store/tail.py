@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from deltamem_agents.store import journal, revisions, timeline
 from deltamem_agents.store.messages import Entry
 from deltamem_agents.store.revisions import Revision
-from deltamem_agents.store.schema import MessageRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +56,9 @@ def tail(
         start = base.position if base else 0
         entries = beyond if start == after else journal.live(connection, agent, start, None)
     else:
-        live = select(MessageRow.position).where(MessageRow.agent_key == found.key, MessageRow.left_at.is_(None))
         wanted = timeline.positions_at(connection, found.key, at)
         # States were folded from what is live now: they hold as far as the two agree.
-        common = min({*wanted} ^ {*connection.scalars(live)}, default=at + 1) - 1
+        common = min({*wanted} ^ timeline.live_positions(connection, found.key), default=at + 1) - 1
         newest = None if anew else revisions.newest(connection, agent, fingerprint, min(at, common))
         if newest is not None and not _beyond(wanted, newest.position):
             return Tail(epoch=found.epoch, position=newest.position, newest=newest, base=None, entries=[])

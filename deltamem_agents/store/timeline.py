@@ -9,7 +9,7 @@ connection; `store` owns the transaction.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection, insert, select, update
@@ -17,7 +17,7 @@ from sqlalchemy import Connection, insert, select, update
 from deltamem_agents.errors import ConfigError, UnknownAgentError
 from deltamem_agents.store import journal, records, revisions
 from deltamem_agents.store.journal import Agent
-from deltamem_agents.store.schema import LOOKUP, AgentRow, MessageRow, RollbackRow
+from deltamem_agents.store.schema import AgentRow, MessageRow, RollbackRow, chunked
 
 
 def required(connection: Connection, agent: str, *, lock: bool = False) -> Agent:
@@ -84,7 +84,7 @@ def rollback(connection: Connection, words: records.Words, agent: str, target: i
 def first_change(connection: Connection, agent: Agent, deleted: Collection[int]) -> int:
     """The first position that is another one's, or nobody's, once messages are deleted; some are."""
     wanted = positions_at(connection, agent.key, agent.head, without=deleted)
-    return min([*deleted, *_live(connection, agent.key).symmetric_difference(wanted)])
+    return min([*deleted, *live_positions(connection, agent.key).symmetric_difference(wanted)])
 
 
 def settle(connection: Connection, words: records.Words, agent: Agent, *, since: int) -> None:
@@ -103,14 +103,14 @@ def _settle(
     connection: Connection, words: records.Words, agent: Agent, wanted: Collection[int], entry: int
 ) -> set[int]:
     """Make exactly the ``wanted`` messages live; the positions whose liveness changed."""
-    live = _live(connection, agent.key)
+    live = live_positions(connection, agent.key)
     leaving, returning = live - set(wanted), set(wanted) - live
     if not leaving and not returning:
         return set()
     records.delete_of(connection, agent.key, leaving)
-    for chunk in _chunks(leaving):
+    for chunk in chunked(sorted(leaving)):
         _set_left(connection, agent.key, chunk, entry)
-    for chunk in _chunks(returning):
+    for chunk in chunked(sorted(returning)):
         _set_left(connection, agent.key, chunk, None)
         texts = connection.execute(
             select(MessageRow.position, MessageRow.text).where(
@@ -123,7 +123,8 @@ def _settle(
     return changed
 
 
-def _live(connection: Connection, key: int) -> set[int]:
+def live_positions(connection: Connection, key: int) -> set[int]:
+    """Positions of the messages that are live now."""
     query = select(MessageRow.position).where(MessageRow.agent_key == key, MessageRow.left_at.is_(None))
     return set(connection.scalars(query))
 
@@ -149,8 +150,3 @@ def _path(connection: Connection, key: int, at: int) -> list[tuple[int, int]]:
         pieces.append((start, at))
         at = rows[last][1] if last >= 0 else 0
     return pieces[::-1]
-
-
-def _chunks(positions: Iterable[int]) -> Iterable[list[int]]:
-    ordered = sorted(positions)
-    return (ordered[start : start + LOOKUP] for start in range(0, len(ordered), LOOKUP))

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import os
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
+from deltamem_agents.bench.figures import commit, processor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,26 +98,15 @@ def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def machine(device: str) -> dict[str, str]:
     """What figures depend on: processor or GPU, threads, versions, commit, day."""
-    name = torch.cuda.get_device_name() if device == "cuda" else _processor()
+    name = torch.cuda.get_device_name() if device == "cuda" else processor()
     return {
         "device": name,
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "commit": _commit(),
+        "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
     }
-
-
-def write_csv(path: Path, rows: list[Row], facts: dict[str, str]) -> None:
-    """One line a figure, each with the machine it comes from."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)] + list(facts), lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            rounded = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(row).items()}
-            writer.writerow(rounded | facts)
 
 
 def table(rows: list[Row], facts: dict[str, str]) -> str:
@@ -153,15 +138,3 @@ def _short(value: float) -> str:
 
 def _seconds(value: float) -> str:
     return f"{value * 1e6:.1f} µs" if value < 1e-3 else f"{value * 1e3:.2f} ms" if value < 1 else f"{value:.2f} s"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
-
-
-def _commit() -> str:
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"

@@ -14,6 +14,8 @@ from pathlib import Path
 import measure
 import torch
 
+from deltamem_agents.bench.figures import write_csv
+
 
 def main() -> int:
     """Parse, measure, report."""
@@ -35,7 +37,7 @@ def main() -> int:
             f"{row.what}: {row.value:.4g} {row.unit} {'' if row.reached is not False else '(not reached)'}", flush=True
         )
         if chosen.out is not None:
-            measure.write_csv(chosen.out, rows, facts)  # after each row: a long run may be cut short
+            write_csv(chosen.out, rows, facts)  # after each row: a long run may be cut short
     print("\n" + measure.table(rows, facts))
     return int(any(row.reached is False for row in rows))
 

@@ -1,0 +1,72 @@
+"""`Index`: the records of many agents, as `recall` asks for them. The half of `Store` that knows no journal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from deltamem_agents.store import records
+from deltamem_agents.store.database import Database
+from deltamem_agents.store.messages import check_id
+from deltamem_agents.store.records import StoredRecord, Words
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def check_scope(agent: str, session: str | None) -> None:
+    """Raise InvalidAgentError unless these are ids; no session is all of them."""
+    check_id(agent)
+    if session is not None:
+        check_id(session, "session")
+
+
+class Index:
+    """Records, their full text and their embeddings. Every call is about one agent; an unknown one has no records."""
+
+    def __init__(self, database: Database, words: Words) -> None:
+        self._database = database
+        self._words = words
+
+    def search_text(
+        self, agent: str, terms: Sequence[str], limit: int, session: str | None = None
+    ) -> list[tuple[StoredRecord, float]]:
+        """Records that hold any of the terms, with scores (higher is better), best first, the newer of equals.
+
+        The scores are BM25 on SQLite, ``ts_rank`` on PostgreSQL; they compare within one search. Terms are words or
+        phrases; whatever they hold is text, never syntax.
+        """
+        check_scope(agent, session)
+        return self._database.read(
+            lambda connection: records.found(connection, self._words.fulltext, agent, terms, limit, session)
+        )
+
+    def records(self, agent: str, keys: Sequence[int] | None = None, session: str | None = None) -> list[StoredRecord]:
+        """An agent's records in the journal's order; only those with the given keys, where keys are given."""
+        check_scope(agent, session)
+        return self._database.read(lambda connection: records.read(connection, agent, keys, session))
+
+    def missing_embeddings(self, agent: str, model: str, limit: int) -> list[tuple[int, str]]:
+        """Key and text of up to ``limit`` records that have no embedding under a model, oldest first."""
+        check_id(agent)
+        return self._database.read(lambda connection: records.without_embedding(connection, agent, model, limit))
+
+    def put_embeddings(self, agent: str, model: str, keys: Sequence[int], vectors: NDArray[np.float32]) -> int:
+        """Store embeddings [len(keys), dim]; records that have gone, or have one already, are passed over.
+
+        Returns:
+            How many were stored.
+
+        Raises:
+            ConfigError: The shape does not fit the keys or the dimension stored under this model's name, or the name is
+                empty or too long.
+            StoreError: The database could not be written.
+        """
+        check_id(agent)
+        return self._database.write(lambda connection: records.put_embeddings(connection, agent, model, keys, vectors))
+
+    def embeddings(self, agent: str, model: str, session: str | None = None) -> tuple[list[int], NDArray[np.float32]]:
+        """Keys [N] and embeddings [N, dim] of an agent's records under a model, in the journal's order."""
+        check_scope(agent, session)
+        return self._database.read(lambda connection: records.embeddings(connection, agent, model, session))
