@@ -1,12 +1,15 @@
 """Appending in one statement, where a database's statement may write several tables: one round trip, one transaction.
 
-For messages without ids of the caller's, as nothing has to be looked up first.
+For messages without ids of the caller's, as nothing has to be looked up first. Threads that append to different agents
+share a statement. It waits for nobody: an agent that is locked just then is left out.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
@@ -18,6 +21,7 @@ from sqlalchemy import (
     Select,
     TableValuedAlias,
     Text,
+    any_,
     bindparam,
     cast,
     column,
@@ -32,36 +36,66 @@ from deltamem_agents.store import records
 from deltamem_agents.store.messages import NewMessage
 from deltamem_agents.store.schema import LOOKUP, AgentRow, MessageRow, RecordRow
 
-
-def fits(messages: Sequence[NewMessage]) -> bool:
-    """Whether messages can be appended this way."""
-    return 0 < len(messages) <= LOOKUP and not any(message.named for message in messages)
+SHARED = 100_000  # characters; what is longer must not keep others waiting
 
 
-def append(
-    connection: Connection, words: records.Words, agent: str, messages: Sequence[NewMessage], session: str
-) -> bool:
-    """As `journal.append`; False where there is no such agent yet, and nothing was written."""
-    said = [
-        {
-            "nth": nth,
-            "id": message.id,
-            "role": message.role,
-            "text": message.text,
-            # As text: a character that JSON can name and the database's text cannot hold stays as it was named.
-            "blocks": None if message.blocks is None else json.dumps(message.blocks),
-            "metadata": json.dumps(message.metadata) if message.metadata else None,
-            "created_at": message.created_at.isoformat(),
-        }
-        for nth, message in enumerate(messages, 1)
-    ]
-    pieces = [
-        {"nth": nth, "chunk": chunk, "text": piece, "terms": words.fulltext.terms(piece)}
-        for nth, message in enumerate(messages, 1)
-        for chunk, piece in enumerate(words.split(message.text))
-    ]
-    values = {"agent": agent, "session": session, "count": len(messages), "said": said, "pieces": pieces}
-    return connection.execute(_APPEND, values).first() is not None
+@dataclass(slots=True)
+class Append:
+    """Messages to append to an agent's journal, and whether a statement that holds them was ever sent."""
+
+    agent: str
+    session: str
+    messages: Sequence[NewMessage]
+    tried: bool = False
+
+    def fits(self) -> bool:
+        """Whether they can be appended this way."""
+        size = sum(len(message.text) for message in self.messages)
+        return 0 < len(self.messages) <= LOOKUP and size <= SHARED and not any(each.named for each in self.messages)
+
+
+def append(connection: Connection, words: records.Words, appends: Sequence[Append]) -> list[bool]:
+    """Append what fits; for each whether its messages were stored.
+
+    False where there is no such agent yet, where somebody else writes to it, and where the statement was sent before
+    and its answer lost, so that it may have come through.
+    """
+    if any(each.tried for each in appends):
+        return [False] * len(appends)
+    for each in appends:
+        each.tried = True
+    left = Counter({each.agent: 0 for each in appends})
+    left.update(each.agent for each in appends for _ in each.messages)
+    wanted = [{"agent": agent, "count": count} for agent, count in left.items()]
+    said, pieces = [], []
+    for each in appends:
+        for message in each.messages:
+            left[each.agent] -= 1
+            at = {"agent": each.agent, "left": left[each.agent]}
+            said.append({**at, "session": each.session, **_said(message)})
+            pieces += [{**at, **piece} for piece in _pieces(words, message)]
+    values = {"wanted": wanted, "said": said, "pieces": pieces}
+    stored = set(connection.scalars(_APPEND, values))
+    for each in appends:
+        each.tried = each.agent in stored  # what was left out was answered for: that it did not come through is known
+    return [each.tried for each in appends]
+
+
+def _said(message: NewMessage) -> dict[str, Any]:
+    return {
+        "id": message.id,
+        "role": message.role,
+        "text": message.text,
+        # As text: a character that JSON can name and the database's text cannot hold stays as it was named.
+        "blocks": None if message.blocks is None else json.dumps(message.blocks),
+        "metadata": json.dumps(message.metadata) if message.metadata else None,
+        "created_at": message.created_at.isoformat(),
+    }
+
+
+def _pieces(words: records.Words, message: NewMessage) -> Iterator[dict[str, Any]]:
+    for chunk, piece in enumerate(words.split(message.text)):
+        yield {"chunk": chunk, "text": piece, "terms": words.fulltext.terms(piece)}
 
 
 def _rows(name: str, **columns: Any) -> TableValuedAlias:
@@ -72,17 +106,29 @@ def _rows(name: str, **columns: Any) -> TableValuedAlias:
 
 
 def _statement() -> Select[Any]:
-    count = bindparam("count", type_=BigInteger)
+    wanted = _rows("wanted", agent=Text, count=BigInteger)
+    # Loops over the wanted: whatever is known of the tables, no plan reads all of them. The first waits for no lock.
+    one = (
+        select(AgentRow.key)
+        .where(AgentRow.id == wanted.c.agent)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .lateral("one")
+    )
+    locked = select(one.c.key, wanted.c.count).select_from(wanted.join(one, true())).cte("locked")
+    count = select(locked.c.count).where(locked.c.key == AgentRow.key).scalar_subquery()
     taken = (
         update(AgentRow)
-        .where(AgentRow.id == bindparam("agent"))
+        .where(AgentRow.key == any_(func.array(select(locked.c.key).scalar_subquery())))
         .values(head=AgentRow.head + count)
-        .returning(AgentRow.key, (AgentRow.head - count).label("before"))
+        .returning(AgentRow.key, AgentRow.id, AgentRow.head)
         .cte("taken")
     )
     said = _rows(
         "said",
-        nth=Integer,
+        agent=Text,
+        left=Integer,
+        session=Text,
         id=Text,
         role=Text,
         text=Text,
@@ -92,23 +138,23 @@ def _statement() -> Select[Any]:
     )
     messages = select(
         taken.c.key,
-        taken.c.before + said.c.nth,
+        taken.c.head - said.c.left,
         said.c.id,
-        bindparam("session", type_=Text),
+        said.c.session,
         said.c.role,
         said.c.text,
         cast(said.c.blocks, JSON),
         cast(said.c.metadata, JSON),
         said.c.created_at,
-    ).select_from(taken.join(said, true()))
-    pieces = _rows("pieces", nth=Integer, chunk=Integer, text=Text, terms=Text)
-    cut = select(taken.c.key, taken.c.before + pieces.c.nth, pieces.c.chunk, pieces.c.text, pieces.c.terms).select_from(
-        taken.join(pieces, true())
+    ).select_from(taken.join(said, taken.c.id == said.c.agent))
+    pieces = _rows("pieces", agent=Text, left=Integer, chunk=Integer, text=Text, terms=Text)
+    cut = select(taken.c.key, taken.c.head - pieces.c.left, pieces.c.chunk, pieces.c.text, pieces.c.terms).select_from(
+        taken.join(pieces, taken.c.id == pieces.c.agent)
     )
     columns = ["agent_key", "position", "id", "session", "role", "text", "blocks", "metadata", "created_at"]
     stored = insert(MessageRow).from_select(columns, messages).cte("stored")
     found = insert(RecordRow).from_select(["agent_key", "position", "chunk", "text", "terms"], cut)
-    return select(taken.c.before).add_cte(stored, found.cte("found"))
+    return select(taken.c.id).add_cte(stored, found.cte("found"))
 
 
 _APPEND = _statement()

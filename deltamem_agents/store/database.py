@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import unquote
 
 from sqlalchemy import URL, Connection, Engine
@@ -49,7 +49,7 @@ class Database:
         self._closed = False
         self._patience = 0.0  # none while it is opened: a wrong URL is to fail at once
         self._engine = engine.execution_options(schema_translate_map={None: schema}) if schema else engine
-        self._queue = WriteQueue(self._transact) if self.dialect.shares_commits else None
+        self._queue: WriteQueue[Work[Any]] | None = WriteQueue(self._transact) if self.dialect.shares_commits else None
 
     def require_file(self) -> None:
         """Refuse a SQLite file that is not there: looking at the database would make it.
@@ -124,7 +124,7 @@ class Database:
         """
 
         if self._queue is not None:
-            return self._queue.write(work)
+            return cast(T, self._queue.write(work))
         return self._transact([work], alone=alone)[0]
 
     def _transact(self, works: Sequence[Work[T]], *, alone: bool = False) -> list[T]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Table, insert, literal, select
+from sqlalchemy import Column, Connection, MetaData, Table, insert, literal, select
 from sqlalchemy.orm import aliased
 
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.store import journal, timeline
+from deltamem_agents.store.dialects import FullText
 from deltamem_agents.store.schema import Base, EmbeddingRow, MessageRow, RecordRow, RevisionRow, RollbackRow
 
 
-def fork(connection: Connection, agent: str, new: str) -> None:
+def fork(connection: Connection, fulltext: FullText, agent: str, new: str) -> None:
     """Make ``new`` an agent with the same journal and states; see `Store.fork`. The caller has begun a write."""
     found = timeline.required(connection, agent, lock=True)
     if not journal.create(connection, new, head=found.head, origin=found.origin or found.key):
@@ -21,16 +22,23 @@ def fork(connection: Connection, agent: str, new: str) -> None:
     for table in (MessageRow, RollbackRow):
         _copy(connection, table, found.key, agent_key=made.key)
     _copy(connection, RevisionRow, found.key, agent_key=made.key, epoch=made.epoch)
-    _copy(connection, RecordRow, found.key, agent_key=made.key, key=None)
+    _copy(connection, RecordRow, found.key, *fulltext.columns, agent_key=made.key, key=None)
     _copy_embeddings(connection, found.key, made.key)
 
 
-def _copy(connection: Connection, model: type[Base], source: int, /, **changed: Any) -> None:
-    """Copy an agent's rows of one table, some columns changed; None leaves a column to the database."""
+def _copy(connection: Connection, model: type[Base], source: int, /, *more: str, **changed: Any) -> None:
+    """Copy an agent's rows of one table, some columns changed, and ``more`` that the model does not know.
+
+    None leaves a column to the database.
+    """
     table = model.__table__
     assert isinstance(table, Table)
-    columns = [column for column in table.columns if changed.get(column.name, column) is not None]
-    values = [literal(changed[column.name]) if column.name in changed else column for column in columns]
+    if more:
+        table = table.to_metadata(MetaData())
+        for name in more:
+            table.append_column(Column(name))
+    columns = [each for each in table.columns if changed.get(each.name, each) is not None]
+    values = [literal(changed[each.name]) if each.name in changed else each for each in columns]
     rows = select(*values).where(table.c.agent_key == source).order_by(table.c.position)
     connection.execute(insert(table).from_select(columns, rows))
 

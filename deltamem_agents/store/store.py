@@ -21,6 +21,7 @@ from deltamem_agents.store import (
     versions,
 )
 from deltamem_agents.store import tail as tails
+from deltamem_agents.store.at_once import Append
 from deltamem_agents.store.database import Database, open_database, reopen_immutable
 from deltamem_agents.store.erasing import Plan, Selection
 from deltamem_agents.store.index import Index, check_scope
@@ -29,6 +30,7 @@ from deltamem_agents.store.messages import Entry, check_id, check_messages
 from deltamem_agents.store.records import Splitter, Words
 from deltamem_agents.store.retention import Retention, check_retention
 from deltamem_agents.store.revisions import Revision, StoredStates
+from deltamem_agents.store.write_queue import WriteQueue
 
 DEFAULT_URL = "sqlite:///memory.db"
 
@@ -47,6 +49,8 @@ class Store(Index):
     def __init__(self, database: Database, split: Splitter, retention: Retention = "thin") -> None:
         super().__init__(database, Words(split, database.dialect.fulltext))
         self._retention = check_retention(retention)
+        shared = database.dialect.writes_tables_at_once
+        self._appends: WriteQueue[Append] | None = WriteQueue(self._append_at_once) if shared else None
 
     @classmethod
     def open(
@@ -88,6 +92,9 @@ class Store(Index):
         database.be_patient()
         return cls(database, split, retention)
 
+    def _append_at_once(self, appends: Sequence[Append]) -> list[bool]:
+        return self._database.write(lambda connection: at_once.append(connection, self._words, appends), alone=True)
+
     def close(self) -> None:
         """Close the database; calling it again does nothing."""
         self._database.close()
@@ -124,21 +131,15 @@ class Store(Index):
         check_id(agent)
         check_id(session, "session")
         checked = check_messages(messages)
-        tried: list[bool] = []  # once more than once, an earlier try may have come through: its answer was lost
-
-        def in_one_statement(connection: Connection) -> bool:
-            tried.append(True)
-            return len(tried) == 1 and at_once.append(connection, self._words, agent, checked, session)
+        wanted = Append(agent, session, checked)
+        if self._appends is not None and wanted.fits() and self._appends.write(wanted):
+            return [message.id for message in checked]
 
         def work(connection: Connection) -> list[str]:
-            tried.append(True)
-            return journal.append(connection, self._words, agent, checked, session, again=len(tried) > 1)
+            again, wanted.tried = wanted.tried, True
+            return journal.append(connection, self._words, agent, checked, session, again=again)
 
-        database = self._database
-        at_once_fits = database.dialect.writes_tables_at_once and at_once.fits(checked)
-        if at_once_fits and database.write(in_one_statement, alone=True):
-            return [message.id for message in checked]
-        return database.write(work)
+        return self._database.write(work)
 
     def live(self, agent: str, after: int = 0, session: str | None = None) -> list[Entry]:
         """Live messages of an agent beyond position ``after``, in order; of one session, where one is given."""
@@ -217,7 +218,7 @@ class Store(Index):
         def work(connection: Connection) -> None:
             if done and journal.agent_row(connection, new) is not None:
                 return  # the first try had come through, and the answer was lost
-            forking.fork(connection, agent, new)
+            forking.fork(connection, self._words.fulltext, agent, new)
             done.append(True)
 
         self._database.write(work)

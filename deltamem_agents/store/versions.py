@@ -15,7 +15,7 @@ from deltamem_agents.errors import StoreError
 from deltamem_agents.store.database import Database
 from deltamem_agents.store.schema import Base
 
-LATEST = "0002"
+LATEST = "0003"
 VERSION_TABLE = "deltamem_version"
 FIRST_TABLE = "deltamem_schema"  # where version 0001 kept its number
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -90,7 +90,7 @@ def differences(database: Database) -> list[str]:
     version = current(database)
     if version != LATEST:
         raise StoreError(mismatch(database.name, version) if version else f"{database.name} has no tables of ours")
-    return database.read(lambda connection: _unlike(connection, database.schema) + database.dialect.check(connection))
+    return database.read(lambda connection: _unlike(connection, database) + database.dialect.check(connection))
 
 
 def _current(connection: Connection, schema: str | None) -> str | None:
@@ -141,19 +141,22 @@ def _known() -> list[str]:
     return sorted(path.name[:4] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
-def _unlike(connection: Connection, schema: str | None) -> list[str]:
+def _unlike(connection: Connection, database: Database) -> list[str]:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
     names = set(Base.metadata.tables)
+    schema, full_text = database.schema, database.dialect.fulltext.columns
 
     def ours(name: str | None, kind: str, parents: Any) -> bool:
         if kind == "schema":
             return name == schema
         return (name if kind == "table" else parents.get("table_name")) in names
 
-    def compared(_object: Any, name: str | None, kind: str, _reflected: bool, _other: Any) -> bool:
-        return kind != "index" or name != "deltamem_records_words"  # an expression, which reflection cannot compare
+    def compared(found: Any, name: str | None, kind: str, _reflected: bool, _other: Any) -> bool:
+        if kind == "index":
+            return name != "deltamem_records_words"
+        return kind != "column" or found.table.name != "deltamem_records" or name not in full_text
 
     options = {"include_name": ours, "include_object": compared, "include_schemas": schema is not None}
     metadata = Base.metadata

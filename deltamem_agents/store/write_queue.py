@@ -5,65 +5,97 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Connection
+GATHER_SECONDS = 0.0005  # that a writer waits for those who wrote together with it the last time
 
-T = TypeVar("T")
-Work = Callable[[Connection], T]
+Item = TypeVar("Item")
 
 
-class WriteQueue:
+class _Waiting(Generic[Item]):
+    """What a thread wants written, what came of it, and a lock that is let go when the thread has something to do."""
+
+    def __init__(self, item: Item) -> None:
+        self.item = item
+        self.outcome: Future[Any] = Future()
+        self.thread = threading.get_ident()
+        self.called = threading.Lock()
+        self.called.acquire()
+
+
+class WriteQueue(Generic[Item]):
     """Threads that write queue up here; whoever finds nobody writing, writes for all that wait by then.
 
     Args:
-        transact: Runs works in one transaction; what each returned, or an error, and then none of them was stored.
+        transact: Writes what is given in one transaction; what came of each, or an error, and then none was stored.
     """
 
-    def __init__(self, transact: Callable[[Sequence[Work[Any]]], list[Any]]) -> None:
+    def __init__(self, transact: Callable[[Sequence[Item]], list[Any]]) -> None:
         self._transact = transact
-        self._waiting: list[tuple[Work[Any], Future[Any]]] = []
-        self._writer: int | None = None  # the thread that writes now
-        self._changed = threading.Condition()
+        self._waiting: list[_Waiting[Item]] = []
+        self._writer: int | None = None  # the thread that writes now, or was called to
+        self._lock = threading.Lock()
+        self._together = 1  # how many were written together last; they are likely to come again together
+        self._gathered = threading.Condition(self._lock)
 
-    def write(self, work: Work[T]) -> T:
-        """What ``work`` returned, once that is durable; it may have run several times, the last one counts.
+    def write(self, item: Item) -> Any:
+        """What came of ``item``, once that is durable; it may have been tried several times, the last one counts.
 
         Raises:
-            Exception: What ``work`` or the commit raised; nothing of it was stored.
+            Exception: What writing it raised; nothing of it was stored.
         """
         if self._writer == threading.get_ident():  # from within a write: nobody else could go first
-            return self._transact([work])[0]  # type: ignore[no-any-return]  # of works of any kind
-        mine: tuple[Work[T], Future[T]] = (work, Future())
-        with self._changed:
+            return self._transact([item])[0]
+        mine = _Waiting(item)
+        with self._lock:
             self._waiting.append(mine)
-            self._changed.wait_for(lambda: self._writer is None or mine[1].done())
-            if mine[1].done():
-                return mine[1].result()
-            taken, self._waiting = self._waiting, []
-            self._writer = threading.get_ident()
+            first = self._writer is None
+            if first:
+                self._writer = mine.thread
+            elif len(self._waiting) >= self._together:
+                self._gathered.notify()
+        taken: list[_Waiting[Item]] = []
         try:
-            self._write(taken)
+            if not first:
+                mine.called.acquire()  # until another has written it, or this thread is to write for all
+            if not mine.outcome.done():
+                with self._lock:
+                    self._gathered.wait_for(lambda: len(self._waiting) >= self._together, GATHER_SECONDS)
+                    taken, self._waiting = self._waiting, []
+                    self._together = len(taken)
+                self._write(taken)
         finally:
-            with self._changed:
-                # Interrupted: what is left is for the others.
-                self._waiting[:0] = [each for each in taken if not each[1].done() and each is not mine]
-                self._writer = None
-                self._changed.notify_all()
-        return mine[1].result()
+            self._go_on(mine, taken)
+        return mine.outcome.result()
 
-    def _write(self, taken: Sequence[tuple[Work[Any], Future[Any]]]) -> None:
+    def _write(self, taken: Sequence[_Waiting[Item]]) -> None:
         if len(taken) > 1:
             try:
-                results = self._transact([work for work, _ in taken])
+                results = self._transact([each.item for each in taken])
             except Exception:
                 pass  # whose fault it was will show: now each has a transaction of its own
             else:
-                for (_, outcome), result in zip(taken, results, strict=True):
-                    outcome.set_result(result)
+                for each, result in zip(taken, results, strict=True):
+                    each.outcome.set_result(result)
                 return
-        for work, outcome in taken:
+        for each in taken:
             try:
-                outcome.set_result(self._transact([work])[0])
+                each.outcome.set_result(self._transact([each.item])[0])
             except Exception as error:
-                outcome.set_exception(error)
+                each.outcome.set_exception(error)
+
+    def _go_on(self, mine: _Waiting[Item], taken: Sequence[_Waiting[Item]]) -> None:
+        """Tell those whose items were written, and call one of the others to write what has come meanwhile."""
+        with self._lock:
+            # Interrupted: what is left of the others is for them, and nobody waits any more for what is left of mine.
+            self._waiting[:0] = [each for each in taken if not each.outcome.done()]
+            self._waiting = [each for each in self._waiting if each is not mine]
+            following = None
+            if self._writer == mine.thread:
+                following = next(iter(self._waiting), None)
+                self._writer = following.thread if following else None
+        for each in taken:
+            if each is not mine and each.outcome.done():
+                each.called.release()
+        if following is not None:
+            following.called.release()

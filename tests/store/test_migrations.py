@@ -180,7 +180,7 @@ def test_upgraded_tables_are_those_that_are_made_new(old: Database, tmp_path: Pa
 
 def test_an_old_database_is_refused_and_left_alone(old: Database) -> None:
     before = content(old)
-    with pytest.raises(StoreError, match=r"version 0001.*needs 0002.*deltamem db upgrade"):
+    with pytest.raises(StoreError, match=r"version 0001.*needs 0003.*deltamem db upgrade"):
         again(old)
     with pytest.raises(StoreError, match="version 0001"):
         versions.differences(old)
@@ -224,7 +224,7 @@ def test_a_new_database_is_created_at_once(database_url: str) -> None:
     Store.open(database_url).close()
 
 
-@pytest.mark.parametrize("version", ["0003", "9999", "later"])
+@pytest.mark.parametrize("version", ["0004", "9999", "later"])
 def test_a_newer_database_is_refused_untouched(database_url: str, version: str) -> None:
     if database_url == "sqlite://":
         pytest.skip("is gone when it is closed")
@@ -235,7 +235,7 @@ def test_a_newer_database_is_refused_untouched(database_url: str, version: str) 
     with opened(database_url) as database:
         before = content(database)
         for refused in (lambda: Store.open(database_url), lambda: versions.upgrade(database)):
-            with pytest.raises(StoreError, match=rf"version {version}.*up to 0002.*or a newer one"):
+            with pytest.raises(StoreError, match=rf"version {version}.*up to 0003.*or a newer one"):
                 refused()
         assert content(database) == before
 

@@ -1,6 +1,9 @@
 """What there is on PostgreSQL alone: schemas, a caller's engine, and its own way to find words."""
 
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -8,6 +11,7 @@ from sqlalchemy import Engine, create_engine, inspect, text
 
 from deltamem_agents.errors import ConfigError, StoreError
 from deltamem_agents.store import Selection, Store, versions
+from deltamem_agents.store.database import open_database
 
 FreshUrl = Callable[[], str]
 Say = Callable[..., dict[str, Any]]
@@ -110,15 +114,114 @@ def test_the_search_uses_the_index(url: str, say: Say) -> None:
         def explained(connection: Any) -> str:
             from sqlalchemy import select
 
-            from deltamem_agents.store.dialects.tsvector import _query, _vector
+            from deltamem_agents.store.dialects.tsvector import _WORDS, _query
             from deltamem_agents.store.schema import RecordRow
 
-            vector = _vector(RecordRow.text, RecordRow.terms)
-            query = select(RecordRow.key).where(vector.op("@@")(_query(["word77"])))
+            query = select(RecordRow.key).where(_WORDS.op("@@")(_query(["word77"])))
             compiled = query.compile(connection.engine, compile_kwargs={"literal_binds": True})
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # reading so few rows is as quick
             return "\n".join(
                 row[0] for row in connection.exec_driver_sql("EXPLAIN " + str(compiled).replace("%%", "%"))
             )
 
         statements.append(store._database.read(explained))
         assert "deltamem_records_words" in statements[0]
+
+
+def test_appends_that_wait_are_one_statement_and_one_agent_may_be_among_them_twice(url: str, say: Say) -> None:
+    with Store.open(url) as store:
+        for agent in ("a", "b"):
+            store.append(agent, [say("first")], "s")
+        held_up = threading.Event()
+        sizes: list[int] = []
+        queue = store._appends
+        assert queue is not None
+        transact = queue._transact
+
+        def counted(appends: Any) -> list[Any]:
+            sizes.append(len(appends))
+            held_up.wait(10)
+            return transact(appends)
+
+        queue._transact = counted
+        with ThreadPoolExecutor(7) as pool:
+            first = pool.submit(store.append, "a", [say("second")], "s")
+            while not sizes:
+                time.sleep(0.001)
+            said = [(agent, [say(f"{agent}{i}"), say("more")], f"s{i}") for i in range(3) for agent in ("a", "b")]
+            rest = [pool.submit(store.append, *each) for each in said]
+            while len(queue._waiting) < len(rest):
+                time.sleep(0.001)
+            held_up.set()
+            ids = {tuple(each.result()) for each in rest} | {tuple(first.result())}
+        assert sizes == [1, 6]
+        for agent, count in (("a", 8), ("b", 7)):
+            entries = store.live(agent)
+            assert [entry.position for entry in entries] == list(range(1, count + 1))
+            texts = [entry.text for entry in entries]
+            for text_, session in ((f"{agent}{i}", f"s{i}") for i in range(3)):  # each thread's stay together, in order
+                at = texts.index(text_)
+                assert texts[at + 1] == "more" and entries[at].session == entries[at + 1].session == session
+                assert (entries[at].id, entries[at + 1].id) in ids
+            assert [record.text for record, _ in store.search_text(agent, [f"{agent}1"], 5)] == [f"{agent}1"]
+
+
+def test_an_agent_that_another_process_holds_keeps_no_other_waiting(url: str, say: Say, engine: Engine) -> None:
+    with Store.open(url) as store, ThreadPoolExecutor(1) as pool:
+        for agent in ("held", "free"):
+            store.append(agent, [say("first")], "s")
+        with engine.begin() as other:
+            other.execute(text("SELECT * FROM deltamem_agents WHERE id = 'held' FOR UPDATE"))
+            waiting = pool.submit(store.append, "held", [say("second")], "s")
+            time.sleep(0.1)
+            for number in range(5):
+                store.append("free", [say(str(number))], "s")
+            assert len(store.live("free")) == 6 and not waiting.done()
+        ids = waiting.result(10)
+        assert [entry.id for entry in store.live("held")][1:] == ids
+
+
+def test_an_answer_that_was_lost_is_not_written_twice(url: str, say: Say) -> None:
+    """The statement came through, the connection broke before it said so, and the same is tried again."""
+    with Store.open(url) as store:
+        store.append("a", [say("first")], "s")
+        queue = store._appends
+        assert queue is not None
+        transact = queue._transact
+
+        def lost(appends: Any) -> list[Any]:
+            transact(appends)
+            return transact(appends)  # as `Database` does where a statement failed for a passing reason
+
+        queue._transact = lost
+        store.append("a", [say("second")], "s")
+        assert [entry.text for entry in store.live("a")] == ["first", "second"]
+
+
+def test_a_database_of_version_0002_is_brought_up_to_date(url: str, say: Say, engine: Engine) -> None:
+    with Store.open(url) as store:
+        store.append("alice", [say("apple pie"), say("Zürich, 我住在奥斯陆")], "s")
+    with engine.begin() as connection:  # as version 0002 had made it
+        connection.execute(text("DROP TRIGGER deltamem_records_added ON deltamem_records"))
+        connection.execute(text("DROP TRIGGER deltamem_records_changed ON deltamem_records"))
+        connection.execute(text("DROP FUNCTION deltamem_records_words"))
+        connection.execute(text("ALTER TABLE deltamem_records DROP COLUMN words"))
+        vector = "to_tsvector('english'::regconfig, text || ' ' || coalesce(terms, ''))"
+        connection.execute(text(f"CREATE INDEX deltamem_records_words ON deltamem_records USING gin ({vector})"))
+        connection.execute(text("UPDATE deltamem_version SET version_num = '0002'"))
+    with pytest.raises(StoreError, match="deltamem db upgrade"):
+        Store.open(url)
+    database = open_database(url, None)
+    assert versions.upgrade(database) == ("0002", versions.LATEST) and versions.differences(database) == []
+    database.close()
+    with Store.open(url) as store:
+        for word in ("apple", "zurich", "奥斯陆"):
+            assert len(store.search_text("alice", [word], 5)) == 1, word
+        store.append("alice", [say("banana")], "s")
+        store.fork("alice", "twin")
+        assert len(store.search_text("twin", ["banana", "apple"], 5)) == 2
+    with engine.connect() as connection:
+        shape = "SELECT column_name, data_type FROM information_schema.columns WHERE table_name = 'deltamem_records'"
+        assert ("words", "tsvector") in {tuple(row) for row in connection.execute(text(shape))}
+        indexes = connection.execute(text("SELECT indexdef FROM pg_indexes WHERE indexname = 'deltamem_records_words'"))
+        assert indexes.scalars().one().endswith("USING gin (words)")

@@ -44,6 +44,8 @@ SQLITE_SEARCH = text(
 class Fts5:
     """BM25 by FTS5. How rare a word is, is counted over all agents; which records are found, in one agent alone."""
 
+    columns = ()
+
     def create(self, connection: Connection) -> None:
         """As `FullText.create`."""
         for statement in SQLITE_TABLES:

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.schema import CreateSchema
 
 from deltamem_agents.errors import ConfigError, MissingExtraError
-from deltamem_agents.store.dialects.tsvector import Tsvector
+from deltamem_agents.store.dialects.tsvector import Tsvector, schema_prefix
 from deltamem_agents.store.masking import masked
 
 PASSING = ("08", "40", "53300", "57P01", "57P02", "57P03")  # SQLSTATEs: connection lost, deadlock, full, restarting
@@ -98,8 +98,7 @@ class Postgresql:
         """Remove dead rows, and pending entries of the full-text index, from the tables' files."""
         try:
             with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-                schema = (connection.get_execution_options().get("schema_translate_map") or {}).get(None)
-                prefix = f'"{schema}".' if schema else ""
+                prefix = schema_prefix(connection)
                 waiting = _older_readers(connection)
                 for table in PURGED:
                     connection.exec_driver_sql(f"VACUUM {prefix}deltamem_{table}")

@@ -13,6 +13,10 @@ from sqlalchemy.exc import DBAPIError
 class FullText(Protocol):
     """A dialect's full-text index over records."""
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that it adds to the table of records and fills by itself; they depend on the row's text alone."""
+
     def create(self, connection: Connection) -> None:
         """Create the index and what keeps it in step."""
 

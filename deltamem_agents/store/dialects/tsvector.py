@@ -1,5 +1,8 @@
 """Full text on PostgreSQL: a GIN index over each record's words, stemmed in English, and over its `terms`.
 
+The words are a column that a trigger fills, so that a search that ranks records need not find their words anew, and a
+fork copies them.
+
 Accents are folded here, as the extension for it is not everywhere: words that have some are in `terms` without them.
 Scripts that write no spaces are found as pairs of neighbours, see `unspaced`. PostgreSQL's parser would keep ``a.py``,
 ``-4012`` and ``x@y.org`` whole, and find none of their words: what joins them is taken for a space. The rank is
@@ -11,31 +14,43 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Index, MetaData, func, literal_column, select
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy import ColumnElement, Connection, func, literal_column, select
 
 from deltamem_agents.store.schema import MessageRow, RecordRow
 from deltamem_agents.store.unspaced import UNSPACED, spelled_out
 
 INDEXED = 100_000  # characters of a record, and of its terms; a tsvector holds one megabyte at most
 JOINING = "!#&*+-./:;<=>?@_~"  # without what would have to be quoted in SQL
-INDEX_NAME = "deltamem_records_words"
+_SPACES = " " * len(JOINING)
 _ENGLISH: ColumnElement[object] = literal_column("'english'::regconfig")
+_WORDS: ColumnElement[object] = literal_column("deltamem_records.words")
 _WORD = re.compile(r"\w+")
 _APART = str.maketrans(dict.fromkeys(JOINING + "\0", " "))
-_Column = ColumnElement[Any] | InstrumentedAttribute[Any]
+
+TABLES = (
+    "ALTER TABLE {prefix}deltamem_records ADD COLUMN words tsvector",
+    f"""CREATE OR REPLACE FUNCTION {{prefix}}deltamem_records_words() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           NEW.words := to_tsvector('pg_catalog.english', translate(left(NEW.text, {INDEXED}), '{JOINING}', '{_SPACES}')
+               || ' ' || left(coalesce(NEW.terms, ''), {INDEXED}));
+           RETURN NEW; END $$""",
+    """CREATE TRIGGER deltamem_records_added BEFORE INSERT ON {prefix}deltamem_records FOR EACH ROW
+           WHEN (NEW.words IS NULL) EXECUTE FUNCTION {prefix}deltamem_records_words()""",
+    """CREATE TRIGGER deltamem_records_changed BEFORE UPDATE OF text, terms ON {prefix}deltamem_records FOR EACH ROW
+           EXECUTE FUNCTION {prefix}deltamem_records_words()""",
+    "CREATE INDEX deltamem_records_words ON {prefix}deltamem_records USING gin (words)",
+)
 
 
 class Tsvector:
     """As `FullText`."""
 
+    columns = ("words",)
+
     def create(self, connection: Connection) -> None:
         """As `FullText.create`."""
-        # On a copy of the table: on the mapped one it would be created for every dialect.
-        table = RecordRow.__table__.to_metadata(MetaData())  # type: ignore[attr-defined]  # a Table, as it is mapped
-        Index(INDEX_NAME, _vector(table.c.text, table.c.terms), postgresql_using="gin", _table=table).create(connection)
+        for statement in TABLES:
+            connection.exec_driver_sql(statement.format(prefix=schema_prefix(connection)))
 
     def terms(self, text: str) -> str | None:
         """As `FullText.terms`."""
@@ -52,11 +67,10 @@ class Tsvector:
         query = _query(terms)
         if query is None:
             return []
-        vector = _vector(RecordRow.text, RecordRow.terms)
-        score = func.ts_rank(vector, query).label("score")
+        score = func.ts_rank(_WORDS, query).label("score")
         found = (
             select(RecordRow.key, score)
-            .where(RecordRow.agent_key == agent_key, vector.op("@@")(query))
+            .where(RecordRow.agent_key == agent_key, _WORDS.op("@@")(query))
             .order_by(score.desc(), RecordRow.position.desc(), RecordRow.chunk)
             .limit(limit)
         )
@@ -68,6 +82,12 @@ class Tsvector:
         return [(row[0], float(row[1])) for row in connection.execute(found)]
 
 
+def schema_prefix(connection: Connection) -> str:
+    """What stands before a table's name in SQL that is not SQLAlchemy's."""
+    schema = (connection.get_execution_options().get("schema_translate_map") or {}).get(None)
+    return f'"{schema}".' if schema else ""
+
+
 def fold(word: str) -> str:
     """A word without accents.
 
@@ -75,14 +95,6 @@ def fold(word: str) -> str:
     'Zurich'
     """
     return "".join(each for each in unicodedata.normalize("NFD", word) if not unicodedata.combining(each))
-
-
-def _vector(text: _Column, terms: _Column) -> ColumnElement[object]:
-    limit: ColumnElement[int] = literal_column(str(INDEXED))
-    joining, spaces = f"'{JOINING}'", f"'{' ' * len(JOINING)}'"
-    words = func.translate(func.left(text, limit), literal_column(joining), literal_column(spaces))
-    spelled = func.left(func.coalesce(terms, literal_column("''")), limit)
-    return func.to_tsvector(_ENGLISH, words.op("||")(literal_column("' '")).op("||")(spelled))
 
 
 def _query(terms: Sequence[str]) -> ColumnElement[object] | None:
