@@ -242,7 +242,7 @@ def loading(place: Place, store: Store, agents: int) -> Figure:
     return timed(LOAD.format(f"{agents:,}"), place.name, load, rounds=1000, unit="ms", reach=place.bar("load"))
 
 
-def writing(place: Place, kind: str, reach: str = "", *, rounds: int = 5, messages: int = 150) -> Figure:
+def writing(place: Place, kind: str, reach: str = "", *, rounds: int = 5, messages: int = 400) -> Figure:
     """Writers that append side by side, each to an agent of its own."""
     rates = []
     for number in range(rounds):
