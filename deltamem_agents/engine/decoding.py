@@ -24,6 +24,7 @@ from deltamem_agents.engine.caches import Pairs, padded_mask, pairs, rows, side_
 from deltamem_agents.engine.generation import CallbackStreamer, Generation, Sampling, without_stop
 from deltamem_agents.engine.pool import StatePool
 from deltamem_agents.engine.requests import Generate
+from deltamem_kernels import few_rows
 
 
 class Drawing:
@@ -158,7 +159,7 @@ class Decoding:
         ones = torch.ones(len(self.active), 1, dtype=torch.bool, device=device)
         mask = torch.cat([self._mask, ones], dim=1)
         slots = torch.tensor([each.slot for each in self.active], device=device)
-        with self._attached.bind(self._pool.tensors, slots):
+        with self._attached.bind(self._pool.tensors, slots), few_rows(tokens):
             output = self._attached.model(
                 input_ids=tokens,
                 attention_mask=mask.long(),

@@ -17,6 +17,7 @@ from transformers import DynamicCache
 
 from deltamem_agents.core import Attached, State, stack_states
 from deltamem_agents.engine.caches import Pairs, padded_mask, row, side_by_side
+from deltamem_kernels import few_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,20 +101,21 @@ class Run:
             end = self._ids.shape[1]  # the columns whose logits are wanted run together
         seen = self.mask[:, : past + end]
         positions = (seen.long().cumsum(-1) - 1).clamp_min(0)[:, past + self._done :]
-        spans = self._spans
-        output, self.state = self.attached.forward(
-            state=self.state,
-            read_state=self._read_state,
-            write=self.write,
-            message_ids=None if spans is None else spans[0][:, self._done : end],
-            sentence_ids=None if spans is None else spans[1][:, self._done : end],
-            input_ids=self._ids[:, self._done : end],
-            attention_mask=seen.long(),
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=max(1, self.keep),
-        )
+        ids, spans = self._ids[:, self._done : end], self._spans
+        with few_rows(ids):
+            output, self.state = self.attached.forward(
+                state=self.state,
+                read_state=self._read_state,
+                write=self.write,
+                message_ids=None if spans is None else spans[0][:, self._done : end],
+                sentence_ids=None if spans is None else spans[1][:, self._done : end],
+                input_ids=ids,
+                attention_mask=seen.long(),
+                position_ids=positions,
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=max(1, self.keep),
+            )
         self._done = end
         if self.done and self.keep:
             self.logits = output.logits

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
+
+from deltamem_kernels import native_bfloat16
 
 
 def mixed_precision() -> torch.autocast:
@@ -13,6 +12,4 @@ def mixed_precision() -> torch.autocast:
 
     Emulated, a bfloat16 product took 43 times as long as one in float32 (AMD Zen 3, AVX2 only).
     """
-    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in the oldest torch supported
-    native = any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16"))
-    return torch.autocast("cpu", torch.bfloat16, enabled=native)
+    return torch.autocast("cpu", torch.bfloat16, enabled=native_bfloat16())

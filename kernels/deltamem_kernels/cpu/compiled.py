@@ -53,7 +53,21 @@ def _library() -> ctypes.CDLL | str:
     library.deltamem_scan_target_name.restype = ctypes.c_char_p
     for function in (library.deltamem_scan_forward, library.deltamem_scan_backward):
         function.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_long]
+    if (parallel := _openmp()) is not None:
+        library.deltamem_share_threads.argtypes = [ctypes.c_void_p]
+        library.deltamem_share_threads(ctypes.cast(parallel, ctypes.c_void_p))
     return library
+
+
+def _openmp() -> Any:
+    """``GOMP_parallel`` of the one OpenMP library in this process, PyTorch's; None where that is of another make."""
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        return None
+    paths = {line.split(maxsplit=5)[-1] for line in maps.read_text().splitlines() if "/libgomp" in line}
+    if len(paths) != 1:
+        return None
+    return getattr(ctypes.CDLL(paths.pop()), "GOMP_parallel", None)
 
 
 def unavailable() -> str | None:

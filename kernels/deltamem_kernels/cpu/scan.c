@@ -1,8 +1,8 @@
-/* The delta-rule scan on a CPU: forward and backward, float32, loaded with ctypes; and reading while decoding.
- * README.md has the derivation.
+/* The delta-rule scan on a CPU: forward and backward, float32, loaded with ctypes; reading while decoding; and products of
+ * few rows. README.md has the derivation.
  *
- * This file: the calls' layout, the choice of instruction set, threads. The arithmetic is in scan_tile.h and
- * decode_target.h.
+ * This file: the calls' layout, the choice of instruction set, threads. The arithmetic is in scan_tile.h,
+ * decode_target.h and product_target.h.
  * Arrays are contiguous: tokens [N,T,R], states [N,R,R], mask [N,T] bytes or null, R = 8 or a multiple of 16 up to 64.
  * Checkpoints [N, ceil(T/64), R, R] are states at the chunks' starts, stored as S[i,j] at [j][i].
  */
@@ -76,6 +76,15 @@ struct step_call {
     float *pool, *reads;
 };
 
+/* Few rows x [M,K], `stride` numbers apart, and a weight [N,K]; both, and the product [M,N], float32 or bfloat16. K is a
+ * multiple of 32. */
+enum { SHARED_COLUMNS = 256, SHARED_ROWS = 32 }; /* columns a thread takes at a time, and rows of these */
+struct product_call {
+    long M, N, K, stride, bf16;
+    const void *x, *weight;
+    void *out;
+};
+
 static ALWAYS_INLINE float from_bf16(unsigned short half) {
     const unsigned int bits = (unsigned int)half << 16;
     float x;
@@ -143,13 +152,15 @@ struct target {
                    const unsigned char *valid, float *reads, char *later);
     void (*correct)(const struct correction *, long B, char *output, long stride, const float *reads);
     void (*step)(const struct step_call *);
+    void (*sort)(const struct product_call *, float *to);
+    void (*product)(const struct product_call *, const float *x, long n, long end);
 };
 
 static const struct target targets[] = {
-    {"portable", 4, forward_portable_call, backward_portable_call, decode_portable_call, correct_portable_call, step_portable_call},
+    {"portable", 4, forward_portable_call, backward_portable_call, decode_portable_call, correct_portable_call, step_portable_call, sort_portable_call, product_portable_call},
 #ifdef X86_TARGETS
-    {"avx2", 8, forward_avx2_call, backward_avx2_call, decode_avx2_call, correct_avx2_call, step_avx2_call},
-    {"avx512", 16, forward_avx512_call, backward_avx512_call, decode_avx512_call, correct_avx512_call, step_avx512_call},
+    {"avx2", 8, forward_avx2_call, backward_avx2_call, decode_avx2_call, correct_avx2_call, step_avx2_call, sort_avx2_call, product_avx2_call},
+    {"avx512", 16, forward_avx512_call, backward_avx512_call, decode_avx512_call, correct_avx512_call, step_avx512_call, sort_avx512_call, product_avx512_call},
 #endif
 };
 
@@ -170,11 +181,13 @@ EXPORT const char *deltamem_scan_target_name(int target) { return targets[target
 /* Work shared by threads: items are taken one at a time, so that none waits for a slow one. */
 struct job {
     const struct target *target;
-    const struct forward_call *forward; /* one of the two is null */
+    const struct forward_call *forward; /* one of the three is not null */
     const struct backward_call *backward;
-    long tiles, items; /* an item is a tile of a sequence forward, a sequence backward */
+    long tiles, items; /* an item is a tile of a sequence forward, a sequence backward, a run of a product's columns */
     atomic_long next;
     atomic_int failed;
+    const struct product_call *product;
+    const float *x; /* of the product, sorted */
 };
 
 static float *workspace_open(struct workspace *work, long lanes, long R, long T) {
@@ -199,12 +212,24 @@ static void *run(void *argument) {
         return 0;
     }
     for (long item; (item = atomic_fetch_add(&job->next, 1)) < job->items;) {
-        if (job->forward) job->target->forward(job->forward, item / job->tiles, (int)(item % job->tiles));
+        if (job->product) {
+            const long from = item * SHARED_COLUMNS, end = from + SHARED_COLUMNS;
+            job->target->product(job->product, job->x, from, end < job->product->N ? end : job->product->N);
+        } else if (job->forward) job->target->forward(job->forward, item / job->tiles, (int)(item % job->tiles));
         else job->target->backward(job->backward, item, &work);
     }
     free(memory);
     return 0;
 }
+
+/* GOMP_parallel of the OpenMP library that PyTorch computes with: its threads wait for work by turning in circles, and
+ * would turn beside ours on the same cores. Without one, threads are started for each call. */
+typedef void parallel(void (*run)(void *), void *argument, unsigned threads, unsigned flags);
+static parallel *shared_threads;
+
+EXPORT void deltamem_share_threads(parallel *with) { shared_threads = with; }
+
+static void run_shared(void *job) { run(job); }
 
 /* Run on up to `threads` threads, the caller being one; a thread that cannot be had is done without. */
 static int run_on(struct job *job, long threads) {
@@ -212,22 +237,37 @@ static int run_on(struct job *job, long threads) {
     long started = 0;
     if (threads > job->items) threads = job->items;
     if (threads > MAX_THREADS) threads = MAX_THREADS;
+    if (shared_threads && threads > 1) {
+        shared_threads(run_shared, job, (unsigned)threads, 0);
+        return atomic_load(&job->failed);
+    }
     while (started < threads - 1 && !pthread_create(&others[started], 0, run, job)) started++;
     run(job);
     while (started > 0) pthread_join(others[--started], 0);
     return atomic_load(&job->failed);
 }
 
-/* Both return 0, or 1 if memory ran out; the outputs are then incomplete. */
+/* These return 0, or 1 if memory ran out; the outputs are then incomplete. */
 EXPORT int deltamem_scan_forward(int target, const struct forward_call *call, long threads) {
     const long wide = targets[target].wide, tiles = call->R > wide ? call->R / wide : 1;
-    struct job job = {&targets[target], call, 0, tiles, call->N * tiles, 0, 0};
+    struct job job = {&targets[target], call, 0, tiles, call->N * tiles, 0, 0, 0, 0};
     return run_on(&job, threads);
 }
 
 EXPORT int deltamem_scan_backward(int target, const struct backward_call *call, long threads) {
-    struct job job = {&targets[target], 0, call, 1, call->N, 0, 0};
+    struct job job = {&targets[target], 0, call, 1, call->N, 0, 0, 0, 0};
     return run_on(&job, threads);
+}
+
+EXPORT int deltamem_product(int target, const struct product_call *call, long threads) {
+    float *x = aligned_alloc(64, (size_t)(call->M * call->K) * sizeof(float));
+    if (!x) return 1;
+    targets[target].sort(call, x);
+    const long items = (call->N + SHARED_COLUMNS - 1) / SHARED_COLUMNS;
+    struct job job = {&targets[target], 0, 0, 1, items, 0, 0, call, x};
+    run_on(&job, threads);
+    free(x);
+    return 0;
 }
 
 /* One token a row, on the calling thread: too little work to share. Rows are `stride` numbers apart, state [B,H,R,R],

@@ -37,6 +37,7 @@ static void JOIN(backward, TARGET, call)(const struct backward_call *c, long n, 
     }
 }
 #include "decode_target.h"
+#include "product_target.h"
 
 #undef AT_8
 #undef TARGET

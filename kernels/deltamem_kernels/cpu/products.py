@@ -1,0 +1,125 @@
+"""Products of few rows with a large weight, as a model computes them when several sequences get a token each.
+
+PyTorch's libraries are made for many rows, or for one. With eight rows and a bfloat16 weight, on a processor without
+bfloat16 arithmetic, they take almost seven times as long as with one row (AMD Zen 3); the compiled form, bound by
+reading the weight, takes less than twice as long. Results are float32 sums, rounded once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+from torch.overrides import TorchFunctionMode
+
+from deltamem_kernels.cpu import compiled
+
+FEW = 32  # rows of float32 from which on PyTorch is as fast
+STEP = 32  # a row's length is a multiple of it
+LARGE = 1 << 16  # numbers of a weight from which on a call is worth it
+_THREAD_WORK = 1 << 21  # multiplications that are worth another thread
+
+
+class _Product(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_long) for name in ("M", "N", "K", "stride", "bf16")),
+        *((name, ctypes.c_void_p) for name in ("x", "weight", "out")),
+    )
+
+
+@cache
+def native_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 numbers itself."""
+    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in the oldest torch supported
+    return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16"))
+
+
+def is_faster(x: Tensor, weight: Tensor) -> bool:
+    """Whether `product` can and should take the place of ``linear(x, weight)``."""
+    if x.dtype is not weight.dtype or x.device.type != "cpu" or weight.numel() < LARGE or weight.dim() != 2:
+        return False
+    rows = x.numel() // max(1, x.shape[-1])
+    if weight.dtype is torch.bfloat16:
+        wanted = rows > 1 and not native_bfloat16()
+    else:
+        wanted = weight.dtype is torch.float32 and 1 < rows <= FEW
+    plain = type(weight) in (Tensor, torch.nn.Parameter) and not (
+        torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    )
+    return wanted and plain and weight.shape[1] % STEP == 0 and weight.is_contiguous() and len(compiled.targets()) > 1
+
+
+def product(x: Tensor, weight: Tensor, target: str | None = None) -> Tensor:
+    """x @ weight.T, by the compiled library.
+
+    Args:
+        x: [..., K], any strides.
+        weight: [N, K], contiguous, K a multiple of `STEP`; of x's dtype, float32 or bfloat16.
+        target: One of `compiled.targets`; None for the fastest.
+
+    Returns:
+        [..., N], in the same dtype.
+
+    Raises:
+        MemoryError: No memory for a copy of x in float32.
+    """
+    columns, length = weight.shape
+    rows = x.reshape(-1, length)
+    if rows.stride(1) != 1:
+        rows = rows.contiguous()
+    out = torch.empty(len(rows), columns, dtype=weight.dtype)
+    level = len(compiled.targets()) - 1 if target is None else compiled.targets().index(target)
+    threads = max(1, min(torch.get_num_threads(), len(rows) * weight.numel() // _THREAD_WORK))
+    call = _Product(
+        len(rows),
+        columns,
+        length,
+        rows.stride(0),
+        weight.dtype is torch.bfloat16,
+        rows.data_ptr(),
+        weight.data_ptr(),
+        out.data_ptr(),
+    )
+    if _library().deltamem_product(level, ctypes.byref(call), threads) != 0:
+        raise MemoryError(f"no memory for {len(rows)} rows of {length} numbers in float32")
+    return out.view(*x.shape[:-1], columns)
+
+
+class FewRowProducts(TorchFunctionMode):
+    """Inside it, in this thread, PyTorch's linear layers run as `product` where that is faster."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Called for every function of PyTorch, so what is not a product passes at once."""
+        if func is linear and not kwargs and is_faster(args[0], args[1]):
+            result = product(args[0], args[1])
+            return result if len(args) < 3 or args[2] is None else result.add_(args[2])
+        if func is torch.addmm and not kwargs and is_faster(args[1], args[2].t()):
+            return product(args[1], args[2].t()).add_(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def few_rows(x: Tensor) -> AbstractContextManager[object]:
+    """A context for running a model on tokens x [B, T]: on a CPU, products of few rows are fast inside it."""
+    wanted = x.device.type == "cpu" and x.numel() > 1 and len(compiled.targets()) > 1
+    return FewRowProducts() if wanted else nullcontext()
+
+
+@cache
+def _library() -> Any:
+    found = compiled._library()
+    if isinstance(found, str):
+        raise RuntimeError(f"backend 'compiled' cannot run: {found}")
+    found.deltamem_product.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_long]
+    return found
