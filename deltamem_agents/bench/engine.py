@@ -28,7 +28,7 @@ from deltamem_agents.engine import AgentKey, Engine, Limits, Sampling, Segment, 
 from deltamem_agents.engine.loading import Loaded
 
 AGENTS = 8
-TOKENS = 32  # generated for each agent
+TOKENS = 64  # generated for each agent
 PROMPT = 32
 WRITE_LENGTH = 1024
 RANDOM, TINY = "12 × 1,024", "bundled model"
@@ -194,7 +194,7 @@ def main() -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch, on a CPU")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     facts = machine(torch=torch.__version__, threads=str(chosen.threads), dtype=chosen.dtype)

@@ -46,7 +46,6 @@ class Prompts:
         decoding: Decoding,
         requests: Sequence[Generate],
         slots: Sequence[int],
-        chunk: int,
         end: Callable[[Sequence[Active]], None],
     ) -> None:
         self.requests = requests
@@ -56,7 +55,7 @@ class Prompts:
         self._decoding = decoding
         states = pool.gather(slots)
         rows = [Row(each.ids, {n: t[i] for n, t in states.items()}) for i, each in enumerate(requests)]
-        self.run = Run(attached, rows, write=False, keep=1, chunk=max(1, chunk // len(rows)))
+        self.run = Run(attached, rows, write=False, keep=1)
 
     def finish(self) -> list[Request]:
         """As `Batch.finish`."""
@@ -75,11 +74,11 @@ class Prompts:
 class Scores:
     """The items of one request, to be scored."""
 
-    def __init__(self, attached: Attached, request: Score, chunk: int) -> None:
+    def __init__(self, attached: Attached, request: Score) -> None:
         self._request = request
         self.requests = [request]
         rows = [Row([*prompt, *request.ids], state) for prompt, state in request.items]
-        self.run = Run(attached, rows, write=False, keep=len(request.ids) + 1, chunk=max(1, chunk // len(rows)))
+        self.run = Run(attached, rows, write=False, keep=len(request.ids) + 1)
 
     def finish(self) -> list[Request]:
         """As `Batch.finish`."""
@@ -97,14 +96,14 @@ class Scores:
 class Folds:
     """The next segment of each request."""
 
-    def __init__(self, attached: Attached, hot: HotSegments, requests: Sequence[Fold], chunk: int) -> None:
+    def __init__(self, attached: Attached, hot: HotSegments, requests: Sequence[Fold]) -> None:
         self.requests = requests
         self._attached = attached
         self._hot = hot
         spans = attached.adapter.config.write != "token"
         rows = [self._row(each, spans) for each in requests]
         # Where spans are written, all tokens of a segment read the state from before it: they run at once.
-        self.run = Run(attached, rows, write=True, chunk=None if spans else max(1, chunk // len(rows)))
+        self.run = Run(attached, rows, write=True, whole=spans)
 
     def finish(self) -> list[Request]:
         """As `Batch.finish`."""

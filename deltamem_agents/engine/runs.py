@@ -47,14 +47,14 @@ class Run:
     Args:
         write: Whether the tokens are written into the states.
         keep: Last positions whose logits are wanted; 0 for none.
-        chunk: Columns that one `step` takes; None takes all at once, as span writes must.
+        whole: Whether all tokens must run at once, as span writes must.
     """
 
     attached: Attached
     rows: Sequence[Row]
     write: bool
     keep: int = 0
-    chunk: int | None = None
+    whole: bool = False
     state: State = field(init=False)
     logits: Tensor | None = field(init=False, default=None)
     cache: DynamicCache = field(init=False)
@@ -87,15 +87,10 @@ class Run:
         """Whether all columns have run."""
         return self._done == self._ids.shape[1]
 
-    @property
-    def columns(self) -> int:
-        """How many columns have run."""
-        return self._done
-
-    def step(self) -> None:
-        """Run the next chunk of columns."""
+    def step(self, tokens: int) -> int:
+        """Run as many columns as have about so many tokens, all rows together; how many it were."""
         past = self.mask.shape[1] - self._ids.shape[1]
-        width = self._ids.shape[1] - self._done if self.chunk is None else self.chunk
+        width = self._ids.shape[1] if self.whole else max(1, tokens // len(self.rows))
         end = min(self._done + width, self._ids.shape[1])
         if self._ids.shape[1] - end < self.keep:
             end = self._ids.shape[1]  # the columns whose logits are wanted run together
@@ -116,9 +111,10 @@ class Run:
                 use_cache=True,
                 logits_to_keep=max(1, self.keep),
             )
-        self._done = end
+        ran, self._done = (end - self._done) * len(self.rows), end
         if self.done and self.keep:
             self.logits = output.logits
+        return ran
 
     def past(self, index: int) -> Pairs:
         """Keys and values of one row's tokens."""

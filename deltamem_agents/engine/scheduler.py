@@ -22,6 +22,7 @@ from deltamem_agents.core import Attached
 from deltamem_agents.engine.batches import Batch, Folds, Prompts, Scores, all_hot, end
 from deltamem_agents.engine.decoding import Active, Decoding
 from deltamem_agents.engine.hot import HotSegments
+from deltamem_agents.engine.pace import Pace
 from deltamem_agents.engine.pool import StatePool
 from deltamem_agents.engine.requests import Fold, Generate, Request, Score
 from deltamem_agents.engine.statistics import Counters
@@ -36,7 +37,8 @@ class Limits:
     """How much runs at once.
 
     Args:
-        chunk: Tokens of one chunk of a fold, all rows together; of prompts `PROMPT_CHUNKS` times as many.
+        chunk: The least tokens of one chunk of a fold, all rows together; more on a fast device, see `Pace`. Of prompts
+            `PROMPT_CHUNKS` times as many.
         batch: Tokens of one batch of prompts or folds, with padding.
         rows: Rows that are generated together.
         waiting: Requests in the queue.
@@ -76,7 +78,7 @@ class Scheduler:
         self._folds: deque[Fold] = deque()
         self._prompting: Batch | None = None
         self._folding: Batch | None = None
-        self._prompt_chunk = limits.chunk * PROMPT_CHUNKS
+        self._pace = Pace(limits.chunk)
         self._turns = 0  # chunks of prompts since a fold's
         self._most_rows = limits.rows  # less after the device ran out of memory
         self._changed = threading.Condition()
@@ -161,9 +163,11 @@ class Scheduler:
         if batch is None:
             return None
         try:
-            before = batch.run.columns
-            batch.run.step()
-            self.counters.read(len(batch.run.rows), batch.run.columns - before)
+            tokens = self._pace.tokens * (1 if isinstance(batch, Folds) else PROMPT_CHUNKS)
+            started = time.perf_counter()
+            ran = batch.run.step(tokens)
+            self._pace.ran(ran, tokens, time.perf_counter() - started)
+            self.counters.read(ran)
             if not batch.run.done:
                 return batch
             for request in batch.finish():
@@ -210,7 +214,7 @@ class Scheduler:
             self._pop(self._prompts)
             if not head.begin():
                 return None
-            return self._built([head], lambda: Scores(self._attached, head, self._prompt_chunk))
+            return self._built([head], lambda: Scores(self._attached, head))
         chosen: list[Generate] = []
         slots: list[int] = []
         longest = 0
@@ -232,7 +236,7 @@ class Scheduler:
             return None
         batch = self._built(
             chosen,
-            lambda: Prompts(self._attached, self.pool, self._decoding, chosen, slots, self._prompt_chunk, self._end),
+            lambda: Prompts(self._attached, self.pool, self._decoding, chosen, slots, self._end),
         )
         if batch is None:
             for slot in slots:
@@ -256,7 +260,7 @@ class Scheduler:
                 chosen.append(head)
         if not chosen:
             return None
-        return self._built(chosen, lambda: Folds(self._attached, self._hot, chosen, self._limits.chunk))
+        return self._built(chosen, lambda: Folds(self._attached, self._hot, chosen))
 
     def _built(self, requests: Sequence[Request], make: Callable[[], Batch]) -> Batch | None:
         try:

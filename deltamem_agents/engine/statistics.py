@@ -49,9 +49,9 @@ class Counters:
         self.answers = 0
         self.tokens_read = 0
 
-    def read(self, rows: int, columns: int) -> None:
+    def read(self, tokens: int) -> None:
         """A chunk has run."""
-        self.tokens_read += rows * columns
+        self.tokens_read += tokens
 
     def wrote(self, rows: int, seconds: float) -> None:
         """A generation step has run."""

@@ -14,7 +14,7 @@ from deltamem_agents.errors import ConfigError
 from deltamem_agents.memory.answering import Answer, ask
 from deltamem_agents.memory.folding import Folded, under
 from deltamem_agents.memory.history import History
-from deltamem_agents.memory.prompting import last_question, prompt_messages, with_recall
+from deltamem_agents.memory.prompting import last_question, newest_that_fit, prompt_messages, with_recall
 from deltamem_agents.memory.results import Mode, Recall, Reply, Usage, check_k, check_mode
 from deltamem_agents.memory.tool_calls import split_tool_calls
 from deltamem_agents.memory.twins import twin
@@ -114,6 +114,7 @@ class AgentMemory(History):
         budget: int | None = None,
         sampling: Sampling | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        truncation: bool = False,
     ) -> Reply:
         """Run the backbone under the agent's state on these messages plus the recall, and journal nothing.
 
@@ -124,13 +125,16 @@ class AgentMemory(History):
             budget: Tokens they may have.
             sampling: How the reply is drawn; greedy by default.
             tools: JSON schemas of tools the chat template is given.
+            truncation: Whether to drop the oldest messages, though not the system message, where the prompt is longer
+                than the window.
 
         Raises:
             InvalidMessageError: No messages, or one that cannot be rendered.
             ContextLengthError: The prompt does not fit the window.
         """
         started = time.perf_counter()
-        prompt, folded, recalled = self._prepare(messages, mode, k, budget, tools)
+        room = self._room(sampling) if truncation else None
+        prompt, folded, recalled = self._prepare(messages, mode, k, budget, tools, room)
         generation = self._mem.engine.generate(prompt, *under(folded), sampling=sampling).result()
         return self._reply(started, generation, folded, recalled)
 
@@ -143,10 +147,12 @@ class AgentMemory(History):
         budget: int | None = None,
         sampling: Sampling | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        truncation: bool = False,
     ) -> Iterator[str | Reply]:
         """As `generate`, but yields text as it comes, and the whole reply last. Closing it stops the backbone."""
         started = time.perf_counter()
-        prompt, folded, recalled = self._prepare(messages, mode, k, budget, tools)
+        room = self._room(sampling) if truncation else None
+        prompt, folded, recalled = self._prepare(messages, mode, k, budget, tools, room)
         pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         cancellation = Cancellation()
         future = self._mem.engine.generate(
@@ -169,11 +175,13 @@ class AgentMemory(History):
         budget: int | None = None,
         sampling: Sampling | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        truncation: bool = False,
     ) -> AsyncIterator[str | Reply]:
         """Async twin of `stream`; never blocks the event loop."""
         started = time.perf_counter()
         loop = asyncio.get_running_loop()
-        prepared = self.pool.submit(self._prepare, messages, mode, k, budget, tools)
+        room = self._room(sampling) if truncation else None
+        prepared = self.pool.submit(self._prepare, messages, mode, k, budget, tools, room)
         prompt, folded, recalled = await asyncio.wrap_future(prepared)
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
 
@@ -248,14 +256,26 @@ class AgentMemory(History):
         k: int,
         budget: int | None,
         tools: Sequence[Mapping[str, Any]] | None,
+        room: int | None,
     ) -> tuple[list[int], Folded | None, Recall]:
+        """The prompt's tokens, the state and what was recalled; no more than ``room`` tokens, where that can be."""
         plain = prompt_messages(messages)
         recalled = Recall()
         if check_mode(mode) != "state":
             recalled = self.recall(last_question(plain), mode=mode, k=k, budget=budget, generate=False)
         self._mem.check_open()
-        prompt = self._mem.engine.rendering.prompt(with_recall(plain, recalled.text), tools)
+
+        def render(chosen: Sequence[dict[str, Any]]) -> list[int]:
+            return self._mem.engine.rendering.prompt(with_recall(chosen, recalled.text), tools)
+
+        prompt = render(plain)
+        if room is not None and len(prompt) > room:
+            prompt = render(newest_that_fit(plain, lambda chosen: len(render(chosen)) <= room))
         return prompt, None if mode == "vector" else self._mem.folder.current(self.id), recalled
+
+    def _room(self, sampling: Sampling | None) -> int:
+        """Tokens that a prompt may have."""
+        return self._mem.engine.window - (sampling or Sampling()).max_tokens
 
     def _reply(self, started: float, generation: Generation, folded: Folded | None, recalled: Recall) -> Reply:
         text, calls = split_tool_calls(generation.text)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from deltamem_agents.errors import InvalidMessageError
@@ -36,6 +37,23 @@ def with_recall(messages: Sequence[dict[str, Any]], text: str) -> list[dict[str,
         system = dict(messages[0], content="\n\n".join(part for part in (messages[0]["content"], text) if part))
         return [system, *messages[1:]]
     return [{"role": "system", "content": text}, *messages]
+
+
+def newest_that_fit(
+    messages: Sequence[dict[str, Any]], fits: Callable[[Sequence[dict[str, Any]]], bool]
+) -> list[dict[str, Any]]:
+    """The messages without the oldest, as few as it takes until they fit; the system message and the last always stay.
+
+    Results of tools go together with the message that called them.
+    """
+    first = 1 if messages[0]["role"] == "system" else 0
+    starts = [i for i in range(first, len(messages)) if messages[i]["role"] != "tool"] or [first]
+
+    def from_start(number: int) -> list[dict[str, Any]]:
+        return [*messages[:first], *messages[starts[number] :]]
+
+    number = bisect_left(range(len(starts) - 1), True, key=lambda each: fits(from_start(each)))
+    return from_start(number)
 
 
 def _prompt_message(index: int, message: object) -> dict[str, Any]:

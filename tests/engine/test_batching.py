@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from deltamem_agents.core import State
 from deltamem_agents.engine import AgentKey, Cancellation, Engine, Limits, Sampling, Segment, StateKey, cut, load
+from deltamem_agents.engine.pace import Pace
 from deltamem_agents.engine.runs import Row, Run
 from deltamem_agents.errors import (
     ClosedError,
@@ -104,7 +105,7 @@ def test_a_neighbours_secret_changes_no_logit(engine: Engine) -> None:
     def logits(neighbour: State, write: bool) -> torch.Tensor:
         with torch.inference_mode():
             run = Run(engine._attached, [Row(ids, mine), Row(ids, neighbour)], write=write, keep=len(ids))
-            run.step()
+            run.step(1000)
         assert run.logits is not None
         return run.logits[0]
 
@@ -117,16 +118,15 @@ def test_chunks_padding_and_past_change_nothing(engine: Engine) -> None:
     a, b = told(engine, "red"), told(engine, "blue")
     with torch.inference_mode():
         whole = Run(engine._attached, [Row(long, a)], write=True, keep=1)
-        whole.step()
-        first = Run(engine._attached, [Row(long[:9], a), Row(short, b)], write=True, chunk=4)
+        whole.step(1000)
+        first = Run(engine._attached, [Row(long[:9], a), Row(short, b)], write=True)
         while not first.done:
-            first.step()
+            assert first.step(8) <= 8
         state = {name: each[0] for name, each in first.state.items()}
-        second = Run(
-            engine._attached, [Row(short, b), Row(long[9:], state, past=first.past(0))], write=True, keep=1, chunk=3
-        )
+        rows = [Row(short, b), Row(long[9:], state, past=first.past(0))]
+        second = Run(engine._attached, rows, write=True, keep=1)
         while not second.done:
-            second.step()
+            second.step(6)
     assert whole.logits is not None and second.logits is not None
     assert float((second.logits[1] - whole.logits[0]).norm() / whole.logits[0].norm()) < SAME
     assert distance({n: t[1] for n, t in second.state.items()}, {n: t[0] for n, t in whole.state.items()}) < SAME
@@ -343,3 +343,16 @@ def test_two_thousand_requests_from_many_threads() -> None:
         assert not busy._scheduler.pool._held and threading.active_count() == before
     finally:
         busy.close()
+
+
+def test_a_chunk_grows_on_a_fast_device_and_shrinks_on_a_slow_one() -> None:
+    pace = Pace(64)
+    for _ in range(20):
+        pace.ran(pace.tokens, pace.tokens, pace.tokens / 10_000)  # seconds, at 10,000 tokens a second
+    assert pace.tokens == 256  # 25.6 ms
+    pace.ran(20, pace.tokens, 0.01)  # a short one tells nothing
+    pace.ran(4 * pace.tokens, 4 * pace.tokens, 4 * pace.tokens / 10_000)  # four times the time for what is waited for
+    assert pace.tokens == 256
+    for _ in range(20):
+        pace.ran(pace.tokens, pace.tokens, pace.tokens / 500)
+    assert pace.tokens == 64

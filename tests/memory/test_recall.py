@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from deltamem_agents.engine import Sampling
 from deltamem_agents.errors import (
     ClosedError,
     ConfigError,
@@ -16,6 +17,7 @@ from deltamem_agents.errors import (
     InvalidMessageError,
 )
 from deltamem_agents.memory import Reply
+from deltamem_agents.memory.prompting import newest_that_fit
 
 TALK = [
     {"role": "user", "content": "Good morning!"},
@@ -229,3 +231,34 @@ def test_a_closed_memory_says_so(mem) -> None:
     for call in (lambda: agent.recall("x"), lambda: agent.write(TALK), agent.log, mem.agents, lambda: mem.agent("b")):
         with pytest.raises(ClosedError, match="open it again"):
             call()
+
+
+def test_a_prompt_that_is_too_long_is_refused_or_loses_its_oldest_messages(mem) -> None:
+    agent = mem.agent("alice")
+    agent.write([{"role": "user", "content": "My dog is a poodle."}])
+    long = [{"role": "system", "content": "Be brief."}]
+    for number in range(400):
+        long += [{"role": "user", "content": f"Number {number}, please."}, {"role": "assistant", "content": "Yes."}]
+    long.append({"role": "user", "content": "What is my dog?"})
+
+    with pytest.raises(ContextLengthError, match=r"prompt of [\d,]+ tokens and 8 new ones exceed .* window"):
+        agent.generate(long, sampling=Sampling(max_tokens=8))
+    reply = agent.generate(long, sampling=Sampling(max_tokens=8), truncation=True)
+    window = mem.engine.window
+    assert window - 40 < reply.usage.prompt_tokens <= window - 8
+    assert reply.recall.records  # the question is still there, and so is what was recalled
+    streamed = list(agent.stream(long, sampling=Sampling(max_tokens=8), truncation=True))
+    assert streamed[-1].text == reply.text
+    short = [long[0], long[-1]]
+    assert agent.generate(short, truncation=True).text == agent.generate(short).text
+
+    with pytest.raises(ContextLengthError):  # what must stay is too long by itself
+        agent.generate([{"role": "user", "content": "word " * window}], truncation=True)
+
+
+def test_results_of_tools_go_with_the_message_that_called_them() -> None:
+    said = [{"role": role, "content": str(i)} for i, role in enumerate("system user assistant tool tool user".split())]
+    for most, expected in ((6, "012345"), (5, "02345"), (4, "05"), (2, "05"), (1, "05")):
+        kept = newest_that_fit(said, lambda chosen, most=most: len(chosen) <= most)  # type: ignore[misc]
+        assert "".join(each["content"] for each in kept) == expected
+    assert newest_that_fit(said[:1], lambda _: False) == said[:1]

@@ -2,8 +2,8 @@
  *
  *   out[m, n] = Σ_k x[m, k] weight[n, k]
  *
- * The weight is read from memory once, and each of its numbers meets four rows of x in registers, those of two of its
- * rows at a time. Of 2·WIDE bfloat16 numbers in a register of 32-bit words, a shift gives those at even places and a mask
+ * The weight is read from memory once, and each of its numbers meets four rows of x in registers, those of three of
+ * its rows at a time. Of 2·WIDE bfloat16 numbers in a register of 32-bit words, a shift gives those at even places and a mask
  * those at odd ones: x has been sorted likewise, so that nothing is shuffled here. */
 
 typedef float JOIN(product, TARGET, vec) __attribute__((vector_size(WIDE * 4)));
@@ -25,32 +25,29 @@ static void JOIN(sort, TARGET, call)(const struct product_call *c, float *to) {
 static ALWAYS_INLINE void JOIN(product, TARGET, tile)(const struct product_call *c, const int bf16, const int rows,
                                                       const int columns, const float *x, long m, long n) {
     const long K = c->K, bytes = bf16 ? 2 : 4;
-    VEC sum[4][2];
+    VEC sum[4][3];
     for (int a = 0; a < rows; a++)
         for (int b = 0; b < columns; b++) sum[a][b] = (VEC){0};
-    for (long k = 0; k < K; k += 2 * WIDE) {
-        VEC w[2][2];
-        UNROLL(2) for (int b = 0; b < columns; b++) {
-            const char *from = (const char *)c->weight + ((n + b) * K + k) * bytes;
-            __builtin_prefetch(from + columns * K * bytes); /* of the rows that come next */
-            if (bf16) {
-                const JOIN(product, TARGET, bits) pairs = *(const JOIN(product, TARGET, bits) *)from;
-                w[b][0] = (VEC)(pairs << 16);
-                w[b][1] = (VEC)(pairs & 0xffff0000u);
-            } else {
-                w[b][0] = (VEC)(*(const JOIN(product, TARGET, any) *)from);
-                w[b][1] = (VEC)(*(const JOIN(product, TARGET, any) *)(from + WIDE * 4));
-                __builtin_prefetch(from + columns * K * bytes + WIDE * 4);
+    for (long k = 0; k < K; k += 2 * WIDE)
+        UNROLL(2) for (int half = 0; half < 2; half++) {
+            VEC w[3];
+            UNROLL(3) for (int b = 0; b < columns; b++) {
+                const char *from = (const char *)c->weight + ((n + b) * K + k) * bytes;
+                if (bf16) {
+                    const JOIN(product, TARGET, bits) pairs = *(const JOIN(product, TARGET, bits) *)from;
+                    if (half) w[b] = (VEC)(pairs & 0xffff0000u);
+                    else w[b] = (VEC)(pairs << 16);
+                    if (!half) __builtin_prefetch(from + columns * K * bytes); /* of the rows that come next */
+                } else {
+                    w[b] = (VEC)(*(const JOIN(product, TARGET, any) *)(from + half * WIDE * 4));
+                    __builtin_prefetch(from + columns * K * bytes + half * WIDE * 4);
+                }
+            }
+            UNROLL(4) for (int a = 0; a < rows; a++) {
+                const VEC number = (VEC)(*(const JOIN(product, TARGET, any) *)(x + (m + a) * K + k + half * WIDE));
+                UNROLL(3) for (int b = 0; b < columns; b++) sum[a][b] += number * w[b];
             }
         }
-        UNROLL(4) for (int a = 0; a < rows; a++) {
-            const float *at = x + (m + a) * K + k;
-            UNROLL(2) for (int half = 0; half < 2; half++) {
-                const VEC number = (VEC)(*(const JOIN(product, TARGET, any) *)(at + half * WIDE));
-                UNROLL(2) for (int b = 0; b < columns; b++) sum[a][b] += number * w[b][half];
-            }
-        }
-    }
     for (int a = 0; a < rows; a++)
         for (int b = 0; b < columns; b++) {
             float total = 0.0f;
@@ -77,9 +74,9 @@ static void JOIN(product, TARGET, call)(const struct product_call *c, const floa
     for (long m = 0; m < c->M; m += SHARED_ROWS) {
         const long to = m + SHARED_ROWS < c->M ? m + SHARED_ROWS : c->M;
         long n = from;
-        for (; n + 2 <= end; n += 2)
-            if (c->bf16) JOIN(product, TARGET, rows)(c, 1, 2, x, m, to, n);
-            else JOIN(product, TARGET, rows)(c, 0, 2, x, m, to, n);
+        for (; n + 3 <= end; n += 3)
+            if (c->bf16) JOIN(product, TARGET, rows)(c, 1, 3, x, m, to, n);
+            else JOIN(product, TARGET, rows)(c, 0, 3, x, m, to, n);
         for (; n < end; n++)
             if (c->bf16) JOIN(product, TARGET, rows)(c, 1, 1, x, m, to, n);
             else JOIN(product, TARGET, rows)(c, 0, 1, x, m, to, n);

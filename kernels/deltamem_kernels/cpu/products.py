@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from deltamem_kernels.cpu import compiled
 
 FEW = 32  # rows of float32 from which on PyTorch is as fast
+MANY = 96  # rows from which on it pays to turn a bfloat16 weight into float32
 STEP = 32  # a row's length is a multiple of it
 LARGE = 1 << 16  # numbers of a weight from which on a call is worth it
 _THREAD_WORK = 1 << 21  # multiplications that are worth another thread
@@ -56,7 +57,7 @@ def is_faster(x: Tensor, weight: Tensor) -> bool:
 
 
 def product(x: Tensor, weight: Tensor, target: str | None = None) -> Tensor:
-    """x @ weight.T, by the compiled library.
+    """x @ weight.T, by the compiled library; many rows of bfloat16 by PyTorch in float32.
 
     Args:
         x: [..., K], any strides.
@@ -71,6 +72,8 @@ def product(x: Tensor, weight: Tensor, target: str | None = None) -> Tensor:
     """
     columns, length = weight.shape
     rows = x.reshape(-1, length)
+    if weight.dtype is torch.bfloat16 and len(rows) >= MANY:
+        return linear(x.float(), weight.float()).to(weight.dtype)
     if rows.stride(1) != 1:
         rows = rows.contiguous()
     out = torch.empty(len(rows), columns, dtype=weight.dtype)

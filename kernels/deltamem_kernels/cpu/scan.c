@@ -78,7 +78,7 @@ struct step_call {
 
 /* Few rows x [M,K], `stride` numbers apart, and a weight [N,K]; both, and the product [M,N], float32 or bfloat16. K is a
  * multiple of 32. */
-enum { SHARED_COLUMNS = 256, SHARED_ROWS = 32 }; /* columns a thread takes at a time, and rows of these */
+enum { SHARED_COLUMNS = 3 * 86, SHARED_ROWS = 32 }; /* columns a thread takes at a time, and rows of these */
 struct product_call {
     long M, N, K, stride, bf16;
     const void *x, *weight;
