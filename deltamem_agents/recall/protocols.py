@@ -74,15 +74,17 @@ class IndexedRecord(Protocol):
 class RecordIndex(Protocol):
     """The records of many agents. Every call is about one; an unknown one has no records."""
 
-    def search_text(
-        self, agent: str, terms: Sequence[str], limit: int, session: str | None = None
-    ) -> Sequence[tuple[IndexedRecord, float]]:
-        """Records that hold any of the terms, with BM25 scores (higher is better), best first."""
+    def version(self, agent: str) -> tuple[int, int] | None:
+        """What changes when the agent's records do: its epoch, and the last position of its journal; None if unknown.
 
-    def records(
-        self, agent: str, keys: Sequence[int] | None = None, session: str | None = None
-    ) -> Sequence[IndexedRecord]:
-        """Records in the journal's order; only those with the given keys, where keys are given."""
+        Within an epoch, records are only added, beyond that position.
+        """
+
+    def text_scores(self, agent: str, terms: Sequence[str], limit: int) -> Sequence[tuple[int, float]]:
+        """Keys of records that hold any of the terms, with scores (higher is better), best first."""
+
+    def records(self, agent: str, keys: Sequence[int] | None = None, *, after: int = 0) -> Sequence[IndexedRecord]:
+        """Records beyond a position in the journal's order; only those with the given keys, where keys are given."""
 
     def missing_embeddings(self, agent: str, model: str, limit: int) -> Sequence[tuple[int, str]]:
         """Key and text of up to ``limit`` records without an embedding under a model, oldest first."""
@@ -90,10 +92,8 @@ class RecordIndex(Protocol):
     def put_embeddings(self, agent: str, model: str, keys: Sequence[int], vectors: NDArray[np.float32]) -> int:
         """Store embeddings [len(keys), dim]; how many were. Records that are gone or have one are passed over."""
 
-    def embeddings(
-        self, agent: str, model: str, session: str | None = None
-    ) -> tuple[Sequence[int], NDArray[np.float32]]:
-        """Keys [N] and embeddings [N, dim] under a model."""
+    def embeddings(self, agent: str, model: str, *, after: int = 0) -> tuple[Sequence[int], NDArray[np.float32]]:
+        """Keys [N] and embeddings [N, dim] under a model, of records beyond a position, in the journal's order."""
 
 
 @runtime_checkable

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from deltamem_agents.errors import ConfigError, EmbedderError, StoreError
-from deltamem_agents.recall.fusion import reciprocal_rank
+from deltamem_agents.recall.fusion import Signals, fuse
 from deltamem_agents.recall.lexical import query_terms
 from deltamem_agents.recall.protocols import Embedder, IndexedRecord, Record, RecordIndex
 from deltamem_agents.recall.selection import select
+from deltamem_agents.recall.snapshot import Scope, Snapshot, Snapshots, joined
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-POOL = 50  # candidates of each ranking, or more where k asks for more
+POOL = 50  # candidates looked at by their text, or more where k asks for more
+MATCHES = 5_000  # records that share a word with the query, the best by full text
 EMBED_BATCH = 64  # records embedded and stored at a time, so that a failure loses no more
+EVERYTHING = Scope()
 
 
 class Retriever:
@@ -32,15 +36,19 @@ class Retriever:
     def __init__(self, index: RecordIndex, embedder: Embedder | None = None) -> None:
         self._index = index
         self._embedder = embedder
+        self._snapshots = Snapshots(index, embedder.name if embedder else None)
 
-    def search(self, agent: str, query: str, k: int = 5, session: str | None = None) -> list[Record]:
+    def search(
+        self, agent: str, query: str, k: int = 5, session: str | None = None, scope: Scope = EVERYTHING
+    ) -> list[Record]:
         """The k records that a query is best answered from, best first; fewer where fewer are found.
 
         The same memory and query give the same records in the same order. Records without an embedding are embedded
         first.
 
         Args:
-            session: Only records of this one.
+            session: Only records of this one; short for a scope.
+            scope: Only records that it holds.
 
         Raises:
             ConfigError: k is not a positive integer, or the query is not text.
@@ -54,16 +62,21 @@ class Retriever:
         if not query.strip():
             return []
         query = query.encode("utf-8", "replace").decode()  # lone surrogates are text to no tokenizer
-        pool = max(POOL, 4 * k)
-        terms = query_terms(query)
-        by_words = [record for record, _ in self._index.search_text(agent, terms, pool, session)] if terms else []
-        by_meaning = self._by_meaning(agent, query, pool, session)
-        rankings = [[record.key for record in ranking] for ranking in (by_words, by_meaning)]
-        scores = reciprocal_rank(rankings if self._embedder else rankings[:1])
-        found = {record.key: record for record in (*by_words, *by_meaning)}
-        ranked = sorted(found.values(), key=lambda record: (-scores[record.key], -record.position, record.chunk))
-        chosen = select(query, ranked, [by_words, by_meaning], k)
-        return [_record(record, scores[record.key]) for record in chosen]
+        snapshot = self._snapshot(agent)
+        if snapshot is None or not len(snapshot):
+            return []
+        signals = self._signals(agent, query, snapshot)
+        fused = fuse(signals, snapshot.sessions)
+        allowed = snapshot.within(scope if session is None else Scope(session=session))
+        if signals.meaning is None:  # nothing speaks for what shares no word, nor stands beside what does
+            allowed &= snapshot.sessions.around(signals.words) > 0
+        places = _best(fused, allowed, max(POOL, 4 * k))
+        by_key = {record.key: record for record in self._index.records(agent, [int(snapshot.keys[i]) for i in places])}
+        scores = {int(snapshot.keys[i]): _relevance(float(fused[i])) for i in places}
+        # One may have been superseded since.
+        chosen = select(query, [by_key[key] for key in scores if key in by_key], k)
+        best = [*accumulate((scores[record.key] for record in reversed(chosen)), max)][::-1]  # of all that say the same
+        return [_record(record, score) for record, score in zip(chosen, best, strict=True)]
 
     def embed_missing(self, agent: str, progress: Callable[[int], None] | None = None) -> int:
         """Embed the records that have no embedding yet; how many there were. Nothing without an embedder.
@@ -85,42 +98,63 @@ class Retriever:
                 progress(done)
         return done
 
-    def _by_meaning(self, agent: str, query: str, limit: int, session: str | None) -> Sequence[IndexedRecord]:
-        """Records by the cosine of their embedding with the query's, best first, the newer of equals."""
+    def _snapshot(self, agent: str) -> Snapshot | None:
+        """The agent's records, all embedded; a read-only index gets nothing stored, and is searched."""
         if self._embedder is None:
-            return []
-        keys, matrix = self._vectors(agent, self._embedder, session)
-        if not keys:
-            return []
-        vector = self._embedder.embed([query])[0]
-        if matrix.shape[1] != len(vector):
-            raise EmbedderError(
-                f"embedder {self._embedder.name!r} has dimension {len(vector)}, vectors stored under its name have "
-                f"{matrix.shape[1]}; give it another name"
-            )
-        # Rounded, so that equal texts tie whatever order a BLAS adds in.
-        cosines = np.round(matrix @ vector, 6)
-        best = [keys[i] for i in np.lexsort((-np.asarray(keys), -cosines))[:limit]]
-        by_key = {record.key: record for record in self._index.records(agent, best)}
-        return [by_key[key] for key in best if key in by_key]  # one may have been superseded between the two reads
+            return self._snapshots.of(agent)
+        if not self._snapshots.current(agent):
+            try:
+                self.embed_missing(agent)
+            except StoreError:
+                unsaved = dict(self._index.missing_embeddings(agent, self._embedder.name, sys.maxsize))
+                return self._unsaved(agent, self._embedder, unsaved)
+        return self._snapshots.of(agent)
 
-    def _vectors(self, agent: str, embedder: Embedder, session: str | None) -> tuple[list[int], NDArray[np.float32]]:
-        """Keys [N] and embeddings [N, dim] of all records; a read-only index gets nothing stored, and is searched."""
-        unsaved: Sequence[tuple[int, str]] = ()
-        try:
-            self.embed_missing(agent)
-        except StoreError:
-            unsaved = self._index.missing_embeddings(agent, embedder.name, sys.maxsize)
-        stored, matrix = self._index.embeddings(agent, embedder.name, session)
-        keys = list(stored)
-        if session is not None and unsaved:
-            wanted = {record.key for record in self._index.records(agent, [key for key, _ in unsaved], session)}
-            unsaved = [(key, text) for key, text in unsaved if key in wanted]
-        if unsaved:
-            vectors = embedder.embed([text for _, text in unsaved])
-            keys += [key for key, _ in unsaved]
-            matrix = np.concatenate([matrix, vectors]) if stored else vectors
-        return keys, matrix
+    def _unsaved(self, agent: str, embedder: Embedder, unsaved: dict[int, str]) -> Snapshot:
+        """A snapshot with vectors that could not be stored."""
+        keys, stored = self._index.embeddings(agent, embedder.name)
+        fresh = embedder.embed(list(unsaved.values()))
+        vector_of = dict(zip([*keys, *unsaved], [*stored, *fresh], strict=True))
+        records = [record for record in self._index.records(agent) if record.key in vector_of]
+        return joined(None, (0, 0), records, np.stack([vector_of[record.key] for record in records]))
+
+    def _signals(self, agent: str, query: str, snapshot: Snapshot) -> Signals:
+        words = np.zeros(len(snapshot), np.float32)
+        terms = query_terms(query)
+        hits = dict(self._index.text_scores(agent, terms, MATCHES)) if terms else {}
+        if hits:
+            keys = np.fromiter(hits, np.int64, len(hits))
+            places = np.searchsorted(snapshot.keys, keys, sorter=snapshot.by_key)
+            places = snapshot.by_key[np.minimum(places, len(snapshot) - 1)]
+            known = snapshot.keys[places] == keys  # what was written since is seen the next time
+            words[places[known]] = np.fromiter(hits.values(), np.float32, len(hits))[known]
+        meaning = around = None
+        if self._embedder is not None and snapshot.vectors is not None:
+            vector = self._embedder.embed([query])[0]
+            if snapshot.vectors.shape[1] != len(vector):
+                raise EmbedderError(
+                    f"embedder {self._embedder.name!r} has dimension {len(vector)}, vectors stored under its name have "
+                    f"{snapshot.vectors.shape[1]}; give it another name"
+                )
+            # Rounded, so that equal texts tie whatever order a BLAS adds in.
+            meaning = np.round(snapshot.vectors @ vector, 6)
+            around = snapshot.sessions.around(meaning) / snapshot.lengths
+        return Signals(words=words, meaning=meaning, around=around, named=snapshot.named(query), asks=snapshot.asks)
+
+
+def _best(scores: NDArray[np.float32], allowed: NDArray[np.bool_], count: int) -> list[int]:
+    """Places of the highest scores that are allowed, best first, the newer of equals."""
+    places = np.flatnonzero(allowed)
+    if len(places) > count:
+        least = np.partition(scores[places], len(places) - count)[len(places) - count]
+        places = places[scores[places] >= least]
+    order = np.lexsort((-places, -scores[places]))[:count]
+    return [int(place) for place in places[order]]
+
+
+def _relevance(score: float) -> float:
+    """A fused score between 0 and 1."""
+    return float(1 / (1 + np.exp(-score / 4)))
 
 
 def _record(found: IndexedRecord, score: float) -> Record:

@@ -1,11 +1,10 @@
 """Which of the ranked records are handed over. Knows records and the query's text, no scores.
 
-Three things push an answer out of the first k, and are held back here:
+Two things push an answer out of the first k, and are held back here:
 
-- the same text again: once is enough;
+- the same text again: once is enough, the newest in the place of the best;
 - earlier questions and "I don't know" replies: nothing resembles a question more than the same question asked before,
-  and it answers nothing;
-- fusion itself: a record that one ranking puts first and the other lacks loses to many that both find middling.
+  and it answers nothing.
 """
 
 from __future__ import annotations
@@ -41,29 +40,19 @@ _UNKNOWING = re.compile(
 UNKNOWING_LIMIT = 160  # characters; a longer reply says something besides
 
 
-def select(
-    query: str, ranked: Sequence[IndexedRecord], rankings: Sequence[Sequence[IndexedRecord]], k: int
-) -> list[IndexedRecord]:
-    """The k records to hand over, in the order of ``ranked``.
-
-    Args:
-        ranked: All candidates by their fused score, best first.
-        rankings: What was fused, each best first: the first (k − 1) // 2 of each that can answer are always kept.
-    """
+def select(query: str, ranked: Sequence[IndexedRecord], k: int) -> list[IndexedRecord]:
+    """The k records to hand over, in the order of ``ranked``, which are all candidates by their score, best first."""
     asked = _normal(query)
     unique: dict[tuple[str, str], IndexedRecord] = {}
     for record in ranked:
-        unique.setdefault((record.role, _normal(record.text)), record)
+        same = unique.setdefault((record.role, _normal(record.text)), record)
+        if (record.position, record.chunk) > (same.position, same.chunk):  # said again: it counts from then
+            unique[(record.role, _normal(record.text))] = record
     strong = {record.key for record in unique.values() if not is_weak(record)}
     chosen: dict[int, None] = {}
-    for ranking in rankings:
-        best = [record.key for record in ranking if record.key in strong]
-        chosen.update(dict.fromkeys(best[: (k - 1) // 2]))
     weak_left = k // WEAK_SHARE
     held_back: list[int] = []
     for record in unique.values():
-        if record.key in chosen:
-            continue
         if record.key not in strong:
             if not weak_left or _normal(record.text) == asked:
                 held_back.append(record.key)

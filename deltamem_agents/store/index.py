@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from deltamem_agents.store import records
+from deltamem_agents.store import journal, records
 from deltamem_agents.store.database import Database
 from deltamem_agents.store.messages import check_id
 from deltamem_agents.store.records import StoredRecord, Words
@@ -42,10 +42,25 @@ class Index:
             lambda connection: records.found(connection, self._words.fulltext, agent, terms, limit, session)
         )
 
-    def records(self, agent: str, keys: Sequence[int] | None = None, session: str | None = None) -> list[StoredRecord]:
-        """An agent's records in the journal's order; only those with the given keys, where keys are given."""
+    def version(self, agent: str) -> tuple[int, int] | None:
+        """What changes when an agent's records do: its epoch, and the last position of its journal; None if unknown."""
+        check_id(agent)
+        found = self._database.read(lambda connection: journal.agent_row(connection, agent), alone=True)
+        return None if found is None else (found.epoch, found.head)
+
+    def text_scores(self, agent: str, terms: Sequence[str], limit: int) -> list[tuple[int, float]]:
+        """As `search_text`, the records' keys alone."""
+        check_id(agent)
+        return self._database.read(
+            lambda connection: records.scores(connection, self._words.fulltext, agent, terms, limit)
+        )
+
+    def records(
+        self, agent: str, keys: Sequence[int] | None = None, session: str | None = None, *, after: int = 0
+    ) -> list[StoredRecord]:
+        """An agent's records beyond a position in the journal's order; only those with the given keys, where given."""
         check_scope(agent, session)
-        return self._database.read(lambda connection: records.read(connection, agent, keys, session))
+        return self._database.read(lambda connection: records.read(connection, agent, keys, session, after))
 
     def missing_embeddings(self, agent: str, model: str, limit: int) -> list[tuple[int, str]]:
         """Key and text of up to ``limit`` records that have no embedding under a model, oldest first."""
@@ -66,7 +81,7 @@ class Index:
         check_id(agent)
         return self._database.write(lambda connection: records.put_embeddings(connection, agent, model, keys, vectors))
 
-    def embeddings(self, agent: str, model: str, session: str | None = None) -> tuple[list[int], NDArray[np.float32]]:
-        """Keys [N] and embeddings [N, dim] of an agent's records under a model, in the journal's order."""
-        check_scope(agent, session)
-        return self._database.read(lambda connection: records.embeddings(connection, agent, model, session))
+    def embeddings(self, agent: str, model: str, *, after: int = 0) -> tuple[list[int], NDArray[np.float32]]:
+        """Keys [N] and embeddings [N, dim] of records beyond a position, under a model, in the journal's order."""
+        check_id(agent)
+        return self._database.read(lambda connection: records.embeddings(connection, agent, model, after))

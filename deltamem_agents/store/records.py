@@ -77,18 +77,32 @@ def found(
     connection: Connection, fulltext: FullText, agent: str, terms: Sequence[str], limit: int, session: str | None
 ) -> list[tuple[StoredRecord, float]]:
     """Records that hold any of the terms, with their BM25 scores, best first."""
-    key = connection.scalar(select(AgentRow.key).where(AgentRow.id == agent))
-    if key is None or limit <= 0:
-        return []
-    hits = fulltext.search(connection, key, terms, limit, session)
+    hits = scores(connection, fulltext, agent, terms, limit, session)
     by_key = {record.key: record for record in read(connection, agent, [hit for hit, _ in hits])}
     return [(by_key[hit], score) for hit, score in hits]
 
 
+def scores(
+    connection: Connection,
+    fulltext: FullText,
+    agent: str,
+    terms: Sequence[str],
+    limit: int,
+    session: str | None = None,
+) -> list[tuple[int, float]]:
+    """As `found`, the records' keys alone."""
+    key = connection.scalar(select(AgentRow.key).where(AgentRow.id == agent))
+    return [] if key is None or limit <= 0 else fulltext.search(connection, key, terms, limit, session)
+
+
 def read(
-    connection: Connection, agent: str, keys: Sequence[int] | None = None, session: str | None = None
+    connection: Connection,
+    agent: str,
+    keys: Sequence[int] | None = None,
+    session: str | None = None,
+    after: int = 0,
 ) -> list[StoredRecord]:
-    """An agent's records in the journal's order; only those with the given keys, where keys are given."""
+    """An agent's records beyond a position in the journal's order; only those with the given keys, where given."""
     query = _scoped(
         select(
             RecordRow.key,
@@ -104,6 +118,8 @@ def read(
         agent,
         session,
     ).order_by(RecordRow.position, RecordRow.chunk)
+    if after:
+        query = query.where(RecordRow.position > after)
     parts = [query] if keys is None else [query.where(RecordRow.key.in_(chunk)) for chunk in chunked(keys)]
     rows = [
         StoredRecord(
@@ -148,7 +164,7 @@ def put_embeddings(
     if not model or len(model) > ID_LIMIT:
         raise ConfigError(f"an embedding model's name has 1 to {ID_LIMIT} characters, {model[:40]!r} has {len(model)}")
     dim = int(vectors.shape[1])
-    stored = connection.scalar(_embedded(select(EmbeddingRow.dim), agent, model, None).limit(1))
+    stored = connection.scalar(_embedded(select(EmbeddingRow.dim), agent, model).limit(1))
     if stored not in (None, dim):
         raise ConfigError(
             f"embeddings of agent {agent!r} under model {model!r} have dimension {stored}, these have {dim}; "
@@ -168,13 +184,13 @@ def put_embeddings(
     return sum(connection.execute(insert_missing(connection, EmbeddingRow).values(row)).rowcount for row in rows)
 
 
-def embeddings(
-    connection: Connection, agent: str, model: str, session: str | None
-) -> tuple[list[int], NDArray[np.float32]]:
-    """Keys [N] and embeddings [N, dim] of an agent's records under a model, in the journal's order."""
+def embeddings(connection: Connection, agent: str, model: str, after: int = 0) -> tuple[list[int], NDArray[np.float32]]:
+    """Keys [N] and embeddings [N, dim] of records beyond a position, under a model, in the journal's order."""
     import numpy as np
 
-    query = _embedded(select(RecordRow.key, EmbeddingRow.vector, EmbeddingRow.dim), agent, model, session)
+    query = _embedded(select(RecordRow.key, EmbeddingRow.vector, EmbeddingRow.dim), agent, model)
+    if after:
+        query = query.where(RecordRow.position > after)
     rows = connection.execute(query.order_by(RecordRow.position, RecordRow.chunk)).all()
     if not rows:
         return [], np.zeros((0, 0), np.float32)
@@ -198,8 +214,8 @@ def _scoped(query: Query, agent: str, session: str | None) -> Query:
     return joined if session is None else joined.where(MessageRow.session == session)
 
 
-def _embedded(query: Query, agent: str, model: str, session: str | None) -> Query:
+def _embedded(query: Query, agent: str, model: str) -> Query:
     """As `_scoped`, over records that have an embedding under a model."""
-    return _scoped(query, agent, session).join(
+    return _scoped(query, agent, None).join(
         EmbeddingRow, (EmbeddingRow.record_key == RecordRow.key) & (EmbeddingRow.model == model)
     )

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from deltamem_agents.errors import ConfigError, EmbedderError
 from deltamem_agents.recall import CallableEmbedder, Retriever, split_text
-from deltamem_agents.recall.fusion import reciprocal_rank
 from deltamem_agents.store import Store
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -179,11 +178,3 @@ def test_superseded_text_is_not_found(store: Store) -> None:
     retriever.search("alice", "Oslo")
     store.append("alice", [{"role": "user", "content": "I live in Bergen", "id": "m"}], "s")
     assert [record.text for record in retriever.search("alice", "Oslo")] == ["I live in Bergen"]
-
-
-def test_reciprocal_rank() -> None:
-    scores = reciprocal_rank([["a", "b"], ["b", "c", "d"]], constant=60)
-    assert scores["b"] == pytest.approx(1 / 62 + 1 / 61)
-    assert scores["a"] == pytest.approx(1 / 61 + 1 / 64)
-    assert sorted(scores, key=lambda item: -scores[item]) == ["b", "a", "c", "d"]
-    assert reciprocal_rank([[], []]) == {}

@@ -113,7 +113,7 @@ def test_embeddings_are_stored_once_and_in_order(store: Store, say: Say) -> None
     found, matrix = store.embeddings("alice", "model")
     assert found == keys and matrix.dtype == np.float32
     assert np.array_equal(matrix, np.concatenate([vectors[:1] + 100, vectors[1:]]))
-    assert store.embeddings("alice", "model", session="s2")[0] == keys[2:]
+    assert store.embeddings("alice", "model", after=2)[0] == keys[2:]
     assert store.embeddings("alice", "another")[0] == [] and store.embeddings("bob", "model")[0] == []
     assert store.missing_embeddings("alice", "model", 10) == []
     assert store.put_embeddings("bob", "model", keys, vectors) == 0  # not bob's records

@@ -1,0 +1,190 @@
+"""An agent's records as arrays in memory, kept for the next search. Knows the index's protocol, no database.
+
+A snapshot is of one version of the agent: another epoch begins anew, a longer journal adds what is new.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deltamem_agents.recall.fusion import Sessions
+from deltamem_agents.recall.protocols import IndexedRecord, RecordIndex
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+KEPT_BYTES = 256 << 20  # of all agents' snapshots, the least recently used go first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """Which records a search may give.
+
+    Args:
+        session: Of this one only.
+        since, until: Written at or after, and before.
+        metadata: Whose message's metadata has these values.
+    """
+
+    session: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    metadata: Mapping[str, Any] | None = None
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing is left out."""
+        return self.session is None and self.since is None and self.until is None and not self.metadata
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """N records in the journal's order; ``vectors`` [N, dim], where there is an embedder."""
+
+    version: tuple[int, int]
+    keys: NDArray[np.int64]
+    by_key: NDArray[np.int64]  # the records' places, by rising key
+    session: NDArray[np.int64]
+    speaker: NDArray[np.int64]
+    asks: NDArray[np.bool_]
+    written: NDArray[np.float64]
+    metadata: Sequence[Mapping[str, Any]]
+    session_names: Sequence[str]
+    speaker_names: Sequence[str]
+    vectors: NDArray[np.float32] | None
+    sessions: Sessions
+    lengths: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def bytes(self) -> int:
+        """What it takes, roughly."""
+        return 200 * len(self) + (0 if self.vectors is None else self.vectors.nbytes)
+
+    def named(self, query: str) -> NDArray[np.bool_]:
+        """Which records are of the one speaker whose name stands in the query; none where several do."""
+        words = f" {' '.join(''.join(c if c.isalnum() else ' ' for c in query.casefold()).split())} "
+        found = [number for number, name in enumerate(self.speaker_names) if name and f" {name} " in words]
+        return self.speaker == found[0] if len(found) == 1 else np.zeros(len(self), bool)
+
+    def within(self, scope: Scope) -> NDArray[np.bool_]:
+        """Which records a scope holds."""
+        chosen = np.ones(len(self), bool)
+        if scope.session is not None:
+            known = scope.session in self.session_names
+            chosen &= self.session == (self.session_names.index(scope.session) if known else -1)
+        if scope.since is not None:
+            chosen &= self.written >= scope.since.timestamp()
+        if scope.until is not None:
+            chosen &= self.written < scope.until.timestamp()
+        if scope.metadata:
+            wanted = scope.metadata.items()
+            has = [all(key in each and each[key] == value for key, value in wanted) for each in self.metadata]
+            chosen &= np.asarray(has, bool)
+        return chosen
+
+
+class Snapshots:
+    """Snapshots of the agents that were searched lately. Safe to share among threads."""
+
+    def __init__(self, index: RecordIndex, model: str | None) -> None:
+        self._index = index
+        self._model = model
+        self._kept: OrderedDict[str, Snapshot] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def current(self, agent: str) -> bool:
+        """Whether nothing has been written since the agent's records were read."""
+        with self._lock:
+            known = self._kept.get(agent)
+        return known is not None and known.version == self._index.version(agent)
+
+    def of(self, agent: str) -> Snapshot | None:
+        """An agent's records as they are now; None where it is unknown. All have been embedded before."""
+        version = self._index.version(agent)
+        if version is None:
+            return None
+        with self._lock:
+            known = self._kept.get(agent)
+        if known is None or known.version[0] != version[0] or known.version[1] > version[1]:
+            known = None
+        if known is None or known.version != version:
+            known = self._read(agent, version, known)
+        with self._lock:
+            self._kept[agent] = known
+            self._kept.move_to_end(agent)
+            total = sum(each.bytes for each in self._kept.values())
+            while total > KEPT_BYTES and len(self._kept) > 1:
+                total -= self._kept.popitem(last=False)[1].bytes
+        return known
+
+    def _read(self, agent: str, version: tuple[int, int], known: Snapshot | None) -> Snapshot:
+        after = known.version[1] if known else 0
+        records = self._index.records(agent, after=after)
+        vectors = None
+        head = max(version[1], max((record.position for record in records), default=0))
+        if self._model is not None:
+            keys, vectors = self._index.embeddings(agent, self._model, after=after)
+            place_of = {key: place for place, key in enumerate(keys)}
+            # What came since all were embedded is for the next search.
+            head = min((record.position - 1 for record in records if record.key not in place_of), default=head)
+            records = [record for record in records if record.position <= head]
+            vectors = vectors[[place_of[record.key] for record in records]]
+        return joined(known, (version[0], head), records, vectors)
+
+
+def joined(
+    known: Snapshot | None,
+    version: tuple[int, int],
+    records: Sequence[IndexedRecord],
+    vectors: NDArray[np.float32] | None,
+) -> Snapshot:
+    """A snapshot with further records at its end."""
+    sessions = {name: number for number, name in enumerate(known.session_names)} if known else {}
+    speakers = {name: number for number, name in enumerate(known.speaker_names)} if known else {}
+    session = np.array([sessions.setdefault(each.session, len(sessions)) for each in records], np.int64)
+    speaker = np.array([speakers.setdefault(_speaker(each), len(speakers)) for each in records], np.int64)
+    keys = np.array([each.key for each in records], np.int64)
+    asks = np.array([each.text.rstrip().endswith(("?", "？", "؟")) for each in records], bool)
+    written = np.array([each.created_at.timestamp() for each in records], np.float64)
+    metadata = [each.metadata for each in records]
+    if known is not None and len(known):
+        keys, session = np.concatenate([known.keys, keys]), np.concatenate([known.session, session])
+        speaker, asks = np.concatenate([known.speaker, speaker]), np.concatenate([known.asks, asks])
+        written, metadata = np.concatenate([known.written, written]), [*known.metadata, *metadata]
+        if vectors is not None and known.vectors is not None:
+            vectors = np.concatenate([known.vectors, vectors]) if len(vectors) else known.vectors
+    order = Sessions.from_numbers(session)
+    lengths = np.ones(len(keys), np.float32)
+    if vectors is not None and len(vectors):
+        lengths = np.maximum(np.linalg.norm(order.around(vectors), axis=1), 1e-6)
+    return Snapshot(
+        version=version,
+        keys=keys,
+        by_key=np.argsort(keys, kind="stable"),
+        session=session,
+        speaker=speaker,
+        asks=asks,
+        written=written,
+        metadata=metadata,
+        session_names=list(sessions),
+        speaker_names=list(speakers),
+        vectors=vectors,
+        sessions=order,
+        lengths=lengths,
+    )
+
+
+def _speaker(record: IndexedRecord) -> str:
+    """The name a message was written under, as it would stand among a query's words."""
+    name = record.metadata.get("name")
+    return " ".join(name.casefold().split()) if isinstance(name, str) else ""
