@@ -6,6 +6,7 @@ import asyncio
 import queue
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -64,6 +65,9 @@ class AgentMemory(History):
         mode: Mode | str = "hybrid",
         k: int = 5,
         session: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        metadata: Mapping[str, Any] | None = None,
         budget: int | None = None,
         generate: bool = True,
     ) -> Recall:
@@ -73,7 +77,9 @@ class AgentMemory(History):
             query: A question, or any text to find what belongs to it.
             mode: "state" (the matrices alone), "vector" (records alone, the state zero) or "hybrid" (both).
             k: Records at most.
-            session: Retrieve from this one only.
+            session: Retrieve from this one only; the state, where the mode reads it, is of all of them.
+            since, until: Retrieve messages written at or after, and before; UTC where they name no zone.
+            metadata: Retrieve messages whose metadata has these values.
             budget: Tokens that ``text`` may have, by the backbone's tokenizer; the best records are kept.
             generate: Whether the backbone is to answer too.
 
@@ -89,7 +95,8 @@ class AgentMemory(History):
         self._mem.check_open()
         if not self._mem.store.knows(self.id):
             return Recall(notes=self._mem.notes if chosen != "state" else ())
-        records = [] if chosen == "state" else self._retrieve(query, k, session, budget)
+        narrowed = {"session": session, "since": since, "until": until, "metadata": metadata}
+        records = [] if chosen == "state" else self._retrieve(query, k, budget, narrowed)
         text = recall_text(records)
         folded = None if chosen == "vector" or not generate else self._mem.folder.current(self.id)
         answer = ask(self._mem.engine, query, text, folded) if generate and query.strip() else None
@@ -245,8 +252,8 @@ class AgentMemory(History):
         self._mem.folder.current(self.id)
         self._mem.retriever.embed_missing(self.id)
 
-    def _retrieve(self, query: str, k: int, session: str | None, budget: int | None) -> list[Record]:
-        records = self._mem.retriever.search(self.id, query, k, session)
+    def _retrieve(self, query: str, k: int, budget: int | None, narrowed: Mapping[str, Any]) -> list[Record]:
+        records = self._mem.retriever.search(self.id, query, k, **narrowed)
         return records if budget is None else within_budget(records, budget, self._mem.engine.count)
 
     def _prepare(

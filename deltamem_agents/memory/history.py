@@ -135,6 +135,7 @@ class History:
         self._mem.check_open()
         entry = self._mem.store.rollback(self.id, position)
         self._mem.folder.forget(self.id)
+        self._mem.retriever.forget(self.id)
         return entry
 
     def erase(
@@ -225,6 +226,7 @@ class History:
         if not dry_run:
             for each in plan.erased:
                 self._mem.folder.forget(each.agent)
+                self._mem.retriever.forget(each.agent)
             reason = self._purge()
             folded = self._folded_after_erasing()
             after = checksum_of(encode(folded.state)) if folded else None

@@ -104,8 +104,8 @@ def fuse(signals: Signals, sessions: Sessions) -> Floats:
 
 def standardised(values: Floats) -> Floats:
     """With mean 0 and standard deviation 1; zeros where all are the same."""
-    deviation = values.std()
-    if not len(values) or deviation < 1e-9:
+    deviation = values.std() if len(values) else 0.0
+    if deviation < 1e-9:
         return np.zeros_like(values)
     result: Floats = (values - values.mean()) / deviation
     return result

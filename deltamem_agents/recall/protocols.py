@@ -81,7 +81,7 @@ class RecordIndex(Protocol):
         """
 
     def text_scores(self, agent: str, terms: Sequence[str], limit: int) -> Sequence[tuple[int, float]]:
-        """Keys of records that hold any of the terms, with scores (higher is better), best first."""
+        """Keys of records that hold any of the terms, with scores (higher is better), in no order."""
 
     def records(self, agent: str, keys: Sequence[int] | None = None, *, after: int = 0) -> Sequence[IndexedRecord]:
         """Records beyond a position in the journal's order; only those with the given keys, where keys are given."""

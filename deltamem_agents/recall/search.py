@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,10 +20,9 @@ from deltamem_agents.recall.snapshot import Scope, Snapshot, Snapshots, joined
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-POOL = 50  # candidates looked at by their text, or more where k asks for more
-MATCHES = 5_000  # records that share a word with the query, the best by full text
+POOL = 20  # candidates looked at by their text, or more where k asks for more
+MATCHES = 1_000  # records that share a word with the query, the best by full text
 EMBED_BATCH = 64  # records embedded and stored at a time, so that a failure loses no more
-EVERYTHING = Scope()
 
 
 class Retriever:
@@ -39,7 +39,15 @@ class Retriever:
         self._snapshots = Snapshots(index, embedder.name if embedder else None)
 
     def search(
-        self, agent: str, query: str, k: int = 5, session: str | None = None, scope: Scope = EVERYTHING
+        self,
+        agent: str,
+        query: str,
+        k: int = 5,
+        session: str | None = None,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> list[Record]:
         """The k records that a query is best answered from, best first; fewer where fewer are found.
 
@@ -47,8 +55,9 @@ class Retriever:
         first.
 
         Args:
-            session: Only records of this one; short for a scope.
-            scope: Only records that it holds.
+            session: Only records of this one.
+            since, until: Only records of messages written at or after, and before; UTC where they name no zone.
+            metadata: Only records of messages whose metadata has these values.
 
         Raises:
             ConfigError: k is not a positive integer, or the query is not text.
@@ -67,10 +76,10 @@ class Retriever:
             return []
         signals = self._signals(agent, query, snapshot)
         fused = fuse(signals, snapshot.sessions)
-        allowed = snapshot.within(scope if session is None else Scope(session=session))
+        allowed = snapshot.within(Scope(session=session, since=since, until=until, metadata=metadata))
         if signals.meaning is None:  # nothing speaks for what shares no word, nor stands beside what does
             allowed &= snapshot.sessions.around(signals.words) > 0
-        places = _best(fused, allowed, max(POOL, 4 * k))
+        places = _best(fused, allowed, max(POOL, 3 * k))
         by_key = {record.key: record for record in self._index.records(agent, [int(snapshot.keys[i]) for i in places])}
         scores = {int(snapshot.keys[i]): _relevance(float(fused[i])) for i in places}
         # One may have been superseded since.
@@ -98,17 +107,19 @@ class Retriever:
                 progress(done)
         return done
 
+    def forget(self, agent: str) -> None:
+        """Drop what is held of an agent in memory; a search after it reads it anew."""
+        self._snapshots.forget(agent)
+
     def _snapshot(self, agent: str) -> Snapshot | None:
         """The agent's records, all embedded; a read-only index gets nothing stored, and is searched."""
-        if self._embedder is None:
-            return self._snapshots.of(agent)
-        if not self._snapshots.current(agent):
-            try:
-                self.embed_missing(agent)
-            except StoreError:
-                unsaved = dict(self._index.missing_embeddings(agent, self._embedder.name, sys.maxsize))
-                return self._unsaved(agent, self._embedder, unsaved)
-        return self._snapshots.of(agent)
+        try:
+            return self._snapshots.of(agent, self.embed_missing)
+        except StoreError:
+            if self._embedder is None:
+                raise
+            unsaved = dict(self._index.missing_embeddings(agent, self._embedder.name, sys.maxsize))
+            return self._unsaved(agent, self._embedder, unsaved)
 
     def _unsaved(self, agent: str, embedder: Embedder, unsaved: dict[int, str]) -> Snapshot:
         """A snapshot with vectors that could not be stored."""
@@ -121,13 +132,13 @@ class Retriever:
     def _signals(self, agent: str, query: str, snapshot: Snapshot) -> Signals:
         words = np.zeros(len(snapshot), np.float32)
         terms = query_terms(query)
-        hits = dict(self._index.text_scores(agent, terms, MATCHES)) if terms else {}
-        if hits:
-            keys = np.fromiter(hits, np.int64, len(hits))
+        hits = np.asarray(self._index.text_scores(agent, terms, MATCHES) if terms else [], np.float64).reshape(-1, 2)
+        if len(hits):
+            keys = hits[:, 0].astype(np.int64)
             places = np.searchsorted(snapshot.keys, keys, sorter=snapshot.by_key)
             places = snapshot.by_key[np.minimum(places, len(snapshot) - 1)]
             known = snapshot.keys[places] == keys  # what was written since is seen the next time
-            words[places[known]] = np.fromiter(hits.values(), np.float32, len(hits))[known]
+            words[places[known]] = hits[known, 1]
         meaning = around = None
         if self._embedder is not None and snapshot.vectors is not None:
             vector = self._embedder.embed([query])[0]

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,11 +37,6 @@ class Scope:
     since: datetime | None = None
     until: datetime | None = None
     metadata: Mapping[str, Any] | None = None
-
-    @property
-    def everything(self) -> bool:
-        """Whether nothing is left out."""
-        return self.session is None and self.since is None and self.until is None and not self.metadata
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +78,9 @@ class Snapshot:
             known = scope.session in self.session_names
             chosen &= self.session == (self.session_names.index(scope.session) if known else -1)
         if scope.since is not None:
-            chosen &= self.written >= scope.since.timestamp()
+            chosen &= self.written >= _seconds(scope.since)
         if scope.until is not None:
-            chosen &= self.written < scope.until.timestamp()
+            chosen &= self.written < _seconds(scope.until)
         if scope.metadata:
             wanted = scope.metadata.items()
             has = [all(key in each and each[key] == value for key, value in wanted) for each in self.metadata]
@@ -102,23 +97,21 @@ class Snapshots:
         self._kept: OrderedDict[str, Snapshot] = OrderedDict()
         self._lock = threading.Lock()
 
-    def current(self, agent: str) -> bool:
-        """Whether nothing has been written since the agent's records were read."""
-        with self._lock:
-            known = self._kept.get(agent)
-        return known is not None and known.version == self._index.version(agent)
+    def of(self, agent: str, prepare: Callable[[str], object]) -> Snapshot | None:
+        """An agent's records as they are now; None where it is unknown.
 
-    def of(self, agent: str) -> Snapshot | None:
-        """An agent's records as they are now; None where it is unknown. All have been embedded before."""
+        Args:
+            prepare: Called first where something was written since: it is to embed what has no embedding.
+        """
         version = self._index.version(agent)
         if version is None:
             return None
         with self._lock:
             known = self._kept.get(agent)
-        if known is None or known.version[0] != version[0] or known.version[1] > version[1]:
-            known = None
         if known is None or known.version != version:
-            known = self._read(agent, version, known)
+            prepare(agent)
+            grown = known is not None and known.version[0] == version[0] and known.version[1] < version[1]
+            known = self._read(agent, version, known if grown else None)
         with self._lock:
             self._kept[agent] = known
             self._kept.move_to_end(agent)
@@ -126,6 +119,11 @@ class Snapshots:
             while total > KEPT_BYTES and len(self._kept) > 1:
                 total -= self._kept.popitem(last=False)[1].bytes
         return known
+
+    def forget(self, agent: str) -> None:
+        """Drop what is held of an agent."""
+        with self._lock:
+            self._kept.pop(agent, None)
 
     def _read(self, agent: str, version: tuple[int, int], known: Snapshot | None) -> Snapshot:
         after = known.version[1] if known else 0
@@ -182,6 +180,10 @@ def joined(
         sessions=order,
         lengths=lengths,
     )
+
+
+def _seconds(time: datetime) -> float:
+    return (time.replace(tzinfo=UTC) if time.tzinfo is None else time).timestamp()
 
 
 def _speaker(record: IndexedRecord) -> str:

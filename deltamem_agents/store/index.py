@@ -48,8 +48,8 @@ class Index:
         found = self._database.read(lambda connection: journal.agent_row(connection, agent), alone=True)
         return None if found is None else (found.epoch, found.head)
 
-    def text_scores(self, agent: str, terms: Sequence[str], limit: int) -> list[tuple[int, float]]:
-        """As `search_text`, the records' keys alone."""
+    def text_scores(self, agent: str, terms: Sequence[str], limit: int) -> Sequence[tuple[int, float]]:
+        """As `search_text`, the records' keys alone, and in no order."""
         check_id(agent)
         return self._database.read(
             lambda connection: records.scores(connection, self._words.fulltext, agent, terms, limit)

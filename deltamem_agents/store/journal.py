@@ -25,6 +25,11 @@ _TAKE = (
     .returning(AgentRow.key, AgentRow.head)
 )
 _ADD_MESSAGES = insert(MessageRow)
+_BY_ID = select(MessageRow.id, MessageRow.position, MessageRow.role, MessageRow.text, MessageRow.blocks).where(
+    MessageRow.agent_key == bindparam("key"), MessageRow.left_at.is_(None)
+)
+_AGENT = select(AgentRow.key, AgentRow.epoch, AgentRow.head, AgentRow.origin).where(AgentRow.id == bindparam("agent"))
+_LOCKED_AGENT = _AGENT.with_for_update()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +72,7 @@ def agents(connection: Connection, agent: str | None = None) -> list[AgentInfo]:
 
 def agent_row(connection: Connection, agent: str, *, lock: bool = False) -> Agent | None:
     """An agent's row; locked against other writers until the transaction ends, where asked."""
-    query = select(AgentRow.key, AgentRow.epoch, AgentRow.head, AgentRow.origin).where(AgentRow.id == agent)
-    row = connection.execute(query.with_for_update() if lock else query).first()
+    row = connection.execute(_LOCKED_AGENT if lock else _AGENT, {"agent": agent}).first()
     return None if row is None else Agent(*row)
 
 
@@ -227,12 +231,11 @@ def store(connection: Connection, words: records.Words, key: int, rows: dict[int
 
 
 def _live_by_id(connection: Connection, key: int, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    columns = (MessageRow.id, MessageRow.position, MessageRow.role, MessageRow.text, MessageRow.blocks)
     found: dict[str, dict[str, Any]] = {}
+    query = select_each(connection.dialect.name, _BY_ID, MessageRow.id)
     for chunk in chunked(ids):
-        query = select(*columns).where(MessageRow.agent_key == key, MessageRow.left_at.is_(None))
-        query = select_each(connection, query, MessageRow.id, chunk)
-        found.update((row.id, dict(row._mapping)) for row in connection.execute(query))
+        rows = connection.execute(query, {"key": key, "values": list(chunk)})
+        found.update((row.id, dict(row._mapping)) for row in rows)
     return found
 
 

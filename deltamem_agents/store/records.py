@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Connection, Select, delete, exists, insert, select
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, exists, insert, select
+from sqlalchemy.orm import InstrumentedAttribute
 
 from deltamem_agents.errors import ConfigError, StoreError
-from deltamem_agents.store.dialects import FullText, insert_missing
+from deltamem_agents.store.dialects import FullText, insert_missing, select_each
 from deltamem_agents.store.schema import ID_LIMIT, AgentRow, EmbeddingRow, MessageRow, RecordRow, chunked
 
 if TYPE_CHECKING:
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
 Query = TypeVar("Query", bound="Select[*tuple[Any, ...]]")
 Splitter = Callable[[str], Sequence[str]]
 
+# Made once, as making a statement takes longer than to run it.
 _ADD = insert(RecordRow)
+_KEY = select(AgentRow.key).where(AgentRow.id == bindparam("agent"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ class Words:
     fulltext: FullText
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class StoredRecord:
     """A piece of a live message, with what is known of the message; ``chunk`` counts pieces from 0."""
 
@@ -42,8 +46,13 @@ class StoredRecord:
     chunk: int
     session: str
     role: str
-    metadata: dict[str, Any]
+    details: dict[str, Any] | None
     created_at: datetime
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The message's."""
+        return self.details or {}
 
 
 def add(connection: Connection, words: Words, agent_key: int, messages: Sequence[tuple[int, str]]) -> None:
@@ -77,22 +86,22 @@ def found(
     connection: Connection, fulltext: FullText, agent: str, terms: Sequence[str], limit: int, session: str | None
 ) -> list[tuple[StoredRecord, float]]:
     """Records that hold any of the terms, with their BM25 scores, best first."""
-    hits = scores(connection, fulltext, agent, terms, limit, session)
+    key = _key(connection, agent)
+    hits = [] if key is None or limit <= 0 else fulltext.search(connection, key, terms, limit, session)
     by_key = {record.key: record for record in read(connection, agent, [hit for hit, _ in hits])}
     return [(by_key[hit], score) for hit, score in hits]
 
 
 def scores(
-    connection: Connection,
-    fulltext: FullText,
-    agent: str,
-    terms: Sequence[str],
-    limit: int,
-    session: str | None = None,
-) -> list[tuple[int, float]]:
-    """As `found`, the records' keys alone."""
-    key = connection.scalar(select(AgentRow.key).where(AgentRow.id == agent))
-    return [] if key is None or limit <= 0 else fulltext.search(connection, key, terms, limit, session)
+    connection: Connection, fulltext: FullText, agent: str, terms: Sequence[str], limit: int
+) -> Sequence[tuple[int, float]]:
+    """Keys and scores of records that hold any of the terms, in no order."""
+    key = _key(connection, agent)
+    return [] if key is None or limit <= 0 else fulltext.scores(connection, key, terms, limit)
+
+
+def _key(connection: Connection, agent: str) -> int | None:
+    return connection.scalar(_KEY, {"agent": agent})
 
 
 def read(
@@ -103,40 +112,40 @@ def read(
     after: int = 0,
 ) -> list[StoredRecord]:
     """An agent's records beyond a position in the journal's order; only those with the given keys, where given."""
-    query = _scoped(
-        select(
-            RecordRow.key,
-            RecordRow.text,
-            MessageRow.id,
-            RecordRow.position,
-            RecordRow.chunk,
-            MessageRow.session,
-            MessageRow.role,
-            MessageRow.details,
-            MessageRow.created_at,
-        ),
-        agent,
-        session,
-    ).order_by(RecordRow.position, RecordRow.chunk)
-    if after:
-        query = query.where(RecordRow.position > after)
-    parts = [query] if keys is None else [query.where(RecordRow.key.in_(chunk)) for chunk in chunked(keys)]
-    rows = [
-        StoredRecord(
-            key=row[0],
-            text=row[1],
-            message_id=row[2],
-            position=row[3],
-            chunk=row[4],
-            session=row[5],
-            role=row[6],
-            metadata=row[7] or {},
-            created_at=row[8],
-        )
-        for part in parts
-        for row in connection.execute(part)
-    ]
-    return rows if len(parts) == 1 else sorted(rows, key=lambda record: (record.position, record.chunk))
+    query = _reading(session is not None, keys is not None)
+    values = {"agent": agent, "after": after} | ({} if session is None else {"session": session})
+    if keys is None:
+        return [StoredRecord(*row) for row in connection.execute(query, values)]
+    found = []
+    for chunk in chunked(keys):
+        each = select_each(connection.dialect.name, query, RecordRow.key)
+        found += [StoredRecord(*row) for row in connection.execute(each, values | {"values": list(chunk)})]
+    return sorted(found, key=lambda record: (record.position, record.chunk))
+
+
+@cache
+def _reading(of_session: bool, by_key: bool) -> Select[Any]:
+    """Records of the parameters ``agent``, ``after`` and, where asked, ``session``.
+
+    In order, unless they are to be found by key: to have them in order, or by agent, SQLite would read all of the
+    agent's, which ``+ 0`` keeps it from.
+    """
+    query = select(
+        RecordRow.key,
+        RecordRow.text,
+        MessageRow.id,
+        RecordRow.position,
+        RecordRow.chunk,
+        MessageRow.session,
+        MessageRow.role,
+        MessageRow.details,
+        MessageRow.created_at,
+    )
+    owner = RecordRow.agent_key + 0 if by_key else RecordRow.agent_key
+    query = _joined(query, owner).where(AgentRow.id == bindparam("agent"), RecordRow.position > bindparam("after"))
+    if of_session:
+        query = query.where(MessageRow.session == bindparam("session"))
+    return query if by_key else query.order_by(RecordRow.position, RecordRow.chunk)
 
 
 def without_embedding(connection: Connection, agent: str, model: str, limit: int) -> list[tuple[int, str]]:
@@ -175,13 +184,17 @@ def put_embeddings(
         query = _scoped(select(RecordRow.key), agent, None).where(RecordRow.key.in_(chunk))
         # Held until the end, so that nobody deletes a record whose embedding is about to refer to it.
         present.update(connection.scalars(query.with_for_update(read=True, key_share=True, of=RecordRow)))
+        held = select(EmbeddingRow.record_key).where(EmbeddingRow.model == model, EmbeddingRow.record_key.in_(chunk))
+        present.difference_update(connection.scalars(held))
     little_endian = vectors.astype("<f4", copy=False)
     rows = [
         {"record_key": key, "model": model, "dim": dim, "vector": vector.tobytes()}
         for key, vector in zip(keys, little_endian, strict=True)
         if key in present
     ]
-    return sum(connection.execute(insert_missing(connection, EmbeddingRow).values(row)).rowcount for row in rows)
+    if rows:
+        connection.execute(insert_missing(connection, EmbeddingRow), rows)  # another process may be doing the same
+    return len(rows)
 
 
 def embeddings(connection: Connection, agent: str, model: str, after: int = 0) -> tuple[list[int], NDArray[np.float32]]:
@@ -205,13 +218,16 @@ def embeddings(connection: Connection, agent: str, model: str, after: int = 0) -
 
 def _scoped(query: Query, agent: str, session: str | None) -> Query:
     """``query`` over records, joined with their messages and limited to one agent and, where given, one session."""
-    joined = (
-        query.select_from(RecordRow)
-        .join(AgentRow, AgentRow.key == RecordRow.agent_key)
-        .join(MessageRow, (MessageRow.agent_key == RecordRow.agent_key) & (MessageRow.position == RecordRow.position))
-        .where(AgentRow.id == agent)
-    )
+    joined = _joined(query).where(AgentRow.id == agent)
     return joined if session is None else joined.where(MessageRow.session == session)
+
+
+def _joined(query: Query, owner: ColumnElement[int] | InstrumentedAttribute[int] = RecordRow.agent_key) -> Query:
+    return (
+        query.select_from(RecordRow)
+        .join(AgentRow, AgentRow.key == owner)
+        .join(MessageRow, (MessageRow.agent_key == RecordRow.agent_key) & (MessageRow.position == RecordRow.position))
+    )
 
 
 def _embedded(query: Query, agent: str, model: str) -> Query:

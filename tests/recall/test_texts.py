@@ -96,7 +96,7 @@ def test_questions_and_not_knowing_are_told_from_statements(text: str, role: str
         chunk=0,
         session="s",
         role=role,
-        metadata={},
+        details=None,
         created_at=datetime.now(UTC),
     )
     assert is_weak(stored) is weak

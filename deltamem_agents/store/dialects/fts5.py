@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 
+from deltamem_agents.store.dialects.rows import plain_rows
 from deltamem_agents.store.unspaced import UNSPACED, spelled_out
 
 SQLITE_TABLES = (
@@ -40,6 +41,11 @@ SQLITE_SEARCH = text(
        ORDER BY score DESC, r.position DESC, r.chunk LIMIT :limit"""
 )
 
+SQLITE_SCORES = text(  # the agent is part of what is matched
+    """SELECT rowid, -bm25(deltamem_records_fts, 0.0, 1.0, 1.0) AS score
+       FROM deltamem_records_fts WHERE deltamem_records_fts MATCH :match ORDER BY score DESC LIMIT :limit"""
+)
+
 
 class Fts5:
     """BM25 by FTS5. How rare a word is, is counted over all agents; which records are found, in one agent alone."""
@@ -64,6 +70,15 @@ class Fts5:
             return []
         values = {"match": match, "agent_key": agent_key, "session": session, "limit": limit}
         return [(row[0], float(row[1])) for row in connection.execute(SQLITE_SEARCH, values)]
+
+    def scores(
+        self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int
+    ) -> Sequence[tuple[int, float]]:
+        """As `FullText.scores`."""
+        match = match_expression(agent_key, terms)
+        if match is None:
+            return []
+        return plain_rows(connection.execute(SQLITE_SCORES, {"match": match, "limit": limit}))
 
 
 def optimize(connection: sqlite3.Connection) -> None:

@@ -28,6 +28,11 @@ class FullText(Protocol):
     ) -> list[tuple[int, float]]:
         """Keys and scores (higher is better) of an agent's records that hold any of the terms, best first."""
 
+    def scores(
+        self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int
+    ) -> Sequence[tuple[int, float]]:
+        """As `search`, in no order; the best where there are more than ``limit``."""
+
 
 class Dialect(Protocol):
     """One kind of database."""

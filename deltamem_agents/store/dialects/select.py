@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ARRAY, URL, Connection, Engine, Select, func, literal, make_url, select, true
+from sqlalchemy import ARRAY, URL, Connection, Engine, Select, bindparam, func, make_url, select, true
 from sqlalchemy.dialects.postgresql import Insert as PostgresqlInsert
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
@@ -71,15 +71,16 @@ def insert_missing(connection: Connection, table: type[object]) -> PostgresqlIns
     return insert_sqlite(table).on_conflict_do_nothing()
 
 
-def select_each(
-    connection: Connection, query: Select[Any], column: InstrumentedAttribute[Any], values: Sequence[Any]
-) -> Select[Any]:
-    """The query's row for each value that a column has one for; a unique index must cover what it asks.
+@cache
+def select_each(dialect: str, query: Select[Any], column: InstrumentedAttribute[Any]) -> Select[Any]:
+    """The query's row for each of the parameter ``values`` that a column has one for.
 
-    PostgreSQL gets a loop over the values: given a list, and not yet any statistics of the table, it reads all rows.
+    A unique index must cover what it asks. PostgreSQL gets a loop over the values: given a list, and not yet any
+    statistics of the table, it reads all rows. Made once for each query, which is to be made once as well.
     """
-    if connection.dialect.name != "postgresql":
-        return query.where(column.in_(values))
-    wanted = func.unnest(literal(list(values), ARRAY(column.type))).table_valued("value").render_derived(name="wanted")
+    if dialect != "postgresql":
+        return query.where(column.in_(bindparam("values", expanding=True)))
+    values = bindparam("values", type_=ARRAY(column.type))
+    wanted = func.unnest(values).table_valued("value").render_derived(name="wanted")
     found = query.where(column == wanted.c.value).limit(1).lateral("found")
     return select(found).select_from(wanted.join(found, true()))

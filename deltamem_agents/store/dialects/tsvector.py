@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, Connection, func, literal_column, select
 
+from deltamem_agents.store.dialects.rows import plain_rows
 from deltamem_agents.store.schema import MessageRow, RecordRow
 from deltamem_agents.store.unspaced import UNSPACED, spelled_out
 
@@ -80,6 +81,18 @@ class Tsvector:
                 (MessageRow.agent_key == RecordRow.agent_key) & (MessageRow.position == RecordRow.position),
             ).where(MessageRow.session == session)
         return [(row[0], float(row[1])) for row in connection.execute(found)]
+
+    def scores(
+        self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int
+    ) -> Sequence[tuple[int, float]]:
+        """As `FullText.scores`."""
+        query = _query(terms)
+        if query is None:
+            return []
+        once = select(query.label("query")).scalar_subquery()  # not anew for each record
+        score = func.ts_rank(_WORDS, once).label("score")
+        found = select(RecordRow.key, score).where(RecordRow.agent_key == agent_key, _WORDS.op("@@")(once))
+        return plain_rows(connection.execute(found.order_by(score.desc()).limit(limit)))
 
 
 def schema_prefix(connection: Connection) -> str:

@@ -1,0 +1,76 @@
+"""Signals into scores: each against a plain loop, and what each is there for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deltamem_agents.recall.fusion import REACH, Sessions, Signals, fuse, standardised
+
+Lists = list[int]
+
+
+@settings(max_examples=60, deadline=None)
+@given(numbers=st.lists(st.integers(0, 3), min_size=1, max_size=30), data=st.data())
+def test_neighbours_are_those_of_the_same_session(numbers: Lists, data: st.DataObject) -> None:
+    values = np.array(data.draw(st.lists(st.integers(-9, 9), min_size=len(numbers), max_size=len(numbers))), np.float32)
+    sessions = Sessions.from_numbers(np.array(numbers))
+    for place, session in enumerate(numbers):
+        own = [i for i, each in enumerate(numbers) if each == session]
+        at = own.index(place)
+        assert sessions.around(values)[place] == sum(values[i] for i in own[max(0, at - REACH) : at + REACH + 1])
+        assert sessions.before(values)[place] == (values[own[at - 1]] if at else 0)
+        assert sessions.best(values)[place] == max(values[i] for i in own)
+    rows = np.stack([values, -values], axis=1)
+    assert np.array_equal(sessions.around(rows)[:, 1], -sessions.around(values))
+
+
+def test_standardised() -> None:
+    assert standardised(np.array([1, 2, 3], np.float32)) == pytest.approx([-1.2247449, 0, 1.2247449])
+    assert standardised(np.full(4, 7, np.float32)).tolist() == [0] * 4
+    assert standardised(np.zeros(0, np.float32)).tolist() == []
+
+
+def fused(words: list[float], *, meaning: list[float] | None = None, sessions: Lists | None = None, **given: Lists):  # type: ignore[no-untyped-def]
+    count = len(words)
+    order = Sessions.from_numbers(np.array(sessions or [0] * count))
+    cosines = None if meaning is None else np.array(meaning, np.float32)
+    flags = {name: np.isin(np.arange(count), given.get(name, [])) for name in ("named", "asks")}
+    around = None if cosines is None else order.around(cosines)
+    return fuse(Signals(words=np.array(words, np.float32), meaning=cosines, around=around, **flags), order)
+
+
+def best(scores) -> int:  # type: ignore[no-untyped-def]
+    return int(scores.argmax())
+
+
+def test_words_and_meaning_both_count() -> None:
+    assert best(fused([0, 0, 5, 0, 0, 0, 0, 0])) == 2
+    assert best(fused([0] * 8, meaning=[0, 0, 0, 0, 0, 0.9, 0, 0])) == 5
+    assert best(fused([3, 0, 0, 0, 0, 0, 0, 3], meaning=[0, 0, 0, 0, 0, 0, 0, 0.5])) == 7
+
+
+def test_what_stands_beside_a_hit_comes_before_what_stands_alone() -> None:
+    scores = fused([0, 0, 0, 4, 0, 0, 0, 0, 0, 0])
+    assert scores[2] == scores[4] > scores[7]
+
+
+def test_an_answer_follows_its_question() -> None:
+    scores = fused([0, 0, 0, 4, 0, 0, 0, 0, 0, 0], asks=[3])
+    assert scores[4] > scores[2]
+
+
+def test_who_is_named_said_it() -> None:
+    assert best(fused([0, 3, 0, 0, 0, 3, 0, 0, 0], named=[5])) == 5
+
+
+def test_a_session_that_is_about_it_comes_before_one_that_is_not() -> None:
+    words = [1.0, 0, 0, 0, 1, 0, 0, 9]
+    scores = fused(words, sessions=[0, 0, 0, 0, 1, 1, 1, 1])
+    assert best(scores) == 7 and scores[4] > scores[0]
+
+
+def test_one_record_alone() -> None:
+    assert np.isfinite(fused([3.0], meaning=[0.4])).all()

@@ -1,0 +1,147 @@
+"""Which records a search gives: of a session, a time, some metadata; and that it sees what was written since."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deltamem_agents.recall import CallableEmbedder, Retriever, split_text
+from deltamem_agents.store import Selection, Store
+
+DAY = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+@pytest.fixture(params=["file", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Store]:
+    url = f"sqlite:///{tmp_path}/m.db"
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgresql_url")()
+    with Store.open(url, split=split_text) as opened:
+        yield opened
+
+
+def letters(texts: list[str]) -> list[list[float]]:
+    return [[text.lower().count(letter) + 0.01 for letter in "abcdefghijklmnopqrstuvwxyz"] for text in texts]
+
+
+EMBEDDERS = [None, CallableEmbedder(letters, name="letters")]
+
+
+@pytest.fixture(params=EMBEDDERS, ids=["words", "words and meaning"])
+def retriever(request: pytest.FixtureRequest, store: Store) -> Retriever:
+    return Retriever(store, request.param)
+
+
+def tell(store: Store, text: str, days: int = 0, session: str = "s", **metadata: Any) -> None:
+    said = {"role": "user", "content": text, "created_at": DAY + timedelta(days=days), "metadata": metadata}
+    store.append("alice", [said], session)
+
+
+def texts(found: list[Any]) -> set[str]:
+    return {record.text for record in found}
+
+
+def test_times(store: Store, retriever: Retriever) -> None:
+    for days in range(5):
+        tell(store, f"apple number {days}", days)
+    search = retriever.search
+    assert texts(search("alice", "apple", 9, since=DAY + timedelta(days=3))) == {"apple number 3", "apple number 4"}
+    assert texts(search("alice", "apple", 9, until=DAY + timedelta(days=1))) == {"apple number 0"}
+    naive, east = datetime(2026, 3, 3), datetime(2026, 3, 3, 2, tzinfo=timezone(timedelta(hours=2)))
+    for since in (naive, east):
+        assert texts(search("alice", "apple", 9, since=since, until=since + timedelta(days=1))) == {"apple number 2"}
+    assert search("alice", "apple", 9, since=DAY, until=DAY) == []
+
+
+def test_metadata_and_sessions(store: Store, retriever: Retriever) -> None:
+    tell(store, "apple of the team", team="blue", year=2026)
+    tell(store, "apple of the others", team="red", year=2026)
+    tell(store, "apple of nobody", session="t")
+    search = retriever.search
+    assert texts(search("alice", "apple", metadata={"team": "blue"})) == {"apple of the team"}
+    assert len(search("alice", "apple", metadata={"year": 2026})) == 2
+    assert search("alice", "apple", metadata={"team": "blue", "year": 2025}) == []
+    assert search("alice", "apple", metadata={"team": None}) == []
+    assert texts(search("alice", "apple", session="t", metadata={})) == {"apple of nobody"}
+    assert search("alice", "apple", session="t", metadata={"year": 2026}) == []
+
+
+def test_whoever_is_named_comes_first(store: Store, retriever: Retriever) -> None:
+    for name in ("Mara Lind", "Tomás"):
+        tell(store, f"I like to sail, says {name[0]}", name=name)
+        for number in range(6):
+            tell(store, f"small talk {number}")
+    for query, first in (("Does mara lind like to sail?", "M"), ("Does Tomás like to sail?", "T")):
+        assert retriever.search("alice", query)[0].text == f"I like to sail, says {first}"
+
+
+def test_what_was_written_superseded_rolled_back_or_erased_is_seen(store: Store, retriever: Retriever) -> None:
+    def found() -> set[str]:
+        return texts(retriever.search("alice", "apple", 9))
+
+    assert found() == set()
+    store.append("alice", [{"role": "user", "content": "apple one", "id": "a"}], "s")
+    assert found() == {"apple one"}
+    with_two = store.append("alice", [{"role": "user", "content": "apple two"}], "t")
+    assert found() == {"apple one", "apple two"}
+    store.append("alice", [{"role": "user", "content": "apple three", "id": "a"}], "s")
+    assert found() == {"apple two", "apple three"}
+    store.rollback("alice", 2)
+    assert found() == {"apple one", "apple two"}
+    store.erase("alice", Selection(ids=with_two))
+    assert found() == {"apple one"}
+
+
+def test_a_record_that_nobody_has_embedded_is_not_lost(store: Store) -> None:
+    """Another process writes between the embedding of what is new and the reading of it."""
+    retriever = Retriever(store, CallableEmbedder(letters, name="letters"))
+    tell(store, "apple one")
+    embed_missing = retriever.embed_missing
+
+    def late(agent: str) -> int:
+        done = embed_missing(agent)
+        if len(store.live("alice")) == 1:
+            tell(store, "apple two")
+        return done
+
+    retriever.embed_missing = late  # type: ignore[method-assign,assignment]
+    assert texts(retriever.search("alice", "apple")) == {"apple one"}
+    assert texts(retriever.search("alice", "apple")) == {"apple one", "apple two"}
+
+
+def test_threads_search_while_others_write(store: Store, retriever: Retriever) -> None:
+    errors: list[BaseException] = []
+
+    def search() -> None:
+        try:
+            for _ in range(15):
+                found = retriever.search("alice", "apple", 100)
+                assert len({record.message_id for record in found}) == len(found)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=search) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(30):
+        tell(store, f"apple {number}")
+    for thread in threads:
+        thread.join(60)
+    assert errors == []
+    assert len(retriever.search("alice", "apple", 100)) == 30
+
+
+def test_the_vectors_in_memory_are_those_of_the_store(store: Store) -> None:
+    retriever = Retriever(store, CallableEmbedder(letters, name="letters"))
+    for number in range(3):
+        tell(store, f"apple {number}\n" + "sentence after sentence. " * 100, session=f"s{number % 2}")
+        retriever.search("alice", "apple")
+    snapshot = retriever._snapshots.of("alice", lambda agent: None)
+    keys, vectors = store.embeddings("alice", "letters")
+    assert snapshot is not None and snapshot.vectors is not None and len(snapshot) > 3
+    assert snapshot.keys.tolist() == keys and np.array_equal(snapshot.vectors, vectors)
