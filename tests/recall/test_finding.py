@@ -108,6 +108,7 @@ def missed(retriever: Retriever, agent: str, cases: list[Case], k: int = 5) -> l
     ]
 
 
+@pytest.mark.slow
 def test_a_fact_among_small_talk(store: Store, embedder: Embedder) -> None:
     retriever = Retriever(store, embedder)
     for place, case in enumerate(NAMED_AGAIN + OTHERWISE_NAMED):

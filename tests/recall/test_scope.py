@@ -16,7 +16,7 @@ from deltamem_agents.store import Selection, Store
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
 
 
-@pytest.fixture(params=["file", "postgresql"])
+@pytest.fixture(params=["file", pytest.param("postgresql", marks=pytest.mark.slow)])
 def store(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Store]:
     url = f"sqlite:///{tmp_path}/m.db"
     if request.param == "postgresql":

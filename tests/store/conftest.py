@@ -18,8 +18,8 @@ def one_postgresql_url(postgresql_url: Callable[[], str]) -> str:
     return postgresql_url()
 
 
-# Files and PostgreSQL in 'make check'; what is the same code as the file's in 'make test' only.
-KINDS = ["file", pytest.param("memory", marks=pytest.mark.slow), "postgresql"]
+# Files in 'make check', with what PostgreSQL has for itself (test_postgresql.py); every kind in 'make test'.
+KINDS = ["file", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("memory", "postgresql"))]
 
 
 @pytest.fixture(params=[*KINDS, *(["DELTAMEM_TEST_URL"] if "DELTAMEM_TEST_URL" in os.environ else [])])

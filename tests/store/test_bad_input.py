@@ -90,6 +90,7 @@ def test_a_pair_of_surrogates_is_one_character(store: Store, say: Say) -> None:
 WORDS = "wörter 我住 "
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit", ["word ", "我", *(pytest.param(u, marks=pytest.mark.slow) for u in ("a", WORDS, "𝔘 ", "é"))]
 )
@@ -120,6 +121,7 @@ def test_a_hundred_thousand_messages_in_one_write(store: Store, say: Say) -> Non
     assert len(store.search_text("alice", ["message 99999"], 5)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [500, 2000])
 def test_a_query_of_many_terms(store: Store, say: Say, count: int) -> None:
     store.append("alice", [say("needle"), say("hay")], "s")

@@ -35,6 +35,7 @@ def test_what_one_process_wrote_another_reads(tmp_path: Path) -> None:
         assert [record.text for record, _ in store.search_text("alice", ["afar"], 5)] == ["hello from afar"]
 
 
+@pytest.mark.slow
 def test_processes_neither_lose_nor_double(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/memory.db"
     script = (

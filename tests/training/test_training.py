@@ -68,6 +68,7 @@ def test_the_same_seed_trains_the_same_adapter(bundled) -> None:
     assert twice[0].fingerprint() == twice[1].fingerprint()
 
 
+@pytest.mark.slow
 def test_an_untrained_adapter_knows_nothing(bundled) -> None:
     model, tokenizer = bundled
     adapter = new_adapter(model, AdapterRecipe(rank=8).config(), seed=0)
