@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +19,8 @@ from deltamem_agents.cli.options import (
     Dtype,
     Json,
     Schema,
+    Since,
+    Until,
     Url,
     opened,
     opened_store,
@@ -33,27 +34,13 @@ Forks = Annotated[bool, typer.Option("--forks", help="Also from agents that shar
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")]
 
 
-def time(text: str | datetime) -> datetime:
-    """A time as a person writes it, or as 'deltamem log --json' prints it."""
-    try:
-        return text if isinstance(text, datetime) else datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no time; give one like 2026-01-31 or 2026-01-31T14:30") from None
-
-
 @app.command()
 def erase(
     agent: AgentArgument,
     id: Annotated[list[str] | None, typer.Option("--id", help="A message, every version of it; repeatable.")] = None,
     session: Annotated[str | None, typer.Option("--session", help="Messages of this conversation.")] = None,
-    since: Annotated[
-        datetime | None,
-        typer.Option("--since", parser=time, metavar="TIME", help="Messages written then or later (UTC without zone)."),
-    ] = None,
-    until: Annotated[
-        datetime | None,
-        typer.Option("--until", parser=time, metavar="TIME", help="Messages written before then (UTC without zone)."),
-    ] = None,
+    since: Since = None,
+    until: Until = None,
     forks: Forks = False,
     dry_run: DryRun = False,
     url: Url = DEFAULT_URL,

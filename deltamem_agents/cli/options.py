@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,15 @@ from deltamem_agents import terminal
 if TYPE_CHECKING:
     from deltamem_agents.memory import DeltaMem
     from deltamem_agents.store import Store
+
+
+def time(text: str | datetime) -> datetime:
+    """A time as a person writes it, or as 'deltamem log --json' prints it."""
+    try:
+        return text if isinstance(text, datetime) else datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no time; give one like 2026-01-31 or 2026-01-31T14:30") from None
+
 
 Agent = Annotated[str, typer.Option("--agent", help="Whose memory.", envvar="DELTAMEM_AGENT")]
 AgentArgument = Annotated[str, typer.Argument(metavar="AGENT", help="Whose memory.")]
@@ -33,6 +43,14 @@ Schema = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Session = Annotated[str, typer.Option("--session", help="The conversation.")]
 OneSession = Annotated[str | None, typer.Option("--session", help="Only this conversation.")]
+Since = Annotated[
+    datetime | None,
+    typer.Option("--since", parser=time, metavar="TIME", help="Messages written then or later (UTC without zone)."),
+]
+Until = Annotated[
+    datetime | None,
+    typer.Option("--until", parser=time, metavar="TIME", help="Messages written before then (UTC without zone)."),
+]
 ModeOption = Annotated[str, typer.Option("--mode", help="state, vector or hybrid.")]
 K = Annotated[int, typer.Option("--k", help="Records at most.")]
 Backbone = Annotated[str, typer.Option("--backbone", help="'tiny', a folder, or a hub id.")]

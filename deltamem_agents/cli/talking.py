@@ -26,6 +26,8 @@ from deltamem_agents.cli.options import (
     OneSession,
     Schema,
     Session,
+    Since,
+    Until,
     Url,
     opened,
 )
@@ -73,6 +75,8 @@ def recall(
     mode: ModeOption = "hybrid",
     k: K = 5,
     session: OneSession = None,
+    since: Since = None,
+    until: Until = None,
     url: Url = DEFAULT_URL,
     schema: Schema = None,
     json: Json = False,
@@ -87,7 +91,7 @@ def recall(
     _check_recall(agent, mode, k)
     with opened(url, schema, backbone, adapter, device, dtype, embedder) as mem:
         with terminal.progress("Recalling"):
-            found = mem.agent(agent).recall(query, mode=mode, k=k, session=session)
+            found = mem.agent(agent).recall(query, mode=mode, k=k, session=session, since=since, until=until)
         if json:
             terminal.print_json(terminal.recall_json(found))
         else:

@@ -15,7 +15,7 @@ from deltamem_agents.memory.agent import AgentMemory
 from deltamem_agents.memory.folding import Folder
 from deltamem_agents.memory.opened import register
 from deltamem_agents.memory.twins import twin
-from deltamem_agents.recall import Embedder, Retriever, default_embedder, load_embedder, split_text
+from deltamem_agents.recall import Embedder, Reindexed, Retriever, default_embedder, load_embedder, split_text
 from deltamem_agents.store import AgentInfo, Progress, Retention, Store, check_id
 
 if TYPE_CHECKING:
@@ -166,6 +166,23 @@ class DeltaMem:
         self.check_open()
         return self.agent(self.store.import_(Path(path), agent, progress))
 
+    def reindex(
+        self, agent: str | None = None, *, prune: bool = False, progress: Callable[[int, int], None] | None = None
+    ) -> dict[str, Reindexed]:
+        """Embed records that have no embedding under the present embedder, of one agent or of all.
+
+        Args:
+            prune: Whether to delete embeddings of other models afterwards.
+            progress: Called with how many of an agent's records have been embedded, of how many.
+
+        Raises:
+            ConfigError: There is no embedder.
+            EmbedderError: The embedder failed; what was embedded before is stored, and calling this again goes on.
+        """
+        self.check_open()
+        agents = [each.id for each in self.store.agents()] if agent is None else [agent]
+        return {each: self.retriever.reindex(each, prune=prune, progress=progress) for each in agents}
+
     def close(self) -> None:
         """Finish the calls under way and close everything; calling it again does nothing."""
         if self._closed:
@@ -185,6 +202,7 @@ class DeltaMem:
     apurge = twin(purge)
     aexport = twin(export)
     aimport_ = twin(import_)
+    areindex = twin(reindex)
 
     async def aclose(self) -> None:
         """Async twin of `close`; never blocks the event loop."""

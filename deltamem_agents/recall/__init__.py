@@ -14,7 +14,7 @@ from deltamem_agents.recall.lexical import query_terms
 from deltamem_agents.recall.prompt import recall_text, within_budget
 from deltamem_agents.recall.protocols import Embedder, IndexedRecord, Record, RecordIndex
 from deltamem_agents.recall.records import split_text
-from deltamem_agents.recall.search import Retriever
+from deltamem_agents.recall.search import Reindexed, Retriever
 
 __all__ = [
     "CallableEmbedder",
@@ -22,6 +22,7 @@ __all__ = [
     "IndexedRecord",
     "Record",
     "RecordIndex",
+    "Reindexed",
     "Retriever",
     "SentenceTransformerEmbedder",
     "default_embedder",

@@ -95,6 +95,12 @@ class RecordIndex(Protocol):
     def embeddings(self, agent: str, model: str, *, after: int = 0) -> tuple[Sequence[int], NDArray[np.float32]]:
         """Keys [N] and embeddings [N, dim] under a model, of records beyond a position, in the journal's order."""
 
+    def embedding_models(self, agent: str) -> Mapping[str, int]:
+        """How many records have an embedding, by model."""
+
+    def drop_embeddings(self, agent: str, *, keep: str) -> int:
+        """Delete embeddings under all models but one; how many there were."""
+
 
 @runtime_checkable
 class Embedder(Protocol):

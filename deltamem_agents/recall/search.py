@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,16 @@ if TYPE_CHECKING:
 POOL = 20  # candidates looked at by their text, or more where k asks for more
 MATCHES = 1_000  # records that share a word with the query, the best by full text
 EMBED_BATCH = 64  # records embedded and stored at a time, so that a failure loses no more
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reindexed:
+    """How many records were embedded, and how many embeddings of other models deleted."""
+
+    embedded: int
+    dropped: int
 
 
 class Retriever:
@@ -100,6 +112,8 @@ class Retriever:
         if self._embedder is None:
             return done
         while batch := self._index.missing_embeddings(agent, self._embedder.name, EMBED_BATCH):
+            if not done and len(batch) == EMBED_BATCH:
+                self._tell_of_change(agent, self._embedder.name)
             vectors = self._embedder.embed([text for _, text in batch])
             self._index.put_embeddings(agent, self._embedder.name, [key for key, _ in batch], vectors)
             done += len(batch)
@@ -107,9 +121,45 @@ class Retriever:
                 progress(done)
         return done
 
+    def reindex(
+        self, agent: str, *, prune: bool = False, progress: Callable[[int, int], None] | None = None
+    ) -> Reindexed:
+        """Embed all records of an agent that have no embedding under the present embedder.
+
+        A search does that by itself, for whoever asks first after a change of embedder has to wait. Interrupted, it
+        goes on where it was.
+
+        Args:
+            prune: Whether to delete the embeddings under other models afterwards.
+            progress: Called with how many records have been embedded, of how many.
+
+        Raises:
+            ConfigError: There is no embedder.
+            EmbedderError: The embedder failed; the batches before are stored, and nothing was deleted.
+            StoreError: The index cannot be written.
+        """
+        if self._embedder is None:
+            raise ConfigError("there is no embedder to index with; install deltamem-agents[retrieval], or name one")
+        missing = len(self._index.missing_embeddings(agent, self._embedder.name, sys.maxsize)) if progress else 0
+        embedded = self.embed_missing(agent, (lambda done: progress(done, missing)) if progress else None)
+        dropped = self._index.drop_embeddings(agent, keep=self._embedder.name) if prune else 0
+        return Reindexed(embedded=embedded, dropped=dropped)
+
     def forget(self, agent: str) -> None:
         """Drop what is held of an agent in memory; a search after it reads it anew."""
         self._snapshots.forget(agent)
+
+    def _tell_of_change(self, agent: str, name: str) -> None:
+        """Where many records are to be embedded because the embedder is another, say so."""
+        models = self._index.embedding_models(agent)
+        if models and name not in models:
+            log.warning(
+                "records of agent %r were embedded by %s and are now embedded anew by %r; 'deltamem reindex' does that "
+                "beforehand, for all agents",
+                agent,
+                " and ".join(map(repr, models)),
+                name,
+            )
 
     def _snapshot(self, agent: str) -> Snapshot | None:
         """The agent's records, all embedded; a read-only index gets nothing stored, and is searched."""

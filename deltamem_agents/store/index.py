@@ -85,3 +85,17 @@ class Index:
         """Keys [N] and embeddings [N, dim] of records beyond a position, under a model, in the journal's order."""
         check_id(agent)
         return self._database.read(lambda connection: records.embeddings(connection, agent, model, after))
+
+    def embedding_models(self, agent: str) -> dict[str, int]:
+        """How many of an agent's records have an embedding, by model."""
+        check_id(agent)
+        return self._database.read(lambda connection: records.embedding_models(connection, agent))
+
+    def drop_embeddings(self, agent: str, *, keep: str) -> int:
+        """Delete an agent's embeddings under all models but one; how many there were.
+
+        Raises:
+            StoreError: The database could not be written.
+        """
+        check_id(agent)
+        return self._database.write(lambda connection: records.drop_embeddings(connection, agent, keep))

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, exists, insert, select
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, exists, func, insert, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 from deltamem_agents.errors import ConfigError, StoreError
@@ -214,6 +214,23 @@ def embeddings(connection: Connection, agent: str, model: str, after: int = 0) -
         )
     flat = np.frombuffer(b"".join(row.vector for row in rows), dtype="<f4")
     return [row.key for row in rows], flat.astype(np.float32, copy=False).reshape(len(rows), dim)
+
+
+def embedding_models(connection: Connection, agent: str) -> dict[str, int]:
+    """How many of an agent's records have an embedding, by model."""
+    counted = _scoped(select(EmbeddingRow.model, func.count()), agent, None)
+    counted = counted.join(EmbeddingRow, EmbeddingRow.record_key == RecordRow.key).group_by(EmbeddingRow.model)
+    return {row[0]: row[1] for row in connection.execute(counted.order_by(EmbeddingRow.model))}
+
+
+def drop_embeddings(connection: Connection, agent: str, keep: str) -> int:
+    """Delete an agent's embeddings under all models but one; how many there were."""
+    key = _key(connection, agent)
+    others = (EmbeddingRow.model != keep) & EmbeddingRow.record_key.in_(
+        select(RecordRow.key).where(RecordRow.agent_key == key)
+    )
+    dropped = connection.execute(delete(EmbeddingRow).where(others).execution_options(preserve_rowcount=True))
+    return int(dropped.rowcount)
 
 
 def _scoped(query: Query, agent: str, session: str | None) -> Query:

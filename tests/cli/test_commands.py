@@ -149,3 +149,11 @@ def test_another_process_remembers_and_libraries_are_quiet(process, url):
     second = process("recall", "What is my favourite colour?", "--json", DELTAMEM_URL=url)
     assert (first.code, first.err) == (second.code, second.err) == (0, "")
     assert "My favourite colour is teal." in second.json["text"]
+
+
+def test_recall_within_a_time(deltamem, url):
+    assert deltamem("write", "My dog is Rex.", "--url", url, "--embedder", "none").code == 0
+    ask = ("recall", "What is my dog?", "--mode", "vector", "--url", url, "--embedder", "none", "--json")
+    assert len(deltamem(*ask, "--since", "2020-01-01").json["records"]) == 1
+    assert deltamem(*ask, "--until", "2020-01-01T12:00").json["records"] == []
+    assert deltamem(*ask, "--since", "yesterday").code == 2

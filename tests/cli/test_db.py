@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
+import numpy as np
 import pytest
 
 from deltamem_agents.store import Store, versions
@@ -133,3 +134,22 @@ def test_a_schema_on_postgresql(deltamem, postgresql_url):
     assert receipt["status"] == "complete" and [each["messages"] for each in receipt["erased"]] == [1, 1]
     assert deltamem("db", "purge", env=env).code == 0
     assert_refused(deltamem("log", "--schema", "no name", env=env), "'no name' is not a name")
+
+
+def test_reindex(deltamem, url, tmp_path):
+    for agent in ("alice", "bob"):
+        assert deltamem("write", "My dog is Rex.", "It rains.", "--agent", agent, "--url", url, *PLAIN).code == 0
+    refused = deltamem("reindex", "--url", url, *PLAIN)
+    assert_refused(refused, "no embedder")
+    assert_refused(deltamem("reindex", "--agent", "nobody", "--url", url), "'nobody'", "deltamem agents")
+
+    pytest.importorskip("sentence_transformers")
+    with Store.open(url) as store:
+        keys = [key for key, _ in store.missing_embeddings("bob", "another", 9)]
+        store.put_embeddings("bob", "another", keys, np.ones((2, 3), np.float32))
+    done = deltamem("reindex", "--agent", "bob", "--url", url)
+    assert (done.code, done.out) == (0, "2 records of 1 agent embedded\n")
+    done = deltamem("reindex", "--prune", "--url", url, "--json")
+    assert done.json == {"alice": {"embedded": 2, "dropped": 0}, "bob": {"embedded": 0, "dropped": 2}}
+    done = deltamem("reindex", "--prune", "--url", url)
+    assert done.out == "0 records of 2 agents embedded, 0 embeddings of other models deleted\n"

@@ -1,0 +1,45 @@
+"""Commands about how records are found: reindex."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from deltamem_agents import terminal
+from deltamem_agents.cli.app import Debug, app
+from deltamem_agents.cli.history import check_known
+from deltamem_agents.cli.options import DEFAULT_URL, Embedder, Json, Schema, Url, opened_store
+
+
+@app.command()
+def reindex(
+    agent: Annotated[str | None, typer.Option("--agent", help="Only this one's; by default all agents'.")] = None,
+    prune: Annotated[bool, typer.Option("--prune", help="Delete embeddings of other models afterwards.")] = False,
+    url: Url = DEFAULT_URL,
+    schema: Schema = None,
+    embedder: Embedder = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Embed the records that the embedder has not embedded yet, as after a change of embedder; goes on where it was."""
+    from deltamem_agents.recall import Retriever, default_embedder, load_embedder
+
+    chosen = None if embedder == "none" else load_embedder(embedder) if embedder else default_embedder()[0]
+    done = {}
+    with opened_store(url, schema) as store:
+        if agent is not None:
+            check_known(store, agent)
+        retriever = Retriever(store, chosen)
+        with terminal.progress("Embedding") as advance:
+            for each in [agent] if agent is not None else [known.id for known in store.agents()]:
+                show = partial(advance, f"Embedding records of {each}")
+                done[each] = retriever.reindex(each, prune=prune, progress=show)
+    if json:
+        terminal.print_json({each: {"embedded": it.embedded, "dropped": it.dropped} for each, it in done.items()})
+        return
+    embedded = terminal.counted(sum(each.embedded for each in done.values()), "record")
+    dropped = sum(each.dropped for each in done.values())
+    pruned = f", {terminal.counted(dropped, 'embedding')} of other models deleted" if prune else ""
+    typer.echo(f"{embedded} of {terminal.counted(len(done), 'agent')} embedded{pruned}")
