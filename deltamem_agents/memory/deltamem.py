@@ -76,8 +76,9 @@ class DeltaMem:
             model: A loaded model in place of ``backbone``, with its ``tokenizer``.
             device: "auto", "cpu", "cuda" or "cuda:n".
             dtype: "auto", "float32", "bfloat16" or "float16"; states are float32 in any case.
-            embedder: A sentence-transformers name or folder, an object with ``name``, ``dim`` and ``embed``, or a
-                callable from texts to vectors; None takes the default one where it is installed, False none.
+            embedder: A sentence-transformers name or folder, LangChain's ``Embeddings``, LlamaIndex's
+                ``BaseEmbedding``, an object with ``name``, ``dim`` and ``embed``, or a callable from texts to vectors;
+                None takes the default one where it is installed, False none.
             schema: Of PostgreSQL, where the tables are; made where there is none.
             retention: Which stored states are kept: "thin" (all of the last day, then one a day), "all", or the newest
                 so many of each agent.

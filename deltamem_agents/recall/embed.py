@@ -27,6 +27,10 @@ NO_EMBEDDER = "full text alone: install deltamem-agents[retrieval] to search by 
 BATCH = 32
 
 Embed = Callable[[list[str]], Any]
+_FRAMEWORKS = (  # how they embed texts, and a query
+    ("embed_documents", "embed_query"),  # LangChain
+    ("get_text_embedding_batch", "get_query_embedding"),  # LlamaIndex
+)
 
 
 class SentenceTransformerEmbedder:
@@ -109,12 +113,14 @@ class CallableEmbedder:
     Args:
         function: Called with up to some dozens of texts at a time, from one thread at a time.
         name: Stored with the vectors; another model needs another name.
+        query: Where the model embeds queries in another way than what they look for; from one text to one vector.
     """
 
-    def __init__(self, function: Embed, *, name: str) -> None:
+    def __init__(self, function: Embed, *, name: str, query: Callable[[str], Any] | None = None) -> None:
         if not name:
             raise ConfigError("an embedder needs a name, which is stored with its vectors; give name=…")
         self._function = function
+        self._query = query
         self._name = name
         self._lock = threading.Lock()
         self._dim = 0
@@ -137,9 +143,19 @@ class CallableEmbedder:
         Raises:
             EmbedderError: The function failed, or did not return one finite vector of the same dimension a text.
         """
+        return self._embedded(texts, self._function)
+
+    def embed_query(self, text: str) -> NDArray[np.float32]:
+        """Vector [dim] of length 1 of a query; as `embed`."""
+        query = self._query
+        vectors = self.embed([text]) if query is None else self._embedded([text], lambda texts: [query(texts[0])])
+        row: NDArray[np.float32] = vectors[0]
+        return row
+
+    def _embedded(self, texts: Sequence[str], function: Embed) -> NDArray[np.float32]:
         with self._lock:
             try:
-                raw = self._function(list(texts))
+                raw = function(list(texts))
             except Exception as error:  # whatever a function of the user's may raise
                 raise EmbedderError(_failed(self._name, len(texts), error)) from error
             vectors = unit_rows(self._name, raw, len(texts), self._dim)
@@ -158,12 +174,14 @@ def default_embedder() -> tuple[Embedder | None, str | None]:
 
 
 def load_embedder(source: str | Path | Embedder | Embed, *, name: str | None = None, device: str = "cpu") -> Embedder:
-    """An embedder from what a user may give: a hub id or a folder, an embedder, or any function of a list of texts.
+    """An embedder from what a user may give.
 
-    The bundled model's hub id gives the bundled copy where that is installed.
+    That is a hub id or a folder, an embedder, LangChain's ``Embeddings``, LlamaIndex's ``BaseEmbedding``, or any
+    function of a list of texts. The bundled model's hub id gives the bundled copy where that is installed.
 
     Args:
-        name: Stored with the vectors; by default the id, the folder, or the function's module and name.
+        name: Stored with the vectors; by default the id, the folder, the class and its model, or the function's module
+            and name.
 
     Raises:
         ConfigError: It is none of these, or a function without a name of its own.
@@ -177,14 +195,25 @@ def load_embedder(source: str | Path | Embedder | Embed, *, name: str | None = N
         return SentenceTransformerEmbedder(source, name=name, device=device)
     if isinstance(source, Embedder):
         return source
+    for batch, query in _FRAMEWORKS:
+        if callable(getattr(source, batch, None)) and callable(getattr(source, query, None)):
+            return CallableEmbedder(getattr(source, batch), name=name or _model(source), query=getattr(source, query))
     if not callable(source):
         raise ConfigError(
-            f"embedder is a {type(source).__name__}; give a hub id, a folder, or a function from texts to vectors"
+            f"embedder is a {type(source).__name__}; give a hub id, a folder, an embedding model of LangChain or "
+            "LlamaIndex, or a function from texts to vectors"
         )
     own = f"{getattr(source, '__module__', '')}.{getattr(source, '__qualname__', '')}"
     if name is None and (own.endswith(".") or "<" in own):
         raise ConfigError(f"embedder {source!r} has no lasting name to store with its vectors; give name=…")
     return CallableEmbedder(source, name=name or own)
+
+
+def _model(source: object) -> str:
+    """A framework's embedder by its class and, where it tells it, its model."""
+    told = (getattr(source, each, None) for each in ("model_name", "model"))
+    model = next((each for each in told if isinstance(each, str) and each), "")
+    return f"{type(source).__module__.partition('.')[0]}.{type(source).__qualname__}{':' if model else ''}{model}"
 
 
 def unit_rows(name: str, raw: Any, count: int, dim: int) -> NDArray[np.float32]:

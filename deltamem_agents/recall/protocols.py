@@ -104,7 +104,11 @@ class RecordIndex(Protocol):
 
 @runtime_checkable
 class Embedder(Protocol):
-    """Turns texts into vectors. ``name`` is stored with them: a different model needs a different name."""
+    """Turns texts into vectors. ``name`` is stored with them: a different model needs a different name.
+
+    One that embeds queries in another way than what they look for has a method ``embed_query`` besides, from one text
+    to one vector [dim] of length 1.
+    """
 
     @property
     def name(self) -> str:

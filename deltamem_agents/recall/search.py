@@ -191,7 +191,8 @@ class Retriever:
             words[places[known]] = hits[known, 1]
         meaning = around = None
         if self._embedder is not None and snapshot.vectors is not None:
-            vector = self._embedder.embed([query])[0]
+            embed_query = getattr(self._embedder, "embed_query", None)  # not every embedder tells queries from texts
+            vector = self._embedder.embed([query])[0] if embed_query is None else embed_query(query)
             if snapshot.vectors.shape[1] != len(vector):
                 raise EmbedderError(
                     f"embedder {self._embedder.name!r} has dimension {len(vector)}, vectors stored under its name have "

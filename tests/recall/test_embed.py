@@ -11,8 +11,15 @@ import numpy as np
 import pytest
 
 from deltamem_agents.errors import ConfigError, EmbedderError, MissingExtraError
-from deltamem_agents.recall import CallableEmbedder, SentenceTransformerEmbedder, default_embedder, load_embedder
+from deltamem_agents.recall import (
+    CallableEmbedder,
+    Retriever,
+    SentenceTransformerEmbedder,
+    default_embedder,
+    load_embedder,
+)
 from deltamem_agents.recall.embed import BUNDLED_NAME
+from deltamem_agents.store import Store
 
 OFFLINE = """
 import socket, sys
@@ -88,3 +95,44 @@ def test_what_is_not_one_vector_a_text_is_refused(returned: Any) -> None:
 
 def test_a_zero_vector_stays_zero() -> None:
     assert not CallableEmbedder(lambda texts: [[0, 0]], name="zero").embed(["a"]).any()
+
+
+def test_langchains_embeddings() -> None:
+    embeddings = pytest.importorskip("langchain_core.embeddings")
+    given = embeddings.DeterministicFakeEmbedding(size=12)
+    found = load_embedder(given)
+    assert found.name == "langchain_core.DeterministicFakeEmbedding" and found.dim == 12
+    expected = np.array(given.embed_documents(["a", "b"]))
+    assert np.allclose(found.embed(["a", "b"]), expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-6)
+    assert load_embedder(given, name="mine").name == "mine"
+
+
+def test_llama_indexs_embedding() -> None:
+    mock = pytest.importorskip("llama_index.core.embeddings.mock_embed_model")
+    found = load_embedder(mock.MockEmbedding(embed_dim=5, model_name="small"))
+    assert found.name == "llama_index.MockEmbedding:small" and found.dim == 5
+    assert np.allclose(found.embed(["a", "b"]), 5**-0.5)
+
+
+def test_queries_are_embedded_their_own_way(tmp_path: Path) -> None:
+    class Asymmetric:
+        """As a framework's: a query looks the other way."""
+
+        model = "two-towers"
+
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            return [[1.0, 0.0] if "apple" in text else [0.0, 1.0] for text in texts]
+
+        def embed_query(self, text: str) -> list[float]:
+            return [0.0, 1.0] if "apple" in text else [1.0, 0.0]
+
+    found = load_embedder(Asymmetric())
+    assert found.name.endswith("Asymmetric:two-towers")
+    with Store.open(f"sqlite:///{tmp_path}/m.db") as store:
+        for text in ("an apple", "a pear"):
+            store.append("alice", [{"role": "user", "content": text}], text)
+        assert Retriever(store, found).search("alice", "xyzzy")[0].text == "an apple"
+    failing = CallableEmbedder(lambda texts: np.ones((len(texts), 2)), name="n", query=lambda text: [float("nan")] * 2)
+    failing.embed(["a"])
+    with pytest.raises(EmbedderError, match="not finite"):
+        failing.embed_query("a")
