@@ -5,6 +5,7 @@
 | memory for an agent made by `create_agent`, with any chat model | `DeltaMemMiddleware` |
 | the backbone itself, under an agent's state, as chat model | `ChatDeltaMem` |
 | a history for `RunnableWithMessageHistory` | `DeltaMemChatMessageHistory` |
+| what was said, as documents | `DeltaMemRetriever` |
 """
 
 from deltamem_agents.extras import missing_extra
@@ -13,7 +14,8 @@ try:
     from langchain_deltamem.chat_model import ChatDeltaMem
     from langchain_deltamem.history import DeltaMemChatMessageHistory
     from langchain_deltamem.middleware import DeltaMemMiddleware
+    from langchain_deltamem.retriever import DeltaMemRetriever
 except ModuleNotFoundError as error:
     raise missing_extra(error, "langchain_deltamem", "langchain") from error
 
-__all__ = ["ChatDeltaMem", "DeltaMemChatMessageHistory", "DeltaMemMiddleware"]
+__all__ = ["ChatDeltaMem", "DeltaMemChatMessageHistory", "DeltaMemMiddleware", "DeltaMemRetriever"]

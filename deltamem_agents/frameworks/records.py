@@ -1,0 +1,28 @@
+"""A record as the frameworks' retrievers hand it over: its text, and what is known of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deltamem_agents.recall import Record
+
+
+def record_id(record: Record) -> str:
+    """What names a record: its message's id, and which piece of it, where there are several."""
+    return record.message_id if not record.chunk else f"{record.message_id}#{record.chunk}"
+
+
+def record_facts(agent: str, record: Record) -> dict[str, Any]:
+    """What is known of a record, in JSON's types; the message's own metadata goes after it and replaces nothing."""
+    facts = {
+        "score": record.score,
+        "source": f"{agent}/{record.session}",
+        "agent_id": agent,
+        "session": record.session,
+        "message_id": record.message_id,
+        "role": record.role,
+        "created_at": record.created_at.isoformat(),
+        "position": record.position,
+        "chunk": record.chunk,
+    }
+    return {**record.metadata, **facts}
