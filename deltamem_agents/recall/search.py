@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 POOL = 20  # candidates looked at by their text, or more where k asks for more
 MATCHES = 1_000  # records that share a word with the query, the best by full text
 EMBED_BATCH = 64  # records embedded and stored at a time, so that a failure loses no more
+LISTED = 2_048  # records without an embedding that are looked for at a time
 
 log = logging.getLogger(__name__)
 
@@ -111,14 +112,16 @@ class Retriever:
         done = 0
         if self._embedder is None:
             return done
-        while batch := self._index.missing_embeddings(agent, self._embedder.name, EMBED_BATCH):
-            if not done and len(batch) == EMBED_BATCH:
+        while found := self._index.missing_embeddings(agent, self._embedder.name, LISTED):
+            if not done and len(found) >= EMBED_BATCH:
                 self._tell_of_change(agent, self._embedder.name)
-            vectors = self._embedder.embed([text for _, text in batch])
-            self._index.put_embeddings(agent, self._embedder.name, [key for key, _ in batch], vectors)
-            done += len(batch)
-            if progress is not None:
-                progress(done)
+            for start in range(0, len(found), EMBED_BATCH):
+                batch = found[start : start + EMBED_BATCH]
+                vectors = self._embedder.embed([text for _, text in batch])
+                self._index.put_embeddings(agent, self._embedder.name, [key for key, _ in batch], vectors)
+                done += len(batch)
+                if progress is not None:
+                    progress(done)
         return done
 
     def reindex(
