@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ARRAY, URL, Connection, Engine, Select, bindparam, func, make_url, select, true
+from sqlalchemy import ARRAY, URL, Connection, Engine, Select, any_, bindparam, func, make_url, select, true
 from sqlalchemy.dialects.postgresql import Insert as PostgresqlInsert
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
@@ -75,7 +75,7 @@ def insert_missing(connection: Connection, table: type[object]) -> PostgresqlIns
 def select_each(dialect: str, query: Select[Any], column: InstrumentedAttribute[Any]) -> Select[Any]:
     """The query's row for each of the parameter ``values`` that a column has one for.
 
-    A unique index must cover what it asks. PostgreSQL gets a loop over the values: given a list, and not yet any
+    The column must be unique by itself. PostgreSQL gets a loop over the values: given a list, and not yet any
     statistics of the table, it reads all rows. Made once for each query, which is to be made once as well.
     """
     if dialect != "postgresql":
@@ -84,3 +84,14 @@ def select_each(dialect: str, query: Select[Any], column: InstrumentedAttribute[
     wanted = func.unnest(values).table_valued("value").render_derived(name="wanted")
     found = query.where(column == wanted.c.value).limit(1).lateral("found")
     return select(found).select_from(wanted.join(found, true()))
+
+
+@cache
+def select_among(dialect: str, query: Select[Any], column: InstrumentedAttribute[Any]) -> Select[Any]:
+    """The query's rows whose column is among the parameter ``values``; made once for each query, as `select_each`.
+
+    PostgreSQL gets them as one array, of any length: whatever it believes of the table, it reads it once at most.
+    """
+    if dialect != "postgresql":
+        return query.where(column.in_(bindparam("values", expanding=True)))
+    return query.where(column == any_(bindparam("values", type_=ARRAY(column.type))))
