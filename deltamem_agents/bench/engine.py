@@ -2,9 +2,8 @@
 
     python -m deltamem_agents.bench.engine --out docs/benchmarks/engine-cpu.csv
 
-A model of random weights in Qwen3's proportions (12 layers of width 1,024, adapter of rank 8), in float32 where the
-processor has no bfloat16 arithmetic; the bundled model where memories are involved. Results are checked before they are
-timed.
+A model of random weights in Qwen3's proportions (12 layers of width 1,024, adapter of rank 8), in bfloat16 or, with
+``--dtype``, float32; the bundled model where memories are involved.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import typer
 from deltamem_agents import terminal
 from deltamem_agents.cli.app import Debug, app
 from deltamem_agents.cli.history import check_known
-from deltamem_agents.cli.options import DEFAULT_URL, Embedder, Json, Schema, Url, opened_store
+from deltamem_agents.cli.options import DEFAULT_URL, Embedder, Json, Schema, Url, embedder_option, opened_store
 
 
 @app.command()
@@ -24,9 +24,9 @@ def reindex(
     debug: Debug = False,
 ) -> None:
     """Embed the records that the embedder has not embedded yet, as after a change of embedder; goes on where it was."""
-    from deltamem_agents.recall import Retriever, default_embedder, load_embedder
+    from deltamem_agents.recall import Retriever, choose_embedder
 
-    chosen = None if embedder == "none" else load_embedder(embedder) if embedder else default_embedder()[0]
+    chosen, _ = choose_embedder(embedder_option(embedder))
     done = {}
     with opened_store(url, schema) as store:
         if agent is not None:

@@ -68,6 +68,11 @@ DEFAULT_URL = "sqlite:///memory.db"
 DEFAULT_AGENT = "default"
 
 
+def embedder_option(embedder: str | None) -> str | bool | None:
+    """What ``--embedder`` is for `DeltaMem.open`."""
+    return False if embedder == "none" else embedder
+
+
 def open_options(backbone: str, adapter: str | None, device: str, dtype: str, embedder: str | None) -> dict[str, Any]:
     """Keyword arguments of `DeltaMem.open`."""
     return {
@@ -75,7 +80,7 @@ def open_options(backbone: str, adapter: str | None, device: str, dtype: str, em
         "adapter": adapter,
         "device": device,
         "dtype": dtype,
-        "embedder": False if embedder == "none" else embedder,
+        "embedder": embedder_option(embedder),
     }
 
 

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from deltamem_agents.recall import Record
+
+
+def search_arguments(
+    k: int,
+    session: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    where: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Keyword arguments of `AgentMemory.recall` for records alone: no model answers, the state is not read."""
+    narrowed = {"session": session, "since": since, "until": until, "metadata": where}
+    return {"k": k, **narrowed, "mode": "vector", "generate": False}
 
 
 def record_id(record: Record) -> str:

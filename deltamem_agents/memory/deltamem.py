@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from deltamem_agents.engine import HOT_BYTES, Engine, Limits, load, release, shared, stamp
-from deltamem_agents.errors import ClosedError, ConfigError
+from deltamem_agents.errors import ClosedError
 from deltamem_agents.memory.agent import AgentMemory
 from deltamem_agents.memory.folding import Folder
 from deltamem_agents.memory.opened import register
 from deltamem_agents.memory.twins import twin
-from deltamem_agents.recall import Embedder, Reindexed, Retriever, default_embedder, load_embedder, split_text
+from deltamem_agents.recall import AnyEmbedder, Embedder, Reindexed, Retriever, choose_embedder, split_text
 from deltamem_agents.store import AgentInfo, Progress, Retention, Store, check_id
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CALLS = 8  # blocking calls of async twins at once; the model itself runs in a thread of its own
-AnyEmbedder = str | Path | Embedder | Callable[[list[str]], Any]
 
 
 class DeltaMem:
@@ -90,7 +89,7 @@ class DeltaMem:
         Raises:
             DeltaMemError: Something cannot be opened; the message says what and how to mend it. Nothing stays open.
         """
-        chosen, note = _embedder(embedder)
+        chosen, note = choose_embedder(embedder)
         # The model first: a database is made only when everything else is there.
         options: dict[str, Any] = {
             "device": device,
@@ -244,13 +243,3 @@ def _report(future: Future[None]) -> None:
     error = future.exception()
     if error is not None:
         log.warning("folding in the background failed, the next recall tries again: %s", error)
-
-
-def _embedder(given: AnyEmbedder | bool | None) -> tuple[Embedder | None, str | None]:
-    if given is None:
-        return default_embedder()
-    if given is False:
-        return None, "full text alone: opened with embedder=False"
-    if given is True:
-        raise ConfigError("embedder is True; leave it out for the default one, or name one")
-    return load_embedder(given), None

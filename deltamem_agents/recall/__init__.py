@@ -5,8 +5,10 @@ protocols, which the store satisfies; it knows neither the store nor the model.
 """
 
 from deltamem_agents.recall.embed import (
+    AnyEmbedder,
     CallableEmbedder,
     SentenceTransformerEmbedder,
+    choose_embedder,
     default_embedder,
     load_embedder,
 )
@@ -17,6 +19,7 @@ from deltamem_agents.recall.records import split_text
 from deltamem_agents.recall.search import Reindexed, Retriever
 
 __all__ = [
+    "AnyEmbedder",
     "CallableEmbedder",
     "Embedder",
     "IndexedRecord",
@@ -25,6 +28,7 @@ __all__ = [
     "Reindexed",
     "Retriever",
     "SentenceTransformerEmbedder",
+    "choose_embedder",
     "default_embedder",
     "load_embedder",
     "query_terms",

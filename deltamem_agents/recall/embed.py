@@ -27,6 +27,7 @@ NO_EMBEDDER = "full text alone: install deltamem-agents[retrieval] to search by 
 BATCH = 32
 
 Embed = Callable[[list[str]], Any]
+AnyEmbedder = str | Path | Embedder | Embed  # what `load_embedder` takes
 _FRAMEWORKS = (  # how they embed texts, and a query
     ("embed_documents", "embed_query"),  # LangChain
     ("get_text_embedding_batch", "get_query_embedding"),  # LlamaIndex
@@ -173,7 +174,23 @@ def default_embedder() -> tuple[Embedder | None, str | None]:
     return SentenceTransformerEmbedder(folder, name=BUNDLED_NAME, sha256=BUNDLED_SHA256), None
 
 
-def load_embedder(source: str | Path | Embedder | Embed, *, name: str | None = None, device: str = "cpu") -> Embedder:
+def choose_embedder(given: AnyEmbedder | bool | None) -> tuple[Embedder | None, str | None]:
+    """The embedder that is meant, or none and a note that says why: None is the default one, False none.
+
+    Raises:
+        ConfigError: It is True, or nothing that `load_embedder` takes.
+        MissingExtraError: sentence-transformers is not installed.
+    """
+    if given is None:
+        return default_embedder()
+    if given is False:
+        return None, "full text alone: opened with embedder=False"
+    if given is True:
+        raise ConfigError("embedder is True; leave it out for the default one, or name one")
+    return load_embedder(given), None
+
+
+def load_embedder(source: AnyEmbedder, *, name: str | None = None, device: str = "cpu") -> Embedder:
     """An embedder from what a user may give.
 
     That is a hub id or a folder, an embedder, LangChain's ``Embeddings``, LlamaIndex's ``BaseEmbedding``, or any

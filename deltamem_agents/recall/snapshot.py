@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deltamem_agents.recall.fusion import Sessions
+from deltamem_agents.recall.fusion import REACH, Sessions
 from deltamem_agents.recall.protocols import IndexedRecord, RecordIndex
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Snapshot:
     speaker_names: Sequence[str]
     vectors: NDArray[np.float32] | None
     sessions: Sessions
-    lengths: NDArray[np.float32]
+    lengths: NDArray[np.float32]  # of the sums of the vectors of a record and its neighbours
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -108,22 +108,27 @@ class Snapshots:
             return None
         with self._lock:
             known = self._kept.get(agent)
+            if known is not None:
+                self._kept.move_to_end(agent)
         if known is None or known.version != version:
             prepare(agent)
             grown = known is not None and known.version[0] == version[0] and known.version[1] < version[1]
             known = self._read(agent, version, known if grown else None)
-        with self._lock:
-            self._kept[agent] = known
-            self._kept.move_to_end(agent)
-            total = sum(each.bytes for each in self._kept.values())
-            while total > KEPT_BYTES and len(self._kept) > 1:
-                total -= self._kept.popitem(last=False)[1].bytes
+            self._keep(agent, known)
         return known
 
     def forget(self, agent: str) -> None:
         """Drop what is held of an agent."""
         with self._lock:
             self._kept.pop(agent, None)
+
+    def _keep(self, agent: str, snapshot: Snapshot) -> None:
+        with self._lock:
+            self._kept[agent] = snapshot
+            self._kept.move_to_end(agent)
+            total = sum(each.bytes for each in self._kept.values())
+            while total > KEPT_BYTES and len(self._kept) > 1:
+                total -= self._kept.popitem(last=False)[1].bytes
 
     def _read(self, agent: str, version: tuple[int, int], known: Snapshot | None) -> Snapshot:
         after = known.version[1] if known else 0
@@ -162,9 +167,6 @@ def joined(
         if vectors is not None and known.vectors is not None:
             vectors = np.concatenate([known.vectors, vectors]) if len(vectors) else known.vectors
     order = Sessions.from_numbers(session)
-    lengths = np.ones(len(keys), np.float32)
-    if vectors is not None and len(vectors):
-        lengths = np.maximum(np.linalg.norm(order.around(vectors), axis=1), 1e-6)
     return Snapshot(
         version=version,
         keys=keys,
@@ -178,8 +180,30 @@ def joined(
         speaker_names=list(speakers),
         vectors=vectors,
         sessions=order,
-        lengths=lengths,
+        lengths=_lengths(known.lengths if known else np.zeros(0, np.float32), order, session, vectors),
     )
+
+
+def _lengths(
+    known: NDArray[np.float32], order: Sessions, session: NDArray[np.int64], vectors: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
+    """Length of the sum of each record's and its neighbours' vectors, where those of the first records are known.
+
+    A record that is added to a session changes its own and those of the `REACH` before it; what is around these is
+    looked at, and nothing else, as a memory grows by a few records at a time.
+    """
+    lengths = np.concatenate([known, np.ones(len(session) - len(known), np.float32)])
+    if vectors is None:
+        return lengths
+    numbers, added = np.unique(session[len(known) :], return_counts=True)
+    ends = np.searchsorted(order.of, numbers, side="right")
+    starts = np.searchsorted(order.of, numbers)
+    for start, end, count in zip(starts, ends, added, strict=True):
+        near = order.order[max(start, end - count - 2 * REACH) : end]
+        sums = Sessions.from_numbers(session[near]).around(vectors[near])
+        changed = min(len(near), count + REACH)
+        lengths[near[-changed:]] = np.maximum(np.linalg.norm(sums[-changed:], axis=1), 1e-6)
+    return lengths
 
 
 def _seconds(time: datetime) -> float:

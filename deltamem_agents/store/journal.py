@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from deltamem_agents.store import records, revisions
-from deltamem_agents.store.dialects import insert_missing, select_among
+from deltamem_agents.store.dialects import insert_missing, rows_among
 from deltamem_agents.store.messages import Entry, NewMessage
 from deltamem_agents.store.schema import AgentRow, MessageRow, chunked
 
@@ -231,13 +231,8 @@ def store(connection: Connection, words: records.Words, key: int, rows: dict[int
 
 
 def _live_by_id(connection: Connection, key: int, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    dialect = connection.dialect.name
-    query = select_among(dialect, _BY_ID, MessageRow.id)
-    for chunk in [ids] if dialect == "postgresql" else chunked(ids):
-        rows = connection.execute(query, {"key": key, "values": list(chunk)})
-        found.update((row.id, dict(row._mapping)) for row in rows)
-    return found
+    rows = rows_among(connection, _BY_ID, MessageRow.id, ids, {"key": key})
+    return {row.id: dict(row._mapping) for row in rows}
 
 
 def message_row(key: int, position: int, session: str, message: NewMessage) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def _reading(of_session: bool, by_key: bool) -> Select[Any]:
 def without_embedding(connection: Connection, agent: str, model: str, limit: int) -> list[tuple[int, str]]:
     """Key and text of records that have no embedding under a model, oldest first."""
     has_one = exists().where(EmbeddingRow.record_key == RecordRow.key, EmbeddingRow.model == model)
-    query = _scoped(select(RecordRow.key, RecordRow.text), agent, None).where(~has_one)
+    query = _scoped(select(RecordRow.key, RecordRow.text), agent).where(~has_one)
     rows = connection.execute(query.order_by(RecordRow.position, RecordRow.chunk).limit(limit))
     return [(row[0], row[1]) for row in rows]
 
@@ -181,7 +181,7 @@ def put_embeddings(
         )
     present: set[int] = set()
     for chunk in chunked(keys):
-        query = _scoped(select(RecordRow.key), agent, None).where(RecordRow.key.in_(chunk))
+        query = _scoped(select(RecordRow.key), agent).where(RecordRow.key.in_(chunk))
         # Held until the end, so that nobody deletes a record whose embedding is about to refer to it.
         present.update(connection.scalars(query.with_for_update(read=True, key_share=True, of=RecordRow)))
         held = select(EmbeddingRow.record_key).where(EmbeddingRow.model == model, EmbeddingRow.record_key.in_(chunk))
@@ -218,7 +218,7 @@ def embeddings(connection: Connection, agent: str, model: str, after: int = 0) -
 
 def embedding_models(connection: Connection, agent: str) -> dict[str, int]:
     """How many of an agent's records have an embedding, by model."""
-    counted = _scoped(select(EmbeddingRow.model, func.count()), agent, None)
+    counted = _scoped(select(EmbeddingRow.model, func.count()), agent)
     counted = counted.join(EmbeddingRow, EmbeddingRow.record_key == RecordRow.key).group_by(EmbeddingRow.model)
     return {row[0]: row[1] for row in connection.execute(counted.order_by(EmbeddingRow.model))}
 
@@ -233,10 +233,9 @@ def drop_embeddings(connection: Connection, agent: str, keep: str) -> int:
     return int(dropped.rowcount)
 
 
-def _scoped(query: Query, agent: str, session: str | None) -> Query:
-    """``query`` over records, joined with their messages and limited to one agent and, where given, one session."""
-    joined = _joined(query).where(AgentRow.id == agent)
-    return joined if session is None else joined.where(MessageRow.session == session)
+def _scoped(query: Query, agent: str) -> Query:
+    """``query`` over records, joined with their messages and limited to one agent."""
+    return _joined(query).where(AgentRow.id == agent)
 
 
 def _joined(query: Query, owner: ColumnElement[int] | InstrumentedAttribute[int] = RecordRow.agent_key) -> Query:
@@ -249,6 +248,6 @@ def _joined(query: Query, owner: ColumnElement[int] | InstrumentedAttribute[int]
 
 def _embedded(query: Query, agent: str, model: str) -> Query:
     """As `_scoped`, over records that have an embedding under a model."""
-    return _scoped(query, agent, None).join(
+    return _scoped(query, agent).join(
         EmbeddingRow, (EmbeddingRow.record_key == RecordRow.key) & (EmbeddingRow.model == model)
     )

@@ -12,7 +12,7 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import Field
 
 from deltamem_agents.frameworks.calling import resolve_agent
-from deltamem_agents.frameworks.records import record_facts, record_id
+from deltamem_agents.frameworks.records import record_facts, record_id, search_arguments
 from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.results import check_k
 from deltamem_agents.recall import Record
@@ -66,7 +66,7 @@ class DeltaMemRetriever(BaseRetriever):
     def _asked(self, given: Mapping[str, Any]) -> tuple[AgentMemory, dict[str, Any]]:
         agent = resolve_agent(self.mem, given.get("agent_id"), self.agent_id, ways=WAYS)
         chosen = {name: given.get(name, getattr(self, name)) for name in ("k", "session", "since", "until", "where")}
-        return agent, {"metadata": chosen.pop("where"), **chosen, "mode": "vector", "generate": False}
+        return agent, search_arguments(**chosen)
 
 
 def _documents(agent: AgentMemory, records: list[Record]) -> list[Document]:

@@ -9,7 +9,7 @@ from typing import Any
 from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
-from deltamem_agents.frameworks.records import record_facts, record_id
+from deltamem_agents.frameworks.records import record_facts, record_id, search_arguments
 from deltamem_agents.memory import DeltaMem
 from deltamem_agents.memory.results import check_k
 from deltamem_agents.recall import Record
@@ -50,15 +50,7 @@ class DeltaMemRetriever(BaseRetriever):
         check_k(k)
         super().__init__(**options)
         self._agent = mem.agent(agent_id)
-        self._asked: dict[str, Any] = {
-            "k": k,
-            "session": session,
-            "since": since,
-            "until": until,
-            "metadata": where,
-            "mode": "vector",
-            "generate": False,
-        }
+        self._asked = search_arguments(k, session, since, until, where)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return self._nodes(self._agent.recall(query_bundle.query_str, **self._asked).records)

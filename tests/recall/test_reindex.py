@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from deltamem_agents.errors import ConfigError, EmbedderError
-from deltamem_agents.recall import CallableEmbedder, Reindexed, Retriever, split_text
+from deltamem_agents.recall import CallableEmbedder, Reindexed, Retriever
 from deltamem_agents.store import Store
 
 
-@pytest.fixture(params=["file", pytest.param("postgresql", marks=pytest.mark.slow)])
-def store(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Store]:
-    url = f"sqlite:///{tmp_path}/m.db"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgresql_url")()
-    with Store.open(url, split=split_text) as opened:
-        for agent in ("alice", "bob"):
-            said = [{"role": "user", "content": f"{agent} says number {i}"} for i in range(150)]
-            opened.append(agent, said, "s")
-        yield opened
+@pytest.fixture(autouse=True)
+def _said(store: Store) -> None:
+    for agent in ("alice", "bob"):
+        store.append(agent, [{"role": "user", "content": f"{agent} says number {i}"} for i in range(150)], "s")
 
 
 def embedder(name: str, dim: int, calls: list[int] | None = None, fails_at: int = 0) -> CallableEmbedder:

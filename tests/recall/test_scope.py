@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
 import pytest
 
-from deltamem_agents.recall import CallableEmbedder, Retriever, split_text
+from deltamem_agents.recall import CallableEmbedder, Retriever
 from deltamem_agents.store import Selection, Store
 
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
-
-
-@pytest.fixture(params=["file", pytest.param("postgresql", marks=pytest.mark.slow)])
-def store(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Store]:
-    url = f"sqlite:///{tmp_path}/m.db"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgresql_url")()
-    with Store.open(url, split=split_text) as opened:
-        yield opened
 
 
 def letters(texts: list[str]) -> list[list[float]]:
@@ -145,3 +135,6 @@ def test_the_vectors_in_memory_are_those_of_the_store(store: Store) -> None:
     keys, vectors = store.embeddings("alice", "letters")
     assert snapshot is not None and snapshot.vectors is not None and len(snapshot) > 3
     assert snapshot.keys.tolist() == keys and np.array_equal(snapshot.vectors, vectors)
+    # A memory that has grown knows of each record's neighbourhood what one that was read at once does.
+    whole = Retriever(store, CallableEmbedder(letters, name="letters"))._snapshots.of("alice", lambda agent: None)
+    assert whole is not None and np.allclose(snapshot.lengths, whole.lengths, rtol=1e-6)

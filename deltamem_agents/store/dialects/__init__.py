@@ -4,6 +4,6 @@ A dialect is one module with one class that fulfils `Dialect`. Knows nothing of 
 """
 
 from deltamem_agents.store.dialects.protocol import Dialect, FullText
-from deltamem_agents.store.dialects.select import dialect_of, engine_for, insert_missing, select_among, select_each
+from deltamem_agents.store.dialects.select import dialect_of, engine_for, insert_missing, rows_among, select_each
 
-__all__ = ["Dialect", "FullText", "dialect_of", "engine_for", "insert_missing", "select_among", "select_each"]
+__all__ = ["Dialect", "FullText", "dialect_of", "engine_for", "insert_missing", "rows_among", "select_each"]

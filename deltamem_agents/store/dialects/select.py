@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ARRAY, URL, Connection, Engine, Select, any_, bindparam, func, make_url, select, true
+from sqlalchemy import ARRAY, URL, Connection, Engine, Row, Select, any_, bindparam, func, make_url, select, true
 from sqlalchemy.dialects.postgresql import Insert as PostgresqlInsert
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
@@ -17,6 +18,7 @@ from deltamem_agents.errors import ConfigError, MissingExtraError
 from deltamem_agents.store.dialects import postgresql, sqlite
 from deltamem_agents.store.dialects.protocol import Dialect
 from deltamem_agents.store.masking import masked
+from deltamem_agents.store.schema import chunked
 
 EXAMPLES = "use one like sqlite:///memory.db or postgresql://user@host/database"
 
@@ -86,12 +88,25 @@ def select_each(dialect: str, query: Select[Any], column: InstrumentedAttribute[
     return select(found).select_from(wanted.join(found, true()))
 
 
-@cache
-def select_among(dialect: str, query: Select[Any], column: InstrumentedAttribute[Any]) -> Select[Any]:
-    """The query's rows whose column is among the parameter ``values``; made once for each query, as `select_each`.
+def rows_among(
+    connection: Connection,
+    query: Select[Any],
+    column: InstrumentedAttribute[Any],
+    values: Sequence[Any],
+    parameters: Mapping[str, Any],
+) -> Iterator[Row[Any]]:
+    """The query's rows whose column is among the values.
 
     PostgreSQL gets them as one array, of any length: whatever it believes of the table, it reads it once at most.
     """
+    dialect = connection.dialect.name
+    among = _among(dialect, query, column)
+    for chunk in [values] if dialect == "postgresql" else chunked(values):
+        yield from connection.execute(among, {**parameters, "values": list(chunk)})
+
+
+@cache
+def _among(dialect: str, query: Select[Any], column: InstrumentedAttribute[Any]) -> Select[Any]:
     if dialect != "postgresql":
         return query.where(column.in_(bindparam("values", expanding=True)))
     return query.where(column == any_(bindparam("values", type_=ARRAY(column.type))))

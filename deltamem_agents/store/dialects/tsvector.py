@@ -14,8 +14,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, literal_column, select
+from sqlalchemy import ColumnElement, Connection, Select, func, literal_column, select
 
 from deltamem_agents.store.dialects.rows import plain_rows
 from deltamem_agents.store.schema import MessageRow, RecordRow
@@ -65,16 +66,10 @@ class Tsvector:
         self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int, session: str | None
     ) -> list[tuple[int, float]]:
         """As `FullText.search`."""
-        query = _query(terms)
-        if query is None:
+        found = _ranked(agent_key, terms, limit)
+        if found is None:
             return []
-        score = func.ts_rank(_WORDS, query).label("score")
-        found = (
-            select(RecordRow.key, score)
-            .where(RecordRow.agent_key == agent_key, _WORDS.op("@@")(query))
-            .order_by(score.desc(), RecordRow.position.desc(), RecordRow.chunk)
-            .limit(limit)
-        )
+        found = found.order_by(RecordRow.position.desc(), RecordRow.chunk)
         if session is not None:
             found = found.join(
                 MessageRow,
@@ -86,13 +81,8 @@ class Tsvector:
         self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int
     ) -> Sequence[tuple[int, float]]:
         """As `FullText.scores`."""
-        query = _query(terms)
-        if query is None:
-            return []
-        once = select(query.label("query")).scalar_subquery()  # not anew for each record
-        score = func.ts_rank(_WORDS, once).label("score")
-        found = select(RecordRow.key, score).where(RecordRow.agent_key == agent_key, _WORDS.op("@@")(once))
-        return plain_rows(connection.execute(found.order_by(score.desc()).limit(limit)))
+        found = _ranked(agent_key, terms, limit)
+        return [] if found is None else plain_rows(connection.execute(found))
 
 
 def schema_prefix(connection: Connection) -> str:
@@ -108,6 +98,17 @@ def fold(word: str) -> str:
     'Zurich'
     """
     return "".join(each for each in unicodedata.normalize("NFD", word) if not unicodedata.combining(each))
+
+
+def _ranked(agent_key: int, terms: Sequence[str], limit: int) -> Select[Any] | None:
+    """Keys and ranks of an agent's records that hold any of the terms, best first; None where there is no term."""
+    query = _query(terms)
+    if query is None:
+        return None
+    once = select(query.label("query")).scalar_subquery()  # not anew for each record
+    score = func.ts_rank(_WORDS, once).label("score")
+    found = select(RecordRow.key, score).where(RecordRow.agent_key == agent_key, _WORDS.op("@@")(once))
+    return found.order_by(score.desc()).limit(limit)
 
 
 def _query(terms: Sequence[str]) -> ColumnElement[object] | None:

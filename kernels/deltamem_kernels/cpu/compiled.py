@@ -70,6 +70,18 @@ def _openmp() -> Any:
     return getattr(ctypes.CDLL(paths.pop()), "GOMP_parallel", None)
 
 
+def required() -> ctypes.CDLL:
+    """The loaded library.
+
+    Raises:
+        RuntimeError: There is none.
+    """
+    library = _library()
+    if isinstance(library, str):
+        raise RuntimeError(f"backend 'compiled' cannot run: {library}")
+    return library
+
+
 def unavailable() -> str | None:
     """Why the compiled scan cannot run on this machine; None if it can."""
     library = _library()
@@ -83,6 +95,11 @@ def targets() -> tuple[str, ...]:
     if isinstance(library, str):
         return ()
     return tuple(library.deltamem_scan_target_name(i).decode() for i in range(library.deltamem_scan_targets()))
+
+
+def level(target: str | None) -> int:
+    """The number of an instruction set among `targets`; None is the fastest."""
+    return len(targets()) - 1 if target is None else targets().index(target)
 
 
 def scan(
@@ -110,12 +127,12 @@ def scan(
         state = pad(state, (0, extra, 0, extra))
     if mask is not None:
         mask = mask.contiguous()
-    level = len(targets()) - 1 if target is None else targets().index(target)
+    number = level(target)
     arrays = [x.contiguous() for x in (*inputs, state)]
     if torch.is_grad_enabled() and any(x.requires_grad for x in arrays):
-        reads, state = _Scan.apply(level, mask, *arrays)  # type: ignore[no-untyped-call]
+        reads, state = _Scan.apply(number, mask, *arrays)  # type: ignore[no-untyped-call]
     else:
-        reads, state, _ = _forward(level, mask, arrays, checkpointed=False)
+        reads, state, _ = _forward(number, mask, arrays, checkpointed=False)
     return (reads[..., :rank], state[:, :rank, :rank].contiguous()) if extra else (reads, state)
 
 

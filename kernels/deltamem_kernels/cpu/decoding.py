@@ -140,9 +140,7 @@ def step(inputs: Sequence[Tensor], pool: Tensor, slots: Tensor) -> Tensor:
 @cache
 def _library() -> tuple[Any, Any, Any, int]:
     """The functions decode, correct and step, and the number of the fastest instruction set."""
-    found = compiled._library()
-    if isinstance(found, str):
-        raise RuntimeError(f"backend 'compiled' cannot run: {found}")
+    found = compiled.required()
     address, number = ctypes.c_void_p, ctypes.c_long
     rows = (number, address, number)  # how many, where, how far apart
     for function, arguments in (
@@ -152,4 +150,4 @@ def _library() -> tuple[Any, Any, Any, int]:
     ):
         function.argtypes = [ctypes.c_int, *arguments]
         function.restype = None
-    return found.deltamem_decode, found.deltamem_correct, found.deltamem_step, len(compiled.targets()) - 1
+    return found.deltamem_decode, found.deltamem_correct, found.deltamem_step, compiled.level(None)

@@ -77,7 +77,6 @@ def product(x: Tensor, weight: Tensor, target: str | None = None) -> Tensor:
     if rows.stride(1) != 1:
         rows = rows.contiguous()
     out = torch.empty(len(rows), columns, dtype=weight.dtype)
-    level = len(compiled.targets()) - 1 if target is None else compiled.targets().index(target)
     threads = max(1, min(torch.get_num_threads(), len(rows) * weight.numel() // _THREAD_WORK))
     call = _Product(
         len(rows),
@@ -89,7 +88,7 @@ def product(x: Tensor, weight: Tensor, target: str | None = None) -> Tensor:
         weight.data_ptr(),
         out.data_ptr(),
     )
-    if _library().deltamem_product(level, ctypes.byref(call), threads) != 0:
+    if _library().deltamem_product(compiled.level(target), ctypes.byref(call), threads) != 0:
         raise MemoryError(f"no memory for {len(rows)} rows of {length} numbers in float32")
     return out.view(*x.shape[:-1], columns)
 
@@ -121,8 +120,6 @@ def few_rows(x: Tensor) -> AbstractContextManager[object]:
 
 @cache
 def _library() -> Any:
-    found = compiled._library()
-    if isinstance(found, str):
-        raise RuntimeError(f"backend 'compiled' cannot run: {found}")
+    found = compiled.required()
     found.deltamem_product.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_long]
     return found
