@@ -15,6 +15,7 @@ from deltamem_agents.store.schema import ID_LIMIT, in_utc
 ROLES = ("system", "user", "assistant", "tool")
 KEYS = ("role", "content", "id", "metadata", "created_at")
 TEXT_TYPES = (None, "text", "input_text", "output_text")  # the frameworks' names for a block of text
+VERSION = "version"  # a block of this type tells messages apart that read the same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +34,13 @@ class NewMessage:
     named: bool = True
 
     def says_the_same(self, role: str, text: str, blocks: list[Any] | None) -> bool:
-        """Whether a stored message says what this one says; blocks count only where neither has text."""
-        return self.role == role and self.text == text and (bool(text) or self.blocks == blocks)
+        """Whether a stored message says what this one says.
+
+        Blocks count only where neither has text; those of type "version" in any case.
+        """
+        if self.role != role or self.text != text:
+            return False
+        return _versions(self.blocks) == _versions(blocks) if text else self.blocks == blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +92,10 @@ def check_messages(messages: object) -> list[NewMessage]:
         )
     now = datetime.now(UTC)
     return [_check_message(index, message, now) for index, message in enumerate(messages)]
+
+
+def _versions(blocks: list[Any] | None) -> list[Any]:
+    return [block for block in blocks or () if isinstance(block, dict) and block.get("type") == VERSION]
 
 
 def _check_message(index: int, message: object, now: datetime) -> NewMessage:

@@ -22,9 +22,10 @@ from deltamem_agents.store import (
 )
 from deltamem_agents.store import tail as tails
 from deltamem_agents.store.at_once import Append
+from deltamem_agents.store.by_id import ById
 from deltamem_agents.store.database import Database, open_database, reopen_immutable
 from deltamem_agents.store.erasing import Plan, Selection
-from deltamem_agents.store.index import Index, check_scope
+from deltamem_agents.store.index import check_scope
 from deltamem_agents.store.journal import AgentInfo
 from deltamem_agents.store.messages import Entry, check_id, check_messages
 from deltamem_agents.store.records import Splitter, Words
@@ -40,7 +41,7 @@ def whole(text: str) -> list[str]:
     return [text] if text else []
 
 
-class Store(Index):
+class Store(ById):
     """Agents, their journals, revisions and records in one database. Safe to share among threads and processes.
 
     Every call is one transaction. Reading an unknown agent gives nothing; `commit` to one raises.

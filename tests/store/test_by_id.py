@@ -1,0 +1,91 @@
+"""Messages by the caller's ids: found, listed by session, described anew; on every database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from deltamem_agents.errors import InvalidAgentError
+from deltamem_agents.store import Selection, Store
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[Store]:
+    with Store.open(database_url) as opened:
+        yield opened
+
+
+def put(store: Store, message_id: str, text: str = "Hi", session: str = "s", agent: str = "alice", **more: Any) -> None:
+    store.append(agent, [{"role": "user", "content": text, "id": message_id, **more}], session)
+
+
+def test_found_are_live_messages_of_the_agent_in_order(store: Store) -> None:
+    for message_id in ("a", "b", "c"):
+        put(store, message_id)
+    put(store, "b", "Hello")  # stands at the end now
+    put(store, "a", "Not Alice's", agent="bob")
+    assert [(each.id, each.text) for each in store.find("alice", ["b", "a", "none", "a"])] == [
+        ("a", "Hi"),
+        ("b", "Hello"),
+    ]
+    assert store.find("alice", []) == store.find("nobody", ["a"]) == []
+    store.erase("alice", Selection(ids=["a"]))
+    assert store.find("alice", ["a"]) == []
+
+
+def test_more_ids_than_one_statement_takes(store: Store) -> None:
+    ids = [f"m{i}" for i in range(1100)]
+    store.append("alice", [{"role": "user", "content": "Hi", "id": each} for each in ids], "s")
+    assert [each.id for each in store.find("alice", ids[::-1])] == ids
+
+
+def test_sessions_under_a_prefix(store: Store) -> None:
+    for message_id, session in (
+        ("1", "users.ann"),
+        ("2", "users.bob"),
+        ("3", "Users.ann"),
+        ("4", "users%x"),
+        ("5", "us"),
+    ):
+        put(store, message_id, session=session)
+    assert [each.id for each in store.under("alice", "users.")] == ["1", "2"]
+    assert [each.id for each in store.under("alice", "users%")] == ["4"]
+    assert len(store.under("alice")) == 5
+    assert store.under("nobody") == []
+    with pytest.raises(InvalidAgentError):
+        store.under("")
+
+
+def test_described_anew_in_place(store: Store) -> None:
+    put(store, "a", metadata={"seen": 1})
+    put(store, "b")
+    before = store.version("alice")
+    first, second = store.live("alice")
+    store.describe("alice", {first.position: {"seen": 2, "by": ["ann"]}, second.position: {}, 99: {"no": "such"}})
+    assert [each.metadata for each in store.live("alice")] == [{"seen": 2, "by": ["ann"]}, {}]
+    assert store.version("alice") == before
+    store.describe("nobody", {1: {"a": 1}})
+    assert store.agent("nobody") is None
+
+
+def test_what_was_replaced_is_not_described(store: Store) -> None:
+    put(store, "a", metadata={"value": "old"})
+    (old,) = store.live("alice")
+    put(store, "a", "Hello", metadata={"value": "new"})
+    store.describe("alice", {old.position: {"value": "late"}})
+    assert [each.metadata for each in store.live("alice")] == [{"value": "new"}]
+    assert [each.metadata for each in store.at("alice", old.position)] == [{"value": "old"}]
+
+
+def test_a_version_tells_apart_what_reads_the_same(store: Store) -> None:
+    def content(*others: Any) -> list[Any]:
+        return [{"type": "text", "text": "Tea"}, *others]
+
+    for others in ([], [{"type": "image", "url": "x"}], [{"type": "version", "of": 1}], [{"type": "version", "of": 1}]):
+        store.append("alice", [{"role": "user", "content": content(*others), "id": "a"}], "s")
+    (entry,) = store.live("alice")
+    assert entry.position == 2 and entry.content == content({"type": "version", "of": 1})
+    store.append("alice", [{"role": "user", "content": content({"type": "version", "of": 2}), "id": "a"}], "s")
+    assert [each.position for each in store.live("alice")] == [3]
