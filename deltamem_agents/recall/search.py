@@ -61,6 +61,8 @@ class Retriever:
         since: datetime | None = None,
         until: datetime | None = None,
         metadata: Mapping[str, Any] | None = None,
+        holds: Callable[[str, Mapping[str, Any]], bool] | None = None,
+        weed: bool = True,
     ) -> list[Record]:
         """The k records that a query is best answered from, best first; fewer where fewer are found.
 
@@ -71,6 +73,8 @@ class Retriever:
             session: Only records of this one.
             since, until: Only records of messages written at or after, and before; UTC where they name no zone.
             metadata: Only records of messages whose metadata has these values.
+            holds: Only records of messages whose session and metadata it says yes to.
+            weed: Whether to hold back what says the same as another, asks, or knows nothing; see `selection`.
 
         Raises:
             ConfigError: k is not a positive integer, or the query is not text.
@@ -89,14 +93,15 @@ class Retriever:
             return []
         signals = self._signals(agent, query, snapshot)
         fused = fuse(signals, snapshot.sessions)
-        allowed = snapshot.within(Scope(session=session, since=since, until=until, metadata=metadata))
+        allowed = snapshot.within(Scope(session=session, since=since, until=until, metadata=metadata, holds=holds))
         if signals.meaning is None:  # nothing speaks for what shares no word, nor stands beside what does
             allowed &= snapshot.sessions.around(signals.words) > 0
         places = _best(fused, allowed, max(POOL, 3 * k))
         by_key = {record.key: record for record in self._index.records(agent, [int(snapshot.keys[i]) for i in places])}
         scores = {int(snapshot.keys[i]): _relevance(float(fused[i])) for i in places}
         # One may have been superseded since.
-        chosen = select(query, [by_key[key] for key in scores if key in by_key], k)
+        found = [by_key[key] for key in scores if key in by_key]
+        chosen = select(query, found, k) if weed else found[:k]
         best = [*accumulate((scores[record.key] for record in reversed(chosen)), max)][::-1]  # of all that say the same
         return [_record(record, score) for record, score in zip(chosen, best, strict=True)]
 

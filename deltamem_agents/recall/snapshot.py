@@ -31,12 +31,14 @@ class Scope:
         session: Of this one only.
         since, until: Written at or after, and before.
         metadata: Whose message's metadata has these values.
+        holds: Whose message's session and metadata it says yes to.
     """
 
     session: str | None = None
     since: datetime | None = None
     until: datetime | None = None
     metadata: Mapping[str, Any] | None = None
+    holds: Callable[[str, Mapping[str, Any]], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,9 @@ class Snapshot:
             wanted = scope.metadata.items()
             has = [all(key in each and each[key] == value for key, value in wanted) for each in self.metadata]
             chosen &= np.asarray(has, bool)
+        if scope.holds is not None:
+            for place in np.flatnonzero(chosen):
+                chosen[place] = scope.holds(self.session_names[self.session[place]], self.metadata[place])
         return chosen
 
 

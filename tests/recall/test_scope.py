@@ -138,3 +138,19 @@ def test_the_vectors_in_memory_are_those_of_the_store(store: Store) -> None:
     # A memory that has grown knows of each record's neighbourhood what one that was read at once does.
     whole = Retriever(store, CallableEmbedder(letters, name="letters"))._snapshots.of("alice", lambda agent: None)
     assert whole is not None and np.allclose(snapshot.lengths, whole.lengths, rtol=1e-6)
+
+
+def test_a_predicate_on_session_and_metadata(store: Store, retriever: Retriever) -> None:
+    tell(store, "apple one", session="users.ann", size=1)
+    tell(store, "apple two", session="users.ann", size=2)
+    tell(store, "apple three", session="teams", size=3)
+    holds = lambda session, metadata: session.startswith("users") and metadata["size"] > 1  # noqa: E731
+    assert texts(retriever.search("alice", "apple", holds=holds)) == {"apple two"}
+    assert retriever.search("alice", "apple", holds=lambda *_: False) == []
+
+
+def test_nothing_is_held_back_where_nothing_is_to_be_weeded(store: Store, retriever: Retriever) -> None:
+    for session in ("a", "b", "c"):
+        tell(store, "Which apple?", session=session)
+    assert len(retriever.search("alice", "Which apple?", 9)) == 1
+    assert [record.session for record in retriever.search("alice", "Which apple?", 2, weed=False)] == ["c", "b"]
