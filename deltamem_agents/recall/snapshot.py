@@ -88,7 +88,7 @@ class Snapshot:
             has = [all(key in each and each[key] == value for key, value in wanted) for each in self.metadata]
             chosen &= np.asarray(has, bool)
         if scope.holds is not None:
-            for place in np.flatnonzero(chosen):
+            for place in np.flatnonzero(chosen).tolist():
                 chosen[place] = scope.holds(self.session_names[self.session[place]], self.metadata[place])
         return chosen
 
