@@ -72,6 +72,12 @@ class Generation:
     seconds: float
     finished: bool
 
+    @property
+    def tokens_per_second(self) -> float | None:
+        """At which the tokens after the first came; None where there were none."""
+        rest = self.seconds - self.first_token_seconds
+        return (len(self.ids) - 1) / rest if len(self.ids) > 1 and rest > 0 else None
+
 
 class Cancellation:
     """Ends a request from another thread."""

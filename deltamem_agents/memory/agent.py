@@ -292,9 +292,17 @@ class AgentMemory(History):
             answer_tokens=len(generation.ids),
             state_bytes=self._mem.engine.state_bytes if folded else 0,
             first_token_seconds=generation.first_token_seconds,
+            tokens_per_second=generation.tokens_per_second,
             seconds=time.perf_counter() - started,
         )
-        return Reply(text=text, tool_calls=calls, recall=recalled, usage=usage, finished=generation.finished)
+        return Reply(
+            text=text,
+            tool_calls=calls,
+            recall=recalled,
+            usage=usage,
+            position=folded.position if folded else None,
+            finished=generation.finished,
+        )
 
     def _journal(self, messages: Messages, reply: Reply, session: str) -> None:
         said = [{"role": "assistant", "content": reply.text}] if reply.text.strip() else []
@@ -308,5 +316,6 @@ class AgentMemory(History):
             answer_tokens=len(generation.ids) if generation else 0,
             state_bytes=self._mem.engine.state_bytes if folded else 0,
             first_token_seconds=generation.first_token_seconds if generation else None,
+            tokens_per_second=generation.tokens_per_second if generation else None,
             seconds=time.perf_counter() - started,
         )

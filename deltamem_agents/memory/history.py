@@ -33,7 +33,12 @@ class History:
 
     @property
     def pool(self) -> ThreadPoolExecutor:
-        """Where the async twins run."""
+        """Where the async twins run.
+
+        Raises:
+            ClosedError: The memory was closed.
+        """
+        self._mem.check_open()
         return self._mem.pool
 
     def log(self, session: str | None = None, *, at: int | None = None) -> list[Entry]:
@@ -147,6 +152,7 @@ class History:
         until: datetime | None = None,
         forks: bool = False,
         dry_run: bool = False,
+        wait: bool = True,
     ) -> Receipt:
         """Erase messages, and all that was made of them, as if the agent had never seen them.
 
@@ -158,6 +164,7 @@ class History:
             since, until: Written at or after the one, before the other; UTC where they have no zone.
             forks: Also from agents that share the messages by forking; by default the receipt lists these.
             dry_run: Only say what would go.
+            wait: Whether to fold what is left, which the next use does otherwise and the receipt does not tell.
 
         Raises:
             UnknownAgentError: Nothing was ever written to this agent.
@@ -165,7 +172,7 @@ class History:
             StoreError: The database could not be written; nothing was erased.
         """
         chosen = Selection(ids=ids, session=session, since=since, until=until)
-        return self._erase(chosen, forks=forks, dry_run=dry_run)
+        return self._erase(chosen, forks=forks, dry_run=dry_run, wait=wait)
 
     def delete(self, *, forks: bool = False, dry_run: bool = False) -> Receipt:
         """Erase the whole agent: its messages and the agent itself.
@@ -217,7 +224,7 @@ class History:
             )
         return found
 
-    def _erase(self, chosen: Selection, *, forks: bool, dry_run: bool) -> Receipt:
+    def _erase(self, chosen: Selection, *, forks: bool, dry_run: bool, wait: bool = True) -> Receipt:
         self._mem.check_open()
         store = self._mem.store
         before = store.stored_states(self.id, self._mem.engine.fingerprint).checksum
@@ -228,7 +235,7 @@ class History:
                 self._mem.folder.forget(each.agent)
                 self._mem.retriever.forget(each.agent)
             reason = self._purge()
-            folded = self._folded_after_erasing()
+            folded = self._folded_after_erasing() if wait else None
             after = checksum_of(encode(folded.state)) if folded else None
         return Receipt(
             agent=self.id,

@@ -33,16 +33,13 @@ class Handle:
         refuse_pickle("a handle on a DeltaMem")
 
 
-def refuse_pickle(what: str) -> NoReturn:
+def refuse_pickle(what: str, instead: str = "make it anew where a DeltaMem is open") -> NoReturn:
     """Say why, and what to do instead.
 
     Raises:
         NotPicklableError: Always.
     """
-    raise NotPicklableError(
-        f"{what} holds an open database and a model, which cannot be pickled; "
-        "keep its to_dict() and restore it with from_dict() where a DeltaMem is open"
-    )
+    raise NotPicklableError(f"{what} holds an open database and a model, which cannot be pickled; {instead}")
 
 
 def register(mem: DeltaMem) -> None:

@@ -24,7 +24,7 @@ class StateHashes:
 
     Args:
         before: None where no state was stored.
-        after: None where there is no journal any more.
+        after: None where there is no journal any more, or nobody waited for it.
         checksum: SHA-256 of the state after, as it is stored.
     """
 

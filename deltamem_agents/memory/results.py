@@ -43,6 +43,7 @@ class Usage:
         answer_tokens: Tokens it generated.
         state_bytes: Size of the agent's state; 0 where it was not read.
         first_token_seconds: Time to first token, from the start of the prompt's forward; None where not asked.
+        tokens_per_second: At which the tokens after the first came; None where there were none.
         seconds: The whole call, folding and retrieval included.
     """
 
@@ -51,6 +52,7 @@ class Usage:
     answer_tokens: int = 0
     state_bytes: int = 0
     first_token_seconds: float | None = None
+    tokens_per_second: float | None = None
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -97,6 +99,7 @@ class Reply:
         text: Without tool calls.
         tool_calls: Those found in the text.
         recall: What memory added to the prompt.
+        position: Of the journal, up to which the state it was made under was folded; None where none was read.
         finished: False where ``max_tokens`` cut it off.
     """
 
@@ -104,6 +107,7 @@ class Reply:
     tool_calls: tuple[ToolCall, ...] = ()
     recall: Recall = field(default_factory=Recall)
     usage: Usage = field(default_factory=Usage)
+    position: int | None = None
     finished: bool = True
 
     def __str__(self) -> str:

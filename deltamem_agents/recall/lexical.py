@@ -24,7 +24,7 @@ def query_terms(query: str) -> list[str]:
     """
     every: dict[str, str] = {}
     for chunk in unicodedata.normalize("NFC", query).split():
-        words = _words(chunk)
+        words = words_of(chunk)
         for term in (*words, " ".join(words)):
             if term:
                 every.setdefault(term.casefold(), term)
@@ -37,7 +37,7 @@ def content_words(text: str) -> frozenset[str]:
     return frozenset(term.casefold() for term in query_terms(text) if " " not in term)
 
 
-def _words(chunk: str) -> list[str]:
+def words_of(chunk: str) -> list[str]:
     """Runs of letters, digits and the marks that belong to them (`str.isalnum` is false for Hindi's vowel signs)."""
     kept = (character if unicodedata.category(character)[0] in "LNM" else " " for character in chunk)
     return "".join(kept).split()

@@ -323,6 +323,16 @@ def test_a_dry_run_says_the_same_and_changes_nothing(mem, agent) -> None:
     ]
 
 
+def test_an_erasure_that_nobody_waits_for_is_folded_by_the_next_use(agent, fresh) -> None:
+    agent.state()
+    receipt = agent.erase(ids=["m2"], wait=False)
+    assert (
+        receipt.status == "complete" and receipt.state.before and receipt.state.after is receipt.state.checksum is None
+    )
+    assert agent.health().unfolded > 0 and "m2" not in [entry.id for entry in agent.log()]
+    assert same(agent.state(), fresh(agent.log()))
+
+
 def test_forks_are_listed_or_erased_too(mem, agent, fresh) -> None:
     middle = agent.fork("b")
     last = middle.fork("c")

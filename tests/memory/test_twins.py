@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from deltamem_agents.errors import ClosedError
 from deltamem_agents.memory import AgentMemory, DeltaMem, Difference, Drift, Health, Receipt
 
 SLOW = 0.4  # seconds that each call's first visit to the database takes
@@ -163,3 +164,11 @@ def test_every_method_that_visits_the_database_has_a_twin_with_its_arguments(kin
         assert list(inspect.signature(getattr(kind, f"a{name}")).parameters) == list(
             inspect.signature(getattr(kind, name)).parameters
         )
+
+
+async def test_twins_of_a_closed_memory_say_so(mem) -> None:
+    agent = mem.agent("a")
+    mem.close()
+    for call in (agent.alog(), agent.arecall("x"), agent.awrite(MESSAGES)):
+        with pytest.raises(ClosedError):
+            await call
