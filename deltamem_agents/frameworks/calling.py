@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from deltamem_agents.engine import Sampling
 from deltamem_agents.errors import ConfigError, InvalidAgentError
+from deltamem_agents.frameworks.recalled import RecalledText
 from deltamem_agents.memory.results import Mode, Recall, Reply, check_k, check_mode
-from deltamem_agents.recall import recall_text, within_budget
 from deltamem_agents.recall.prompt import HEADER
 
 if TYPE_CHECKING:
@@ -75,20 +76,31 @@ def resolve_agent(mem: DeltaMem, *given: object, ways: str) -> AgentMemory:
     raise InvalidAgentError(f"no agent id, so nobody knows whose memory is meant; {ways}")
 
 
-def beyond_prompt(mem: DeltaMem, recalled: Recall, options: RecallOptions, present: Sequence[str]) -> str:
+def beyond_prompt(mem: DeltaMem, recalled: Recall, options: RecallOptions, present: Sequence[str]) -> RecalledText:
     """Recalled text without what the prompt says already: messages of the same conversation, a question asked before.
 
     Args:
         recalled: Of a search with `RecallOptions.for_search`.
         present: Texts of the prompt's messages.
     """
-    if not recalled.records:
-        return recalled.text
-    said = {text.strip() for text in present}
-    records = [record for record in recalled.records if not _within(record.text, said)][: options.k]
-    if options.budget is not None:
-        records = within_budget(records, options.budget, mem.engine.count)
-    return recall_text(records)
+    if recalled.records:
+        said = {text.strip() for text in present}
+        text = RecalledText([record for record in recalled.records if not _within(record.text, said)][: options.k])
+    else:
+        text = RecalledText((), recalled.text)
+    return text if options.budget is None else text.within(options.budget, mem.engine.count)
+
+
+def chosen_sampling(fields: object, given: Mapping[str, Any]) -> Sampling:
+    """How a reply is drawn: as ``given`` with the call, or else as the attributes of the same names say.
+
+    Raises:
+        ConfigError: One is out of range.
+    """
+    names = ("temperature", "top_p", "max_tokens", "seed", "stop")
+    chosen = {name: given.get(name, getattr(fields, name)) for name in names}
+    stop = chosen.pop("stop") or ()
+    return Sampling(**chosen, stop=(stop,) if isinstance(stop, str) else tuple(stop))
 
 
 def chosen_tools(tools: Sequence[Mapping[str, Any]] | None, choice: object) -> list[Mapping[str, Any]] | None:
@@ -120,8 +132,9 @@ def chosen_tools(tools: Sequence[Mapping[str, Any]] | None, choice: object) -> l
 def reply_facts(mem: DeltaMem, agent: AgentMemory, prompt: Sequence[Mapping[str, Any]], reply: Reply) -> dict[str, Any]:
     """What a framework's response says about a reply, for its metadata; all of it JSON.
 
-    ``source`` is the part of memory that the backbone was given: "state", "records", "both" or "neither"; ``records``
-    and ``context_tokens`` are those of its own recall, not of one that the prompt held already.
+    ``revision`` is the position of the journal up to which the state was folded, None without one; ``source`` is the
+    part of memory that the backbone was given: "state", "records", "both" or "neither"; ``records`` and
+    ``context_tokens`` are those of its own recall, not of one that the prompt held already.
     """
     usage = reply.usage
     state, records = usage.state_bytes > 0, bool(reply.recall.records) or _holds_recall(prompt)
@@ -129,11 +142,13 @@ def reply_facts(mem: DeltaMem, agent: AgentMemory, prompt: Sequence[Mapping[str,
     return {
         "model_name": mem.engine.name,
         "agent_id": agent.id,
+        "revision": reply.position,
         "source": source,
         "records": [record.message_id for record in reply.recall.records],
         "context_tokens": usage.context_tokens,
         "state_bytes": usage.state_bytes,
         "first_token_seconds": usage.first_token_seconds,
+        "tokens_per_second": usage.tokens_per_second,
         "seconds": usage.seconds,
         "finish_reason": "tool_calls" if reply.tool_calls else "stop" if reply.finished else "length",
     }
@@ -179,7 +194,11 @@ def _overlap(text: str) -> int:
 
 
 def _holds_recall(messages: Sequence[Mapping[str, Any]]) -> bool:
-    return any(message["role"] == "system" and HEADER in _text(message["content"]) for message in messages)
+    """In a system message, or at the beginning of a line of the newest question."""
+    if any(message["role"] == "system" and HEADER in _text(message["content"]) for message in messages):
+        return True
+    asked = next((_text(message["content"]) for message in reversed(messages) if message["role"] == "user"), "")
+    return HEADER in asked.splitlines()
 
 
 def _text(content: Any) -> str:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from deltamem_agents.errors import InvalidAgentError, InvalidMessageError
 from deltamem_agents.memory.results import ToolCall
 from deltamem_agents.store import Entry, check_id, check_messages
+from deltamem_agents.store.messages import NewMessage
 
 ROLES: Mapping[str, str] = {
     "user": "user",
@@ -75,6 +76,28 @@ class FrameworkMessage:
         return message | {"metadata": metadata} if metadata else message
 
 
+def for_prompt(messages: Iterable[FrameworkMessage]) -> list[dict[str, Any]]:
+    """A whole prompt, less messages that say nothing.
+
+    System messages that follow one another become one: a framework adds its own to that of an agent and to what was
+    recalled, and many chat templates take one only.
+    """
+    prompt: list[dict[str, Any]] = []
+    for message in messages:
+        plain = message.for_prompt()
+        if plain and prompt and plain["role"] == prompt[-1]["role"] == "system":
+            prompt[-1] |= {"content": _joined(prompt[-1]["content"], plain["content"])}
+        elif plain:
+            prompt.append(plain)
+    return prompt
+
+
+def for_journal(messages: Iterable[FrameworkMessage]) -> list[dict[str, Any]]:
+    """What to write of messages, less those that say nothing."""
+    plain = (message.for_journal() for message in messages)
+    return [message for message in plain if message is not None]
+
+
 def own_role(role: str) -> str:
     """Our name of a framework's role.
 
@@ -107,7 +130,8 @@ def unwritten(log: Sequence[Entry], messages: Sequence[dict[str, Any]]) -> list[
     """What a resent conversation adds to its session's journal.
 
     Clients that keep no state send the whole conversation each time, with new ids or none, so ids cannot tell. The
-    longest beginning of ``messages`` that the journal ends with, by id or by role and text, is taken as known.
+    longest beginning of ``messages`` that the journal ends with, by id or by role and text, is taken as known. Where
+    the client keeps nothing of tools, the journal's calls and their results are passed over.
 
     Args:
         log: The session's live journal.
@@ -118,13 +142,11 @@ def unwritten(log: Sequence[Entry], messages: Sequence[dict[str, Any]]) -> list[
     """
     checked = check_messages(messages)
     log = [entry for entry in log if entry.content != [CLEARED]]
-    for n in range(min(len(log), len(messages)), 0, -1):
-        pairs = list(zip(log[-n:], checked[:n], strict=True))
-        same = [new.says_the_same(old.role, old.text, _blocks(old)) for old, new in pairs]
-        if all(said or old.id == new.id for said, (old, new) in zip(same, pairs, strict=True)):
-            edited = [message for message, said in zip(messages[:n], same, strict=True) if not said]
-            return [*edited, *messages[n:]]
-    return list(messages)
+    known = _known(log, checked)
+    if not any(_of_tools(message.role, message.blocks) for message in checked):
+        known = max(known, _known([e for e in log if not _of_tools(e.role, _blocks(e))], checked), key=len)
+    edited = [message for message, said in zip(messages, known, strict=False) if not said]
+    return [*edited, *messages[len(known) :]]
 
 
 def clearing() -> dict[str, Any]:
@@ -146,6 +168,30 @@ def session_name(value: object) -> str:
         return check_id(name, "session")
     except InvalidAgentError:
         return f"sha256:{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
+def _known(log: Sequence[Entry], messages: Sequence[NewMessage]) -> list[bool]:
+    """For each message of the longest beginning that ``log`` ends with: whether it says what it said."""
+    for n in range(min(len(log), len(messages)), 0, -1):
+        pairs = list(zip(log[-n:], messages[:n], strict=True))
+        if all(old.id == new.id or _same(old, new) for old, new in pairs):
+            return [_same(old, new) for old, new in pairs]
+    return []
+
+
+def _same(old: Entry, new: NewMessage) -> bool:
+    return new.says_the_same(old.role, old.text, _blocks(old))
+
+
+def _of_tools(role: str, blocks: list[Any] | None) -> bool:
+    """Whether a message is a tool's, or calls one."""
+    return role == "tool" or any(isinstance(each, dict) and each.get("type") == TOOL_CALL for each in blocks or ())
+
+
+def _joined(first: str | list[Any], second: str | list[Any]) -> str | list[Any]:
+    if isinstance(first, str) and isinstance(second, str):
+        return f"{first}\n\n{second}"
+    return [block for each in (first, second) for block in (each if isinstance(each, list) else [each])]
 
 
 def _blocks(entry: Entry) -> list[Any] | None:

@@ -25,11 +25,19 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools.types import BaseTool
 
-from deltamem_agents.engine import Sampling
-from deltamem_agents.frameworks.calling import RecallOptions, VisibleText, chosen_tools, reply_facts, resolve_agent
+from deltamem_agents.frameworks.calling import (
+    RecallOptions,
+    VisibleText,
+    chosen_sampling,
+    chosen_tools,
+    reply_facts,
+    resolve_agent,
+)
+from deltamem_agents.frameworks.messages import for_prompt
 from deltamem_agents.memory import AgentMemory, DeltaMem, Reply
 from deltamem_agents.memory.opened import Handle, refuse_pickle
-from llama_index_deltamem.messages import for_prompt, tool_call_blocks
+from llama_index_deltamem.messages import taken_apart, tool_call_blocks
+from llama_index_deltamem.tokens import Tokenizer, tokenizer_of
 
 WAYS = "give DeltaMemLLM(mem, agent_id=…), or delta_agent_id=… with the call"
 
@@ -38,7 +46,8 @@ class DeltaMemLLM(FunctionCallingLLM):
     """The backbone of a `DeltaMem` under the state of one of its agents, with recall in the system message.
 
     It journals nothing: `DeltaMemory` does. A prompt that holds recalled text already, such as that memory's, is given
-    no more. Calls take ``delta_agent_id``, ``tools``, ``tool_choice`` and the fields of sampling as keyword arguments.
+    no more, and its system messages become one. Calls take ``delta_agent_id``, ``tools``, ``tool_choice`` and the
+    fields of sampling as keyword arguments.
 
     Args:
         mem: An open one; not closed by this class.
@@ -48,7 +57,7 @@ class DeltaMemLLM(FunctionCallingLLM):
 
     Raises:
         ConfigError: An option is out of range.
-        InvalidAgentError: On a call, where no agent id is given anywhere.
+        InvalidAgentError: The agent id is not one, or, on a call, none is given anywhere.
     """
 
     agent_id: str | None = Field(default=None, description="Whose memory.")
@@ -64,10 +73,13 @@ class DeltaMemLLM(FunctionCallingLLM):
     _handle: Handle = PrivateAttr()
 
     def __init__(self, mem: DeltaMem, agent_id: str | None = None, **fields: Any) -> None:
+        if agent_id is not None:
+            mem.agent(agent_id)  # refuses what is not an id, before pydantic does in its own words
+        recall = {name: fields[name] for name in ("mode", "k", "budget") if name in fields}
+        RecallOptions(**recall)
         super().__init__(agent_id=agent_id, **fields)
         self._handle = Handle(mem)
-        self._recall_options()
-        self._sampling({})
+        chosen_sampling(self, {})
 
     def __getstate__(self) -> dict[str, Any]:
         refuse_pickle("DeltaMemLLM")
@@ -89,6 +101,11 @@ class DeltaMemLLM(FunctionCallingLLM):
             model_name=engine.name,
             system_role=MessageRole.SYSTEM,
         )
+
+    @property
+    def tokenizer_fn(self) -> Tokenizer:
+        """The backbone's tokenizer, as `Memory`, ``Settings.tokenizer`` and text splitters take one."""
+        return tokenizer_of(self._handle.mem)
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
@@ -178,19 +195,11 @@ class DeltaMemLLM(FunctionCallingLLM):
     ) -> tuple[AgentMemory, list[dict[str, Any]], dict[str, Any]]:
         """Agent, prompt, and the keyword arguments of `AgentMemory.generate`."""
         agent = resolve_agent(self._handle.mem, given.get("delta_agent_id"), self.agent_id, ways=WAYS)
-        prompt = for_prompt(messages)
-        options = self._recall_options().for_prompt(prompt)
-        options["sampling"] = self._sampling(given)
+        prompt = for_prompt(map(taken_apart, messages))
+        options = RecallOptions(mode=self.mode, k=self.k, budget=self.budget).for_prompt(prompt)
+        options["sampling"] = chosen_sampling(self, given)
         options["tools"] = chosen_tools(given.get("tools"), given.get("tool_choice"))
         return agent, prompt, options
-
-    def _recall_options(self) -> RecallOptions:
-        return RecallOptions(mode=self.mode, k=self.k, budget=self.budget)
-
-    def _sampling(self, given: Mapping[str, Any]) -> Sampling:
-        names = ("temperature", "top_p", "max_tokens", "seed", "stop")
-        chosen = {name: given.get(name, getattr(self, name)) for name in names}
-        return Sampling(**chosen | {"stop": tuple(chosen["stop"] or ())})
 
     def _stream(
         self, agent: AgentMemory, prompt: list[dict[str, Any]], options: dict[str, Any]

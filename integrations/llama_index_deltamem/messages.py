@@ -54,10 +54,19 @@ def tool_call_blocks(calls: Sequence[ToolCall]) -> list[ContentBlock]:
     return [ToolCallBlock(tool_call_id=c.id, tool_name=c.name, tool_kwargs=dict(c.arguments)) for c in calls]
 
 
-def for_prompt(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
-    """A whole prompt, less messages that say nothing."""
-    plain = (taken_apart(message).for_prompt() for message in messages)
-    return [message for message in plain if message is not None]
+def asks(message: ChatMessage) -> bool:
+    """Whether a message begins a turn."""
+    return own_role(message.role.value) == "user"
+
+
+def question(messages: Sequence[ChatMessage]) -> str:
+    """The newest user message: what memory is asked for. Empty where there is none, or where it has no text."""
+    return next(((m.content or "").strip() for m in reversed(messages) if asks(m)), "")
+
+
+def texts(messages: Sequence[ChatMessage]) -> list[str]:
+    """What messages say, for recall not to say it again."""
+    return [message.content or "" for message in messages]
 
 
 def answers(message: ChatMessage) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,29 @@ def prompts_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[DeltaMem], list[str
 @pytest.fixture
 def prompts(mem: DeltaMem, prompts_of: Callable[[DeltaMem], list[str]]) -> list[str]:
     return prompts_of(mem)
+
+
+@pytest.fixture
+def speak(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Puts words in a backbone's mouth, as the bundled one calls no tools; all else is real."""
+
+    def script(mem: DeltaMem, *replies: str | Callable[[str], str]) -> None:
+        """Each reply is a text, or a callable that gets the prompt; the last one is for all that come after it."""
+        generate, left = mem.engine.generate, list(replies)
+
+        def scripted(prompt: Any, *args: Any, on_text: Callable[[str], None] | None = None, **kwargs: Any) -> Any:
+            words = left.pop(0) if len(left) > 1 else left[0]
+            words = words if isinstance(words, str) else words(str(mem.engine.tokenizer.decode(prompt)))
+            done = Future[Any]()
+            done.set_result(replace(generate(prompt, *args, **kwargs).result(), text=words))
+            if on_text is not None:
+                for piece in words.split(" "):
+                    on_text(f"{piece} ")
+            return done
+
+        monkeypatch.setattr(mem.engine, "generate", scripted)
+
+    return script
 
 
 @pytest.fixture

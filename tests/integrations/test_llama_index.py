@@ -16,7 +16,7 @@ from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.llms.types import ImageBlock, TextBlock, ToolCallBlock
 from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.llms import ChatMessage
-from llama_index.core.memory import InsertMethod, Memory
+from llama_index.core.memory import InsertMethod
 from llama_index.core.workflow import Context
 
 from deltamem_agents import DeltaMem
@@ -114,28 +114,6 @@ def test_recall_stays_within_the_token_limit(mem: DeltaMem) -> None:
         got = memory.get()
         assert sum(map(memory._estimate_token_count, got)) <= limit
         assert (len(got) == 2) == (limit > 20)
-
-
-@pytest.mark.parametrize("stock", [True, False])
-def test_the_buffer_is_that_of_the_stock_memory(mem: DeltaMem, stock: bool) -> None:
-    def tokens(text: str) -> list[str]:
-        return text.split()
-
-    options: dict[str, Any] = {"token_limit": 10, "token_flush_size": 2, "tokenizer_fn": tokens}
-    memory: Memory = (
-        Memory.from_defaults("s1", **options) if stock else DeltaMemory.from_defaults(mem, "alice", "s1", **options)
-    )
-    assert memory.get() == memory.get_all() == []
-    memory.put(user("one two"))
-    memory.put_messages([assistant("three four"), user("five six")])
-    assert contents(memory.get()) == ["one two", "three four", "five six"]
-    memory.put(assistant("seven eight"))  # beyond 70 % of the limit: the oldest turn leaves the buffer
-    assert contents(memory.get()) == ["five six", "seven eight"]
-    assert contents(memory.get_all()) == ["one two", "three four", "five six", "seven eight"]
-    memory.set([user("nine"), assistant("ten")])
-    assert contents(memory.get()) == ["nine", "ten"]
-    memory.reset()
-    assert memory.get() == memory.get_all() == []
 
 
 def test_reset_keeps_the_memory(mem: DeltaMem) -> None:

@@ -1,0 +1,35 @@
+"""Recalled text that can be made shorter again, for frameworks that learn how much room there is when they have it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Self
+
+from deltamem_agents.recall import Record, recall_text, within_budget
+
+
+class RecalledText(str):
+    """Text for a prompt, and the records that it is made of, best first.
+
+    Args:
+        records: See `recall_text` for how they read.
+        text: What it says where there are none.
+    """
+
+    __slots__ = ("records",)
+    records: Sequence[Record]
+
+    def __new__(cls, records: Sequence[Record] = (), text: str = "") -> Self:  # noqa: D102  # see the class
+        made = super().__new__(cls, recall_text(records) or text)
+        made.records = records
+        return made
+
+    def within(self, limit: int, measure: Callable[[str], int]) -> Self:
+        """This text, or that of its highest-ranked records which measures at most ``limit``; nothing where none does.
+
+        Args:
+            measure: Length of a text, such as its tokens.
+        """
+        if not self or measure(self) <= limit:
+            return self
+        return type(self)(within_budget(self.records, max(limit, 0), measure))

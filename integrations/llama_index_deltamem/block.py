@@ -1,0 +1,104 @@
+"""`DeltaMemoryBlock`: an agent's memory as one of the blocks of LlamaIndex's own `Memory`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from itertools import groupby
+from typing import Any
+
+from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.memory import BaseMemoryBlock
+from llama_index.core.utils import get_tokenizer
+
+from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt, resolve_agent
+from deltamem_agents.frameworks.messages import for_journal, session_name
+from deltamem_agents.frameworks.recalled import RecalledText
+from deltamem_agents.memory import AgentMemory, DeltaMem
+from deltamem_agents.memory.opened import Handle, refuse_pickle
+from llama_index_deltamem.messages import question, taken_apart, texts
+
+WAYS = "give DeltaMemoryBlock(mem, agent_id=…), a string, such as a user's id"
+
+
+class DeltaMemoryBlock(BaseMemoryBlock[str]):
+    """What belongs to the newest question, for `Memory.from_defaults(memory_blocks=[…])`; nothing of it twice.
+
+    `Memory` hands a block what no longer fits its buffer, and only that is journalled: use `DeltaMemory` where all is
+    to be remembered. Writing is idempotent: a conversation that is handed over again, by another process or in other
+    portions, adds what is new in it. System messages are not journalled.
+
+    Args:
+        mem: An open one; not closed by this class.
+        agent_id: Whose memory.
+        fields: ``mode`` ("hybrid", "vector" or "state"), ``k``, ``budget``, ``tokenizer_fn`` (that of the `Memory`,
+            where it was given one), and those of any block. Where tokens are short, blocks of the lowest ``priority``
+            are truncated first, those of 0 never; this one keeps its highest-ranked records.
+
+    Raises:
+        ConfigError: An option is out of range.
+        InvalidAgentError: There is no agent id, or it is not one.
+        ClosedError: ``mem`` was closed.
+    """
+
+    name: str = Field(default="DeltaMem", description="Names the block in the prompt.")
+    priority: int = Field(default=1, description="0 is never truncated; higher is truncated later.")
+    agent_id: str = Field(description="Whose memory.")
+    mode: str = Field(default="hybrid", description="'hybrid', 'vector' or 'state'.")
+    k: int = Field(default=5, description="Records at most.")
+    budget: int | None = Field(default=None, description="Tokens that recall may have.")
+    tokenizer_fn: Callable[[str], list[Any]] = Field(default_factory=get_tokenizer, exclude=True, repr=False)
+
+    _handle: Handle = PrivateAttr()
+    _last: dict[str, str] = PrivateAttr(default_factory=dict)  # by session: the id of what was written last
+
+    def __init__(self, mem: DeltaMem, agent_id: str | None = None, **fields: Any) -> None:
+        # Before pydantic, which would say it in its own words.
+        resolve_agent(mem, agent_id, ways=WAYS)
+        RecallOptions(**{name: fields[name] for name in ("mode", "k", "budget") if name in fields})
+        super().__init__(agent_id=agent_id, **fields)  # type: ignore[call-arg]  # a field of this class
+        self._handle = Handle(mem)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        refuse_pickle("DeltaMemoryBlock")
+
+    async def _aget(self, messages: list[ChatMessage] | None = None, **_: Any) -> str:
+        asked = question(messages or [])
+        if not asked:
+            return ""
+        present = texts(messages or [])
+        options = RecallOptions(mode=self.mode, k=self.k, budget=self.budget)
+        found = await self._agent.arecall(asked, **options.for_search(present))
+        return beyond_prompt(self._handle.mem, found, options, present)
+
+    async def atruncate(self, content: str, tokens_to_truncate: int) -> str | None:
+        """What `aget` gave without its lowest-ranked records, as many as it takes; None where none is left."""
+        if not isinstance(content, RecalledText):
+            return None
+        return content.within(self._measure(content) - tokens_to_truncate, self._measure) or None
+
+    async def _aput(self, messages: list[ChatMessage]) -> None:
+        for session, portion in groupby(messages, lambda each: session_name(each.additional_kwargs.get("session_id"))):
+            last, new = self._last.get(session, session), []
+            for message in for_journal(taken_apart(each) for each in portion):
+                if message["role"] != "system":
+                    last = _id_after(last, message)
+                    new.append(message | {"id": last})
+            if new:
+                await self._agent.awrite(new, session, wait=False)
+                self._last[session] = last
+
+    @property
+    def _agent(self) -> AgentMemory:
+        return self._handle.mem.agent(self.agent_id)
+
+    def _measure(self, text: str) -> int:
+        return len(self.tokenizer_fn(text))
+
+
+def _id_after(last: str, message: Mapping[str, Any]) -> str:
+    """An id that follows from all that the block was handed of the conversation: messages have none of their own."""
+    told = json.dumps([last, message["role"], message["content"]], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()

@@ -1,0 +1,85 @@
+"""The open turn of a conversation: what was said in it and is not journalled yet, and what was recalled for it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from llama_index.core.base.llms.types import ChatMessage
+
+from deltamem_agents.frameworks.messages import for_journal
+from deltamem_agents.frameworks.recalled import RecalledText
+from deltamem_agents.memory import DeltaMem
+from deltamem_agents.memory.opened import Handle
+from llama_index_deltamem.messages import answers, asks, taken_apart
+
+
+class Said(NamedTuple):
+    """A message and the id that the journal will know it by, so that writing it again is a no-op."""
+
+    id: str
+    message: ChatMessage
+
+
+class OpenTurn(Handle):
+    """What a `DeltaMemory` knows beyond its fields; its copies share it. Safe to share among threads."""
+
+    __slots__ = ("_lock", "_said", "recalled", "restore")
+
+    def __init__(self, mem: DeltaMem) -> None:
+        super().__init__(mem)
+        self._lock = threading.Lock()
+        self._said: list[Said] = []
+        self.recalled: dict[str, RecalledText] = {}  # by query; another one in the next turn
+        self.restore = False  # whether the chat buffer is yet to be filled from the journal
+
+    def add(self, messages: Sequence[ChatMessage]) -> list[Said]:
+        """Take messages in. What is to be journalled now: an answered turn, or one that another question follows."""
+        due: list[Said] = []
+        with self._lock:
+            for message in messages:
+                if asks(message):
+                    due += self._said
+                    self._said, self.recalled = [], {}
+                self._said += said([message])
+                if answers(message):
+                    due += self._said
+                    self._said = []
+        return due
+
+    def end(self) -> list[Said]:
+        """Close the turn as it is. What is to be journalled now."""
+        with self._lock:
+            due, self._said, self.recalled = self._said, [], {}
+        return due
+
+    def begin(self, messages: Iterable[Said]) -> None:
+        """Put these before the turn's messages: they are its beginning, or could not be journalled."""
+        with self._lock:
+            self._said = [*messages, *self._said]
+
+    def open(self) -> list[Said]:
+        """What was said since the last answer."""
+        with self._lock:
+            return list(self._said)
+
+    def dump(self) -> list[dict[str, Any]]:
+        """`open` for JSON."""
+        return [{"id": each.id, "message": each.message.model_dump(mode="json")} for each in self.open()]
+
+    def load(self, dumped: Sequence[dict[str, Any]]) -> None:
+        """Go on with the turn that `dump` gave."""
+        self.begin(Said(each["id"], ChatMessage.model_validate(each["message"])) for each in dumped)
+
+
+def said(messages: Iterable[ChatMessage]) -> list[Said]:
+    """Messages with ids of their own; system messages are instructions, and nothing that was said."""
+    apart = ((message, taken_apart(message)) for message in messages)
+    return [Said(uuid4().hex, message) for message, ours in apart if ours.role != "system"]
+
+
+def journalled(messages: Iterable[Said]) -> list[dict[str, Any]]:
+    """As `AgentMemory.write` takes them, less those that say nothing."""
+    return for_journal(taken_apart(each.message, each.id) for each in messages)
