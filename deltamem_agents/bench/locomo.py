@@ -135,7 +135,7 @@ def measure(path: Path, embedder: Embedder) -> list[Figure]:
             snapshot = retriever._snapshot("a")
             assert snapshot is not None
             for question in questions:
-                signals = retriever._signals("a", question.text, snapshot)
+                signals = retriever._signals(question.text, snapshot)
                 for name, form in forms().items():
                     order = np.argsort(-form(signals, snapshot.sessions), kind="stable")
                     for first in FIRST:

@@ -1,11 +1,12 @@
 """Several signals about an agent's records into one score each. Arrays only: knows no record, no database, no model.
 
-    score = z(words) + z(words around) + z(meaning) + z(meaning around) + NAMED [speaker named in the query]
-    fused = score + z(best score of the session) + ANSWERING max(score of the question before, 0)
+    score = WORDS (z(words) + z(words around)) + z(meaning) + AROUND z(meaning around)
+            + NAMED [speaker named in the query] + OWN [query and record speak of their speaker]
+    fused = score + SESSION z(best score of the session) + ANSWERING max(score of the question before, 0)
 
 z subtracts the mean over the agent's records and divides by their standard deviation, so that signals of different
 units add up. What stands around a record is often what it is about: "Three times a week" answers the message before
-it. The weights are whole numbers or nearly so, the same for every agent.
+it. The weights are the same for every agent.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 REACH = 2  # records on either side, of the same session
+WORDS = 0.35
+AROUND = 0.5
 NAMED = 2.0
+OWN = 2.0
+SESSION = 0.5
 ANSWERING = 0.3
 
 
@@ -82,6 +87,7 @@ class Signals:
         meaning: Cosines [N] with the query; None without an embedder.
         around: Cosines [N] of the query with the mean of each record's neighbourhood.
         named: [N] whether the query names who said it, and nobody else who spoke.
+        own: [N] whether record and query both speak of their speaker ("my dog").
         asks: [N] whether a record is a question.
     """
 
@@ -89,17 +95,19 @@ class Signals:
     meaning: Floats | None
     around: Floats | None
     named: NDArray[np.bool_]
+    own: NDArray[np.bool_]
     asks: NDArray[np.bool_]
 
 
 def fuse(signals: Signals, sessions: Sessions) -> Floats:
     """One score [N] a record, higher for better; comparable within one query and agent only."""
-    score = standardised(signals.words) + standardised(sessions.around(signals.words))
+    score = WORDS * (standardised(signals.words) + standardised(sessions.around(signals.words)))
     if signals.meaning is not None and signals.around is not None:
-        score = score + standardised(signals.meaning) + standardised(signals.around)
-    score = (score + NAMED * signals.named).astype(np.float32)
+        score = score + standardised(signals.meaning) + AROUND * standardised(signals.around)
+    score = (score + NAMED * signals.named + OWN * signals.own).astype(np.float32)
     asked = sessions.before(np.where(signals.asks, np.maximum(score, 0), 0))
-    return (score + standardised(sessions.best(score)) + ANSWERING * asked).astype(np.float32)
+    result: Floats = score + SESSION * standardised(sessions.best(score)) + ANSWERING * asked
+    return result.astype(np.float32)
 
 
 def standardised(values: Floats) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 # Words that say nothing about what is asked for. In a memory of a dozen messages rarity does not yet tell them apart.
@@ -11,6 +12,7 @@ _STOPWORDS = """
     please re s shall she should so some t tell than that the their theirs them then there these they this those
     to too us ve was we were what when where which who whom whose why will with would you your yours
 """
+_SELF = re.compile(r"\b(?:i|my|me|mine|myself|we|our|ours|us)\b")
 STOPWORDS = frozenset(_STOPWORDS.split())
 
 
@@ -37,7 +39,18 @@ def content_words(text: str) -> frozenset[str]:
     return frozenset(term.casefold() for term in query_terms(text) if " " not in term)
 
 
+def speaks_of_self(text: str) -> bool:
+    """Whether who wrote a text speaks of themselves in it, in English.
+
+    >>> speaks_of_self("What's my dog's name?"), speaks_of_self("Is it mine?"), speaks_of_self("Who is Mara?")
+    (True, True, False)
+    """
+    return _SELF.search(text.lower()) is not None
+
+
 def words_of(chunk: str) -> list[str]:
     """Runs of letters, digits and the marks that belong to them (`str.isalnum` is false for Hindi's vowel signs)."""
+    if chunk.isascii() and chunk.isalnum():
+        return [chunk]
     kept = (character if unicodedata.category(character)[0] in "LNM" else " " for character in chunk)
     return "".join(kept).split()

@@ -14,7 +14,7 @@ import numpy as np
 
 from deltamem_agents.errors import ConfigError, EmbedderError, StoreError
 from deltamem_agents.recall.fusion import Signals, fuse
-from deltamem_agents.recall.lexical import query_terms
+from deltamem_agents.recall.lexical import speaks_of_self
 from deltamem_agents.recall.protocols import Embedder, IndexedRecord, Record, RecordIndex
 from deltamem_agents.recall.selection import select
 from deltamem_agents.recall.snapshot import Scope, Snapshot, Snapshots, joined
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 POOL = 20  # candidates looked at by their text, or more where k asks for more
-MATCHES = 1_000  # records that share a word with the query, the best by full text
+RESEMBLING = 0.25  # cosine; on LoCoMo no evidence among the first 10 is lost by it, nor at 0.4
 EMBED_BATCH = 64  # records embedded and stored at a time, so that a failure loses no more
 LISTED = 2_048  # records without an embedding that are looked for at a time
 
@@ -91,11 +91,10 @@ class Retriever:
         snapshot = self._snapshot(agent)
         if snapshot is None or not len(snapshot):
             return []
-        signals = self._signals(agent, query, snapshot)
+        signals = self._signals(query, snapshot)
         fused = fuse(signals, snapshot.sessions)
         allowed = snapshot.within(Scope(session=session, since=since, until=until, metadata=metadata, holds=holds))
-        if signals.meaning is None:  # nothing speaks for what shares no word, nor stands beside what does
-            allowed &= snapshot.sessions.around(signals.words) > 0
+        allowed &= _spoken_for(signals, snapshot)
         places = _best(fused, allowed, max(POOL, 3 * k))
         by_key = {record.key: record for record in self._index.records(agent, [int(snapshot.keys[i]) for i in places])}
         scores = {int(snapshot.keys[i]): _relevance(float(fused[i])) for i in places}
@@ -187,16 +186,7 @@ class Retriever:
         records = [record for record in self._index.records(agent) if record.key in vector_of]
         return joined(None, (0, 0), records, np.stack([vector_of[record.key] for record in records]))
 
-    def _signals(self, agent: str, query: str, snapshot: Snapshot) -> Signals:
-        words = np.zeros(len(snapshot), np.float32)
-        terms = query_terms(query)
-        hits = np.asarray(self._index.text_scores(agent, terms, MATCHES) if terms else [], np.float64).reshape(-1, 2)
-        if len(hits):
-            keys = hits[:, 0].astype(np.int64)
-            places = np.searchsorted(snapshot.keys, keys, sorter=snapshot.by_key)
-            places = snapshot.by_key[np.minimum(places, len(snapshot) - 1)]
-            known = snapshot.keys[places] == keys  # what was written since is seen the next time
-            words[places[known]] = hits[known, 1]
+    def _signals(self, query: str, snapshot: Snapshot) -> Signals:
         meaning = around = None
         if self._embedder is not None and snapshot.vectors is not None:
             embed_query = getattr(self._embedder, "embed_query", None)  # not every embedder tells queries from texts
@@ -209,7 +199,22 @@ class Retriever:
             # Rounded, so that equal texts tie whatever order a BLAS adds in.
             meaning = np.round(snapshot.vectors @ vector, 6)
             around = snapshot.sessions.around(meaning) / snapshot.lengths
-        return Signals(words=words, meaning=meaning, around=around, named=snapshot.named(query), asks=snapshot.asks)
+        return Signals(
+            words=snapshot.words.scores(query),
+            meaning=meaning,
+            around=around,
+            named=snapshot.named(query),
+            own=snapshot.own & speaks_of_self(query),
+            asks=snapshot.asks,
+        )
+
+
+def _spoken_for(signals: Signals, snapshot: Snapshot) -> NDArray[np.bool_]:
+    """Which records share a word with the query or resemble it, or stand beside one that shares a word."""
+    found = snapshot.sessions.around(signals.words) > 0
+    if signals.meaning is not None and signals.around is not None:
+        found |= (signals.meaning >= RESEMBLING) | (signals.around >= RESEMBLING)
+    return found
 
 
 def _best(scores: NDArray[np.float32], allowed: NDArray[np.bool_], count: int) -> list[int]:

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deltamem_agents.recall.fusion import REACH, Sessions
+from deltamem_agents.recall.lexical import speaks_of_self
 from deltamem_agents.recall.protocols import IndexedRecord, RecordIndex
+from deltamem_agents.recall.words import Postings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,14 +49,15 @@ class Snapshot:
 
     version: tuple[int, int]
     keys: NDArray[np.int64]
-    by_key: NDArray[np.int64]  # the records' places, by rising key
     session: NDArray[np.int64]
     speaker: NDArray[np.int64]
     asks: NDArray[np.bool_]
+    own: NDArray[np.bool_]  # whether it speaks of the speaker: "my dog"
     written: NDArray[np.float64]
     metadata: Sequence[Mapping[str, Any]]
     session_names: Sequence[str]
     speaker_names: Sequence[str]
+    words: Postings
     vectors: NDArray[np.float32] | None
     sessions: Sessions
     lengths: NDArray[np.float32]  # of the sums of the vectors of a record and its neighbours
@@ -65,7 +68,7 @@ class Snapshot:
     @property
     def bytes(self) -> int:
         """What it takes, roughly."""
-        return 200 * len(self) + (0 if self.vectors is None else self.vectors.nbytes)
+        return 200 * len(self) + self.words.bytes + (0 if self.vectors is None else self.vectors.nbytes)
 
     def named(self, query: str) -> NDArray[np.bool_]:
         """Which records are of the one speaker whose name stands in the query; none where several do."""
@@ -163,11 +166,14 @@ def joined(
     speaker = np.array([speakers.setdefault(_speaker(each), len(speakers)) for each in records], np.int64)
     keys = np.array([each.key for each in records], np.int64)
     asks = np.array([each.text.rstrip().endswith(("?", "？", "؟")) for each in records], bool)
+    own = np.array([speaks_of_self(each.text) for each in records], bool)
     written = np.array([each.created_at.timestamp() for each in records], np.float64)
     metadata = [each.metadata for each in records]
+    words = (known.words if known else Postings.empty()).grown([each.text for each in records])
     if known is not None and len(known):
         keys, session = np.concatenate([known.keys, keys]), np.concatenate([known.session, session])
         speaker, asks = np.concatenate([known.speaker, speaker]), np.concatenate([known.asks, asks])
+        own = np.concatenate([known.own, own])
         written, metadata = np.concatenate([known.written, written]), [*known.metadata, *metadata]
         if vectors is not None and known.vectors is not None:
             vectors = np.concatenate([known.vectors, vectors]) if len(vectors) else known.vectors
@@ -175,14 +181,15 @@ def joined(
     return Snapshot(
         version=version,
         keys=keys,
-        by_key=np.argsort(keys, kind="stable"),
         session=session,
         speaker=speaker,
         asks=asks,
+        own=own,
         written=written,
         metadata=metadata,
         session_names=list(sessions),
         speaker_names=list(speakers),
+        words=words,
         vectors=vectors,
         sessions=order,
         lengths=_lengths(known.lengths if known else np.zeros(0, np.float32), order, session, vectors),

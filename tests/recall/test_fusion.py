@@ -37,7 +37,7 @@ def fused(words: list[float], *, meaning: list[float] | None = None, sessions: L
     count = len(words)
     order = Sessions.from_numbers(np.array(sessions or [0] * count))
     cosines = None if meaning is None else np.array(meaning, np.float32)
-    flags = {name: np.isin(np.arange(count), given.get(name, [])) for name in ("named", "asks")}
+    flags = {name: np.isin(np.arange(count), given.get(name, [])) for name in ("named", "own", "asks")}
     around = None if cosines is None else order.around(cosines)
     return fuse(Signals(words=np.array(words, np.float32), meaning=cosines, around=around, **flags), order)
 

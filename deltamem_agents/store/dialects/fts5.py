@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, text
 
 from deltamem_agents.store.dialects.rows import plain_rows
-from deltamem_agents.store.unspaced import UNSPACED, spelled_out
+from deltamem_agents.unspaced import UNSPACED, spelled_out
 
 SQLITE_TABLES = (
     """CREATE VIRTUAL TABLE IF NOT EXISTS deltamem_records_fts USING fts5(

@@ -20,7 +20,7 @@ from sqlalchemy import ColumnElement, Connection, Select, func, literal_column, 
 
 from deltamem_agents.store.dialects.rows import plain_rows
 from deltamem_agents.store.schema import MessageRow, RecordRow
-from deltamem_agents.store.unspaced import UNSPACED, spelled_out
+from deltamem_agents.unspaced import UNSPACED, spelled_out
 
 INDEXED = 100_000  # characters of a record, and of its terms; a tsvector holds one megabyte at most
 JOINING = "!#&*+-./:;<=>?@_~"  # without what would have to be quoted in SQL

@@ -1,0 +1,134 @@
+"""Full text of one agent's records in memory: words into postings, postings into BM25. No record, no database.
+
+    score = Σ over the query's terms of  idf · tf (K1 + 1) / (tf + K1 (1 − B + B length / mean length))
+    idf   = log(1 + (N − n + ½) / (n + ½))
+
+Robertson and Zaragoza, 2009, with the idf of Lucene, which is positive for a term of any rarity. Rarity is counted over
+the agent's own records: what others keep changes no score.
+
+A term is a word, its accents folded and its English ending taken off (Porter2); the words of a joined one together
+(``ERR-4012``); a character, or two neighbours, of a script that writes no spaces.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import snowballstemmer
+
+from deltamem_agents.recall.lexical import query_terms, words_of
+from deltamem_agents.unspaced import UNSPACED
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+K1, B = 1.2, 0.75
+
+_ACCENTS = re.compile("[\u0300-\u036f]")
+_stemming = threading.local()  # a stemmer keeps the word it is at
+
+
+@dataclass(frozen=True, slots=True)
+class Postings:
+    """Where each term occurs in N records, and how often.
+
+    Args:
+        of: Term to places and counts [2, n], places rising.
+        lengths: [N] terms of each record.
+    """
+
+    of: Mapping[str, NDArray[np.int32]]
+    lengths: NDArray[np.float32]
+
+    @classmethod
+    def empty(cls) -> Postings:
+        """Of no record."""
+        return cls({}, np.zeros(0, np.float32))
+
+    @property
+    def bytes(self) -> int:
+        """What they take, roughly."""
+        return self.lengths.nbytes + 300 * len(self.of) + 8 * int(self.lengths.sum())
+
+    def grown(self, texts: Sequence[str]) -> Postings:
+        """With the terms of further records; this one stays as it is."""
+        if not texts:
+            return self
+        places: dict[str, list[int]] = {}
+        counts: dict[str, list[int]] = {}
+        lengths: list[int] = []
+        for place, text in enumerate(texts, len(self.lengths)):
+            found = Counter(text_terms(text))
+            lengths.append(found.total())
+            for term, count in found.items():
+                places.setdefault(term, []).append(place)
+                counts.setdefault(term, []).append(count)
+        of = dict(self.of)
+        for term, where in places.items():
+            more = np.array([where, counts[term]], np.int32)
+            of[term] = np.concatenate([of[term], more], axis=1) if term in of else more
+        return Postings(of, np.concatenate([self.lengths, np.array(lengths, np.float32)]))
+
+    def scores(self, query: str) -> NDArray[np.float32]:
+        """BM25 [N] of each record; 0 where it shares no term with the query."""
+        result = np.zeros(len(self.lengths), np.float32)
+        total = len(self.lengths)
+        mean = max(float(self.lengths.mean()), 1.0) if total else 1.0
+        for term in {term for word in query_terms(query) for term in _query_forms(word)}:
+            found = self.of.get(term)
+            if found is None:
+                continue
+            places, counts = found
+            rarity = np.log(1 + (total - len(places) + 0.5) / (len(places) + 0.5))
+            saturated = counts * (K1 + 1) / (counts + K1 * (1 - B + B * self.lengths[places] / mean))
+            result[places] += (rarity * saturated).astype(np.float32)
+        return result
+
+
+def text_terms(text: str) -> Iterator[str]:
+    """The terms of a record, each as often as it occurs.
+
+    >>> sorted(text_terms("Érr-4012 stopped"))
+    ['4012', 'err', 'err 4012', 'stop']
+    """
+    for chunk in text.split() if text.isascii() else unicodedata.normalize("NFC", text).split():
+        words = [form for word in words_of(chunk) for form in _forms(word)]
+        yield from words
+        if len(words) > 1 and not UNSPACED.search(chunk):
+            yield " ".join(words)
+
+
+def _query_forms(term: str) -> Iterable[str]:
+    """As what a query's word or phrase is looked up; of a script without spaces, as pairs of neighbours."""
+    forms = [form for word in term.split() for form in _forms(word)]
+    if " " in term and not UNSPACED.search(term):
+        return [" ".join(forms)]
+    pairs = [form for form in forms if len(form) > 1 or not UNSPACED.match(form)]
+    return pairs or forms
+
+
+@lru_cache(1 << 16)
+def _forms(word: str) -> tuple[str, ...]:
+    """A word without accents and ending; a run of a script without spaces as its characters and its pairs."""
+    if not word.isascii():
+        runs = UNSPACED.findall(word)
+        if runs:
+            rest = UNSPACED.sub(" ", word).split()
+            return (*(form for run in runs for form in _pairs(run)), *(form for part in rest for form in _forms(part)))
+        word = unicodedata.normalize("NFC", _ACCENTS.sub("", unicodedata.normalize("NFD", word)))
+    if not hasattr(_stemming, "stemmer"):
+        _stemming.stemmer = snowballstemmer.stemmer("english")
+    return (_stemming.stemmer.stemWord(word.casefold()),)
+
+
+def _pairs(run: str) -> Iterator[str]:
+    yield from run
+    yield from (run[i : i + 2] for i in range(len(run) - 1))
