@@ -28,6 +28,7 @@ from deltamem_agents.training.batches import (
 )
 from deltamem_agents.training.conversations import UNKNOWN, Shape, converse
 from deltamem_agents.training.induction import ROPE_THETA, start_with_lookup
+from deltamem_agents.training.muon import Muon
 from deltamem_agents.training.precision import mixed_precision
 from deltamem_agents.training.schedule import Progress, learning_rate
 from deltamem_agents.training.tokenizer import SPECIAL_TOKENS
@@ -106,7 +107,7 @@ def train_backbone(
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(matrices, lr=recipe.peak, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        Muon(matrices, lr=recipe.peak),
         torch.optim.AdamW(others, lr=recipe.peak, betas=(0.9, 0.98), weight_decay=0.0),
     ]
     rng = random.Random(recipe.seed)
