@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from deltamem_agents.core import Adapter, Attached, DeltaMemConfig, State, attach, select_state
-from deltamem_agents.training.batches import Renderer, Row, extend, records_message
+from deltamem_agents.training.backbone import crowding
+from deltamem_agents.training.batches import Renderer, Row, extend, recalled_message, records_message
 from deltamem_agents.training.conversations import Conversation, Question, Shape, converse
 from deltamem_agents.training.precision import mixed_precision
 from deltamem_agents.training.schedule import Progress, learning_rate
+
+ASKED = 8  # questions about a conversation of very many facts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,8 @@ class AdapterRecipe:
         peak: Learning rate.
         most_facts: Facts in a conversation grow from 1 to this over the first 60 %.
         with_records: Share of questions asked with records before them.
+        overloaded: Share of batches with more facts than a state can hold, for the last 60 % of steps.
+        overload: Facts in their conversations, from and to.
     """
 
     rank: int = 64
@@ -41,7 +46,9 @@ class AdapterRecipe:
     tokens: int = 4096
     peak: float = 1e-2
     most_facts: int = 12
-    with_records: float = 0.15
+    with_records: float = 0.25
+    overloaded: float = 0.25
+    overload: tuple[int, int] = (16, 64)
     seed: int = 0
 
     def config(self) -> DeltaMemConfig:
@@ -150,9 +157,15 @@ def _loss(
 def _asked(
     rng: random.Random, renderer: Renderer, conversation: Conversation, question: Question, recipe: AdapterRecipe
 ) -> Row:
-    if rng.random() >= recipe.with_records:
+    # A state that is too full is to be believed less than records are.
+    share = 0.6 if len(conversation.messages) > 3 * recipe.most_facts else recipe.with_records
+    if rng.random() >= share:
         return renderer.exchange(question)
-    row = renderer.messages([records_message(rng, conversation, keep=5)])
+    if rng.random() < 0.3:
+        recalled = records_message(rng, conversation, keep=5)
+    else:
+        recalled = recalled_message(rng, conversation, question, keep=rng.randint(1, 10), found=rng.random() < 0.9)
+    row = renderer.messages([recalled])
     extend(row, renderer.exchange(question))
     return row
 
@@ -161,6 +174,9 @@ def _draw(rng: random.Random, recipe: AdapterRecipe, done: float) -> list[Conver
     """Conversations of one number of facts, enough to fill a batch."""
     most = 1 + round((recipe.most_facts - 1) * min(1.0, max(0.0, done - 0.08) / 0.5))
     facts = rng.randint(max(1, most // 3), most)
+    overloaded = done > 0.4 and rng.random() < recipe.overloaded
+    if overloaded:
+        facts = rng.randint(*recipe.overload)
     conversations: list[Conversation] = []
     tokens = 0
     while tokens < recipe.tokens:
@@ -174,9 +190,13 @@ def _draw(rng: random.Random, recipe: AdapterRecipe, done: float) -> list[Conver
             acknowledged=rng.choice((0.0, 0.5, 1.0)),
             filler_last=rng.random() < 0.5,
             mixed=float(rng.random() < 0.1),
-            attributes=rng.randint(1, 3) if rng.random() < 0.2 else None,
+            **crowding(rng, 0.2),
         )
         conversation = converse(rng, shape)
+        if overloaded:
+            asked = rng.sample(conversation.questions, min(ASKED, len(conversation.questions)))
+            conversation = replace(conversation, questions=asked)
         conversations.append(conversation)
-        tokens += 12 * len(conversation.messages) + 17 * len(conversation.questions)
+        share = 0.6 if overloaded else recipe.with_records
+        tokens += 12 * len(conversation.messages) + round((17 + 80 * share) * len(conversation.questions))
     return conversations

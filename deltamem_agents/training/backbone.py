@@ -12,14 +12,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedTokenizerBase, SmolLM3Config, SmolLM3ForCausalLM
 
-from deltamem_agents.training.batches import TEXT_WEIGHT, Batch, Renderer, Row, extend, records_message
-from deltamem_agents.training.conversations import Shape, converse
+from deltamem_agents.training.batches import (
+    TEXT_WEIGHT,
+    Batch,
+    Renderer,
+    Row,
+    extend,
+    recalled_message,
+    records_message,
+)
+from deltamem_agents.training.conversations import UNKNOWN, Shape, converse
 from deltamem_agents.training.induction import ROPE_THETA, start_with_lookup
+from deltamem_agents.training.muon import Muon
 from deltamem_agents.training.precision import mixed_precision
 from deltamem_agents.training.schedule import Progress, learning_rate
 from deltamem_agents.training.tokenizer import SPECIAL_TOKENS
@@ -40,7 +49,8 @@ class BackboneRecipe:
         copying: Share of sequences that are repeated random tokens.
         copy_weight: Weight of a repeated token as a target; an answer's token has 1, other text 0.1.
         mixed: Share of conversations whose facts have values of any pool, so that only copying is right.
-        crowded: Share of conversations about few attributes of many subjects.
+        crowded: Share of conversations about few attributes of many subjects, or few subjects.
+        recalled: Share of batches of single questions, each behind the records that recall would find for it.
         first_facts: Facts in a conversation, at most, to begin with.
         most_facts: What they grow to over the first half.
     """
@@ -56,6 +66,7 @@ class BackboneRecipe:
     copy_weight: float = 0.2
     mixed: float = 0.5
     crowded: float = 0.4
+    recalled: float = 0.3
     first_facts: int = 2
     most_facts: int = 12
     seed: int = 0
@@ -96,7 +107,7 @@ def train_backbone(
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(matrices, lr=recipe.peak, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        Muon(matrices, lr=recipe.peak),
         torch.optim.AdamW(others, lr=recipe.peak, betas=(0.9, 0.98), weight_decay=0.0),
     ]
     rng = random.Random(recipe.seed)
@@ -135,6 +146,8 @@ def _draw(rng: random.Random, renderer: Renderer, recipe: BackboneRecipe, done: 
     """One batch of sequences of similar length."""
     most = recipe.first_facts + (recipe.most_facts - recipe.first_facts) * min(1.0, 2 * done)
     facts = rng.randint(1, round(most))
+    if rng.random() < min(recipe.recalled, 2 * recipe.recalled * done):
+        return _recalled(rng, renderer, recipe)
     first = _conversation(rng, renderer, recipe, facts)
     rows = [first]
     for _ in range(max(1, recipe.tokens // max(len(first), 32)) - 1):
@@ -154,7 +167,7 @@ def _conversation(rng: random.Random, renderer: Renderer, recipe: BackboneRecipe
         acknowledged=rng.choice((0.0, 0.5, 1.0)),
         invented=rng.choice((0.0, 0.0, 0.0, 1.0)),
         mixed=float(rng.random() < recipe.mixed),
-        attributes=rng.randint(1, 3) if rng.random() < recipe.crowded else None,
+        **crowding(rng, recipe.crowded),
     )
     conversation = converse(rng, shape)
     if rng.random() < 0.35:
@@ -166,6 +179,42 @@ def _conversation(rng: random.Random, renderer: Renderer, recipe: BackboneRecipe
     for question in questions:
         extend(row, renderer.exchange(question))
     return row
+
+
+def crowding(rng: random.Random, share: float) -> dict[str, int]:
+    """Arguments of a `Shape` whose facts are alike, for a share of conversations; nothing for the others."""
+    if rng.random() >= share:
+        return {}
+    return {"attributes": rng.randint(1, 3)} if rng.random() < 0.6 else {"subjects": rng.randint(1, 4)}
+
+
+def _recalled(rng: random.Random, renderer: Renderer, recipe: BackboneRecipe) -> Batch:
+    """Questions behind records: up to ten that are about the same subject or attribute, one of which answers, or none.
+
+    Of a conversation that is far longer than what is handed over.
+    """
+    rows: list[Row] = []
+    tokens = 0
+    while tokens < recipe.tokens:
+        shape = Shape(
+            facts=rng.randint(8, 40),
+            changed=rng.choice((0, 4, 8)),
+            filler=4,
+            unknown=3,
+            acknowledged=0.0,
+            mixed=float(rng.random() < recipe.mixed),
+            **crowding(rng, 0.7),
+        )
+        conversation = converse(rng, shape)
+        for question in rng.sample(conversation.questions, 6):
+            found = rng.random() < 0.85
+            row = renderer.messages(
+                [recalled_message(rng, conversation, question, keep=rng.randint(1, 10), found=found)]
+            )
+            extend(row, renderer.exchange(question if found else replace(question, answer=UNKNOWN)))
+            rows.append(row)
+            tokens += len(row)
+    return renderer.batch(rows)
 
 
 def _copying(rng: random.Random, length: int, vocabulary: int, weight: float) -> Row:

@@ -94,6 +94,30 @@ def extend(row: Row, more: Row) -> None:
     row.weights += more.weights
 
 
+def recalled_message(
+    rng: random.Random, conversation: Conversation, question: Question, *, keep: int, found: bool = True
+) -> Message:
+    """What recall would hand over for a question: what is about its subject or its attribute, oldest first.
+
+    Args:
+        keep: Messages at most; those of both go first, then those of either.
+        found: False leaves out what answers it.
+    """
+    scored = [(nearness(question, text), rng.random(), i) for i, (_, text) in enumerate(conversation.messages)]
+    wanted = [each for each in scored if found or each[0] < 2]
+    chosen = sorted(i for _, _, i in sorted(wanted, reverse=True)[:keep])
+    lines = [f"- {role}: {text}" for role, text in (conversation.messages[i] for i in chosen)]
+    return ("system", "\n".join(["Relevant memory:", *lines]))
+
+
+def nearness(question: Question, text: str) -> int:
+    """2 where a message is about the question's subject and attribute, 1 where about one of them, else 0."""
+    words = set(text.replace("'s", "").replace(".", " ").replace(",", " ").split())
+    subject = question.fact.subject
+    about = bool(words & {"I", "my", "My"}) if subject == "me" else subject in words
+    return about + (question.fact.attribute.noun in text or not words.isdisjoint(question.fact.attribute.values))
+
+
 def records_message(rng: random.Random, conversation: Conversation, *, keep: int | None = None) -> Message:
     """What recall would hand over: the conversation's messages as one system message, oldest first."""
     lines = [f"- {role}: {text}" for role, text in conversation.messages]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from deltamem_agents.training.domain import KEYS, PEOPLE, Fact, draw_facts, draw_value
+from deltamem_agents.training.domain import KEYS, PEOPLE, Fact, draw_facts, draw_keys, draw_value
 
 UNKNOWN = "I don't know."
 Message = tuple[str, str]  # role, content
@@ -85,6 +85,7 @@ class Shape:
         invented: Share of facts whose value is a made-up word of two or three syllables.
         mixed: Share of facts whose value is a word of any pool, so that only copying it is right.
         attributes: How many attributes the facts are of, where not any: with few, the subject decides.
+        subjects: How many subjects they are of, where not any: with few, the attribute decides.
         held_out: Whether all facts are held out, or none.
         plain: Only each attribute's plain phrasing, without openings.
     """
@@ -98,6 +99,7 @@ class Shape:
     invented: float = 0.0
     mixed: float = 0.0
     attributes: int | None = None
+    subjects: int | None = None
     held_out: bool = False
     filler_last: bool = False
     plain: bool = False
@@ -105,20 +107,25 @@ class Shape:
 
 def converse(rng: random.Random, shape: Shape) -> Conversation:
     """Draw a conversation of this shape; equal generators give equal conversations."""
-    facts = draw_facts(rng, shape.facts, held_out=shape.held_out, attributes=shape.attributes)
+    keys = draw_keys(rng, shape.facts, attributes=shape.attributes, subjects=shape.subjects)
+    facts = draw_facts(rng, shape.facts, held_out=shape.held_out, keys=keys)
     facts = [_altered(rng, fact, shape) for fact in facts]
-    changed = {fact.key for fact in rng.sample(facts, shape.changed)}
+    changed = {fact.key for fact in rng.sample(facts, min(shape.changed, len(facts)))}
     before = [_outdated(rng, fact) if fact.key in changed else fact for fact in facts]
     turns = [[_stated(rng, fact, shape), *_acknowledgement(rng, shape)] for fact in before]
-    for position, fact in enumerate(facts):
+    for stated, fact in zip(tuple(turns), facts, strict=True):
         if fact.key in changed:
-            turns.insert(rng.randint(position + 1, len(turns)), [_updated(rng, fact), *_acknowledgement(rng, shape)])
+            place = next(i for i, turn in enumerate(turns) if turn is stated)  # others moved it
+            turns.insert(rng.randint(place + 1, len(turns)), [_updated(rng, fact), *_acknowledgement(rng, shape)])
     for _ in range(shape.filler):
         where = len(turns) if shape.filler_last else rng.randint(0, len(turns))
         turns.insert(where, small_talk(rng))
     questions = [_question(rng, fact, "changed" if fact.key in changed else "stated", shape) for fact in facts]
-    stated = {fact.key for fact in facts}
-    unheard = [key for key in KEYS if (key[0], key[1].noun) not in stated]
+    told = {fact.key for fact in facts}
+    unheard = [key for key in KEYS if (key[0], key[1].noun) not in told]
+    near = [key for key in keys if (key[0], key[1].noun) not in told]
+    if len(near) >= 2 * shape.unknown:  # where the facts are alike, so is what was never said
+        unheard = near
     for subject, attribute in rng.sample(unheard, shape.unknown):
         fact = draw_value(rng, subject, attribute, held_out=shape.held_out)
         questions.append(_question(rng, fact, "unknown", shape))

@@ -259,13 +259,28 @@ KEYS: tuple[tuple[str, Attribute], ...] = tuple(
 )
 
 
-def draw_facts(rng: random.Random, count: int, *, held_out: bool, attributes: int | None = None) -> list[Fact]:
-    """``count`` facts with different keys, all held out or none of them; with ``attributes``, of so many only."""
-    keys: Sequence[tuple[str, Attribute]] = KEYS
+def draw_keys(
+    rng: random.Random, count: int, *, attributes: int | None = None, subjects: int | None = None
+) -> list[tuple[str, Attribute]]:
+    """Keys to draw facts of, at least ``count``: all, or those of so many attributes or of so many subjects only."""
     if attributes is not None:
         chosen = rng.sample(PERSONAL, attributes)
-        keys = [key for key in KEYS if key[1] in chosen]
-    return [draw_value(rng, subject, attribute, held_out=held_out) for subject, attribute in rng.sample(keys, count)]
+        return [key for key in KEYS if key[1] in chosen]
+    if subjects is not None:
+        # People and repositories apart, as nobody confuses them; of either, half the time.
+        pool = REPOSITORIES if rng.random() < 0.5 else ["me", *PEOPLE]
+        named = rng.sample(pool, min(len(pool), max(subjects, -(-count // len(PERSONAL)))))
+        return [key for key in KEYS if key[0] in named]
+    return list(KEYS)
+
+
+def draw_facts(
+    rng: random.Random, count: int, *, held_out: bool, keys: Sequence[tuple[str, Attribute]] = ()
+) -> list[Fact]:
+    """Facts with different keys, all held out or none of them; ``count``, or as many as there are keys, if any."""
+    keys = keys or KEYS
+    chosen = rng.sample(keys, min(count, len(keys)))
+    return [draw_value(rng, subject, attribute, held_out=held_out) for subject, attribute in chosen]
 
 
 def draw_value(rng: random.Random, subject: str, attribute: Attribute, *, held_out: bool, unlike: str = "") -> Fact:
