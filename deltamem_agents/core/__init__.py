@@ -5,6 +5,7 @@ May import torch, transformers, safetensors and `deltamem_kernels`; knows nothin
 
 from deltamem_agents.core.adapter import Adapter, new_adapter
 from deltamem_agents.core.attach import Attached, Bound, attach
+from deltamem_agents.core.calibration import Calibration, Logistic, state_norm
 from deltamem_agents.core.config import DeltaMemConfig
 from deltamem_agents.core.families import FAMILIES, Family
 from deltamem_agents.core.files import load_adapter, save_adapter
@@ -25,8 +26,10 @@ __all__ = [
     "Adapter",
     "Attached",
     "Bound",
+    "Calibration",
     "DeltaMemConfig",
     "Family",
+    "Logistic",
     "State",
     "attach",
     "backbone_fingerprint",
@@ -38,6 +41,7 @@ __all__ = [
     "select_state",
     "stack_states",
     "state_key",
+    "state_norm",
     "unstack_states",
     "validate_state",
 ]

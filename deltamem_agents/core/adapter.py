@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from deltamem_agents.core.calibration import Calibration
 from deltamem_agents.core.config import DeltaMemConfig
 from deltamem_agents.core.families import Backbone, LayerShape, inspect_backbone
 from deltamem_agents.core.layer import AdapterLayer
@@ -28,6 +29,7 @@ class Adapter(nn.Module):
     def __init__(self, config: DeltaMemConfig, shapes: Mapping[int, LayerShape]) -> None:
         super().__init__()
         self.config = config
+        self.calibration = Calibration()  # no part of its identity: states do not depend on it
         self.layer_indices = tuple(sorted(shapes))
         self.layers = nn.ModuleDict({str(index): AdapterLayer(config, shapes[index]) for index in self.layer_indices})
 

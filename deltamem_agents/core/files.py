@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from deltamem_agents.core.adapter import Adapter
+from deltamem_agents.core.calibration import Calibration
 from deltamem_agents.core.config import DeltaMemConfig
 from deltamem_agents.core.families import LayerShape
 from deltamem_agents.core.released import AUTHORS_CONFIG, AUTHORS_WEIGHTS, convert_config, convert_weights
@@ -25,6 +26,7 @@ from deltamem_agents.errors import AdapterFileError, ConfigError
 
 CONFIG_FILE = "deltamem_adapter.json"
 WEIGHTS_FILE = "deltamem_adapter.safetensors"
+CALIBRATION_FILE = "deltamem_calibration.json"  # not every adapter has one
 MAX_FILE_BYTES = 4 << 30
 _FLOATS = {"F32", "F16", "BF16", "F64"}
 
@@ -50,7 +52,7 @@ def load_adapter(source: str | Path, *, revision: str | None = None) -> Adapter:
 
 
 def save_adapter(adapter: Adapter, folder: str | Path) -> Path:
-    """Write both files, each complete or not at all; the weights first, since a folder without a config is no adapter.
+    """Write its files, each complete or not at all; the weights first, since a folder without a config is no adapter.
 
     Raises:
         AdapterFileError: The folder cannot be written.
@@ -65,6 +67,10 @@ def save_adapter(adapter: Adapter, folder: str | Path) -> Path:
         partial = target / f".{CONFIG_FILE}.partial"
         partial.write_text(adapter.config.to_json(), encoding="utf-8")
         os.replace(partial, target / CONFIG_FILE)
+        if adapter.calibration != Calibration():
+            partial = target / f".{CALIBRATION_FILE}.partial"
+            partial.write_text(json.dumps(adapter.calibration.as_dict(), indent=1) + "\n", encoding="utf-8")
+            os.replace(partial, target / CALIBRATION_FILE)
     except (OSError, SafetensorError) as error:
         raise AdapterFileError(f"cannot write adapter to {str(target)!r}: {error}; choose a writable folder") from error
     return target
@@ -80,7 +86,7 @@ def _folder(source: str | Path, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        wanted = [CONFIG_FILE, WEIGHTS_FILE, AUTHORS_CONFIG, AUTHORS_WEIGHTS]
+        wanted = [CONFIG_FILE, WEIGHTS_FILE, CALIBRATION_FILE, AUTHORS_CONFIG, AUTHORS_WEIGHTS]
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except Exception as error:  # the hub client raises errors of several libraries
         raise AdapterFileError(
@@ -129,7 +135,19 @@ def _load_ours(folder: Path) -> Adapter:
             tensors = {name: handle.get_tensor(name) for name in sizes}
     except SafetensorError as error:
         raise AdapterFileError(f"{str(path)!r} is truncated or malformed: {error}; fetch the adapter again") from error
+    adapter.calibration = _load_calibration(folder / CALIBRATION_FILE)
     return _fill(adapter, tensors, path)
+
+
+def _load_calibration(path: Path) -> Calibration:
+    """What is stored beside an adapter, or else none."""
+    if not path.exists():
+        return Calibration()
+    data = _read_json(path)
+    try:
+        return Calibration.from_dict(data)
+    except ValueError as error:
+        raise AdapterFileError(f"{str(path)!r}: {error}; delete it, or fetch it again") from error
 
 
 def _load_authors(folder: Path) -> Adapter:

@@ -47,6 +47,7 @@ class Engine:
         self.tokenizer = loaded.tokenizer
         self.rendering = Rendering(loaded.tokenizer)
         self.config = loaded.adapter.config
+        self.calibration = loaded.adapter.calibration
         self._model = loaded.model
         self._attached = attach(loaded.model, loaded.adapter)
         facts = (

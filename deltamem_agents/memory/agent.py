@@ -100,11 +100,11 @@ class AgentMemory(History):
         text = recall_text(records)
         folded = None if chosen == "vector" or not generate else self._mem.folder.current(self.id)
         answer = ask(self._mem.engine, query, text, folded) if generate and query.strip() else None
-        if chosen == "state" and answer is not None and answer.source == "state":
-            text = f"Memory suggests: {answer.generation.text}"
+        if answer is not None and answer.source == "state":
+            text = self._hinted(text, answer.generation.text, budget)
         return Recall(
             text=text,
-            answer=answer.generation.text if answer else None,
+            answer=answer.text if answer else None,
             records=records,
             source=answer.source if answer else "neither",
             confidence=answer.confidence if answer else 0.0,
@@ -255,6 +255,11 @@ class AgentMemory(History):
     def _retrieve(self, query: str, k: int, budget: int | None, narrowed: Mapping[str, Any]) -> list[Record]:
         records = self._mem.retriever.search(self.id, query, k, **narrowed)
         return records if budget is None else within_budget(records, budget, self._mem.engine.count)
+
+    def _hinted(self, text: str, hint: str, budget: int | None) -> str:
+        """What the state says, which no record does, before the records; within the budget, or not at all."""
+        hinted = "\n".join(filter(None, [f"Memory suggests: {hint}", text]))
+        return hinted if budget is None or self._mem.engine.count(hinted) <= budget else text
 
     def _prepare(
         self,

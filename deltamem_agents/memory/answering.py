@@ -1,54 +1,122 @@
-"""Ask the backbone from memory, and tell which part of memory an answer came from."""
+"""Ask the backbone from memory, and tell which part of memory an answer came from.
+
+Two answers are drawn side by side: one read from the records under the zero state, one remembered by the state without
+the records. In one prompt together they would do each other harm: a state that holds more than it can tell apart talks
+over what the records say (of 256 facts 0.56 instead of 0.93 were answered; docs/benchmarks.md). Each answer is then
+scored with and without either part, in one batched forward.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
+from deltamem_agents.core import State, state_norm
 from deltamem_agents.engine import Engine, Generation, Sampling
 from deltamem_agents.memory.folding import Folded, under
 from deltamem_agents.memory.results import Source
+from deltamem_agents.recall import knows_nothing
 
 ANSWER_TOKENS = 32
-SUPPORT = 0.1  # a part of memory supports an answer if it raises its probability by at least this much
+BELIEVED = 0.5  # confidence that an answer is given from
+ALONE = 0.9  # the same of the state's where records were found that say nothing of it
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An answer, and by how much each part of memory raises its probability; 0 where there is no such part."""
+
+    generation: Generation
+    by_state: float = 0.0
+    by_records: float = 0.0
+
+    @property
+    def says_something(self) -> bool:
+        """Whether it is an answer at all."""
+        return bool(self.generation.text.strip()) and not knows_nothing(self.generation.text)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A short answer, where it came from, and how sure memory is of it."""
+    """A short answer, where it came from, and how sure memory is of it.
+
+    Args:
+        generation: What the backbone said, believed or not.
+        confidence: Of the part of memory that is surer; see `core.calibration`.
+    """
 
     generation: Generation
     source: Source
     confidence: float
 
+    @property
+    def text(self) -> str | None:
+        """None where memory does not support what the backbone said."""
+        return None if self.source == "neither" else self.generation.text
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What an answer may come from: a prompt under a state."""
+
+    prompt: list[int]
+    folded: Folded | None = None
+
+    @property
+    def state(self) -> State | None:
+        return self.folded.state if self.folded else None
+
 
 def ask(engine: Engine, query: str, records: str, folded: Folded | None) -> Answer:
     """Answer a query from a state, from records, or from both.
 
-    The answer is scored again with each part of memory taken away, in one batched forward: its source is what raised
-    its probability, its confidence by how much all of memory did.
+    What was read in records comes first: they are what was said, word for word, and the newest of it.
 
     Args:
         records: What `recall_text` made of them; empty for none.
         folded: The state; None for the zero state.
     """
-    with_records = engine.rendering.question(query, records)
-    bare = engine.rendering.question(query) if records else with_records
-    sampling = Sampling(max_tokens=min(ANSWER_TOKENS, max(1, engine.window - len(with_records))))
-    generation = engine.generate(with_records, *under(folded), sampling=sampling).result()
-    if not generation.ids:
-        return Answer(generation, "neither", 0.0)
-    state = folded.state if folded else None
-    scores = engine.score(
-        [(with_records, state), (bare, state), (with_records, None), (bare, None)], generation.ids
-    ).result()
-    both, by_state, by_records, nothing = (math.exp(score) for score in scores)
-    return Answer(generation, _source(by_state - nothing, by_records - nothing), min(1.0, max(0.0, both - nothing)))
+    norm = state_norm(folded.state) if folded else 0.0
+    alone = ALONE if records else BELIEVED
+    judged: list[Answer] = []
+    for each in draw(engine, query, records, folded):
+        by_records = engine.calibration.records(each.by_records) if each.by_records > 0 else 0.0
+        by_state = engine.calibration.state(each.by_state, norm) if each.by_state > 0 else 0.0
+        source: Source = "neither"
+        if each.says_something and by_records >= BELIEVED:
+            source = "both" if by_state >= BELIEVED else "records"
+        elif each.says_something and by_state >= alone:
+            source = "state"
+        judged.append(Answer(each.generation, source, max(by_records, by_state) * each.says_something))
+    believed = (each for each in judged if each.text is not None)
+    return next(believed, max(judged, key=lambda each: each.confidence))
 
 
-def _source(from_state: float, from_records: float) -> Source:
-    if from_state >= SUPPORT and from_records >= SUPPORT:
-        return "both"
-    if from_records >= SUPPORT:
-        return "records"
-    return "state" if from_state >= SUPPORT else "neither"
+def draw(engine: Engine, query: str, records: str, folded: Folded | None) -> list[Candidate]:
+    """The answer read in the records, where there are any, then the one the state gives, where there is one.
+
+    With neither, it is what the untouched backbone says.
+    """
+    nothing = _Part(engine.rendering.question(query))
+    read = _Part(engine.rendering.question(query, records)) if records else None
+    remembered = _Part(nothing.prompt, folded) if folded else None
+    parts = [part for part in (read, remembered) if part is not None]
+    begun = [
+        engine.generate(part.prompt, *under(part.folded), sampling=_short(engine.window - len(part.prompt)))
+        for part in parts or [nothing]
+    ]
+    drawn = [each.result() for each in begun]
+    if not parts:
+        return [Candidate(each) for each in drawn]
+    items = [(part.prompt, part.state) for part in (nothing, *parts)]
+    scored = {tuple(each.ids): engine.score(items, each.ids) for each in drawn if each.ids}  # once where they agree
+    found: list[Candidate] = []
+    for each in drawn:
+        unaided, *aided = map(math.exp, scored[tuple(each.ids)].result()) if each.ids else [0.0] * len(items)
+        gains = {id(part): value - unaided for part, value in zip(parts, aided, strict=True)}
+        found.append(Candidate(each, by_state=gains.get(id(remembered), 0.0), by_records=gains.get(id(read), 0.0)))
+    return found
+
+
+def _short(room: int) -> Sampling:
+    return Sampling(max_tokens=min(ANSWER_TOKENS, max(1, room)))

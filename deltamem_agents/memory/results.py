@@ -66,10 +66,12 @@ class Recall:
 
     Args:
         text: Ready for a prompt of any model; empty where nothing was found.
-        answer: The backbone's own short answer; None where it was not asked.
+        answer: The backbone's own short answer; None where it was not asked, or where memory does not support what
+            it said.
         records: Retrieved pieces of messages, best first.
         source: Where ``answer`` came from, by scoring it again without the state and without the records.
-        confidence: By how much memory raised the probability of ``answer``, 0 to 1.
+        confidence: How sure memory is of its answer, or of the best it had where that is None; 0 to 1, a probability
+            where the adapter is calibrated.
         notes: What a user should know, such as that no embedder is installed.
     """
 

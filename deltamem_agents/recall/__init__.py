@@ -17,6 +17,7 @@ from deltamem_agents.recall.prompt import recall_text, within_budget
 from deltamem_agents.recall.protocols import Embedder, IndexedRecord, Record, RecordIndex
 from deltamem_agents.recall.records import split_text
 from deltamem_agents.recall.search import Reindexed, Retriever
+from deltamem_agents.recall.selection import knows_nothing
 
 __all__ = [
     "AnyEmbedder",
@@ -30,6 +31,7 @@ __all__ = [
     "SentenceTransformerEmbedder",
     "choose_embedder",
     "default_embedder",
+    "knows_nothing",
     "load_embedder",
     "query_terms",
     "recall_text",

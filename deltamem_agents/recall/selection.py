@@ -68,12 +68,20 @@ def select(query: str, ranked: Sequence[IndexedRecord], k: int) -> list[IndexedR
 
 def is_weak(record: IndexedRecord) -> bool:
     """Whether a record is nothing but a question, or an assistant's reply that it does not know."""
-    if record.role == "assistant" and len(record.text) <= UNKNOWING_LIMIT:
-        lowered = record.text.lower()
-        if _UNKNOWING.search(lowered) and " but " not in lowered:
-            return True
+    if record.role == "assistant" and knows_nothing(record.text):
+        return True
     parts = sentences(record.text)
     return bool(parts) and all(_asks(part.lower()) for part in parts)
+
+
+def knows_nothing(reply: str) -> bool:
+    """Whether a reply says that it does not know, and nothing besides.
+
+    >>> knows_nothing("I don't know."), knows_nothing("I don't know, but it may be blue.")
+    (True, False)
+    """
+    lowered = reply.lower()
+    return len(reply) <= UNKNOWING_LIMIT and _UNKNOWING.search(lowered) is not None and " but " not in lowered
 
 
 def _asks(sentence: str) -> bool:

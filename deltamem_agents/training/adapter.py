@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from deltamem_agents.core import Adapter, Attached, DeltaMemConfig, State, attach, select_state
-from deltamem_agents.training.backbone import crowding
+from deltamem_agents.training.backbone import crowded
 from deltamem_agents.training.batches import Renderer, Row, extend, recalled_message, records_message
 from deltamem_agents.training.conversations import Conversation, Question, Shape, converse
 from deltamem_agents.training.precision import mixed_precision
@@ -190,9 +190,8 @@ def _draw(rng: random.Random, recipe: AdapterRecipe, done: float) -> list[Conver
             acknowledged=rng.choice((0.0, 0.5, 1.0)),
             filler_last=rng.random() < 0.5,
             mixed=float(rng.random() < 0.1),
-            **crowding(rng, 0.2),
         )
-        conversation = converse(rng, shape)
+        conversation = converse(rng, crowded(rng, shape, 0.2))
         if overloaded:
             asked = rng.sample(conversation.questions, min(ASKED, len(conversation.questions)))
             conversation = replace(conversation, questions=asked)

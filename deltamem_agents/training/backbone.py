@@ -167,9 +167,8 @@ def _conversation(rng: random.Random, renderer: Renderer, recipe: BackboneRecipe
         acknowledged=rng.choice((0.0, 0.5, 1.0)),
         invented=rng.choice((0.0, 0.0, 0.0, 1.0)),
         mixed=float(rng.random() < recipe.mixed),
-        **crowding(rng, recipe.crowded),
     )
-    conversation = converse(rng, shape)
+    conversation = converse(rng, crowded(rng, shape, recipe.crowded))
     if rng.random() < 0.35:
         row = renderer.messages([records_message(rng, conversation)])
     else:
@@ -181,11 +180,13 @@ def _conversation(rng: random.Random, renderer: Renderer, recipe: BackboneRecipe
     return row
 
 
-def crowding(rng: random.Random, share: float) -> dict[str, int]:
-    """Arguments of a `Shape` whose facts are alike, for a share of conversations; nothing for the others."""
+def crowded(rng: random.Random, shape: Shape, share: float) -> Shape:
+    """With facts that are alike, of few attributes or of few subjects, for a share of conversations."""
     if rng.random() >= share:
-        return {}
-    return {"attributes": rng.randint(1, 3)} if rng.random() < 0.6 else {"subjects": rng.randint(1, 4)}
+        return shape
+    if rng.random() < 0.6:
+        return replace(shape, attributes=rng.randint(1, 3))
+    return replace(shape, subjects=rng.randint(1, 4))
 
 
 def _recalled(rng: random.Random, renderer: Renderer, recipe: BackboneRecipe) -> Batch:
@@ -203,9 +204,8 @@ def _recalled(rng: random.Random, renderer: Renderer, recipe: BackboneRecipe) ->
             unknown=3,
             acknowledged=0.0,
             mixed=float(rng.random() < recipe.mixed),
-            **crowding(rng, 0.7),
         )
-        conversation = converse(rng, shape)
+        conversation = converse(rng, crowded(rng, shape, 0.7))
         for question in rng.sample(conversation.questions, 6):
             found = rng.random() < 0.85
             row = renderer.messages(
