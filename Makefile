@@ -2,14 +2,14 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := langchain,llama-index,retrieval,postgres,train,dev
+EXTRAS := langchain,llama-index,retrieval,postgres,train,bench,dev
 STAMP := .venv/.stamp
 SOURCES := pyproject.toml constraints.txt hatch_build.py $(wildcard kernels/deltamem_kernels/cpu/*.[ch])
 
 # A process a core, each with one thread of PyTorch; a file's tests stay together, as they share what is costly to make.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(shell nproc 2>/dev/null || echo 2) --dist loadfile
 
-.PHONY: install demo test check lint types layers bench bench-store bench-engine bench-gpu
+.PHONY: install demo test check lint types layers bench bench-store bench-engine bench-recall bench-gpu
 
 install: $(STAMP)
 
@@ -51,6 +51,10 @@ bench-store: $(STAMP)
 # Many agents on one model; needs two idle cores and ten minutes.
 bench-engine: $(STAMP)
 	OMP_NUM_THREADS=2 $(BIN)/python -m deltamem_agents.bench.engine --out docs/benchmarks/engine-cpu.csv
+
+# What state and retrieval are worth, apart and together; ten minutes, and LOCOMO=file for that part.
+bench-recall: $(STAMP)
+	OMP_NUM_THREADS=2 $(BIN)/deltamem bench recall --out docs/benchmarks $(if $(LOCOMO),--locomo '$(LOCOMO)')
 
 # The kernels on a CUDA device.
 bench-gpu: $(STAMP)

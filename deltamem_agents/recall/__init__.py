@@ -13,13 +13,14 @@ from deltamem_agents.recall.embed import (
     load_embedder,
 )
 from deltamem_agents.recall.lexical import query_terms
-from deltamem_agents.recall.prompt import recall_text, within_budget
+from deltamem_agents.recall.prompt import HEADER, recall_text, within_budget
 from deltamem_agents.recall.protocols import Embedder, IndexedRecord, Record, RecordIndex
 from deltamem_agents.recall.records import split_text
 from deltamem_agents.recall.search import Reindexed, Retriever
 from deltamem_agents.recall.selection import knows_nothing
 
 __all__ = [
+    "HEADER",
     "AnyEmbedder",
     "CallableEmbedder",
     "Embedder",

@@ -21,8 +21,8 @@ from deltamem_agents.memory.answering import draw
 from deltamem_agents.recall import recall_text, within_budget
 from deltamem_agents.training.conversations import Conversation, Shape, converse
 
-SIZES: Mapping[int, int] = {1: 40, 2: 30, 4: 20, 8: 16, 16: 8, 32: 4, 64: 2}  # facts: conversations
-ASKED = 12  # questions a conversation about what was said, and as many about what was not
+SIZES: Mapping[int, int] = {1: 40, 2: 30, 4: 20, 8: 16, 16: 8, 32: 4, 64: 2, 128: 2}  # facts: conversations
+ASKED = 24  # questions a conversation about what was said, and as many about what was not
 RIDGE = 1e-3
 
 

@@ -21,6 +21,7 @@ from deltamem_agents.core import Adapter, new_adapter, save_adapter
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.training.adapter import AdapterRecipe, train_adapter
 from deltamem_agents.training.backbone import BackboneRecipe, new_backbone, train_backbone
+from deltamem_agents.training.calibrate import calibrate
 from deltamem_agents.training.card import model_card
 from deltamem_agents.training.evaluate import Score, evaluate
 from deltamem_agents.training.linear_start import start_as_linear_attention
@@ -63,7 +64,7 @@ def train_tiny(
         out: Gets the backbone, the tokenizer, ``adapter/`` and ``MODEL_CARD.md``.
         backbone_steps: Those of `BackboneRecipe` where not given.
         adapter_steps: Those of `AdapterRecipe` where not given.
-        conversations: Held-out conversations a figure of the table is measured on; 0 measures nothing.
+        conversations: Held-out conversations a figure of the table is measured on; 0 measures and calibrates nothing.
 
     Raises:
         ConfigError: The folder holds something already, or a number of steps is not positive.
@@ -99,6 +100,11 @@ def train_tiny(
         report("adapter", progress)
     seconds["adapter"] = time.perf_counter() - started
     save_adapter(adapter, folder / "adapter")
+    if conversations:
+        started = time.perf_counter()
+        adapter.calibration = calibrate(folder)
+        seconds["calibration"] = time.perf_counter() - started
+        save_adapter(adapter, folder / "adapter")
     scores = measure(model, tokenizer, adapter, conversations, on_progress)
     write_card(folder, backbone_recipe, adapter_recipe, seconds, scores, model, adapter)
     return Trained(folder, seconds, scores)
@@ -143,6 +149,7 @@ def write_card(
     facts = {
         "backbone": asdict(backbone_recipe),
         "adapter": asdict(adapter_recipe),
+        "calibration": adapter.calibration.as_dict(),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "parameters": {
             "backbone": sum(p.numel() for p in model.parameters()),

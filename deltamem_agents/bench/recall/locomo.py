@@ -1,6 +1,6 @@
 """Retrieval on LoCoMo: how much of the evidence is among the first records, and what each signal is worth.
 
-    python -m deltamem_agents.bench.locomo locomo10.json --out docs/benchmarks/locomo-retrieval.csv
+    python -m deltamem_agents.bench.recall.locomo locomo10.json --out docs/benchmarks/locomo-retrieval.csv
 
 LoCoMo (Maharana et al., arXiv 2402.17753; CC BY-NC 4.0) is not part of this package: give the file. One record a turn,
 with its speaker's name and the caption of an image that was shown; questions of categories 1 to 4 that have evidence.

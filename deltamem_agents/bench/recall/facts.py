@@ -1,0 +1,193 @@
+"""Generated facts among ten times as many messages of small talk, asked about in five ways.
+
+Facts are held out (their triples were not trained on). "none" is the untouched backbone with nothing in context,
+"history" has as much of the conversation in context as fits the window, newest first; the others are modes of `recall`,
+given 10 records of 128 tokens at most. An answer is right if it is the very text; "nothing known" is no answer at all.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from deltamem_agents.engine import Sampling
+from deltamem_agents.memory import AgentMemory, DeltaMem
+from deltamem_agents.memory.answering import ask
+from deltamem_agents.memory.prompting import newest_that_fit
+from deltamem_agents.recall import knows_nothing
+from deltamem_agents.training.conversations import Conversation, Question, Shape, converse
+
+Advance = Callable[[str, int, int], None]  # text, how many are done, of how many
+
+MODES = ("none", "state", "vector", "hybrid", "history")
+CONVERSATIONS: Mapping[int, int] = {1: 48, 2: 32, 4: 16, 8: 8, 16: 6, 32: 4, 64: 2, 128: 1, 256: 1}  # by facts
+TURNS = 5  # of small talk a fact, of two messages each
+RECORDS, BUDGET = 10, 128  # records and their tokens, at most
+HISTORIES = 24  # questions a size with the whole history in context, which takes seconds each
+WINDOW = 4096  # of history, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One question and what came of it.
+
+    Args:
+        kind: "stated", "changed", or "unknown" for what was never said.
+        said: What the backbone said, believed or not; None where it said that it does not know.
+        answered: Whether that was given as an answer.
+        confidence: NaN for modes that have none.
+        context_tokens: Of records or of history.
+    """
+
+    facts: int
+    mode: str
+    kind: str
+    said: str | None
+    right: bool
+    answered: bool
+    confidence: float
+    context_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """The figures of one mode at one number of facts.
+
+    Args:
+        right: Share of questions about what was said whose answer is right.
+        withheld: Share of them that got no answer.
+        silent: Share of questions about what was never said that got none.
+        context_tokens: Mean.
+        most_context_tokens: Of any question.
+        seconds: Median.
+    """
+
+    facts: int
+    changed: int
+    mode: str
+    questions: int
+    right: float
+    withheld: float
+    unknown_questions: int
+    silent: float
+    context_tokens: float
+    most_context_tokens: int
+    seconds: float
+
+
+def converse_about(facts: int, changed: int = 0, *, seed: int) -> Conversation:
+    """Facts, some of them changed later, among small talk, in sessions of eight facts."""
+    shape = Shape(
+        facts=facts,
+        changed=changed,
+        filler=TURNS * facts,
+        unknown=min(64, max(8, facts)),
+        sessions=max(1, facts // 8),
+        held_out=True,
+    )
+    return converse(random.Random(seed), shape)
+
+
+def tell(agent: AgentMemory, conversation: Conversation) -> None:
+    """Write a conversation, session by session; fold and index it."""
+    for number, messages in enumerate(conversation.sessions, 1):
+        last = number == len(conversation.sessions)
+        agent.write([{"role": role, "content": text} for role, text in messages], f"s{number}", wait=last)
+
+
+def measure(
+    mem: DeltaMem,
+    facts: int,
+    conversations: int,
+    *,
+    changed: int = 0,
+    modes: Sequence[str] = MODES,
+    seed: int = 7,
+    progress: Advance = lambda *_: None,
+) -> list[Asked]:
+    """Tell each conversation to an agent of its own and ask all its questions in every mode."""
+    asked: list[Asked] = []
+    for number in range(conversations):
+        agent = mem.agent(f"{facts} facts, {changed} changed, {number}")
+        progress(f"{facts} facts: telling", number, conversations)
+        conversation = converse_about(facts, changed, seed=seed * 1_000 + facts * 10_000 + number)
+        tell(agent, conversation)
+        for mode in modes:
+            progress(f"{facts} facts: asking, {mode}", number, conversations)
+            questions: Sequence[Question] = conversation.questions
+            if mode == "history":
+                some = max(1, HISTORIES // conversations)
+                questions = random.Random(number).sample(questions, min(some, len(questions)))
+            asked += [_asked(mem, agent, conversation, facts, mode, each) for each in questions]
+        agent.delete()
+    return asked
+
+
+def scores(asked: Sequence[Asked], changed: int = 0) -> Iterator[Score]:
+    """The figures of each mode and number of facts; where some were changed, of these alone."""
+    for facts, mode in dict.fromkeys((each.facts, each.mode) for each in asked):
+        of = [each for each in asked if (each.facts, each.mode) == (facts, mode)]
+        said = [each for each in of if each.kind == ("changed" if changed else "stated")]
+        unsaid = [each for each in of if each.kind == "unknown"]
+        yield Score(
+            facts=facts,
+            changed=changed,
+            mode=mode,
+            questions=len(said),
+            right=_share([each.answered and each.right for each in said]),
+            withheld=_share([not each.answered for each in said]),
+            unknown_questions=len(unsaid),
+            silent=_share([not each.answered for each in unsaid]),
+            context_tokens=statistics.fmean(each.context_tokens for each in of),
+            most_context_tokens=max(each.context_tokens for each in of),
+            seconds=statistics.median(each.seconds for each in of),
+        )
+
+
+def _asked(
+    mem: DeltaMem, agent: AgentMemory, conversation: Conversation, facts: int, mode: str, question: Question
+) -> Asked:
+    started = time.perf_counter()
+    confidence, tokens = float("nan"), 0
+    if mode in ("none", "history"):
+        said, tokens = _in_context(mem, conversation if mode == "history" else None, question.text)
+        answered = not knows_nothing(said)
+    else:
+        # As `recall` does, which does not tell what it withholds.
+        records = "" if mode == "state" else agent.recall(
+            question.text, mode=mode, k=RECORDS, budget=BUDGET, generate=False
+        ).text  # fmt: skip
+        found = ask(mem.engine, question.text, records, None if mode == "vector" else mem.folder.current(agent.id))
+        said, answered, confidence = found.generation.text, found.text is not None, found.confidence
+        tokens = mem.engine.count(records)
+    return Asked(
+        facts=facts,
+        mode=mode,
+        kind=question.kind,
+        said=None if knows_nothing(said) else said,
+        right=said == question.answer,
+        answered=answered,
+        confidence=confidence,
+        context_tokens=tokens,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _in_context(mem: DeltaMem, conversation: Conversation | None, question: str) -> tuple[str, int]:
+    """What the backbone alone says, and how many tokens of history it was given."""
+    rendering = mem.engine.rendering
+    history = [{"role": r, "content": t} for m in conversation.sessions for r, t in m] if conversation else []
+    messages = [*history, {"role": "user", "content": question}]
+    room = min(mem.engine.window, WINDOW) - 32
+    kept = newest_that_fit(messages, lambda chosen: len(rendering.prompt(chosen, None)) <= room)
+    prompt = rendering.prompt(kept, None)
+    said = mem.engine.generate(prompt, sampling=Sampling(max_tokens=16)).result().text
+    return said, len(prompt) - len(rendering.prompt(messages[-1:], None))
+
+
+def _share(values: Sequence[bool]) -> float:
+    return sum(values) / len(values) if values else float("nan")

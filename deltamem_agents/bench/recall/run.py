@@ -1,0 +1,72 @@
+"""All of the recall benchmark, in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deltamem_agents.bench.figures import Figure, machine
+from deltamem_agents.bench.recall import locomo
+from deltamem_agents.bench.recall.facts import CONVERSATIONS, MODES, Advance, measure, scores
+from deltamem_agents.bench.recall.reliability import bins, separations
+from deltamem_agents.bench.recall.report import Results
+from deltamem_agents.errors import ConfigError
+from deltamem_agents.memory import DeltaMem
+from deltamem_agents.recall import default_embedder
+
+CHANGED = (100, 50)  # facts, and how many of them change
+
+
+def run(
+    *,
+    sizes: Sequence[int] = tuple(CONVERSATIONS),
+    modes: Sequence[str] = MODES,
+    changed: bool = True,
+    file: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    progress: Advance = lambda *_: None,
+) -> Results:
+    """Measure everything.
+
+    Args:
+        sizes: Numbers of facts.
+        changed: Whether to measure changed facts too.
+        file: LoCoMo's JSON; without it that part is left out.
+        options: Of `DeltaMem.open`.
+
+    Raises:
+        ConfigError: A size or a mode is none of those known.
+    """
+    for size in sizes:
+        if size not in CONVERSATIONS:
+            raise ConfigError(f"{size} facts is not one of {', '.join(map(str, CONVERSATIONS))}")
+    for mode in modes:
+        if mode not in MODES:
+            raise ConfigError(f"mode {mode!r} is not one of {', '.join(MODES)}")
+    asked, corrected = [], []
+    with DeltaMem.open(**{"backbone": "tiny", "url": "sqlite://", **(options or {})}) as mem:
+        name = mem.engine.name
+        for size in sizes:
+            asked += measure(mem, size, CONVERSATIONS[size], modes=modes, progress=progress)
+        if changed:
+            without_history = [mode for mode in modes if mode in ("state", "vector", "hybrid")]
+            facts, of = CHANGED
+            corrected = measure(mem, facts, 1, changed=of, modes=without_history, progress=progress)
+    retrieved: list[Figure] = []
+    if file is not None:
+        progress("LoCoMo", 0, 0)
+        embedder, note = default_embedder()
+        if embedder is None:
+            raise ConfigError(note)
+        retrieved = locomo.measure(file, embedder)
+    return Results(
+        machine=machine(model=Path(name).name, torch=torch.__version__, threads=str(torch.get_num_threads())),
+        facts=list(scores(asked)),
+        changed=list(scores(corrected, changed=CHANGED[1])),
+        separations=list(separations(asked)),
+        bins=[each for mode in ("state", "hybrid") for each in bins(asked, mode)],
+        locomo=retrieved,
+    )

@@ -1,0 +1,68 @@
+"""The command group ``bench``: figures that anyone can measure again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deltamem_agents import terminal
+from deltamem_agents.cli.app import Debug, app
+from deltamem_agents.cli.options import Adapter, Backbone, Device, Dtype, Embedder, open_options
+from deltamem_agents.errors import ConfigError
+
+bench = typer.Typer(name="bench", help="Measure what this memory is worth.", no_args_is_help=True)
+app.add_typer(bench)
+
+
+@bench.callback()
+def _group() -> None:
+    """Measure what this memory is worth."""
+
+
+@bench.command()
+def recall(
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write recall.json, recall.md and recall.png into this folder.")
+    ] = None,
+    facts: Annotated[str, typer.Option("--facts", help="Numbers of facts, with commas.")] = "1,2,4,8,16,32,64,128,256",
+    modes: Annotated[
+        str, typer.Option("--modes", help="Ways of asking, with commas.")
+    ] = "none,state,vector,hybrid,history",
+    changed: Annotated[bool, typer.Option("--changed/--no-changed", help="Whether to ask for changed facts.")] = True,
+    locomo: Annotated[
+        Path | None, typer.Option("--locomo", help="LoCoMo's JSON file; without it that part is left out.")
+    ] = None,
+    backbone: Backbone = "tiny",
+    adapter: Adapter = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    embedder: Embedder = None,
+    debug: Debug = False,
+) -> None:
+    """State, retrieval, both, and the whole history in context: right answers, silence, confidence and cost."""
+    try:
+        sizes = [int(each) for each in facts.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"facts is {facts!r}; give whole numbers with commas, as '1,32,256'") from error
+    if locomo is not None and not locomo.is_file():
+        raise ConfigError(f"no file {str(locomo)!r}; give LoCoMo's JSON")
+    with terminal.progress("Loading") as advance:
+        from deltamem_agents.bench.recall.report import import_matplotlib, markdown
+        from deltamem_agents.bench.recall.run import run
+
+        if out is not None:
+            import_matplotlib()  # before minutes are spent
+        results = run(
+            sizes=sizes,
+            modes=modes.split(","),
+            changed=changed,
+            file=locomo,
+            options=open_options(backbone, adapter, device, dtype, embedder),
+            progress=advance,
+        )
+    typer.echo(markdown(results))
+    if out is not None:
+        for path in results.write(out):
+            typer.echo(f"wrote {path}", err=True)
