@@ -169,10 +169,14 @@ class DeltaMemory(Memory):
 
     async def areset(self, status: MessageStatus | None = None) -> None:
         """Clear the buffer, or its messages of this status; the agent's memory stays."""
+        if status is MessageStatus.ARCHIVED:  # the conversation goes on
+            await self._restored()
+            await super().areset(status=status)
+            return
         self._turn.restore = False
         await self.aflush()
         await super().areset(status=status)
-        if status is not MessageStatus.ARCHIVED and since_cleared(await self._agent.alog(self._session)):
+        if since_cleared(await self._agent.alog(self._session)):
             await self._agent.awrite([clearing()], self._session, wait=False)
 
     async def awipe(self) -> Receipt | None:

@@ -15,6 +15,7 @@ from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.llms.types import AudioBlock, DocumentBlock, ImageBlock, TextBlock, ToolCallBlock
 from llama_index.core.llms import ChatMessage
 from llama_index.core.memory import InsertMethod
+from llama_index.core.storage.chat_store.base_db import MessageStatus
 from llama_index.core.workflow import Context, JsonPickleSerializer
 
 from deltamem_agents import DeltaMem
@@ -88,6 +89,19 @@ def test_reset_keeps_the_memory(mem: DeltaMem) -> None:
     assert texts(mem)[0] == FACT
     memory.put(user(QUESTION))
     assert FACT in recalled(memory.get())
+
+
+async def test_the_archive_can_be_emptied_within_a_turn(mem: DeltaMem) -> None:
+    memory = DeltaMemory.from_defaults(mem, "alice", "s1", token_limit=60, token_flush_size=9)
+    for number in range(6):
+        memory.put_messages([user(f"Tell me about bird {number}."), assistant(f"Bird {number} sings.")])
+    memory.put(user(QUESTION))
+    for each in (memory, DeltaMemory.from_dict(memory.to_dict())):
+        await each.areset(status=MessageStatus.ARCHIVED)
+        assert await each.aget_all() == await each.aget_all(status=MessageStatus.ACTIVE)
+        assert contents(await each.aget_all())[-1] == QUESTION and QUESTION not in texts(mem)  # it is still open
+    memory.put(assistant("4417."))
+    assert texts(mem)[12:] == [QUESTION, "4417."]
 
 
 async def test_wipe_erases_the_agent(mem: DeltaMem) -> None:
