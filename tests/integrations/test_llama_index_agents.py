@@ -275,3 +275,14 @@ async def test_a_turn_that_broke_off_is_journalled_with_the_next(mem: DeltaMem, 
     assert texts(mem) == []
     await agent.run(QUESTION, memory=memory)
     assert texts(mem) == [FACT, QUESTION, "Noted."]
+
+
+@pytest.mark.slow  # two processes that import torch and LlamaIndex
+def test_the_example_remembers_its_first_run(python: Callable[..., Any], url: str) -> None:
+    first, second = (python("examples/llama_index_agent.py", *options) for options in ([], ["--url", url]))
+    third = python("examples/llama_index_agent.py", "--url", url)
+    for done in (first, second, third):
+        assert done.returncode == 0, done.stderr
+        assert "- user: My favourite colour is teal." in done.stdout
+        assert "tuesday  agent: teal" in done.stdout
+    assert "remembered" not in second.stdout and "4 messages are remembered" in third.stdout
