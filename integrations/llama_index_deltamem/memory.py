@@ -163,7 +163,8 @@ class DeltaMemory(Memory):
         await super().aset(messages)
         answered = messages[:-1] if messages and asks(messages[-1]) else messages
         given = said(answered)
-        new = {each["id"] for each in unwritten(await self._agent.alog(self._session), journalled(given))}
+        log = await self._agent.alog(self._session)
+        new = {each["id"] for each in unwritten(log, journalled(given), whole=True)}
         self._turn.begin(said(messages[len(answered) :]))
         await self._write([each for each in given if each.id in new])
 

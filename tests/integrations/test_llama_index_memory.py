@@ -154,6 +154,22 @@ def test_a_front_end_that_keeps_nothing_of_tools_resends_its_history(mem: DeltaM
     assert texts(mem) == [QUESTION, "Let me see.", "4417", "It is 4417.", "Thanks", "Welcome"]
 
 
+def test_a_conversation_that_went_another_way_doubles_nothing(mem: DeltaMem) -> None:
+    first, second = [user(FACT), assistant("Noted.")], [user(QUESTION), assistant("I forgot.")]
+    again, third = [user(QUESTION), assistant("4417.")], [user("Thanks"), assistant("Welcome")]
+    DeltaMemory.from_defaults(mem, "alice", "s1").put_messages([*first, *second])
+    told = [*first, *second, again[1]]
+    for history in (first, [*first, *again], [*first, *again], first):  # the answer is drawn again
+        memory = DeltaMemory.from_defaults(mem, "alice", "s1", chat_history=history)
+        assert contents(memory.get_all()) == contents(history)
+    assert texts(mem) == contents(told)
+    memory.set([*first, *again])
+    memory.put_messages(third)
+    memory.set([*first, *again, *third, user("Thanks")])  # said again, and not answered yet
+    memory.put(assistant("Sure"))
+    assert texts(mem) == contents([*told, *third, user("Thanks"), assistant("Sure")])
+
+
 @pytest.mark.parametrize("at", ["put", "set"])
 def test_a_failed_write_is_made_up_for(mem: DeltaMem, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
     memory = DeltaMemory.from_defaults(mem, "alice")
