@@ -207,6 +207,19 @@ def test_a_chat_engine_is_given_the_history(mem: DeltaMem, prompts: list[str]) -
     assert all(prompt.startswith("<|system|> Be brief.") and prompt.count(FACT) == 1 for prompt in prompts)
 
 
+@every_agent
+async def test_an_agent_is_given_the_history(mem: DeltaMem, prompts: list[str], speak: Speak, kind: str) -> None:
+    if words := words_of(kind):
+        speak(mem, words)
+    history = [ChatMessage(role="user", content=FACT), ChatMessage(role="assistant", content="Noted.")]
+    question = ChatMessage(role="user", content=QUESTION)
+    for _ in range(2):  # a front end that keeps no state asks, and asks for another answer
+        memory = DeltaMemory.from_defaults(mem, "alice", "s1")
+        await agent_of(kind, mem).run(chat_history=[*history, question], memory=memory)
+    assert said_by_user(mem) == [FACT, QUESTION] and texts(mem).count("Noted.") == 1
+    assert all(prompt.count(FACT) == prompt.count(f"<|user|> {QUESTION}") == 1 for prompt in prompts)
+
+
 # Tools
 
 
