@@ -18,6 +18,8 @@ from llama_index_deltamem import DeltaMemLLM, DeltaMemory
 
 async def talk(mem: DeltaMem) -> None:
     """Tell an agent something in one session, ask for it in another."""
+    if known := await mem.agent("alice").alog():
+        print(len(known), "messages are remembered from an earlier run")
     agent = FunctionAgent(llm=DeltaMemLLM(mem, "alice", max_tokens=32), tools=[])
 
     async def say(text: str, session: str) -> None:

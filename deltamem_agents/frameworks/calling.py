@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from deltamem_agents.engine import Sampling
 from deltamem_agents.errors import ConfigError, InvalidAgentError
 from deltamem_agents.frameworks.recalled import RecalledText
+from deltamem_agents.memory.prompting import beyond, sought
 from deltamem_agents.memory.results import Mode, Recall, Reply, check_k, check_mode
 from deltamem_agents.recall.prompt import HEADER
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from deltamem_agents.memory.deltamem import DeltaMem
 
 _OPENS_CALL = "<tool_call>"
-_SPARE = 20  # records sought beyond k, to make up for those the prompt has already
-_LONG = 200  # characters; a shorter record may be in another text by chance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +49,7 @@ class RecallOptions:
         Args:
             present: Texts that the prompt has already.
         """
-        k = self.k + min(len(present), _SPARE)
+        k = sought(self.k, present)
         return {"mode": self.mode, "k": k, "budget": None, "generate": self.mode == "state"}
 
     def for_prompt(self, messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -84,8 +83,7 @@ def beyond_prompt(mem: DeltaMem, recalled: Recall, options: RecallOptions, prese
         present: Texts of the prompt's messages.
     """
     if recalled.records:
-        said = {text.strip() for text in present}
-        text = RecalledText([record for record in recalled.records if not _within(record.text, said)][: options.k])
+        text = RecalledText(beyond(recalled.records, present)[: options.k])
     else:
         text = RecalledText((), recalled.text)
     return text if options.budget is None else text.within(options.budget, mem.engine.count)
@@ -181,11 +179,6 @@ class VisibleText:
             return reply.text[len(self._shown) :]
         trimmed = self._shown.rstrip()
         return reply.text[len(trimmed) :].lstrip() if reply.text.startswith(trimmed) else ""
-
-
-def _within(text: str, said: set[str]) -> bool:
-    """Whether a record is one of these texts, or a part of a long one."""
-    return text in said or (len(text) >= _LONG and any(text in other for other in said))
 
 
 def _overlap(text: str) -> int:

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from deltamem_agents.errors import InvalidAgentError, InvalidMessageError
@@ -126,7 +127,7 @@ def from_journal(entry: Entry) -> FrameworkMessage:
     )
 
 
-def unwritten(log: Sequence[Entry], messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def unwritten(log: Sequence[Entry], messages: Sequence[dict[str, Any]], *, whole: bool = False) -> list[dict[str, Any]]:
     """What a resent conversation adds to its session's journal.
 
     Clients that keep no state send the whole conversation each time, with new ids or none, so ids cannot tell. The
@@ -136,6 +137,9 @@ def unwritten(log: Sequence[Entry], messages: Sequence[dict[str, Any]]) -> list[
     Args:
         log: The session's live journal.
         messages: As `AgentMemory.write` takes them.
+        whole: Whether they are the whole conversation, and so may also have gone another way than the journal, after
+            an answer was drawn again or a question edited. The longest beginning that the journal has in this order is
+            then known.
 
     Returns:
         The rest, and before it messages that kept their id and changed their text: those replace the old ones.
@@ -145,6 +149,8 @@ def unwritten(log: Sequence[Entry], messages: Sequence[dict[str, Any]]) -> list[
     known = _known(log, checked)
     if not any(_of_tools(message.role, message.blocks) for message in checked):
         known = max(known, _known([e for e in log if not _of_tools(e.role, _blocks(e))], checked), key=len)
+    if whole:
+        known = max(known, _in_order(log, checked), key=len)
     edited = [message for message, said in zip(messages, known, strict=False) if not said]
     return [*edited, *messages[len(known) :]]
 
@@ -177,6 +183,12 @@ def _known(log: Sequence[Entry], messages: Sequence[NewMessage]) -> list[bool]:
         if all(old.id == new.id or _same(old, new) for old, new in pairs):
             return [_same(old, new) for old, new in pairs]
     return []
+
+
+def _in_order(log: Sequence[Entry], messages: Sequence[NewMessage]) -> list[bool]:
+    """True for each message of the longest beginning that ``log`` has in this order, whatever else it has between."""
+    entries = iter(log)
+    return [True for _ in takewhile(lambda new: any(_same(old, new) for old in entries), messages)]
 
 
 def _same(old: Entry, new: NewMessage) -> bool:

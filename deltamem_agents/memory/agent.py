@@ -6,6 +6,7 @@ import asyncio
 import queue
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -15,7 +16,14 @@ from deltamem_agents.errors import ConfigError
 from deltamem_agents.memory.answering import Answer, ask
 from deltamem_agents.memory.folding import Folded, under
 from deltamem_agents.memory.history import History
-from deltamem_agents.memory.prompting import last_question, newest_that_fit, prompt_messages, with_recall
+from deltamem_agents.memory.prompting import (
+    beyond,
+    last_question,
+    newest_that_fit,
+    prompt_messages,
+    sought,
+    with_recall,
+)
 from deltamem_agents.memory.results import Mode, Recall, Reply, Usage, check_k, check_mode
 from deltamem_agents.memory.tool_calls import split_tool_calls
 from deltamem_agents.memory.twins import twin
@@ -128,7 +136,7 @@ class AgentMemory(History):
         Args:
             messages: The whole prompt, as for `write`; assistant messages may carry ``tool_calls``.
             mode: As for `recall`; "vector" leaves the state out.
-            k: Records added to the system message, at most.
+            k: Records added to the system message, at most; none that the messages hold already.
             budget: Tokens they may have.
             sampling: How the reply is drawn; greedy by default.
             tools: JSON schemas of tools the chat template is given.
@@ -272,9 +280,8 @@ class AgentMemory(History):
     ) -> tuple[list[int], Folded | None, Recall]:
         """The prompt's tokens, the state and what was recalled; no more than ``room`` tokens, where that can be."""
         plain = prompt_messages(messages)
-        recalled = Recall()
-        if check_mode(mode) != "state":
-            recalled = self.recall(last_question(plain), mode=mode, k=k, budget=budget, generate=False)
+        check_k(k)
+        recalled = Recall() if check_mode(mode) == "state" else self._beyond(plain, mode, k, budget)
         self._mem.check_open()
 
         def render(chosen: Sequence[dict[str, Any]]) -> list[int]:
@@ -284,6 +291,17 @@ class AgentMemory(History):
         if room is not None and len(prompt) > room:
             prompt = render(newest_that_fit(plain, lambda chosen: len(render(chosen)) <= room))
         return prompt, None if mode == "vector" else self._mem.folder.current(self.id), recalled
+
+    def _beyond(self, prompt: Sequence[dict[str, Any]], mode: Mode | str, k: int, budget: int | None) -> Recall:
+        """Records for the prompt's question, without what the prompt says already."""
+        said = [message["content"] for message in prompt]
+        found = self.recall(last_question(prompt), mode=mode, k=sought(k, said), generate=False)
+        records = beyond(found.records, said)[:k]
+        if budget is not None:
+            records = within_budget(records, budget, self._mem.engine.count)
+        text = recall_text(records)
+        usage = replace(found.usage, context_tokens=self._mem.engine.count(text))
+        return replace(found, text=text, records=records, usage=usage)
 
     def _room(self, sampling: Sampling | None) -> int:
         """Tokens that a prompt may have."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from typing import TYPE_CHECKING, NoReturn, Self
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from deltamem_agents.errors import ClosedError, ConfigError, NotPicklableError
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from deltamem_agents.memory.deltamem import DeltaMem
 
 _lock = threading.Lock()
-_opened: WeakSet[DeltaMem] = WeakSet()
+_opened: WeakKeyDictionary[DeltaMem, None] = WeakKeyDictionary()  # in the order they were opened
 
 
 class Handle:
@@ -45,11 +45,11 @@ def refuse_pickle(what: str, instead: str = "make it anew where a DeltaMem is op
 def register(mem: DeltaMem) -> None:
     """Let `find_open` find this one for as long as it is open."""
     with _lock:
-        _opened.add(mem)
+        _opened[mem] = None
 
 
 def find_open(url: str) -> DeltaMem:
-    """The registered `DeltaMem` whose masked URL this is.
+    """The registered `DeltaMem` whose masked URL this is; the newest, where a database is open more than once.
 
     Raises:
         ClosedError: None is open in this process.
@@ -64,7 +64,7 @@ def find_open(url: str) -> DeltaMem:
         )
     if len(found) > 1 and _in_memory(url):
         raise ConfigError(f"{len(found)} databases in memory are open as {url}; use a file, or close the others")
-    return found[0]
+    return found[-1]
 
 
 def _is_open(mem: DeltaMem) -> bool:

@@ -7,8 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from deltamem_agents.errors import InvalidMessageError
+from deltamem_agents.recall import Record
 
 ROLES = ("system", "user", "assistant", "tool")
+SPARE = 20  # records sought beyond k, to make up for those the prompt has already
+LONG = 200  # characters; a shorter record may be in another text by chance
 
 
 def prompt_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -39,6 +42,17 @@ def with_recall(messages: Sequence[dict[str, Any]], text: str) -> list[dict[str,
     return [{"role": "system", "content": text}, *messages]
 
 
+def sought(k: int, said: Sequence[str]) -> int:
+    """Records to search for where `beyond` is to leave k."""
+    return k + min(len(said), SPARE)
+
+
+def beyond(records: Sequence[Record], said: Sequence[str]) -> list[Record]:
+    """The records that no text of a prompt says: it may hold messages of the same conversation."""
+    stripped = {text.strip() for text in said}
+    return [record for record in records if not _within(record.text, stripped)]
+
+
 def newest_that_fit(
     messages: Sequence[dict[str, Any]], fits: Callable[[Sequence[dict[str, Any]]], bool]
 ) -> list[dict[str, Any]]:
@@ -54,6 +68,11 @@ def newest_that_fit(
 
     number = bisect_left(range(len(starts) - 1), True, key=lambda each: fits(from_start(each)))
     return from_start(number)
+
+
+def _within(text: str, said: set[str]) -> bool:
+    """Whether a record is one of these texts, or a part of a long one."""
+    return text in said or (len(text) >= LONG and any(text in other for other in said))
 
 
 def _prompt_message(index: int, message: object) -> dict[str, Any]:

@@ -161,18 +161,24 @@ class DeltaMemory(Memory):
         await self.aflush()
         messages = _copies(messages)
         await super().aset(messages)
-        answered = messages[:-1] if messages and asks(messages[-1]) else messages
-        given = said(answered)
-        new = {each["id"] for each in unwritten(await self._agent.alog(self._session), journalled(given))}
-        self._turn.begin(said(messages[len(answered) :]))
-        await self._write([each for each in given if each.id in new])
+        given = said(messages)
+        log = await self._agent.alog(self._session)
+        new = {each["id"] for each in unwritten(log, journalled(given), whole=True)}
+        due = [each for each in given if each.id in new]
+        if due and due[-1].message is messages[-1] and asks(messages[-1]):
+            self._turn.begin([due.pop()])
+        await self._write(due)
 
     async def areset(self, status: MessageStatus | None = None) -> None:
         """Clear the buffer, or its messages of this status; the agent's memory stays."""
+        if status is MessageStatus.ARCHIVED:  # the conversation goes on
+            await self._restored()
+            await super().areset(status=status)
+            return
         self._turn.restore = False
         await self.aflush()
         await super().areset(status=status)
-        if status is not MessageStatus.ARCHIVED and since_cleared(await self._agent.alog(self._session)):
+        if since_cleared(await self._agent.alog(self._session)):
             await self._agent.awrite([clearing()], self._session, wait=False)
 
     async def awipe(self) -> Receipt | None:

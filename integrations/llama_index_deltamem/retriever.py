@@ -9,10 +9,13 @@ from typing import Any
 from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
+from deltamem_agents.frameworks.calling import resolve_agent
 from deltamem_agents.frameworks.records import record_facts, record_id, search_arguments
 from deltamem_agents.memory import DeltaMem
 from deltamem_agents.memory.results import check_k
 from deltamem_agents.recall import Record
+
+WAYS = "give DeltaMemRetriever(mem, agent_id=…), a string, such as a user's id"
 
 
 class DeltaMemRetriever(BaseRetriever):
@@ -23,7 +26,7 @@ class DeltaMemRetriever(BaseRetriever):
 
     Args:
         mem: An open one; not closed by this class.
-        agent_id: Whose memory.
+        agent_id: Whose memory; has to be given.
         k: Nodes at most.
         session: Only of this conversation.
         since, until: Only messages written at or after, and before.
@@ -32,13 +35,14 @@ class DeltaMemRetriever(BaseRetriever):
 
     Raises:
         ConfigError: k is not a positive integer.
-        InvalidAgentError: The agent id is not one.
+        InvalidAgentError: There is no agent id, or it is not one.
+        ClosedError: ``mem`` was closed.
     """
 
     def __init__(
         self,
         mem: DeltaMem,
-        agent_id: str,
+        agent_id: str | None = None,
         *,
         k: int = 5,
         session: str | None = None,
@@ -49,7 +53,7 @@ class DeltaMemRetriever(BaseRetriever):
     ) -> None:
         check_k(k)
         super().__init__(**options)
-        self._agent = mem.agent(agent_id)
+        self._agent = resolve_agent(mem, agent_id, ways=WAYS)
         self._asked = search_arguments(k, session, since, until, where)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:

@@ -16,7 +16,7 @@ def tokenizer_of(mem: DeltaMem) -> Tokenizer:
     tokenizer = mem.engine.tokenizer
 
     @lru_cache(maxsize=REMEMBERED)
-    def tokens(text: str) -> list[int]:
-        return list(tokenizer.encode(text, add_special_tokens=False))
+    def tokens(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer.encode(text, add_special_tokens=False))
 
-    return tokens
+    return lambda text: list(tokens(text))

@@ -87,7 +87,7 @@ def speak(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return script
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def python() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs Python in a process of its own, from the repository's root."""
 

@@ -76,7 +76,9 @@ def test_metadata(mem: DeltaMem, monkeypatch: pytest.MonkeyPatch) -> None:
     metadata = llm.metadata
     assert (metadata.model_name, metadata.context_window, metadata.num_output) == ("tiny", mem.engine.window, 4)
     assert metadata.is_chat_model and metadata.is_function_calling_model
-    assert len(llm.tokenizer_fn(FACT)) == mem.engine.count(FACT)
+    tokenizer_fn = llm.tokenizer_fn
+    tokenizer_fn(FACT).clear()  # what it gave is the caller's
+    assert len(tokenizer_fn(FACT)) == mem.engine.count(FACT)
     monkeypatch.setattr(Settings, "_tokenizer", None)
     Settings.tokenizer = llm.tokenizer_fn
     memory = ChatMemoryBuffer.from_defaults(llm=llm)
@@ -99,7 +101,7 @@ def test_sampling_by_call(mem: DeltaMem) -> None:
     whole = llm.complete("Tell me about birds.")
     short = llm.complete("Tell me about birds.", max_tokens=2)
     assert short.raw["finish_reason"] == "length" and whole.text.startswith(short.text)
-    word = whole.text.split()[1]
+    word = whole.text[1:3]
     for stop in (word, [word, "\x03"]):
         assert word not in llm.complete("Tell me about birds.", stop=stop).text
     drawn = [llm.complete("Hello", temperature=5.0, seed=seed).text for seed in (1, 1, 2)]

@@ -15,6 +15,7 @@ from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.llms.types import AudioBlock, DocumentBlock, ImageBlock, TextBlock, ToolCallBlock
 from llama_index.core.llms import ChatMessage
 from llama_index.core.memory import InsertMethod
+from llama_index.core.storage.chat_store.base_db import MessageStatus
 from llama_index.core.workflow import Context, JsonPickleSerializer
 
 from deltamem_agents import DeltaMem
@@ -90,6 +91,19 @@ def test_reset_keeps_the_memory(mem: DeltaMem) -> None:
     assert FACT in recalled(memory.get())
 
 
+async def test_the_archive_can_be_emptied_within_a_turn(mem: DeltaMem) -> None:
+    memory = DeltaMemory.from_defaults(mem, "alice", "s1", token_limit=60, token_flush_size=9)
+    for number in range(6):
+        memory.put_messages([user(f"Tell me about bird {number}."), assistant(f"Bird {number} sings.")])
+    memory.put(user(QUESTION))
+    for each in (memory, DeltaMemory.from_dict(memory.to_dict())):
+        await each.areset(status=MessageStatus.ARCHIVED)
+        assert await each.aget_all() == await each.aget_all(status=MessageStatus.ACTIVE)
+        assert contents(await each.aget_all())[-1] == QUESTION and QUESTION not in texts(mem)  # it is still open
+    memory.put(assistant("4417."))
+    assert texts(mem)[12:] == [QUESTION, "4417."]
+
+
 async def test_wipe_erases_the_agent(mem: DeltaMem) -> None:
     other = DeltaMemory.from_defaults(mem, "bob")
     other.put_messages([user(FACT), assistant("Noted.")])
@@ -138,6 +152,22 @@ def test_a_front_end_that_keeps_nothing_of_tools_resends_its_history(mem: DeltaM
     memory.put_messages([calling, result("4417"), assistant("It is 4417.")])
     memory.set([user(QUESTION), assistant("It is 4417."), user("Thanks"), assistant("Welcome")])
     assert texts(mem) == [QUESTION, "Let me see.", "4417", "It is 4417.", "Thanks", "Welcome"]
+
+
+def test_a_conversation_that_went_another_way_doubles_nothing(mem: DeltaMem) -> None:
+    first, second = [user(FACT), assistant("Noted.")], [user(QUESTION), assistant("I forgot.")]
+    again, third = [user(QUESTION), assistant("4417.")], [user("Thanks"), assistant("Welcome")]
+    DeltaMemory.from_defaults(mem, "alice", "s1").put_messages([*first, *second])
+    told = [*first, *second, again[1]]
+    for history in (first, [*first, *again], [*first, *again], first):  # the answer is drawn again
+        memory = DeltaMemory.from_defaults(mem, "alice", "s1", chat_history=history)
+        assert contents(memory.get_all()) == contents(history)
+    assert texts(mem) == contents(told)
+    memory.set([*first, *again])
+    memory.put_messages(third)
+    memory.set([*first, *again, *third, user("Thanks")])  # said again, and not answered yet
+    memory.put(assistant("Sure"))
+    assert texts(mem) == contents([*told, *third, user("Thanks"), assistant("Sure")])
 
 
 @pytest.mark.parametrize("at", ["put", "set"])

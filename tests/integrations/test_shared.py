@@ -177,6 +177,13 @@ def test_handles_are_shared_and_not_pickled(mem: DeltaMem, url: str) -> None:
         find_open(url)
 
 
+def test_the_newest_of_a_database_is_found(open_mem: Callable[[], DeltaMem], url: str) -> None:
+    opened = [open_mem() for _ in range(4)]
+    while opened:
+        assert find_open(url) is opened[-1]
+        opened.pop().close()
+
+
 def test_databases_in_memory_are_not_confused() -> None:
     with DeltaMem.open("tiny", url="sqlite://", embedder=False) as one:
         assert find_open("sqlite://") is one

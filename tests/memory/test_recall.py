@@ -262,3 +262,19 @@ def test_results_of_tools_go_with_the_message_that_called_them() -> None:
         kept = newest_that_fit(said, lambda chosen, most=most: len(chosen) <= most)  # type: ignore[misc]
         assert "".join(each["content"] for each in kept) == expected
     assert newest_that_fit(said[:1], lambda _: False) == said[:1]
+
+
+def test_a_prompt_is_given_nothing_that_it_says_already(mem) -> None:
+    agent = mem.agent("a")
+    agent.write([{"role": "user", "content": f"Drawer {number} has a green lid."} for number in range(4)])
+    prompt = [
+        {"role": "user", "content": "Drawer 0 has a green lid."},
+        {"role": "assistant", "content": "Noted."},
+        {"role": "user", "content": "Which drawer has a green lid?"},
+    ]
+    reply = agent.generate(prompt, k=2)
+    assert len(reply.recall.records) == 2 and "Drawer 0" not in reply.recall.text
+    assert reply.usage.context_tokens == mem.engine.count(reply.recall.text)
+    assert len(agent.generate(prompt, k=9).recall.records) == 3
+    with pytest.raises(ConfigError, match="k is 0"):
+        agent.generate(prompt, k=0)
