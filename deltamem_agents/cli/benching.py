@@ -29,7 +29,7 @@ def recall(
     facts: Annotated[str, typer.Option("--facts", help="Numbers of facts, with commas.")] = "1,2,4,8,16,32,64,128,256",
     modes: Annotated[
         str, typer.Option("--modes", help="Ways of asking, with commas.")
-    ] = "none,state,vector,hybrid,history",
+    ] = "none,state,vector,hybrid,preload,history",
     changed: Annotated[bool, typer.Option("--changed/--no-changed", help="Whether to ask for changed facts.")] = True,
     locomo: Annotated[
         Path | None, typer.Option("--locomo", help="LoCoMo's JSON file; without it that part is left out.")

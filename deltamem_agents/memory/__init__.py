@@ -3,13 +3,25 @@
 from deltamem_agents.memory.agent import AgentMemory
 from deltamem_agents.memory.deltamem import DeltaMem
 from deltamem_agents.memory.receipts import Receipt
-from deltamem_agents.memory.results import Difference, Drift, Health, Mode, Recall, Reply, Source, ToolCall, Usage
+from deltamem_agents.memory.results import (
+    Difference,
+    Drift,
+    Handover,
+    Health,
+    Mode,
+    Recall,
+    Reply,
+    Source,
+    ToolCall,
+    Usage,
+)
 
 __all__ = [
     "AgentMemory",
     "DeltaMem",
     "Difference",
     "Drift",
+    "Handover",
     "Health",
     "Mode",
     "Recall",

@@ -9,13 +9,15 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-from deltamem_agents.engine import Cancellation, Generation, Sampling
+from deltamem_agents.core import State
+from deltamem_agents.engine import Cancellation, Generation, Sampling, StateKey
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.memory.answering import Answer, ask
 from deltamem_agents.memory.folding import Folded, under
 from deltamem_agents.memory.history import History
+from deltamem_agents.memory.preloading import preload
 from deltamem_agents.memory.prompting import (
     beyond,
     last_question,
@@ -24,13 +26,30 @@ from deltamem_agents.memory.prompting import (
     sought,
     with_recall,
 )
-from deltamem_agents.memory.results import Mode, Recall, Reply, Usage, check_k, check_mode
+from deltamem_agents.memory.results import (
+    Handover,
+    Mode,
+    Recall,
+    Reply,
+    Usage,
+    check_handover,
+    check_k,
+    check_mode,
+)
 from deltamem_agents.memory.tool_calls import split_tool_calls
 from deltamem_agents.memory.twins import twin
 from deltamem_agents.recall import Record, recall_text, within_budget
 from deltamem_agents.store import check_messages
 
 Messages = Sequence[Mapping[str, Any]]
+
+
+class _Ready(NamedTuple):
+    """What a reply is generated from: prompt, state and its key; and what goes into the report."""
+
+    request: tuple[list[int], State | None, StateKey | None]
+    folded: Folded | None
+    recalled: Recall
 
 
 class AgentMemory(History):
@@ -77,6 +96,7 @@ class AgentMemory(History):
         until: datetime | None = None,
         metadata: Mapping[str, Any] | None = None,
         budget: int | None = None,
+        handover: Handover | str = "context",
         generate: bool = True,
     ) -> Recall:
         """What memory has to say to a query. Reads, never writes the state.
@@ -88,7 +108,9 @@ class AgentMemory(History):
             session: Retrieve from this one only; the state, where the mode reads it, is of all of them.
             since, until: Retrieve messages written at or after, and before; UTC where they name no zone.
             metadata: Retrieve messages whose metadata has these values.
-            budget: Tokens that ``text`` may have, by the backbone's tokenizer; the best records are kept.
+            budget: Tokens that records may have, by the backbone's tokenizer; the best are kept.
+            handover: How the backbone gets the records: "context" (as text, which is ``text``), "preload" (written
+                into a scratch state, no text) or "both".
             generate: Whether the backbone is to answer too.
 
         Raises:
@@ -96,7 +118,7 @@ class AgentMemory(History):
             ContextLengthError: Query and records do not fit the backbone's window.
         """
         started = time.perf_counter()
-        chosen = check_mode(mode)
+        chosen, way = check_mode(mode), check_handover(handover)
         check_k(k)
         if not isinstance(query, str):
             raise ConfigError(f"the query is a {type(query).__name__}; give a string")
@@ -105,9 +127,12 @@ class AgentMemory(History):
             return Recall(notes=self._mem.notes if chosen != "state" else ())
         narrowed = {"session": session, "since": since, "until": until, "metadata": metadata}
         records = [] if chosen == "state" else self._retrieve(query, k, budget, narrowed)
-        text = recall_text(records)
-        folded = None if chosen == "vector" or not generate else self._mem.folder.current(self.id)
-        answer = ask(self._mem.engine, query, text, folded) if generate and query.strip() else None
+        text = "" if way == "preload" else recall_text(records)
+        answer, folded = None, None
+        if generate and query.strip():
+            folded = None if chosen == "vector" else self._mem.folder.current(self.id)
+            scratch = preload(self._mem.engine, None, records) if records and way != "context" else None
+            answer = ask(self._mem.engine, query, text, folded, scratch)
         if answer is not None and answer.source == "state":
             text = self._hinted(text, answer.generation.text, budget)
         return Recall(
@@ -127,6 +152,7 @@ class AgentMemory(History):
         mode: Mode | str = "hybrid",
         k: int = 5,
         budget: int | None = None,
+        handover: Handover | str = "context",
         sampling: Sampling | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         truncation: bool = False,
@@ -138,6 +164,8 @@ class AgentMemory(History):
             mode: As for `recall`; "vector" leaves the state out.
             k: Records added to the system message, at most; none that the messages hold already.
             budget: Tokens they may have.
+            handover: "context" (in the system message), "preload" (written into a scratch copy of the state, which
+                costs no context) or "both".
             sampling: How the reply is drawn; greedy by default.
             tools: JSON schemas of tools the chat template is given.
             truncation: Whether to drop the oldest messages, though not the system message, where the prompt is longer
@@ -149,9 +177,9 @@ class AgentMemory(History):
         """
         started = time.perf_counter()
         room = self._room(sampling) if truncation else None
-        prompt, folded, recalled = self._prepare(messages, mode, k, budget, tools, room)
-        generation = self._mem.engine.generate(prompt, *under(folded), sampling=sampling).result()
-        return self._reply(started, generation, folded, recalled)
+        ready = self._prepare(messages, mode, k, budget, handover, tools, room)
+        generation = self._mem.engine.generate(*ready.request, sampling=sampling).result()
+        return self._reply(started, generation, ready)
 
     def stream(
         self,
@@ -160,6 +188,7 @@ class AgentMemory(History):
         mode: Mode | str = "hybrid",
         k: int = 5,
         budget: int | None = None,
+        handover: Handover | str = "context",
         sampling: Sampling | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         truncation: bool = False,
@@ -167,17 +196,17 @@ class AgentMemory(History):
         """As `generate`, but yields text as it comes, and the whole reply last. Closing it stops the backbone."""
         started = time.perf_counter()
         room = self._room(sampling) if truncation else None
-        prompt, folded, recalled = self._prepare(messages, mode, k, budget, tools, room)
+        ready = self._prepare(messages, mode, k, budget, handover, tools, room)
         pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         cancellation = Cancellation()
         future = self._mem.engine.generate(
-            prompt, *under(folded), sampling=sampling, on_text=pieces.put, cancellation=cancellation
+            *ready.request, sampling=sampling, on_text=pieces.put, cancellation=cancellation
         )
         future.add_done_callback(lambda _: pieces.put(None))
         try:
             while (piece := pieces.get()) is not None:
                 yield piece
-            yield self._reply(started, future.result(), folded, recalled)
+            yield self._reply(started, future.result(), ready)
         finally:
             cancellation.cancel()
 
@@ -188,6 +217,7 @@ class AgentMemory(History):
         mode: Mode | str = "hybrid",
         k: int = 5,
         budget: int | None = None,
+        handover: Handover | str = "context",
         sampling: Sampling | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         truncation: bool = False,
@@ -196,8 +226,8 @@ class AgentMemory(History):
         started = time.perf_counter()
         loop = asyncio.get_running_loop()
         room = self._room(sampling) if truncation else None
-        prepared = self.pool.submit(self._prepare, messages, mode, k, budget, tools, room)
-        prompt, folded, recalled = await asyncio.wrap_future(prepared)
+        prepared = self.pool.submit(self._prepare, messages, mode, k, budget, handover, tools, room)
+        ready = await asyncio.wrap_future(prepared)
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
 
         def put(piece: str | None) -> None:
@@ -205,14 +235,12 @@ class AgentMemory(History):
                 loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
         cancellation = Cancellation()
-        future = self._mem.engine.generate(
-            prompt, *under(folded), sampling=sampling, on_text=put, cancellation=cancellation
-        )
+        future = self._mem.engine.generate(*ready.request, sampling=sampling, on_text=put, cancellation=cancellation)
         future.add_done_callback(lambda _: put(None))
         try:
             while (piece := await pieces.get()) is not None:
                 yield piece
-            yield self._reply(started, await asyncio.wrap_future(future), folded, recalled)
+            yield self._reply(started, await asyncio.wrap_future(future), ready)
         finally:
             cancellation.cancel()
 
@@ -275,13 +303,15 @@ class AgentMemory(History):
         mode: Mode | str,
         k: int,
         budget: int | None,
+        handover: Handover | str,
         tools: Sequence[Mapping[str, Any]] | None,
         room: int | None,
-    ) -> tuple[list[int], Folded | None, Recall]:
+    ) -> _Ready:
         """The prompt's tokens, the state and what was recalled; no more than ``room`` tokens, where that can be."""
         plain = prompt_messages(messages)
         check_k(k)
-        recalled = Recall() if check_mode(mode) == "state" else self._beyond(plain, mode, k, budget)
+        way = check_handover(handover)
+        recalled = Recall() if check_mode(mode) == "state" else self._beyond(plain, mode, k, budget, way)
         self._mem.check_open()
 
         def render(chosen: Sequence[dict[str, Any]]) -> list[int]:
@@ -290,16 +320,22 @@ class AgentMemory(History):
         prompt = render(plain)
         if room is not None and len(prompt) > room:
             prompt = render(newest_that_fit(plain, lambda chosen: len(render(chosen)) <= room))
-        return prompt, None if mode == "vector" else self._mem.folder.current(self.id), recalled
+        folded = None if mode == "vector" else self._mem.folder.current(self.id)
+        state, key = under(folded)
+        if recalled.records and way != "context":
+            state, key = preload(self._mem.engine, state, recalled.records), None
+        return _Ready((prompt, state, key), folded, recalled)
 
-    def _beyond(self, prompt: Sequence[dict[str, Any]], mode: Mode | str, k: int, budget: int | None) -> Recall:
+    def _beyond(
+        self, prompt: Sequence[dict[str, Any]], mode: Mode | str, k: int, budget: int | None, way: Handover
+    ) -> Recall:
         """Records for the prompt's question, without what the prompt says already."""
         said = [message["content"] for message in prompt]
         found = self.recall(last_question(prompt), mode=mode, k=sought(k, said), generate=False)
         records = beyond(found.records, said)[:k]
         if budget is not None:
             records = within_budget(records, budget, self._mem.engine.count)
-        text = recall_text(records)
+        text = "" if way == "preload" else recall_text(records)
         usage = replace(found.usage, context_tokens=self._mem.engine.count(text))
         return replace(found, text=text, records=records, usage=usage)
 
@@ -307,13 +343,13 @@ class AgentMemory(History):
         """Tokens that a prompt may have."""
         return self._mem.engine.window - (sampling or Sampling()).max_tokens
 
-    def _reply(self, started: float, generation: Generation, folded: Folded | None, recalled: Recall) -> Reply:
+    def _reply(self, started: float, generation: Generation, ready: _Ready) -> Reply:
         text, calls = split_tool_calls(generation.text)
         usage = Usage(
-            context_tokens=recalled.usage.context_tokens,
+            context_tokens=ready.recalled.usage.context_tokens,
             prompt_tokens=generation.prompt_tokens,
             answer_tokens=len(generation.ids),
-            state_bytes=self._mem.engine.state_bytes if folded else 0,
+            state_bytes=self._mem.engine.state_bytes if ready.folded else 0,
             first_token_seconds=generation.first_token_seconds,
             tokens_per_second=generation.tokens_per_second,
             seconds=time.perf_counter() - started,
@@ -321,9 +357,9 @@ class AgentMemory(History):
         return Reply(
             text=text,
             tool_calls=calls,
-            recall=recalled,
+            recall=ready.recalled,
             usage=usage,
-            position=folded.position if folded else None,
+            position=ready.folded.position if ready.folded else None,
             finished=generation.finished,
         )
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from deltamem_agents.core import State, state_norm
-from deltamem_agents.engine import Engine, Generation, Sampling
+from deltamem_agents.core import Calibration, State, state_norm
+from deltamem_agents.engine import Engine, Generation, Sampling, StateKey
 from deltamem_agents.memory.folding import Folded, under
 from deltamem_agents.memory.results import Source
 from deltamem_agents.recall import knows_nothing
@@ -57,31 +57,28 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What an answer may come from: a prompt under a state."""
+    """What an answer may come from: a prompt under a state, which may have a key."""
 
     prompt: list[int]
-    folded: Folded | None = None
-
-    @property
-    def state(self) -> State | None:
-        return self.folded.state if self.folded else None
+    state: State | None = None
+    key: StateKey | None = None
 
 
-def ask(engine: Engine, query: str, records: str, folded: Folded | None) -> Answer:
+def ask(engine: Engine, query: str, records: str, folded: Folded | None, scratch: State | None = None) -> Answer:
     """Answer a query from a state, from records, or from both.
 
     What was read in records comes first: they are what was said, word for word, and the newest of it.
 
     Args:
-        records: What `recall_text` made of them; empty for none.
+        records: What `recall_text` made of them; empty for none, or where they are not put into the prompt.
         folded: The state; None for the zero state.
+        scratch: A state that the records were written into; None where they were not.
     """
-    norm = state_norm(folded.state) if folded else 0.0
-    alone = ALONE if records else BELIEVED
+    confidence = _Confidences(engine.calibration, folded, scratch)
+    alone = BELIEVED if not records and scratch is None else ALONE
     judged: list[Answer] = []
-    for each in draw(engine, query, records, folded):
-        by_records = engine.calibration.records(each.by_records) if each.by_records > 0 else 0.0
-        by_state = engine.calibration.state(each.by_state, norm) if each.by_state > 0 else 0.0
+    for each in draw(engine, query, records, folded, scratch):
+        by_records, by_state = confidence.of_records(each.by_records), confidence.of_state(each.by_state)
         source: Source = "neither"
         if each.says_something and by_records >= BELIEVED:
             source = "both" if by_state >= BELIEVED else "records"
@@ -92,17 +89,22 @@ def ask(engine: Engine, query: str, records: str, folded: Folded | None) -> Answ
     return next(believed, max(judged, key=lambda each: each.confidence))
 
 
-def draw(engine: Engine, query: str, records: str, folded: Folded | None) -> list[Candidate]:
+def draw(
+    engine: Engine, query: str, records: str, folded: Folded | None, scratch: State | None = None
+) -> list[Candidate]:
     """The answer read in the records, where there are any, then the one the state gives, where there is one.
 
     With neither, it is what the untouched backbone says.
     """
     nothing = _Part(engine.rendering.question(query))
-    read = _Part(engine.rendering.question(query, records)) if records else None
-    remembered = _Part(nothing.prompt, folded) if folded else None
+    read = remembered = None
+    if records or scratch is not None:
+        read = _Part(engine.rendering.question(query, records) if records else nothing.prompt, scratch)
+    if folded is not None:
+        remembered = _Part(nothing.prompt, *under(folded))
     parts = [part for part in (read, remembered) if part is not None]
     begun = [
-        engine.generate(part.prompt, *under(part.folded), sampling=_short(engine.window - len(part.prompt)))
+        engine.generate(part.prompt, part.state, part.key, sampling=_short(engine.window - len(part.prompt)))
         for part in parts or [nothing]
     ]
     drawn = [each.result() for each in begun]
@@ -116,6 +118,25 @@ def draw(engine: Engine, query: str, records: str, folded: Folded | None) -> lis
         gains = {id(part): value - unaided for part, value in zip(parts, aided, strict=True)}
         found.append(Candidate(each, by_state=gains.get(id(remembered), 0.0), by_records=gains.get(id(read), 0.0)))
     return found
+
+
+class _Confidences:
+    """Gains into confidences, as the adapter's calibration has it for each part of memory."""
+
+    def __init__(self, calibration: Calibration, folded: Folded | None, scratch: State | None) -> None:
+        self._calibration = calibration
+        self._norm = state_norm(folded.state) if folded else 0.0
+        self._scratch_norm = None if scratch is None else state_norm(scratch)
+
+    def of_state(self, gain: float) -> float:
+        return self._calibration.state(gain, self._norm) if gain > 0 else 0.0
+
+    def of_records(self, gain: float) -> float:
+        if gain <= 0:
+            return 0.0
+        if self._scratch_norm is not None:
+            return self._calibration.state(gain, self._scratch_norm)
+        return self._calibration.records(gain)
 
 
 def _short(room: int) -> Sampling:

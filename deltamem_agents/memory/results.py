@@ -12,6 +12,7 @@ from deltamem_agents.recall import Record
 from deltamem_agents.store import Entry
 
 Mode = Literal["state", "vector", "hybrid"]
+Handover = Literal["context", "preload", "both"]
 Source = Literal["state", "records", "both", "neither"]
 
 
@@ -21,10 +22,23 @@ def check_mode(mode: str) -> Mode:
     Raises:
         ConfigError: It is not.
     """
-    for known in get_args(Mode):
-        if mode == known:
-            return known  # type: ignore[no-any-return]
-    raise ConfigError(f"mode {mode!r} is not one of {', '.join(get_args(Mode))}")
+    return _one_of(Mode, mode, "mode")  # type: ignore[return-value]  # one of them
+
+
+def check_handover(handover: str) -> Handover:
+    """``handover``, if it is one.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    return _one_of(Handover, handover, "handover")  # type: ignore[return-value]  # one of them
+
+
+def _one_of(choices: object, given: str, what: str) -> str:
+    for known in get_args(choices):
+        if given == known:
+            return str(known)
+    raise ConfigError(f"{what} {given!r} is not one of {', '.join(get_args(choices))}")
 
 
 def check_k(k: object) -> None:

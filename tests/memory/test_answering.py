@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from deltamem_agents import DeltaMem
 from deltamem_agents.core import Calibration, Logistic
+from deltamem_agents.errors import ConfigError
 from deltamem_agents.memory.answering import ask, draw
+from deltamem_agents.memory.preloading import preload
 from deltamem_agents.recall import HEADER
 
 FACTS = ("My favourite colour is teal.", "Mara plays the cello.", "Thanks for the report.")
@@ -82,3 +85,43 @@ def test_the_states_hint_is_text_for_a_prompt_within_the_budget(mem: DeltaMem) -
     assert agent.recall(COLOUR, mode="state", budget=1).text == ""
     hinted = agent.recall(COLOUR, budget=0)  # no record fits, so the state answers alone
     assert hinted.answer == "teal" and hinted.source == "state" and hinted.text == ""
+
+
+@pytest.mark.parametrize("handover", ["preload", "both"])
+def test_records_are_handed_over_through_a_scratch_state(mem: DeltaMem, handover: str) -> None:
+    agent = mem.agent("a")
+    before = agent.state()
+    for mode in ("vector", "hybrid"):
+        found = agent.recall(COLOUR, mode=mode, handover=handover)
+        assert found.answer == "teal" and found.source == ("both" if mode == "hybrid" else "records")
+        assert found.records and (found.usage.context_tokens == 0) == (found.text == "") == (handover == "preload")
+    assert agent.recall(DRINK, mode="vector", handover=handover).answer is None
+    assert all(torch.equal(before[name], matrix) for name, matrix in agent.state().items())  # only a copy was written
+
+
+def test_a_scratch_state_is_that_of_the_records_alone(mem: DeltaMem) -> None:
+    record = mem.agent("a").recall(INSTRUMENT, k=1, generate=False).records
+    mem.agent("b").write([{"role": "user", "content": record[0].text}])
+    alone, empty = mem.agent("b").state(), preload(mem.engine, None, [])
+    assert all(torch.allclose(alone[n], matrix) for n, matrix in preload(mem.engine, None, record).items())
+    assert all(not matrix.any() for matrix in empty.values())
+
+
+def test_a_reply_is_generated_under_the_preloaded_state(mem: DeltaMem) -> None:
+    question = [{"role": "user", "content": COLOUR}]
+    agent = mem.agent("a")
+    by_text = agent.generate(question, mode="vector")
+    by_state = agent.generate(question, mode="vector", handover="preload")
+    assert by_text.text == by_state.text == "teal"
+    assert by_state.usage.prompt_tokens < by_text.usage.prompt_tokens and by_state.usage.context_tokens == 0
+    assert by_state.recall.records and by_state.recall.text == ""
+    assert str([*agent.stream(question, mode="vector", handover="preload")][-1]) == "teal"
+
+
+def test_an_unknown_way_of_handing_over_is_refused(mem: DeltaMem) -> None:
+    for call in (
+        mem.agent("a").recall,
+        lambda text, **rest: mem.agent("a").generate([{"role": "user", "content": text}], **rest),
+    ):
+        with pytest.raises(ConfigError, match="handover 'post' is not one of context, preload, both"):
+            call(COLOUR, handover="post")

@@ -2,7 +2,8 @@
 
 Facts are held out (their triples were not trained on). "none" is the untouched backbone with nothing in context,
 "history" has as much of the conversation in context as fits the window, newest first; the others are modes of `recall`,
-given 10 records of 128 tokens at most. An answer is right if it is the very text; "nothing known" is no answer at all.
+given 10 records of 128 tokens at most; "preload" is "hybrid" with the records written into a scratch state. An answer is
+right if it is the very text; "nothing known" is no answer at all.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from dataclasses import dataclass
 from deltamem_agents.engine import Sampling
 from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.answering import ask
+from deltamem_agents.memory.preloading import preload
 from deltamem_agents.memory.prompting import newest_that_fit
 from deltamem_agents.recall import knows_nothing
 from deltamem_agents.training.conversations import Conversation, Question, Shape, converse
 
 Advance = Callable[[str, int, int], None]  # text, how many are done, of how many
 
-MODES = ("none", "state", "vector", "hybrid", "history")
+MODES = ("none", "state", "vector", "hybrid", "preload", "history")
 CONVERSATIONS: Mapping[int, int] = {1: 48, 2: 32, 4: 16, 8: 8, 16: 6, 32: 4, 64: 2, 128: 1, 256: 1}  # by facts
 TURNS = 5  # of small talk a fact, of two messages each
 RECORDS, BUDGET = 10, 128  # records and their tokens, at most
@@ -158,10 +160,16 @@ def _asked(
         answered = not knows_nothing(said)
     else:
         # As `recall` does, which does not tell what it withholds.
-        records = "" if mode == "state" else agent.recall(
-            question.text, mode=mode, k=RECORDS, budget=BUDGET, generate=False
-        ).text  # fmt: skip
-        found = ask(mem.engine, question.text, records, None if mode == "vector" else mem.folder.current(agent.id))
+        records, scratch = "", None
+        if mode != "state":
+            kind = "vector" if mode == "vector" else "hybrid"
+            recalled = agent.recall(question.text, mode=kind, k=RECORDS, budget=BUDGET, generate=False)
+            if mode != "preload":
+                records = recalled.text
+            elif recalled.records:
+                scratch = preload(mem.engine, None, recalled.records)
+        folded = None if mode == "vector" else mem.folder.current(agent.id)
+        found = ask(mem.engine, question.text, records, folded, scratch)
         said, answered, confidence = found.generation.text, found.text is not None, found.confidence
         tokens = mem.engine.count(records)
     return Asked(

@@ -15,7 +15,14 @@ from deltamem_agents.bench.recall.reliability import Bin, Separation, calibratio
 from deltamem_agents.errors import MissingExtraError
 from deltamem_agents.terminal import counted
 
-COLOURS = {"none": "#999999", "state": "#cc79a7", "vector": "#0072b2", "hybrid": "#009e73", "history": "#e69f00"}
+COLOURS = {
+    "none": "#999999",
+    "state": "#cc79a7",
+    "vector": "#0072b2",
+    "hybrid": "#009e73",
+    "preload": "#56b4e9",
+    "history": "#e69f00",
+}
 HYBRID_REACH, KNOWN_REACH, WITHHELD_REACH, CHANGED_REACH = 0.95, 0.95, 0.02, 0.95
 AREA_REACH = {1: 0.97, 2: 0.97, 4: 0.90}
 

@@ -52,7 +52,7 @@ def run(
         for size in sizes:
             asked += measure(mem, size, CONVERSATIONS[size], modes=modes, progress=progress)
         if changed:
-            without_history = [mode for mode in modes if mode in ("state", "vector", "hybrid")]
+            without_history = [mode for mode in modes if mode not in ("none", "history")]
             facts, of = CHANGED
             corrected = measure(mem, facts, 1, changed=of, modes=without_history, progress=progress)
     retrieved: list[Figure] = []
