@@ -111,6 +111,7 @@ def recall_json(found: Recall) -> dict[str, Any]:
                 "role": record.role,
                 "position": record.position,
                 "chunk": record.chunk,
+                "outdated": record.outdated,
                 "created_at": record.created_at.isoformat(),
                 "metadata": dict(record.metadata),
             }

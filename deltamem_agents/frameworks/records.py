@@ -38,5 +38,6 @@ def record_facts(agent: str, record: Record) -> dict[str, Any]:
         "created_at": record.created_at.isoformat(),
         "position": record.position,
         "chunk": record.chunk,
+        "outdated": record.outdated,
     }
     return {**record.metadata, **facts}

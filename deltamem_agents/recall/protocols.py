@@ -17,7 +17,8 @@ class Record:
     """A retrieved piece of a message.
 
     ``score`` is higher for better matches and comparable within one search only; ``position`` is the message's in its
-    journal, ``chunk`` counts the pieces of a long message from 0.
+    journal, ``chunk`` counts the pieces of a long message from 0, ``outdated`` says that a newer record of the same
+    search contradicts it.
     """
 
     text: str
@@ -28,6 +29,7 @@ class Record:
     position: int
     created_at: datetime
     chunk: int = 0
+    outdated: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deltamem_agents.errors import ConfigError, EmbedderError, StoreError
+from deltamem_agents.recall.contradiction import newer_first, outdated
 from deltamem_agents.recall.fusion import Signals, fuse
 from deltamem_agents.recall.lexical import speaks_of_self
 from deltamem_agents.recall.protocols import Embedder, IndexedRecord, Record, RecordIndex
@@ -74,7 +75,8 @@ class Retriever:
             since, until: Only records of messages written at or after, and before; UTC where they name no zone.
             metadata: Only records of messages whose metadata has these values.
             holds: Only records of messages whose session and metadata it says yes to.
-            weed: Whether to hold back what says the same as another, asks, or knows nothing; see `selection`.
+            weed: Whether to hold back what says the same as another, asks, or knows nothing, and to put what a newer
+                record contradicts behind that; see `selection` and `contradiction`.
 
         Raises:
             ConfigError: k is not a positive integer, or the query is not text.
@@ -100,9 +102,12 @@ class Retriever:
         scores = {int(snapshot.keys[i]): _relevance(float(fused[i])) for i in places}
         # One may have been superseded since.
         found = [by_key[key] for key in scores if key in by_key]
-        chosen = select(query, found, k) if weed else found[:k]
+        stale = outdated(found) if weed else {}
+        chosen = select(query, newer_first(found, stale), k) if weed else found[:k]
         best = [*accumulate((scores[record.key] for record in reversed(chosen)), max)][::-1]  # of all that say the same
-        return [_record(record, score) for record, score in zip(chosen, best, strict=True)]
+        return [
+            _record(record, score, outdated=record.key in stale) for record, score in zip(chosen, best, strict=True)
+        ]
 
     def embed_missing(self, agent: str, progress: Callable[[int], None] | None = None) -> int:
         """Embed the records that have no embedding yet; how many there were. Nothing without an embedder.
@@ -232,7 +237,7 @@ def _relevance(score: float) -> float:
     return float(1 / (1 + np.exp(-score / 4)))
 
 
-def _record(found: IndexedRecord, score: float) -> Record:
+def _record(found: IndexedRecord, score: float, *, outdated: bool) -> Record:
     return Record(
         text=found.text,
         score=score,
@@ -242,5 +247,6 @@ def _record(found: IndexedRecord, score: float) -> Record:
         position=found.position,
         created_at=found.created_at,
         chunk=found.chunk,
+        outdated=outdated,
         metadata=found.metadata,
     )

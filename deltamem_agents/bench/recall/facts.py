@@ -2,8 +2,8 @@
 
 Facts are held out (their triples were not trained on). "none" is the untouched backbone with nothing in context,
 "history" has as much of the conversation in context as fits the window, newest first; the others are modes of `recall`,
-given 10 records of 128 tokens at most; "preload" is "hybrid" with the records written into a scratch state. An answer is
-right if it is the very text; "nothing known" is no answer at all.
+given 10 records of 128 tokens at most; "preload" is "hybrid" with the records written into a scratch state. Only the
+very text counts as right; "nothing known" is no answer at all.
 """
 
 from __future__ import annotations
