@@ -6,6 +6,7 @@
 | the backbone itself, under an agent's state, as chat model | `ChatDeltaMem` |
 | a history for `RunnableWithMessageHistory` | `DeltaMemChatMessageHistory` |
 | what was said, as documents | `DeltaMemRetriever` |
+| a store for LangGraph: values by namespace and key, searched by text and meaning | `DeltaMemStore` |
 """
 
 from deltamem_agents.extras import missing_extra
@@ -15,7 +16,14 @@ try:
     from langchain_deltamem.history import DeltaMemChatMessageHistory
     from langchain_deltamem.middleware import DeltaMemMiddleware
     from langchain_deltamem.retriever import DeltaMemRetriever
+    from langchain_deltamem.store import DeltaMemStore
 except ModuleNotFoundError as error:
     raise missing_extra(error, "langchain_deltamem", "langchain") from error
 
-__all__ = ["ChatDeltaMem", "DeltaMemChatMessageHistory", "DeltaMemMiddleware", "DeltaMemRetriever"]
+__all__ = [
+    "ChatDeltaMem",
+    "DeltaMemChatMessageHistory",
+    "DeltaMemMiddleware",
+    "DeltaMemRetriever",
+    "DeltaMemStore",
+]
