@@ -171,7 +171,7 @@ def test_bad_input(ours: DeltaMemStore, semantic_mem: DeltaMem) -> None:
     with pytest.raises(ConfigError, match="no number"):
         ours.put(NS, "k", {"a": 1})
         ours.search(NS, filter={"a": {"$gt": "many"}})
-    with pytest.raises(InvalidMessageError, match="surrogate|JSON"):
+    with pytest.raises(InvalidMessageError, match=r"surrogate|JSON"):
         ours.put(NS, "odd", {"text": "\ud800"})
     ours.put(NS, "odd", {"text": "a\0b"})
     semantic_mem.close()
