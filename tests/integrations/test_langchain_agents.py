@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -239,3 +240,45 @@ async def test_a_fold_under_way_never_blocks_the_loop(mem: DeltaMem) -> None:
         assert took > 0.3, f"the fold took {took:.3f} s, too short to tell"
         worst = min(worst, late)
     assert worst < 0.05
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_tools_to_remember_recall_and_forget(mem: DeltaMem, speak: Callable[..., None], asynchronous: bool) -> None:
+    def call(name: str, argument: str, value: str) -> str:
+        return calling(f'{{"name": "{name}", "arguments": {{"{argument}": "{value}"}}}}')
+
+    def forgets(prompt: str) -> str:
+        found = re.findall(r"\[(remember:\w+)\] The locker", prompt)
+        return call("forget", "id", found[-1])
+
+    speak(
+        mem,
+        call("remember", "text", "The locker code is 4417."),
+        "I will keep that.",
+        call("recall", "query", "locker code"),
+        forgets,
+        call("forget", "id", "nothing"),
+        "Gone.",
+    )
+    agent = agent_of(mem, middleware=[DeltaMemMiddleware(mem, tools=True)])
+
+    def run(text: str, thread: str) -> list[str]:
+        given = said(text), config(thread=thread)
+        result = asyncio.run(agent.ainvoke(*given)) if asynchronous else agent.invoke(*given)
+        return [message.text for message in result["messages"] if isinstance(message, ToolMessage)]
+
+    assert run("Keep this.", "a") == ["Remembered."]
+    assert texts(mem) == ["The locker code is 4417.", "Keep this.", "I will keep that."]
+    found, *rest = run("Forget my locker.", "b")
+    assert found.startswith("[remember:") and "4417" in found
+    assert rest == ["Forgotten.", "Nothing has this id."]
+    assert texts(mem) == ["Keep this.", "I will keep that.", "Forget my locker.", "Gone."]
+
+
+def test_tools_serve_the_agent_of_the_run(mem: DeltaMem, speak: Callable[..., None]) -> None:
+    mem.agent("bob").write([{"role": "user", "content": FACT}])
+    speak(mem, calling('{"name": "recall", "arguments": {"query": "locker code"}}'), "Nothing.")
+    agent = agent_of(mem, middleware=[DeltaMemMiddleware(mem, tools=True)])
+    result = agent.invoke(said("Search."), config("alice"))
+    assert [m.text for m in result["messages"] if isinstance(m, ToolMessage)] == ["Nothing was found."]
+    assert DeltaMemMiddleware(mem).tools == []
