@@ -29,6 +29,7 @@ from deltamem_agents.frameworks.calling import (
     resolve_agent,
 )
 from deltamem_agents.memory import AgentMemory, DeltaMem, Reply
+from deltamem_agents.memory.results import check_k
 from langchain_deltamem.messages import for_prompt
 
 WAYS = (
@@ -72,6 +73,7 @@ class ChatDeltaMem(BaseChatModel):
     cache: Any = False  # a cache does not know that the state has changed
 
     def __init__(self, **fields: Any) -> None:
+        check_k(fields.get("k", 5))  # before validation, which takes True for 1
         super().__init__(**fields)
         self._recall_options()  # after validation, as pydantic would turn our errors into its own
         self._sampling(None, {})

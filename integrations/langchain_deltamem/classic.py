@@ -11,6 +11,7 @@ from pydantic import Field
 from deltamem_agents.errors import ConfigError, MissingExtraError
 from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
 from deltamem_agents.memory import DeltaMem, Recall
+from deltamem_agents.memory.results import check_k
 from langchain_deltamem.history import DeltaMemChatMessageHistory
 
 try:
@@ -58,6 +59,7 @@ class DeltaMemClassicMemory(BaseMemory):
     budget: int | None = None
 
     def __init__(self, **fields: Any) -> None:
+        check_k(fields.get("k", 5))  # before validation, which takes True for 1
         super().__init__(**fields)
         self._options()  # after validation, as pydantic would turn our errors into its own
         if self.window < 0:
