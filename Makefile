@@ -9,7 +9,7 @@ SOURCES := pyproject.toml constraints.txt hatch_build.py $(wildcard kernels/delt
 # A process a core, each with one thread of PyTorch; a file's tests stay together, as they share what is costly to make.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(shell nproc 2>/dev/null || echo 2) --dist loadfile
 
-.PHONY: install demo test check lint types layers bench bench-store bench-engine bench-recall bench-gpu
+.PHONY: install demo test test-lowest check lint types layers bench bench-store bench-engine bench-recall bench-gpu
 
 install: $(STAMP)
 
@@ -29,6 +29,14 @@ test: lint types layers
 # The part of `test` that ends within a few minutes.
 check: lint types layers
 	$(PYTEST) -m "not slow"
+
+# The integrations on the lowest versions of the frameworks that pyproject.toml allows, in an environment of their own.
+test-lowest:
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python tests/integrations/lowest.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --disable-pip-version-check --constraint .venv-lowest/constraints.txt \
+		--editable '.[$(EXTRAS)]'
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest tests/integrations
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -22,6 +22,7 @@ def main() -> None:
     url = parser.parse_args().url
 
     with tempfile.TemporaryDirectory() as folder, DeltaMem.open(url=url or f"sqlite:///{folder}/memory.db") as mem:
+        # With tools=True a model that calls tools gets `remember`, `recall` and `forget` besides.
         agent = create_agent(ChatDeltaMem(mem=mem, max_tokens=32), middleware=[DeltaMemMiddleware(mem)])
 
         def say(text: str, thread: str) -> None:

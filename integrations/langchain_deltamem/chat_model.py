@@ -20,8 +20,16 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field
 
 from deltamem_agents.engine import Sampling
-from deltamem_agents.frameworks.calling import RecallOptions, VisibleText, chosen_tools, reply_facts, resolve_agent
+from deltamem_agents.frameworks.calling import (
+    RecallOptions,
+    VisibleText,
+    chosen_sampling,
+    chosen_tools,
+    reply_facts,
+    resolve_agent,
+)
 from deltamem_agents.memory import AgentMemory, DeltaMem, Reply
+from deltamem_agents.memory.results import check_k
 from langchain_deltamem.messages import for_prompt
 
 WAYS = (
@@ -65,6 +73,7 @@ class ChatDeltaMem(BaseChatModel):
     cache: Any = False  # a cache does not know that the state has changed
 
     def __init__(self, **fields: Any) -> None:
+        check_k(fields.get("k", 5))  # before validation, which takes True for 1
         super().__init__(**fields)
         self._recall_options()  # after validation, as pydantic would turn our errors into its own
         self._sampling(None, {})
@@ -207,8 +216,7 @@ class ChatDeltaMem(BaseChatModel):
         return RecallOptions(mode=self.mode, k=self.k, budget=self.budget)
 
     def _sampling(self, stop: list[str] | None, given: Mapping[str, Any]) -> Sampling:
-        chosen = {name: given.get(name, getattr(self, name)) for name in ("temperature", "top_p", "max_tokens", "seed")}
-        return Sampling(**chosen, stop=tuple(stop if stop is not None else self.stop or ()))
+        return chosen_sampling(self, given if stop is None else {**given, "stop": stop})
 
     def _result(self, agent: AgentMemory, prompt: list[dict[str, Any]], reply: Reply) -> ChatResult:
         message = AIMessage(

@@ -14,6 +14,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
+from deltamem_agents.frameworks import messages as shared
 from deltamem_agents.frameworks.messages import FrameworkMessage, from_journal, own_role
 from deltamem_agents.memory.results import ToolCall
 from deltamem_agents.store import Entry
@@ -53,12 +54,10 @@ def put_together(entry: Entry) -> BaseMessage:
 
 
 def for_prompt(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """A whole prompt, less messages that say nothing."""
-    plain = (taken_apart(message).for_prompt() for message in messages)
-    return [message for message in plain if message is not None]
+    """A whole prompt, less messages that say nothing; see `frameworks.messages.for_prompt`."""
+    return shared.for_prompt(map(taken_apart, messages))
 
 
 def for_journal(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """What to write of these messages."""
-    plain = (taken_apart(message).for_journal() for message in messages)
-    return [message for message in plain if message is not None]
+    """What to write of these messages, less those that say nothing."""
+    return shared.for_journal(map(taken_apart, messages))

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NotRequired
 
 from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
 from langchain.agents.middleware.types import PrivateStateAttr
+from langchain.tools import ToolRuntime
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langgraph.config import get_config
 from langgraph.runtime import Runtime
@@ -17,13 +18,14 @@ from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt, res
 from deltamem_agents.frameworks.messages import session_name, unwritten
 from deltamem_agents.memory import AgentMemory, DeltaMem, Recall
 from langchain_deltamem.chat_model import ChatDeltaMem
+from langchain_deltamem.memory_tools import by_our_tools, memory_tools
 from langchain_deltamem.messages import for_journal
 
 WAYS = (
     "give DeltaMemMiddleware(agent_id=…), a string or a callable of state and runtime; or context={'agent_id': …} with "
     "the run; or config={'configurable': {'agent_id': …}}"
 )
-AgentId = str | Callable[[Any, Runtime[Any]], str]
+AgentId = str | Callable[[Any, Any], str]
 Write = Literal["all", "human"] | Callable[[BaseMessage], bool]
 
 
@@ -48,6 +50,8 @@ class DeltaMemMiddleware(AgentMiddleware[DeltaMemState, Any, Any]):
         k: Records at most.
         budget: Tokens they may have, by the backbone's tokenizer.
         write: "all" (what was said by people, models and tools; never system messages), "human", or a predicate.
+        tools: Whether the model gets tools to `remember`, `recall` and `forget` by itself; what they do is journalled
+            by their effect only.
 
     Raises:
         ConfigError: An option is out of range.
@@ -65,15 +69,16 @@ class DeltaMemMiddleware(AgentMiddleware[DeltaMemState, Any, Any]):
         k: int = 5,
         budget: int | None = None,
         write: Write = "all",
+        tools: bool = False,
     ) -> None:
         super().__init__()
         if write not in ("all", "human") and not callable(write):
             raise ConfigError(f"write is {write!r}; give 'all', 'human', or a callable that takes a message")
-        self.tools = []
         self._mem = mem
         self._agent_id = agent_id
         self._options = RecallOptions(mode=mode, k=k, budget=budget)
         self._write = write
+        self.tools = memory_tools(self._of_tool, self._options) if tools else []
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
@@ -114,12 +119,16 @@ class DeltaMemMiddleware(AgentMiddleware[DeltaMemState, Any, Any]):
             await agent.awrite(new, session, wait=False)
         return _update(state, written)
 
-    def _agent(self, state: Any, runtime: Runtime[Any]) -> AgentMemory:
+    def _agent(self, state: Any, runtime: Runtime[Any] | ToolRuntime) -> AgentMemory:
         if callable(self._agent_id):
             return resolve_agent(self._mem, self._agent_id(state, runtime), ways=WAYS)
         context = getattr(runtime, "context", None)
         named = context.get("agent_id") if isinstance(context, Mapping) else getattr(context, "agent_id", None)
         return resolve_agent(self._mem, named, _configurable().get("agent_id"), self._agent_id, ways=WAYS)
+
+    def _of_tool(self, runtime: ToolRuntime) -> tuple[AgentMemory, str]:
+        """The agent that a tool of ours is to serve, and the session."""
+        return self._agent(runtime.state, runtime), _session()
 
     def _query(self, request: ModelRequest[Any]) -> str:
         """What to recall for; nothing where the model reads the state itself and nothing else is asked for."""
@@ -139,7 +148,8 @@ class DeltaMemMiddleware(AgentMiddleware[DeltaMemState, Any, Any]):
     def _new(self, state: DeltaMemState) -> tuple[list[dict[str, Any]], dict[str, str]]:
         """What this state holds that was not journalled from it, and the hashes of all that then is."""
         known = state.get("delta_mem_written", {})
-        chosen = [message for message in state["messages"] if self._chosen(message)]
+        passed = by_our_tools(state["messages"]) if self.tools else set()
+        chosen = [each for place, each in enumerate(state["messages"]) if place not in passed and self._chosen(each)]
         written = {message.id: _hash(message) for message in chosen if message.id}
         new = [message for message in chosen if not message.id or known.get(message.id) != written[message.id]]
         return for_journal(new), written

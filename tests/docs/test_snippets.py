@@ -55,6 +55,21 @@ def test_time_travel_and_erasure(tmp_path: Path) -> None:
     assert b"4711" not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_langgraph_store_lasts(tmp_path: Path) -> None:
+    script = str(ROOT / "examples" / "langgraph_store.py")
+    for _ in range(2):
+        printed = run([script, "--url", "sqlite:///memory.db"], tmp_path)
+        assert "best: ('users', 'alice') drink Alice drinks green tea." in printed
+        assert "heavy: ['dog']" in printed and "dog: None" in printed
+
+
+@pytest.mark.slow
+def test_langchain_agent_knows_on_tuesday(tmp_path: Path) -> None:
+    printed = run([str(ROOT / "examples" / "langchain_agent.py")], tmp_path)
+    assert "- user: My favourite colour is teal." in printed
+
+
 def test_there_are_snippets() -> None:
     assert len(SNIPPETS) >= 4
 

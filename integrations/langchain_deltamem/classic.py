@@ -1,0 +1,138 @@
+"""`DeltaMemClassicMemory`, for chains of `langchain_classic`, which LangChain no longer develops."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, get_buffer_string
+from pydantic import Field
+
+from deltamem_agents.errors import ConfigError, MissingExtraError
+from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
+from deltamem_agents.memory import DeltaMem, Recall
+from deltamem_agents.memory.results import check_k
+from langchain_deltamem.history import DeltaMemChatMessageHistory
+
+try:
+    from langchain_classic.base_memory import BaseMemory
+except ModuleNotFoundError as error:
+    raise MissingExtraError(
+        f"DeltaMemClassicMemory needs {error.name}, which is not installed; install langchain-classic", name=error.name
+    ) from error
+
+
+class DeltaMemClassicMemory(BaseMemory):
+    """What an agent was told that belongs to a chain's input, and the newest messages of the session.
+
+    Each run of the chain is journalled. `clear` starts the conversation anew; the memory keeps what was said.
+
+    Args:
+        mem: An open one; not closed by this class.
+        agent_id: Whose memory.
+        session_id: The conversation; any string.
+        memory_key: The chain's variable.
+        input_key, output_key: The variables that hold what was said, where a chain has several.
+        return_messages: Whether the variable is a list of messages, for a chat prompt, or text.
+        window: Messages of the session that are given in any case; older ones come by recall.
+        mode: "hybrid" or "vector", which are the same here as no backbone is asked, or "state" (its hint).
+        k: Records at most.
+        budget: Tokens they may have, by the backbone's tokenizer.
+
+    Raises:
+        ConfigError: An option is out of range, or, on a call, several variables may be the input or the output.
+        InvalidAgentError: The agent id is not one.
+    """
+
+    mem: DeltaMem = Field(exclude=True, repr=False)
+    agent_id: str
+    session_id: str = "default"
+    memory_key: str = "history"
+    input_key: str | None = None
+    output_key: str | None = None
+    return_messages: bool = False
+    human_prefix: str = "Human"
+    ai_prefix: str = "AI"
+    window: int = 12
+    mode: str = "hybrid"
+    k: int = 5
+    budget: int | None = None
+
+    def __init__(self, **fields: Any) -> None:
+        check_k(fields.get("k", 5))  # before validation, which takes True for 1
+        super().__init__(**fields)
+        self._options()  # after validation, as pydantic would turn our errors into its own
+        if self.window < 0:
+            raise ConfigError(f"window is {self.window}; give messages, or 0 for recall alone")
+        self._history()
+
+    @property
+    def memory_variables(self) -> list[str]:
+        """The one variable."""
+        return [self.memory_key]
+
+    def load_memory_variables(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """What belongs to the input; reads only."""
+        said, query = self._window(self._history().messages), self._query(inputs)
+        options = self._options().for_search([message.text for message in said])
+        recalled = self.mem.agent(self.agent_id).recall(query, **options) if query else Recall()
+        return {self.memory_key: self._shown(said, recalled)}
+
+    async def aload_memory_variables(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Async twin of `load_memory_variables`; never blocks the event loop."""
+        said, query = self._window(await self._history().aget_messages()), self._query(inputs)
+        options = self._options().for_search([message.text for message in said])
+        recalled = await self.mem.agent(self.agent_id).arecall(query, **options) if query else Recall()
+        return {self.memory_key: self._shown(said, recalled)}
+
+    def save_context(self, inputs: dict[str, Any], outputs: dict[str, str]) -> None:
+        """Journal what was said; returns once it is durable."""
+        self._history().add_messages(self._said(inputs, outputs))
+
+    async def asave_context(self, inputs: dict[str, Any], outputs: dict[str, str]) -> None:
+        """Async twin of `save_context`; never blocks the event loop."""
+        await self._history().aadd_messages(self._said(inputs, outputs))
+
+    def clear(self) -> None:
+        """Start the conversation anew. The agent's memory, its journal and its state stay."""
+        self._history().clear()
+
+    async def aclear(self) -> None:
+        """Async twin of `clear`; never blocks the event loop."""
+        await self._history().aclear()
+
+    def _history(self) -> DeltaMemChatMessageHistory:
+        return DeltaMemChatMessageHistory(self.mem, self.agent_id, self.session_id)
+
+    def _options(self) -> RecallOptions:
+        return RecallOptions(mode=self.mode, k=self.k, budget=self.budget)
+
+    def _window(self, messages: list[BaseMessage]) -> list[BaseMessage]:
+        return messages[-self.window :] if self.window else []
+
+    def _query(self, inputs: Mapping[str, Any]) -> str:
+        names = [name for name in inputs if name not in (self.memory_key, "stop")]
+        return _text(inputs, self.input_key or (names[0] if len(names) == 1 else None)).strip()
+
+    def _said(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> list[BaseMessage]:
+        asked = self.input_key or _only([name for name in inputs if name not in (self.memory_key, "stop")], "input_key")
+        answered = self.output_key or _only(list(outputs), "output_key")
+        return [HumanMessage(_text(inputs, asked)), AIMessage(_text(outputs, answered))]
+
+    def _shown(self, said: list[BaseMessage], recalled: Recall) -> str | list[BaseMessage]:
+        found = beyond_prompt(self.mem, recalled, self._options(), [message.text for message in said])
+        if self.return_messages:
+            return [SystemMessage(str(found)), *said] if found else said
+        spoken = get_buffer_string(said, human_prefix=self.human_prefix, ai_prefix=self.ai_prefix)
+        return "\n\n".join(part for part in (str(found), spoken) if part)
+
+
+def _only(names: Sequence[str], option: str) -> str:
+    if len(names) != 1:
+        raise ConfigError(f"which of {', '.join(names) or 'no variables'} was said is not clear; give {option}=…")
+    return names[0]
+
+
+def _text(values: Mapping[str, Any], name: str | None) -> str:
+    value = values.get(name, "") if name is not None else ""
+    return str(value.text) if isinstance(value, BaseMessage) else str(value)
