@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain_core.caches import InMemoryCache
+from langchain_core.globals import set_llm_cache
 from langchain_core.language_models import FakeListChatModel, GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.runnables.history import RunnableWithMessageHistory
@@ -66,6 +68,28 @@ def test_invoke_reports_what_it_did(mem: DeltaMem, prompts: list[str]) -> None:
     assert (facts["agent_id"], facts["source"], facts["model_name"]) == ("alice", "both", "tiny")
     assert facts["first_token_seconds"] > 0
     assert texts(mem) == [FACT]  # it journals nothing
+
+
+def test_what_is_told_of_a_reply(mem: DeltaMem) -> None:
+    agent = mem.agent("alice")
+    agent.write([{"role": "user", "content": "My favourite colour is teal."}])
+    told = ChatDeltaMem(mem=mem, agent_id="alice").invoke("What is my favourite colour?").response_metadata
+    assert told["agent_id"] == "alice" and told["revision"] == agent.log()[-1].position == 1
+    assert told["first_token_seconds"] > 0 and "tokens_per_second" in told and told["source"] in ("state", "both")
+    *_, last = ChatDeltaMem(mem=mem, agent_id="alice", mode="vector").stream("What is my favourite colour?")
+    assert last.response_metadata.get("revision", "absent") is None  # no state was read
+
+
+def test_no_reply_comes_from_langchains_cache(mem: DeltaMem, prompts: list[str]) -> None:
+    set_llm_cache(InMemoryCache())
+    try:
+        model = ChatDeltaMem(mem=mem, agent_id="alice", max_tokens=4)
+        for fact in ("My favourite colour is teal.", "My favourite colour is now red."):
+            mem.agent("alice").write([{"role": "user", "content": fact}])
+            model.invoke("What is my favourite colour?")
+        assert len(prompts) == 2
+    finally:
+        set_llm_cache(None)
 
 
 async def test_streams_are_the_reply_in_pieces(mem: DeltaMem) -> None:
