@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from deltamem_agents.core.state import State
 
+MISSED = 0.1  # where nothing was measured
 _LEAST = 1e-3  # a gain closer to 0 or 1 is taken as this close
 
 
@@ -37,10 +38,24 @@ class Logistic:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Of answers from the state, and of answers read from records."""
+    """Of answers from the state, and of answers read from records.
+
+    Args:
+        missed: Share of what was said that the records found do not answer. Where there are records and they say
+            nothing of what the state says, its odds are multiplied by it: most likely it was never said.
+        full: ‖S‖ beyond which a state does more harm than good to a prompt that has records in it; None where there is
+            no such bound. At its capacity a state talks over what stands in the context.
+    """
 
     state: Logistic = field(default_factory=Logistic)
     records: Logistic = field(default_factory=Logistic)
+    missed: float = MISSED
+    full: float | None = None
+
+    def unread(self, confidence: float) -> float:
+        """The state's confidence in what no record says, though records were found."""
+        odds = self.missed * confidence / (1 - confidence)
+        return odds / (1 + odds)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -49,21 +64,29 @@ class Calibration:
         Raises:
             ValueError: It is something else, or a number is not finite.
         """
-        parts = {}
-        for part in fields(cls):
-            given = data.get(part.name)
-            names = [each.name for each in fields(Logistic)]
-            if not isinstance(given, Mapping) or sorted(given) != sorted(names):
-                raise ValueError(f"{part.name!r} is {given!r}; it needs the numbers {', '.join(names)}")
-            for name, value in given.items():
-                if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                    raise ValueError(f"{part.name}.{name} is {value!r}, not a finite number")
-            parts[part.name] = Logistic(**{name: float(value) for name, value in given.items()})
-        return cls(**parts)
+        parts = {name: _logistic(name, data.get(name)) for name in ("state", "records")}
+        missed = _finite("missed", data.get("missed", MISSED))
+        if not 0 < missed <= 1:
+            raise ValueError(f"missed is {missed}, which is no share above 0")
+        full = data.get("full")
+        return cls(**parts, missed=missed, full=None if full is None else _finite("full", full))
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
+
+
+def _logistic(name: str, given: object) -> Logistic:
+    names = [each.name for each in fields(Logistic)]
+    if not isinstance(given, Mapping) or sorted(given) != sorted(names):
+        raise ValueError(f"{name!r} is {given!r}; it needs the numbers {', '.join(names)}")
+    return Logistic(**{key: _finite(f"{name}.{key}", value) for key, value in given.items()})
+
+
+def _finite(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} is {value!r}, not a finite number")
+    return float(value)
 
 
 def state_norm(state: State) -> float:

@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
 
-from deltamem_agents.core import State
+from deltamem_agents.core import State, state_norm
 from deltamem_agents.engine import Cancellation, Generation, Sampling, StateKey
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.memory.answering import Answer, ask
@@ -161,7 +161,8 @@ class AgentMemory(History):
 
         Args:
             messages: The whole prompt, as for `write`; assistant messages may carry ``tool_calls``.
-            mode: As for `recall`; "vector" leaves the state out.
+            mode: As for `recall`; "vector" leaves the state out, and so does "hybrid" where there are records and the
+                state holds more than it can tell apart (`Calibration.full`).
             k: Records added to the system message, at most; none that the messages hold already.
             budget: Tokens they may have.
             handover: "context" (in the system message), "preload" (written into a scratch copy of the state, which
@@ -321,10 +322,17 @@ class AgentMemory(History):
         if room is not None and len(prompt) > room:
             prompt = render(newest_that_fit(plain, lambda chosen: len(render(chosen)) <= room))
         folded = None if mode == "vector" else self._mem.folder.current(self.id)
+        if folded is not None and recalled.records and self._is_full(folded):
+            folded = None
         state, key = under(folded)
         if recalled.records and way != "context":
             state, key = preload(self._mem.engine, state, recalled.records), None
         return _Ready((prompt, state, key), folded, recalled)
+
+    def _is_full(self, folded: Folded) -> bool:
+        """Whether a state holds more than it can tell apart, so that records are better read without it."""
+        full = self._mem.engine.calibration.full
+        return full is not None and state_norm(folded.state) > full
 
     def _beyond(
         self, prompt: Sequence[dict[str, Any]], mode: Mode | str, k: int, budget: int | None, way: Handover

@@ -19,7 +19,6 @@ from deltamem_agents.recall import knows_nothing
 
 ANSWER_TOKENS = 32
 BELIEVED = 0.5  # confidence that an answer is given from
-ALONE = 0.9  # the same of the state's where records were found that say nothing of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +74,16 @@ def ask(engine: Engine, query: str, records: str, folded: Folded | None, scratch
         scratch: A state that the records were written into; None where they were not.
     """
     confidence = _Confidences(engine.calibration, folded, scratch)
-    alone = BELIEVED if not records and scratch is None else ALONE
+    consulted = bool(records) or scratch is not None
     judged: list[Answer] = []
     for each in draw(engine, query, records, folded, scratch):
         by_records, by_state = confidence.of_records(each.by_records), confidence.of_state(each.by_state)
+        if consulted and by_records < BELIEVED:
+            by_state = engine.calibration.unread(by_state)
         source: Source = "neither"
         if each.says_something and by_records >= BELIEVED:
             source = "both" if by_state >= BELIEVED else "records"
-        elif each.says_something and by_state >= alone:
+        elif each.says_something and by_state >= BELIEVED:
             source = "state"
         judged.append(Answer(each.generation, source, max(by_records, by_state) * each.says_something))
     believed = (each for each in judged if each.text is not None)

@@ -8,16 +8,19 @@ out, as training's would flatter the model; figures are to be measured on conver
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deltamem_agents.core import Calibration, Logistic, state_norm
+from deltamem_agents.engine import Sampling
 from deltamem_agents.memory import AgentMemory, DeltaMem
-from deltamem_agents.memory.answering import draw
+from deltamem_agents.memory.answering import ANSWER_TOKENS, draw
+from deltamem_agents.memory.folding import under
 from deltamem_agents.recall import recall_text, within_budget
 from deltamem_agents.training.conversations import Conversation, Shape, converse
 
@@ -27,7 +30,7 @@ RIDGE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Gained:
     """An answer: its gain, the state's norm (0 for records), and whether it was right."""
 
     gain: float
@@ -35,25 +38,43 @@ class Judged:
     right: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A question: its answers, None where they say nothing, and what state and records in one prompt make of it.
+
+    Args:
+        norm: Of the state.
+        stated: Whether the answer was said at all.
+        together: Whether the answer from one prompt under the state and with the records is right.
+    """
+
+    norm: float
+    stated: bool
+    remembered: Gained | None
+    read: Gained | None
+    together: bool
+
+
 def calibrate(folder: str | Path, *, sizes: Mapping[int, int] = SIZES, seed: int = 2_000_003) -> Calibration:
     """Fit both regressions for a folder with a backbone and its adapter."""
-    remembered: list[Judged] = []
-    read: list[Judged] = []
+    judged: list[Judged] = []
     rng = random.Random(seed)
     with DeltaMem.open(str(folder), url="sqlite://", embedder=False) as mem:
         for facts, conversations in sizes.items():
             for number in range(conversations):
                 shape = Shape(facts=facts, filler=4 * facts, unknown=min(facts, ASKED), sessions=1, held_out=True)
                 agent = mem.agent(f"{facts} {number}")
-                for of_state, judged in judge(mem, agent, converse(rng, shape), rng):
-                    (remembered if of_state else read).append(judged)
-    return Calibration(state=fit(remembered), records=fit(read))
+                judged += judge(mem, agent, converse(rng, shape), rng)
+    return Calibration(
+        state=fit([each.remembered for each in judged if each.remembered]),
+        records=fit([each.read for each in judged if each.read]),
+        missed=missed([each for each in judged if each.stated]),
+        full=fullness([each for each in judged if each.stated]),
+    )
 
 
-def judge(
-    mem: DeltaMem, agent: AgentMemory, conversation: Conversation, rng: random.Random
-) -> Iterator[tuple[bool, Judged]]:
-    """Tell an agent a conversation and ask: whether an answer is the state's, and what it is worth."""
+def judge(mem: DeltaMem, agent: AgentMemory, conversation: Conversation, rng: random.Random) -> Iterator[Judged]:
+    """Tell an agent a conversation and ask about it."""
     for number, messages in enumerate(conversation.sessions):
         agent.write([{"role": role, "content": text} for role, text in messages], f"s{number}", wait=False)
     folded = mem.folder.current(agent.id)
@@ -63,16 +84,42 @@ def judge(
     unsaid = [question for question in conversation.questions if question.kind == "unknown"]
     for question in (*rng.sample(said, min(ASKED, len(said))), *unsaid):
         found = within_budget(mem.retriever.search(agent.id, question.text, 10), 128, mem.engine.count)
-        candidates = draw(mem.engine, question.text, recall_text(found), folded)
-        for each in candidates:
-            if each.says_something:
-                of_state = each is candidates[-1]
-                right = each.generation.text == question.answer
-                gain = each.by_state if of_state else each.by_records
-                yield of_state, Judged(gain, norm if of_state else 0.0, right)
+        records = recall_text(found)
+        prompt = mem.engine.rendering.question(question.text, records)
+        together = mem.engine.generate(prompt, *under(folded), sampling=Sampling(max_tokens=ANSWER_TOKENS))
+        candidates = draw(mem.engine, question.text, records, folded)
+        right = [each.generation.text == question.answer for each in candidates]
+        last = candidates[-1]
+        first = candidates[0] if records else None
+        yield Judged(
+            norm=norm,
+            stated=question.kind != "unknown",
+            remembered=Gained(last.by_state, norm, right[-1]) if last.says_something else None,
+            read=Gained(first.by_records, 0.0, right[0]) if first and first.says_something else None,
+            together=together.result().text == question.answer,
+        )
 
 
-def fit(judged: list[Judged]) -> Logistic:
+def missed(judged: Sequence[Judged]) -> float:
+    """Share of what was said that is not answered from records; Laplace's estimate, which is above 0."""
+    found = sum(each.read is not None and each.read.right for each in judged)
+    return round((len(judged) - found + 1) / (len(judged) + 2), 4)
+
+
+def fullness(judged: Sequence[Judged]) -> float | None:
+    """The norm up to which it is best to have the state in a prompt with records; None if that is for all of them."""
+    by_norm = sorted(judged, key=lambda each: each.norm)
+    lead = accumulate(each.together - (each.read is not None and each.read.right) for each in by_norm)
+    gained = [0, *lead]  # by having the state for so many of the emptiest
+    best = max(range(len(gained)), key=lambda count: (gained[count], count))
+    while 0 < best < len(by_norm) and by_norm[best].norm == by_norm[best - 1].norm:
+        best -= 1  # one conversation is on one side
+    if best == len(by_norm):
+        return None
+    return round(by_norm[best - 1].norm if best else 0.0, 2)
+
+
+def fit(judged: Sequence[Gained]) -> Logistic:
     """The regression of greatest likelihood, by Newton's method; a norm that is the same everywhere has no weight."""
     gains = np.clip([each.gain for each in judged], 1e-3, 1 - 1e-3)
     norms = np.log1p([each.norm for each in judged])

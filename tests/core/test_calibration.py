@@ -30,6 +30,12 @@ def test_the_formula() -> None:
     assert Logistic(bias=1e9)(0.5) <= 1 and Logistic(bias=-1e9)(0.5) >= 0
 
 
+def test_what_no_record_says_is_less_likely() -> None:
+    assert Calibration(missed=1).unread(0.8) == pytest.approx(0.8)
+    assert Calibration(missed=0.25).unread(0.8) == pytest.approx(0.5)
+    assert Calibration(missed=0.02).unread(0.97) < 0.5 < Calibration(missed=0.02).unread(0.99)
+
+
 def test_the_norm_is_of_all_matrices() -> None:
     state = {"a": torch.full((2, 2), 2.0), "b": torch.full((3, 3), 1.0)}
     assert state_norm(state) == pytest.approx(5)
@@ -44,7 +50,7 @@ def folder(tmp_path) -> Path:
 def test_it_is_stored_with_the_adapter_and_no_part_of_its_identity(folder: Path, tmp_path) -> None:
     adapter = load_adapter(folder)
     before = adapter.fingerprint()
-    adapter.calibration = Calibration(state=Logistic(1, 2, 3), records=Logistic(4, 5, 6))
+    adapter.calibration = Calibration(state=Logistic(1, 2, 3), records=Logistic(4, 5, 6), full=70.5)
     again = load_adapter(save_adapter(adapter, tmp_path / "other"))
     assert again.calibration == adapter.calibration and again.fingerprint() == before
     (folder / CALIBRATION_FILE).unlink()
@@ -64,6 +70,8 @@ def test_the_bundled_model_is_calibrated() -> None:
         ("[]", "not a JSON object"),
         ("{}", "needs the numbers bias, slope, fullness"),
         (json.dumps(Calibration().as_dict() | {"state": {"bias": 1}}), "'state' is"),
+        (json.dumps(Calibration().as_dict() | {"missed": 0}), "missed is 0"),
+        (json.dumps(Calibration().as_dict() | {"full": "x"}), "full is 'x'"),
         (json.dumps(Calibration().as_dict()).replace("1.0", "NaN"), "not a finite number"),
         (json.dumps(Calibration().as_dict()).replace("1.0", "true"), "not a finite number"),
         (json.dumps(Calibration().as_dict()).replace("1.0", '"1"'), "not a finite number"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deltamem_agents import DeltaMem
-from deltamem_agents.core import Calibration, Logistic
+from deltamem_agents.core import Calibration, Logistic, state_norm
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.memory.answering import ask, draw
 from deltamem_agents.memory.preloading import preload
@@ -52,7 +52,10 @@ def test_where_they_disagree_the_records_win(mem: DeltaMem) -> None:
     assert found.text == "crimson" and found.source == "records"
 
 
-def test_what_no_record_says_the_state_still_does_where_it_is_sure(mem: DeltaMem) -> None:
+def test_what_no_record_says_the_state_still_does_where_it_is_sure(
+    mem: DeltaMem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mem.engine, "calibration", Calibration())
     folded = mem.folder.current("a")
     found = ask(mem.engine, COLOUR, lines("Hugo has a dog called Biscuit."), folded)
     assert found.text == "teal" and found.source == "state"
@@ -63,8 +66,9 @@ def test_a_doubtful_state_keeps_silent_where_records_do(mem: DeltaMem, monkeypat
     folded = mem.folder.current("a")
     assert ask(mem.engine, COLOUR, "", folded).text == "teal"
     found = ask(mem.engine, COLOUR, lines("Hugo has a dog called Biscuit."), folded)
-    assert found.text is None and found.source == "neither" and found.confidence == pytest.approx(0.731, abs=1e-3)
-    assert found.generation.text == "teal" or found.generation.text  # what was withheld is still told
+    assert found.text is None and found.source == "neither"
+    assert found.confidence == pytest.approx(0.214, abs=1e-3)  # odds of 2.718, of which a tenth
+    assert found.generation.text == "teal"  # what was withheld
 
 
 def test_both_answers_are_drawn_with_what_raises_them(mem: DeltaMem) -> None:
@@ -125,3 +129,16 @@ def test_an_unknown_way_of_handing_over_is_refused(mem: DeltaMem) -> None:
     ):
         with pytest.raises(ConfigError, match="handover 'post' is not one of context, preload, both"):
             call(COLOUR, handover="post")
+
+
+def test_a_state_that_is_too_full_is_left_out_of_a_prompt_with_records(
+    mem: DeltaMem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, question = mem.agent("a"), [{"role": "user", "content": COLOUR}]
+    norm = state_norm(agent.state())
+    for full, read in ((None, True), (norm + 1, True), (norm - 1, False)):
+        monkeypatch.setattr(mem.engine, "calibration", Calibration(full=full))
+        reply = agent.generate(question)
+        assert (reply.usage.state_bytes > 0) == (reply.position is not None) == read
+        assert agent.generate(question, mode="state").usage.state_bytes > 0  # there is nothing else
+        assert agent.generate([{"role": "user", "content": "xyzzy?"}]).usage.state_bytes > 0

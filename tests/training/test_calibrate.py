@@ -9,16 +9,16 @@ import pytest
 
 from deltamem_agents.core import Logistic
 from deltamem_agents.memory import DeltaMem
-from deltamem_agents.training.calibrate import Judged, calibrate, fit, judge
+from deltamem_agents.training.calibrate import Gained, Judged, calibrate, fit, fullness, judge, missed
 from deltamem_agents.training.conversations import Shape, converse
 
 
-def drawn(truth: Logistic, count: int, *, norms: bool) -> list[Judged]:
+def drawn(truth: Logistic, count: int, *, norms: bool) -> list[Gained]:
     rng = random.Random(5)
     found = []
     for _ in range(count):
         gain, norm = rng.uniform(0.01, 0.99), rng.uniform(10, 90) if norms else 0.0
-        found.append(Judged(gain, norm, rng.random() < truth(gain, norm)))
+        found.append(Gained(gain, norm, rng.random() < truth(gain, norm)))
     return found
 
 
@@ -33,7 +33,7 @@ def test_the_regression_finds_what_made_the_data(norms: bool) -> None:
 
 
 def test_answers_that_were_all_right_give_finite_weights() -> None:
-    found = fit([Judged(0.9, 0.0, True)] * 50)
+    found = fit([Gained(0.9, 0.0, True)] * 50)
     assert all(math.isfinite(value) for value in (found.bias, found.slope, found.fullness))
     assert found(0.9) > 0.9
 
@@ -43,11 +43,41 @@ def test_answers_of_the_bundled_model_are_judged() -> None:
     with DeltaMem.open("tiny", url="sqlite://", embedder=False) as mem:
         conversation = converse(rng, Shape(facts=3, unknown=3, held_out=True))
         judged = list(judge(mem, mem.agent("a"), conversation, rng))
-    remembered = [each for of_state, each in judged if of_state]
-    read = [each for of_state, each in judged if not of_state]
-    assert sum(each.right for each in remembered) >= 2 and sum(each.right for each in read) >= 2
-    assert all(each.norm > 0 for each in remembered) and all(each.norm == 0 for each in read)
-    assert all(0 < each.gain <= 1 for each in (*remembered, *read) if each.right)
+    assert len(judged) == 6 and sum(each.stated for each in judged) == 3 and judged[0].norm > 0
+    for part in ("remembered", "read"):
+        answers = [getattr(each, part) for each in judged if getattr(each, part)]
+        assert sum(each.right for each in answers) >= 2
+        assert all(0 < each.gain <= 1 for each in answers if each.right)
+        assert all((each.norm > 0) == (part == "remembered") for each in answers)
+    assert sum(each.together for each in judged if each.stated) >= 2
+
+
+@pytest.mark.parametrize(
+    ("together", "read", "full"),
+    [
+        ([1, 1, 1, 1], [1, 1, 1, 1], None),  # no harm at all
+        ([1, 1, 0, 0], [1, 1, 1, 1], 20),
+        ([0, 0, 0, 0], [1, 1, 1, 1], 0),
+        ([1, 1, 0, 1], [0, 1, 1, 1], 20),
+        ([1, 1, 1, 0], [1, 1, 1, 1], 20),  # both of norm 30 are on one side
+    ],
+)
+def test_how_full_a_state_may_be(together: list[int], read: list[int], full: float | None) -> None:
+    norms = (10.0, 20.0, 30.0, 30.0)
+    judged = [
+        Judged(norm=norm, stated=True, remembered=None, read=Gained(0.9, 0.0, bool(right)), together=bool(both))
+        for norm, both, right in zip(norms, together, read, strict=True)
+    ]
+    assert fullness(judged[::-1]) == full
+
+
+def test_what_the_records_miss() -> None:
+    def judged(right: bool | None) -> Judged:
+        read = None if right is None else Gained(0.9, 0.0, right)
+        return Judged(norm=1.0, stated=True, remembered=None, read=read, together=False)
+
+    assert missed([judged(True)] * 8 + [judged(False), judged(None)]) == pytest.approx(3 / 12)
+    assert 0 < missed([judged(True)] * 98) == 0.01
 
 
 @pytest.mark.slow  # tells and asks a few dozen conversations
