@@ -20,6 +20,7 @@ from deltamem_agents.store.dialects.protocol import Dialect
 from deltamem_agents.store.masking import masked
 from deltamem_agents.store.schema import chunked
 
+AnySelect = Select[*tuple[Any, ...]]
 EXAMPLES = "use one like sqlite:///memory.db or postgresql://user@host/database"
 
 
@@ -90,7 +91,7 @@ def select_each(dialect: str, query: Select[Any], column: InstrumentedAttribute[
 
 def rows_among(
     connection: Connection,
-    query: Select[Any],
+    query: AnySelect,
     column: InstrumentedAttribute[Any],
     values: Sequence[Any],
     parameters: Mapping[str, Any],
@@ -106,7 +107,7 @@ def rows_among(
 
 
 @cache
-def _among(dialect: str, query: Select[Any], column: InstrumentedAttribute[Any]) -> Select[Any]:
+def _among(dialect: str, query: AnySelect, column: InstrumentedAttribute[Any]) -> AnySelect:
     if dialect != "postgresql":
         return query.where(column.in_(bindparam("values", expanding=True)))
     return query.where(column == any_(bindparam("values", type_=ARRAY(column.type))))
