@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import accumulate
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 IN_MEMORY = 50_000  # records of an agent; beyond them it is searched through the index
 POOL = 20  # candidates looked at by their text, or more where k asks for more
 RESEMBLING = 0.25  # cosine; on LoCoMo no evidence among the first 10 is lost by it, nor at 0.4
-EMBED_BATCH = 64  # records embedded and stored at a time, so that a failure loses no more
+EMBED_BATCH = 64  # records embedded at a time
+STORE_EVERY = 0.2  # seconds of embedding that are stored in one transaction, if it is more than one batch
 LISTED = 2_048  # records without an embedding that are looked for at a time
 
 log = logging.getLogger(__name__)
@@ -140,14 +142,36 @@ class Retriever:
         while found := self._index.missing_embeddings(agent, self._embedder.name, LISTED, after=after):
             if not done and len(found) >= EMBED_BATCH:
                 self._tell_of_change(agent, self._embedder.name)
-            for start in range(0, len(found), EMBED_BATCH):
-                batch = found[start : start + EMBED_BATCH]
-                vectors = self._embedder.embed([text for _, text in batch])
-                self._index.put_embeddings(agent, self._embedder.name, [key for key, _ in batch], vectors)
-                done += len(batch)
-                if progress is not None:
-                    progress(done)
+            tell = (lambda more, before=done: progress(before + more)) if progress is not None else None
+            for keys, vectors in self._in_batches(self._embedder, found, tell):
+                self._index.put_embeddings(agent, self._embedder.name, keys, vectors)
+                done += len(keys)
         return done
+
+    def _in_batches(
+        self, embedder: Embedder, missing: Sequence[tuple[int, str]], tell: Callable[[int], None] | None
+    ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+        """Keys and vectors to be stored: of one call of the embedder, or of as many as are quickly answered."""
+        keys: list[int] = []
+        vectors: list[NDArray[np.float32]] = []
+        began = time.monotonic()
+        try:
+            for start in range(0, len(missing), EMBED_BATCH):
+                batch = missing[start : start + EMBED_BATCH]
+                vectors.append(embedder.embed([text for _, text in batch]))
+                keys += [key for key, _ in batch]
+                if tell is not None:
+                    tell(start + len(batch))
+                if time.monotonic() - began > STORE_EVERY:
+                    ready, (keys, vectors) = (keys, np.concatenate(vectors)), ([], [])
+                    yield ready
+                    began = time.monotonic()
+        except EmbedderError:
+            if keys:
+                yield keys, np.concatenate(vectors)
+            raise
+        if keys:
+            yield keys, np.concatenate(vectors)
 
     def reindex(
         self, agent: str, *, prune: bool = False, progress: Callable[[int, int], None] | None = None

@@ -22,6 +22,7 @@ from deltamem_agents.recall.words import Postings
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+AT_ONCE = 10_000  # records whose vectors are summed at once; more would take too much memory
 KEPT_BYTES = 256 << 20  # of all agents' snapshots, the least recently used go first
 
 
@@ -227,6 +228,9 @@ def _lengths(
     """
     lengths = np.concatenate([known, np.ones(len(session) - len(known), np.float32)])
     if vectors is None:
+        return lengths
+    if len(session) <= AT_ONCE and not len(known):
+        lengths[:] = np.maximum(np.linalg.norm(order.around(vectors), axis=1), 1e-6)
         return lengths
     numbers, added = np.unique(session[len(known) :], return_counts=True)
     ends = np.searchsorted(order.of, numbers, side="right")

@@ -121,10 +121,14 @@ def text_terms(text: str) -> Iterator[str]:
     ['4012', 'err', 'err 4012', 'stop']
     """
     for chunk in text.split() if text.isascii() else unicodedata.normalize("NFC", text).split():
-        words = [form for word in words_of(chunk) for form in _forms(word)]
-        yield from words
-        if len(words) > 1 and not UNSPACED.search(chunk):
-            yield " ".join(words)
+        yield from _chunk_terms(chunk)
+
+
+@lru_cache(1 << 16)
+def _chunk_terms(chunk: str) -> tuple[str, ...]:
+    """The terms of what stands between two spaces."""
+    words = [form for word in words_of(chunk) for form in _forms(word)]
+    return (*words, " ".join(words)) if len(words) > 1 and not UNSPACED.search(chunk) else tuple(words)
 
 
 def _query_forms(term: str) -> Iterable[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from sqlalchemy import Connection, Select, bindparam, func, select
 from sqlalchemy.orm import aliased
 
 from deltamem_agents.store import journal
-from deltamem_agents.store.dialects import rows_among
+from deltamem_agents.store.dialects import plain_rows_among, rows_among
 from deltamem_agents.store.records import StoredRecord, reading_at
 from deltamem_agents.store.schema import MessageRow, RecordRow
 
@@ -51,7 +52,7 @@ def sample(connection: Connection, agent: str, count: int) -> list[int]:
         return []
     everything = range(1, found.head + 1)
     positions = random.Random(found.epoch).sample(everything, min(count, len(everything)))
-    rows = rows_among(connection, _KEYS_AT, RecordRow.position, positions, {"agent": found.key})
+    rows = plain_rows_among(connection, _KEYS_AT, RecordRow.position, positions, {"agent": found.key})
     return sorted(row[0] for row in rows)
 
 
@@ -64,7 +65,7 @@ def around(connection: Connection, agent: str, keys: Sequence[int], reach: int) 
     if found is None or not keys:
         return []
     parameters = {"agent": found.key}
-    pairs = rows_among(connection, _BESIDE, RecordRow.key, keys, parameters)
+    pairs = plain_rows_among(connection, _BESIDE, RecordRow.key, keys, parameters)
     positions = _near(pairs, reach)
     rows = rows_among(connection, reading_at(), RecordRow.position, positions, parameters)
     return sorted((StoredRecord(*tuple(row)) for row in rows), key=lambda record: (record.position, record.chunk))
@@ -75,8 +76,9 @@ def _near(pairs: Any, reach: int) -> list[int]:
     beside: dict[int, set[int]] = {}
     for position, other in pairs:
         beside.setdefault(position, set()).add(other)
-    kept = set(beside)
+    kept: set[int] = set()
     for position, others in beside.items():
-        kept.update(sorted(each for each in others if each > position)[:reach])
-        kept.update(sorted((each for each in others if each < position), reverse=True)[:reach])
+        ordered = sorted(others)
+        at = bisect_left(ordered, position)
+        kept.update(ordered[max(at - reach, 0) : at + reach + 1])
     return sorted(kept)

@@ -6,7 +6,14 @@ A dialect is one module with one class that fulfils `Dialect`. Knows nothing of 
 from deltamem_agents.store.dialects.narrowing import Within
 from deltamem_agents.store.dialects.pgvector import Pgvector
 from deltamem_agents.store.dialects.protocol import Dialect, FullText
-from deltamem_agents.store.dialects.select import dialect_of, engine_for, insert_missing, rows_among, select_each
+from deltamem_agents.store.dialects.select import (
+    dialect_of,
+    engine_for,
+    insert_missing,
+    plain_rows_among,
+    rows_among,
+    select_each,
+)
 
 __all__ = [
     "Dialect",
@@ -16,6 +23,7 @@ __all__ = [
     "dialect_of",
     "engine_for",
     "insert_missing",
+    "plain_rows_among",
     "rows_among",
     "select_each",
 ]

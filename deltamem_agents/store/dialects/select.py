@@ -6,7 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ARRAY, URL, Connection, Engine, Row, Select, any_, bindparam, func, make_url, select, true
+from sqlalchemy import (
+    ARRAY,
+    URL,
+    Connection,
+    CursorResult,
+    Engine,
+    Row,
+    Select,
+    any_,
+    bindparam,
+    func,
+    make_url,
+    select,
+    true,
+)
 from sqlalchemy.dialects.postgresql import Insert as PostgresqlInsert
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
@@ -17,6 +31,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from deltamem_agents.errors import ConfigError, MissingExtraError
 from deltamem_agents.store.dialects import postgresql, sqlite
 from deltamem_agents.store.dialects.protocol import Dialect
+from deltamem_agents.store.dialects.rows import plain_rows
 from deltamem_agents.store.masking import masked
 from deltamem_agents.store.schema import chunked
 
@@ -100,10 +115,33 @@ def rows_among(
 
     PostgreSQL gets them as one array, of any length: whatever it believes of the table, it reads it once at most.
     """
+    for found in _results_among(connection, query, column, values, parameters):
+        yield from found
+
+
+def plain_rows_among(
+    connection: Connection,
+    query: AnySelect,
+    column: InstrumentedAttribute[Any],
+    values: Sequence[Any],
+    parameters: Mapping[str, Any],
+) -> list[Any]:
+    """As `rows_among`, as the driver has them: of columns that need no conversion."""
+    results = _results_among(connection, query, column, values, parameters)
+    return [row for found in results for row in plain_rows(found)]
+
+
+def _results_among(
+    connection: Connection,
+    query: AnySelect,
+    column: InstrumentedAttribute[Any],
+    values: Sequence[Any],
+    parameters: Mapping[str, Any],
+) -> Iterator[CursorResult[Any]]:
     dialect = connection.dialect.name
     among = _among(dialect, query, column)
     for chunk in [values] if dialect == "postgresql" else chunked(values):
-        yield from connection.execute(among, {**parameters, "values": list(chunk)})
+        yield connection.execute(among, {**parameters, "values": list(chunk)})
 
 
 @cache
