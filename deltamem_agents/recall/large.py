@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 CANDIDATES = 200  # by words, and by meaning
 MOST = 12_800  # of either, where a filter leaves few
-SAMPLE = 400  # messages that stand for the others
+SAMPLE = 200  # messages that stand for the others
 GROWTH = 1.1  # of the journal, after which others are drawn
 KEPT = 16  # agents whose sample is in memory
 
@@ -137,8 +137,7 @@ class LargeAgents:
         """
         sample = self._sample(agent, version)
         keys = self._candidates(agent, query, vector, scope, count)
-        # Twice the reach, so that the neighbours' own neighbourhoods are whole: they may be what is looked for.
-        near = {record.key: record for record in self._index.around(agent, keys, 2 * REACH)}
+        near = {record.key: record for record in self._index.around(agent, keys, REACH)}
         by_key = {record.key: record for record in sample.records} | near
         records = sorted(by_key.values(), key=lambda record: (record.position, record.chunk))
         vectors = None

@@ -120,7 +120,7 @@ class Index:
     def around(self, agent: str, keys: Sequence[int], reach: int) -> list[StoredRecord]:
         """Records with the given keys and of ``reach`` messages of their session on either side, in order.
 
-        Where sessions alternate, no further than the next 16 positions of the journal.
+        Where sessions alternate, no further than the next 8 positions of the journal.
         """
         check_id(agent)
         return self._database.read(lambda connection: neighbours.around(connection, agent, keys, reach))

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Select, bindparam, select
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.store import journal
 from deltamem_agents.store.database import Database
-from deltamem_agents.store.dialects import Dialect, Within, plain_rows_among
+from deltamem_agents.store.dialects import Dialect, Within, rows_each
 from deltamem_agents.store.dialects.rows import plain_rows
 from deltamem_agents.store.schema import EmbeddingRow, MessageRow, RecordRow
 
@@ -88,7 +88,7 @@ def by_key(connection: Connection, agent: str, model: str, keys: Sequence[int]) 
     if found is None or not keys:
         return [], np.zeros((0, 0), np.float32)
     parameters = {"agent": found.key, "model": model}
-    return _unpacked(plain_rows_among(connection, _KEYED, RecordRow.key, keys, parameters))
+    return _unpacked(list(rows_each(connection, _KEYED, RecordRow.key, keys, parameters, plain=True)))
 
 
 def index_vectors(database: Database, agent: str, model: str) -> bool:

@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import random
-from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, func, select
-from sqlalchemy.orm import aliased
 
-from deltamem_agents.store import journal
-from deltamem_agents.store.dialects import plain_rows_among, rows_among
-from deltamem_agents.store.records import StoredRecord, reading_at
+from deltamem_agents.store import journal, records
+from deltamem_agents.store.dialects import rows_each
+from deltamem_agents.store.records import StoredRecord
 from deltamem_agents.store.schema import MessageRow, RecordRow
 
-LOOKED_AT = 16  # positions on either side of a record: one whose session has paused for longer stands alone
+LOOKED_AT = 8  # positions on either side of a record: one whose session has paused for longer stands alone
 
 # Made once, as making a statement takes longer than to run it.
-_beside = aliased(MessageRow)
-_OWN = RecordRow.agent_key == bindparam("agent")
-_KEYS_AT: Select[Any] = select(RecordRow.key).where(_OWN)
-_BESIDE = (
-    select(RecordRow.position, _beside.position)
-    .join(MessageRow, (MessageRow.agent_key == RecordRow.agent_key) & (MessageRow.position == RecordRow.position))
-    .join(
-        _beside,
-        (_beside.agent_key == MessageRow.agent_key)
-        & _beside.position.between(MessageRow.position - LOOKED_AT, MessageRow.position + LOOKED_AT)
-        & (_beside.session == MessageRow.session)
-        & _beside.left_at.is_(None),
-    )
-    .where(RecordRow.agent_key + 0 == bindparam("agent"))  # + 0: by key, not all of the agent's
+_KEYS_AT = select(RecordRow.key).where(RecordRow.agent_key == bindparam("agent"))
+_PLACES = select(RecordRow.position).where(RecordRow.agent_key + 0 == bindparam("agent"))  # + 0: by key, not all of it
+# What is live is told apart afterwards, lest PostgreSQL read all live messages of the agent.
+_SESSIONS = select(MessageRow.position, MessageRow.session, MessageRow.left_at).where(
+    MessageRow.agent_key == bindparam("agent")
 )
 
 
@@ -52,7 +42,7 @@ def sample(connection: Connection, agent: str, count: int) -> list[int]:
         return []
     everything = range(1, found.head + 1)
     positions = random.Random(found.epoch).sample(everything, min(count, len(everything)))
-    rows = plain_rows_among(connection, _KEYS_AT, RecordRow.position, positions, {"agent": found.key})
+    rows = rows_each(connection, _KEYS_AT, RecordRow.position, positions, {"agent": found.key}, plain=True)
     return sorted(row[0] for row in rows)
 
 
@@ -65,20 +55,22 @@ def around(connection: Connection, agent: str, keys: Sequence[int], reach: int) 
     if found is None or not keys:
         return []
     parameters = {"agent": found.key}
-    pairs = plain_rows_among(connection, _BESIDE, RecordRow.key, keys, parameters)
-    positions = _near(pairs, reach)
-    rows = rows_among(connection, reading_at(), RecordRow.position, positions, parameters)
-    return sorted((StoredRecord(*tuple(row)) for row in rows), key=lambda record: (record.position, record.chunk))
+    places = {row[0] for row in rows_each(connection, _PLACES, RecordRow.key, keys, parameters, plain=True)}
+    looked_at = sorted({at + off for at in places for off in range(-LOOKED_AT, LOOKED_AT + 1)})
+    seen = rows_each(connection, _SESSIONS, MessageRow.position, looked_at, parameters, plain=True)
+    positions = _near(places, {row[0]: row[1] for row in seen if row[2] is None}, reach)
+    near = rows_each(connection, _KEYS_AT, RecordRow.position, positions, parameters, plain=True)
+    return records.read(connection, agent, [row[0] for row in near])
 
 
-def _near(pairs: Any, reach: int) -> list[int]:
-    """The positions nearest to each on either side, and itself."""
-    beside: dict[int, set[int]] = {}
-    for position, other in pairs:
-        beside.setdefault(position, set()).add(other)
+def _near(places: Collection[int], sessions: Mapping[int, str], reach: int) -> list[int]:
+    """Positions [n], and those nearest to each on either side that are of its session; each position's is given."""
     kept: set[int] = set()
-    for position, others in beside.items():
-        ordered = sorted(others)
-        at = bisect_left(ordered, position)
-        kept.update(ordered[max(at - reach, 0) : at + reach + 1])
+    for at in places:
+        if at not in sessions:
+            continue
+        for step in (-1, 1):
+            beside = range(at + step, at + step * (LOOKED_AT + 1), step)
+            kept.update(islice((each for each in beside if sessions.get(each) == sessions[at]), reach))
+        kept.add(at)
     return sorted(kept)

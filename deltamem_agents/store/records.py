@@ -135,13 +135,6 @@ def read(
 
 
 @cache
-def reading_at() -> Select[Any]:
-    """Records of the agent whose key is the parameter ``agent``, as `StoredRecord` has them, in no order."""
-    message = (MessageRow.agent_key == RecordRow.agent_key) & (MessageRow.position == RecordRow.position)
-    return select(*_COLUMNS).join(MessageRow, message).where(RecordRow.agent_key == bindparam("agent"))
-
-
-@cache
 def _reading(of_session: bool, by_key: bool) -> Select[Any]:
     """Records of the parameters ``agent``, ``after`` and, where asked, ``session``.
 

@@ -64,8 +64,9 @@ def ids(found: list[Any]) -> list[str]:
 
 @embedders
 def test_where_all_records_are_sampled_the_ranking_is_that_in_memory(
-    store: Store, embedder: CallableEmbedder | None
+    store: Store, embedder: CallableEmbedder | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(large, "SAMPLE", 300)
     fill(store, 300)
     held, asked = Retriever(store, embedder), Retriever(store, embedder, in_memory=0)
     for query in QUERIES:

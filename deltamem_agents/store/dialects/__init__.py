@@ -10,8 +10,8 @@ from deltamem_agents.store.dialects.select import (
     dialect_of,
     engine_for,
     insert_missing,
-    plain_rows_among,
     rows_among,
+    rows_each,
     select_each,
 )
 
@@ -23,7 +23,7 @@ __all__ = [
     "dialect_of",
     "engine_for",
     "insert_missing",
-    "plain_rows_among",
     "rows_among",
+    "rows_each",
     "select_each",
 ]

@@ -135,6 +135,7 @@ class Pgvector:
     def index(self, connection: Connection, known: VectorSet) -> None:
         """Index a set that is full. Who writes to any set waits meanwhile; who reads does not."""
         types, prefix = self._types(connection), schema_prefix(connection)
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK + 1})")  # another process may be doing the same
         connection.exec_driver_sql(
             f"CREATE INDEX IF NOT EXISTS deltamem_vectors_{known.number} ON {prefix}deltamem_vectors"
             f" USING hnsw ((vector::{types}.halfvec({known.dim})) {types}.halfvec_cosine_ops)"

@@ -10,7 +10,6 @@ from sqlalchemy import (
     ARRAY,
     URL,
     Connection,
-    CursorResult,
     Engine,
     Row,
     Select,
@@ -115,33 +114,43 @@ def rows_among(
 
     PostgreSQL gets them as one array, of any length: whatever it believes of the table, it reads it once at most.
     """
-    for found in _results_among(connection, query, column, values, parameters):
-        yield from found
-
-
-def plain_rows_among(
-    connection: Connection,
-    query: AnySelect,
-    column: InstrumentedAttribute[Any],
-    values: Sequence[Any],
-    parameters: Mapping[str, Any],
-) -> list[Any]:
-    """As `rows_among`, as the driver has them: of columns that need no conversion."""
-    results = _results_among(connection, query, column, values, parameters)
-    return [row for found in results for row in plain_rows(found)]
-
-
-def _results_among(
-    connection: Connection,
-    query: AnySelect,
-    column: InstrumentedAttribute[Any],
-    values: Sequence[Any],
-    parameters: Mapping[str, Any],
-) -> Iterator[CursorResult[Any]]:
     dialect = connection.dialect.name
     among = _among(dialect, query, column)
     for chunk in [values] if dialect == "postgresql" else chunked(values):
-        yield connection.execute(among, {**parameters, "values": list(chunk)})
+        yield from connection.execute(among, {**parameters, "values": list(chunk)})
+
+
+def rows_each(
+    connection: Connection,
+    query: AnySelect,
+    column: InstrumentedAttribute[Any],
+    values: Sequence[Any],
+    parameters: Mapping[str, Any],
+    *,
+    plain: bool = False,
+) -> Iterator[Any]:
+    """As `rows_among`, by an index whatever PostgreSQL believes of the table: it gets a loop over the values.
+
+    The query is to be made once.
+
+    Args:
+        plain: Rows as the driver has them, of columns that need no conversion.
+    """
+    dialect = connection.dialect.name
+    each = _each(dialect, query, column)
+    for chunk in [values] if dialect == "postgresql" else chunked(values):
+        found = connection.execute(each, {**parameters, "values": list(chunk)})
+        yield from plain_rows(found) if plain else found
+
+
+@cache
+def _each(dialect: str, query: AnySelect, column: InstrumentedAttribute[Any]) -> AnySelect:
+    if dialect != "postgresql":
+        return query.where(column.in_(bindparam("values", expanding=True)))
+    values = bindparam("values", type_=ARRAY(column.type))
+    wanted = func.unnest(values).table_valued("value").render_derived(name="wanted")
+    found = query.where(column == wanted.c.value).offset(0).lateral("found")  # offset: not to be made another join of
+    return select(found).select_from(wanted.join(found, true()))
 
 
 @cache
