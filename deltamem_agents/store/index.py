@@ -11,6 +11,7 @@ from deltamem_agents.store.database import Database
 from deltamem_agents.store.dialects import Within
 from deltamem_agents.store.messages import check_id
 from deltamem_agents.store.records import StoredRecord, Words
+from deltamem_agents.store.schema import LOOKUP
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,7 +131,10 @@ class Index:
     ) -> list[StoredRecord]:
         """An agent's records beyond a position in the journal's order; only those with the given keys, where given."""
         check_scope(agent, session)
-        return self._database.read(lambda connection: records.read(connection, agent, keys, session, after))
+        alone = keys is None or len(keys) <= LOOKUP
+        return self._database.read(
+            lambda connection: records.read(connection, agent, keys, session, after), alone=alone
+        )
 
     def missing_embeddings(self, agent: str, model: str, limit: int, *, after: int = 0) -> list[tuple[int, str]]:
         """Key and text of up to ``limit`` records beyond a position that have no embedding under a model, in order."""
