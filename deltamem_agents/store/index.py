@@ -110,7 +110,7 @@ class Index:
     def index_vectors(self, agent: str, model: str) -> bool:
         """Index an agent's vectors under a model, those to come as well; whether they are, which takes pgvector.
 
-        Takes a minute for a hundred thousand; interrupted, it goes on where it was. Until then `nearest` is exact.
+        Takes minutes for a hundred thousand; interrupted, it goes on where it was. Until then `nearest` is exact.
 
         Raises:
             StoreError: The database could not be written.

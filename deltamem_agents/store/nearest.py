@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Found = tuple[list[int], NDArray[np.float32]]
+
+log = logging.getLogger(__name__)
 
 BLOCK = 4_096  # positions whose vectors are in memory at a time
 FILLED = 1_000  # vectors that are added to an index in one transaction
@@ -120,6 +123,10 @@ def index_vectors(database: Database, agent: str, model: str) -> bool:
     if made is None:
         return False
     known, key, head = made
+    log.warning(
+        "the vectors of agent %r are being indexed, which may take minutes; 'deltamem reindex' does that beforehand",
+        agent,
+    )
     for first in range(1, head + 1, FILLED):
         values = {"agent": key, "model": model, "first": first, "end": first + FILLED}
 
