@@ -9,7 +9,8 @@ SOURCES := pyproject.toml constraints.txt hatch_build.py $(wildcard kernels/delt
 # A process a core, each with one thread of PyTorch; a file's tests stay together, as they share what is costly to make.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(shell nproc 2>/dev/null || echo 2) --dist loadfile
 
-.PHONY: install demo test test-lowest check lint types layers bench bench-store bench-engine bench-recall bench-gpu
+.PHONY: install demo test test-lowest check lint types layers bench bench-store bench-search bench-engine
+.PHONY: bench-recall bench-gpu
 
 install: $(STAMP)
 
@@ -54,6 +55,11 @@ bench: $(STAMP)
 # The store, on SQLite and on a private PostgreSQL, or that of DELTAMEM_TEST_URL; needs 3 GB of disk, no torch.
 bench-store: $(STAMP)
 	$(BIN)/python -m deltamem_agents.bench.store --out docs/benchmarks/store-cpu.csv \
+		$(if $(DELTAMEM_TEST_URL),--postgresql-url '$(DELTAMEM_TEST_URL)')
+
+# Search in memories of many records; needs two idle cores, 3 GB of disk and ten minutes, no torch.
+bench-search: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m deltamem_agents.bench.large --out docs/benchmarks/search-cpu.csv \
 		$(if $(DELTAMEM_TEST_URL),--postgresql-url '$(DELTAMEM_TEST_URL)')
 
 # Many agents on one model; needs two idle cores and ten minutes.

@@ -12,6 +12,7 @@ it. The weights are the same for every agent.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -99,21 +100,30 @@ class Signals:
     asks: NDArray[np.bool_]
 
 
-def fuse(signals: Signals, sessions: Sessions) -> Floats:
-    """One score [N] a record, higher for better; comparable within one query and agent only."""
-    score = WORDS * (standardised(signals.words) + standardised(sessions.around(signals.words)))
+def fuse(signals: Signals, sessions: Sessions, weights: Floats | None = None) -> Floats:
+    """One score [N] a record, higher for better; comparable within one query and agent only.
+
+    Args:
+        weights: How many of the agent's records each [N] stands for; None where these are all there are.
+    """
+    z = partial(standardised, weights=weights)
+    score = WORDS * (z(signals.words) + z(sessions.around(signals.words)))
     if signals.meaning is not None and signals.around is not None:
-        score = score + standardised(signals.meaning) + AROUND * standardised(signals.around)
+        score = score + z(signals.meaning) + AROUND * z(signals.around)
     score = (score + NAMED * signals.named + OWN * signals.own).astype(np.float32)
     asked = sessions.before(np.where(signals.asks, np.maximum(score, 0), 0))
-    result: Floats = score + SESSION * standardised(sessions.best(score)) + ANSWERING * asked
+    result: Floats = score + SESSION * z(sessions.best(score)) + ANSWERING * asked
     return result.astype(np.float32)
 
 
-def standardised(values: Floats) -> Floats:
-    """With mean 0 and standard deviation 1; zeros where all are the same."""
-    deviation = values.std() if len(values) else 0.0
+def standardised(values: Floats, weights: Floats | None = None) -> Floats:
+    """With mean 0 and standard deviation 1, of as many as each stands for; zeros where all are the same."""
+    if weights is None:
+        mean, deviation = (values.mean(), values.std()) if len(values) else (0.0, 0.0)
+    else:
+        mean = np.average(values, weights=weights)
+        deviation = np.sqrt(np.average((values - mean) ** 2, weights=weights))
     if deviation < 1e-9:
         return np.zeros_like(values)
-    result: Floats = (values - values.mean()) / deviation
+    result: Floats = ((values - mean) / deviation).astype(values.dtype)
     return result

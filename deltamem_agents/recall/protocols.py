@@ -82,20 +82,62 @@ class RecordIndex(Protocol):
         Within an epoch, records are only added, beyond that position.
         """
 
-    def text_scores(self, agent: str, terms: Sequence[str], limit: int) -> Sequence[tuple[int, float]]:
-        """Keys of records that hold any of the terms, with scores (higher is better), in no order."""
+    def size(self, agent: str, limit: int | None = None) -> int:
+        """How many records there are, or ``limit`` where there are more; quick where that is small."""
+
+    def sample(self, agent: str, count: int) -> Sequence[int]:
+        """Keys of the records of ``count`` messages at random, or of all; the same until the journal grows."""
+
+    def text_scores(
+        self,
+        agent: str,
+        terms: Sequence[str],
+        limit: int,
+        session: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Sequence[tuple[int, float]]:
+        """Keys of up to ``limit`` records that hold any of the terms, the best, with scores, in no order.
+
+        Args:
+            session, since, until: Of these only: of the session, written at or after, and before.
+        """
+
+    def nearest(
+        self,
+        agent: str,
+        model: str,
+        vector: NDArray[np.float32],
+        limit: int,
+        session: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> tuple[Sequence[int], NDArray[np.float32]]:
+        """Keys [n] and cosines [n] of up to ``limit`` records nearest to a vector [dim] under a model, nearest first.
+
+        Some may be missing where they are indexed. ``session``, ``since``, ``until`` as `text_scores`.
+        """
+
+    def index_vectors(self, agent: str, model: str) -> bool:
+        """Make `nearest` quick for an agent from now on, where that can be done; whether it is."""
+
+    def around(self, agent: str, keys: Sequence[int], reach: int) -> Sequence[IndexedRecord]:
+        """Records with these keys and those of ``reach`` messages of their session on either side, in order."""
 
     def records(self, agent: str, keys: Sequence[int] | None = None, *, after: int = 0) -> Sequence[IndexedRecord]:
         """Records beyond a position in the journal's order; only those with the given keys, where keys are given."""
 
-    def missing_embeddings(self, agent: str, model: str, limit: int) -> Sequence[tuple[int, str]]:
-        """Key and text of up to ``limit`` records without an embedding under a model, oldest first."""
+    def missing_embeddings(self, agent: str, model: str, limit: int, *, after: int = 0) -> Sequence[tuple[int, str]]:
+        """Key and text of up to ``limit`` records beyond a position without an embedding under a model, in order."""
 
     def put_embeddings(self, agent: str, model: str, keys: Sequence[int], vectors: NDArray[np.float32]) -> int:
         """Store embeddings [len(keys), dim]; how many were. Records that are gone or have one are passed over."""
 
     def embeddings(self, agent: str, model: str, *, after: int = 0) -> tuple[Sequence[int], NDArray[np.float32]]:
         """Keys [N] and embeddings [N, dim] under a model, of records beyond a position, in the journal's order."""
+
+    def embeddings_of(self, agent: str, model: str, keys: Sequence[int]) -> tuple[Sequence[int], NDArray[np.float32]]:
+        """Keys [n] and embeddings [n, dim] of those of the records that have one under a model, in no order."""
 
     def embedding_models(self, agent: str) -> Mapping[str, int]:
         """How many records have an embedding, by model."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import accumulate
@@ -15,6 +16,7 @@ import numpy as np
 from deltamem_agents.errors import ConfigError, EmbedderError, StoreError
 from deltamem_agents.recall.contradiction import newer_first, outdated
 from deltamem_agents.recall.fusion import Signals, fuse
+from deltamem_agents.recall.large import LargeAgents
 from deltamem_agents.recall.lexical import speaks_of_self
 from deltamem_agents.recall.protocols import Embedder, IndexedRecord, Record, RecordIndex
 from deltamem_agents.recall.selection import select
@@ -23,9 +25,11 @@ from deltamem_agents.recall.snapshot import Scope, Snapshot, Snapshots, joined
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+IN_MEMORY = 50_000  # records of an agent; beyond them it is searched through the index
 POOL = 20  # candidates looked at by their text, or more where k asks for more
 RESEMBLING = 0.25  # cosine; on LoCoMo no evidence among the first 10 is lost by it, nor at 0.4
-EMBED_BATCH = 64  # records embedded and stored at a time, so that a failure loses no more
+EMBED_BATCH = 64  # records embedded at a time
+STORE_EVERY = 0.2  # seconds of embedding that are stored in one transaction, if it is more than one batch
 LISTED = 2_048  # records without an embedding that are looked for at a time
 
 log = logging.getLogger(__name__)
@@ -45,12 +49,15 @@ class Retriever:
     Args:
         index: Where the records are.
         embedder: None searches by full text alone.
+        in_memory: Records of an agent up to which all are held in memory, and a search is exact.
     """
 
-    def __init__(self, index: RecordIndex, embedder: Embedder | None = None) -> None:
+    def __init__(self, index: RecordIndex, embedder: Embedder | None = None, *, in_memory: int = IN_MEMORY) -> None:
         self._index = index
         self._embedder = embedder
+        self._in_memory = in_memory
         self._snapshots = Snapshots(index, embedder.name if embedder else None)
+        self._large = LargeAgents(index, embedder, lambda agent, after: self.embed_missing(agent, after=after))
 
     def search(
         self,
@@ -90,18 +97,33 @@ class Retriever:
         if not query.strip():
             return []
         query = query.encode("utf-8", "replace").decode()  # lone surrogates are text to no tokenizer
-        snapshot = self._snapshot(agent)
-        if snapshot is None or not len(snapshot):
+        version = self._index.version(agent)
+        if version is None:
             return []
-        signals = self._signals(query, snapshot)
-        fused = fuse(signals, snapshot.sessions)
-        allowed = snapshot.within(Scope(session=session, since=since, until=until, metadata=metadata, holds=holds))
-        allowed &= _spoken_for(signals, snapshot)
-        places = _best(fused, allowed, max(POOL, 3 * k))
-        by_key = {record.key: record for record in self._index.records(agent, [int(snapshot.keys[i]) for i in places])}
+        scope = Scope(session=session, since=since, until=until, metadata=metadata, holds=holds)
+        count = max(POOL, 3 * k)
+        records: dict[int, IndexedRecord] | None = None
+        if self._is_large(agent, version):
+            self._large.prepare(agent, version)
+            vector = self._embedded(query, self._large.dimension(agent, version))
+            large = self._large.search(agent, version, query, vector, scope, count)
+            snapshot, records, allowed = large.snapshot, large.by_key, large.eligible
+        else:
+            held = self._snapshot(agent, version)
+            if held is None:
+                return []
+            snapshot, vector, allowed = held, None, np.ones(len(held), bool)
+        if not len(snapshot):
+            return []
+        signals = self._signals(query, snapshot, vector)
+        fused = fuse(signals, snapshot.sessions, snapshot.weights)
+        allowed &= snapshot.within(scope) & _spoken_for(signals, snapshot)
+        places = _best(fused, allowed, count)
+        if records is None:
+            records = {each.key: each for each in self._index.records(agent, [int(snapshot.keys[i]) for i in places])}
         scores = {int(snapshot.keys[i]): _relevance(float(fused[i])) for i in places}
         # One may have been superseded since.
-        found = [by_key[key] for key in scores if key in by_key]
+        found = [records[key] for key in scores if key in records]
         stale = outdated(found) if weed else {}
         chosen = select(query, newer_first(found, stale), k) if weed else found[:k]
         best = [*accumulate((scores[record.key] for record in reversed(chosen)), max)][::-1]  # of all that say the same
@@ -109,11 +131,12 @@ class Retriever:
             _record(record, score, outdated=record.key in stale) for record, score in zip(chosen, best, strict=True)
         ]
 
-    def embed_missing(self, agent: str, progress: Callable[[int], None] | None = None) -> int:
+    def embed_missing(self, agent: str, progress: Callable[[int], None] | None = None, *, after: int = 0) -> int:
         """Embed the records that have no embedding yet; how many there were. Nothing without an embedder.
 
         Args:
             progress: Called with the number embedded so far, after each batch.
+            after: Position up to which all have one.
 
         Raises:
             EmbedderError: The embedder failed; the batches before are stored.
@@ -121,22 +144,44 @@ class Retriever:
         done = 0
         if self._embedder is None:
             return done
-        while found := self._index.missing_embeddings(agent, self._embedder.name, LISTED):
+        while found := self._index.missing_embeddings(agent, self._embedder.name, LISTED, after=after):
             if not done and len(found) >= EMBED_BATCH:
                 self._tell_of_change(agent, self._embedder.name)
-            for start in range(0, len(found), EMBED_BATCH):
-                batch = found[start : start + EMBED_BATCH]
-                vectors = self._embedder.embed([text for _, text in batch])
-                self._index.put_embeddings(agent, self._embedder.name, [key for key, _ in batch], vectors)
-                done += len(batch)
-                if progress is not None:
-                    progress(done)
+            tell = (lambda more, before=done: progress(before + more)) if progress is not None else None
+            for keys, vectors in self._in_batches(self._embedder, found, tell):
+                self._index.put_embeddings(agent, self._embedder.name, keys, vectors)
+                done += len(keys)
         return done
+
+    def _in_batches(
+        self, embedder: Embedder, missing: Sequence[tuple[int, str]], tell: Callable[[int], None] | None
+    ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+        """Keys and vectors to be stored: of one call of the embedder, or of as many as are quickly answered."""
+        keys: list[int] = []
+        vectors: list[NDArray[np.float32]] = []
+        began = time.monotonic()
+        try:
+            for start in range(0, len(missing), EMBED_BATCH):
+                batch = missing[start : start + EMBED_BATCH]
+                vectors.append(embedder.embed([text for _, text in batch]))
+                keys += [key for key, _ in batch]
+                if tell is not None:
+                    tell(start + len(batch))
+                if time.monotonic() - began > STORE_EVERY:
+                    ready, (keys, vectors) = (keys, np.concatenate(vectors)), ([], [])
+                    yield ready
+                    began = time.monotonic()
+        except EmbedderError:
+            if keys:
+                yield keys, np.concatenate(vectors)
+            raise
+        if keys:
+            yield keys, np.concatenate(vectors)
 
     def reindex(
         self, agent: str, *, prune: bool = False, progress: Callable[[int, int], None] | None = None
     ) -> Reindexed:
-        """Embed all records of an agent that have no embedding under the present embedder.
+        """Embed an agent's records that have no embedding under the present embedder, and index a large agent's.
 
         A search does that by itself, for whoever asks first after a change of embedder has to wait. Interrupted, it
         goes on where it was.
@@ -154,12 +199,24 @@ class Retriever:
             raise ConfigError("there is no embedder to index with; install deltamem-agents[retrieval], or name one")
         missing = len(self._index.missing_embeddings(agent, self._embedder.name, sys.maxsize)) if progress else 0
         embedded = self.embed_missing(agent, (lambda done: progress(done, missing)) if progress else None)
+        if self._index.size(agent, self._in_memory + 1) > self._in_memory:
+            self._index.index_vectors(agent, self._embedder.name)
         dropped = self._index.drop_embeddings(agent, keep=self._embedder.name) if prune else 0
         return Reindexed(embedded=embedded, dropped=dropped)
 
     def forget(self, agent: str) -> None:
         """Drop what is held of an agent in memory; a search after it reads it anew."""
         self._snapshots.forget(agent)
+        self._large.forget(agent)
+
+    def _is_large(self, agent: str, version: tuple[int, int]) -> bool:
+        """Whether an agent has too many records to be held; they are counted where it has changed."""
+        if self._snapshots.current(agent, version):
+            return False
+        large = self._large.knows(agent, version[0]) or (self._index.size(agent, self._in_memory + 1) > self._in_memory)
+        if large:
+            self._snapshots.forget(agent)
+        return large
 
     def _tell_of_change(self, agent: str, name: str) -> None:
         """Where many records are to be embedded because the embedder is another, say so."""
@@ -173,10 +230,10 @@ class Retriever:
                 name,
             )
 
-    def _snapshot(self, agent: str) -> Snapshot | None:
+    def _snapshot(self, agent: str, version: tuple[int, int] | None = None) -> Snapshot | None:
         """The agent's records, all embedded; a read-only index gets nothing stored, and is searched."""
         try:
-            return self._snapshots.of(agent, self.embed_missing)
+            return self._snapshots.of(agent, self.embed_missing, version)
         except StoreError:
             if self._embedder is None:
                 raise
@@ -191,21 +248,29 @@ class Retriever:
         records = [record for record in self._index.records(agent) if record.key in vector_of]
         return joined(None, (0, 0), records, np.stack([vector_of[record.key] for record in records]))
 
-    def _signals(self, query: str, snapshot: Snapshot) -> Signals:
+    def _embedded(self, query: str, dim: int | None) -> NDArray[np.float32] | None:
+        """The query's vector [dim]; None where there is no embedder, or there are no vectors to compare it with."""
+        if self._embedder is None or dim is None:
+            return None
+        embed_query = getattr(self._embedder, "embed_query", None)  # not every embedder tells queries from texts
+        vector: NDArray[np.float32] = self._embedder.embed([query])[0] if embed_query is None else embed_query(query)
+        if dim != len(vector):
+            raise EmbedderError(
+                f"embedder {self._embedder.name!r} has dimension {len(vector)}, vectors stored under its name have "
+                f"{dim}; give it another name"
+            )
+        return vector
+
+    def _signals(self, query: str, snapshot: Snapshot, vector: NDArray[np.float32] | None = None) -> Signals:
         meaning = around = None
-        if self._embedder is not None and snapshot.vectors is not None:
-            embed_query = getattr(self._embedder, "embed_query", None)  # not every embedder tells queries from texts
-            vector = self._embedder.embed([query])[0] if embed_query is None else embed_query(query)
-            if snapshot.vectors.shape[1] != len(vector):
-                raise EmbedderError(
-                    f"embedder {self._embedder.name!r} has dimension {len(vector)}, vectors stored under its name have "
-                    f"{snapshot.vectors.shape[1]}; give it another name"
-                )
+        if snapshot.vectors is not None and vector is None:
+            vector = self._embedded(query, snapshot.vectors.shape[1])
+        if snapshot.vectors is not None and vector is not None:
             # Rounded, so that equal texts tie whatever order a BLAS adds in.
             meaning = np.round(snapshot.vectors @ vector, 6)
             around = snapshot.sessions.around(meaning) / snapshot.lengths
         return Signals(
-            words=snapshot.words.scores(query),
+            words=snapshot.words.scores(query, snapshot.weights),
             meaning=meaning,
             around=around,
             named=snapshot.named(query),

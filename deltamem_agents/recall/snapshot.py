@@ -22,6 +22,7 @@ from deltamem_agents.recall.words import Postings
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+AT_ONCE = 10_000  # records whose vectors are summed at once; more would take too much memory
 KEPT_BYTES = 256 << 20  # of all agents' snapshots, the least recently used go first
 
 
@@ -42,6 +43,13 @@ class Scope:
     metadata: Mapping[str, Any] | None = None
     holds: Callable[[str, Mapping[str, Any]], bool] | None = None
 
+    def has(self, session: str, metadata: Mapping[str, Any]) -> bool:
+        """Whether ``metadata`` and ``holds`` say yes to a message of this session with this metadata."""
+        wanted = (self.metadata or {}).items()
+        if not all(key in metadata and metadata[key] == value for key, value in wanted):
+            return False
+        return self.holds is None or self.holds(session, metadata)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
@@ -61,6 +69,9 @@ class Snapshot:
     vectors: NDArray[np.float32] | None
     sessions: Sessions
     lengths: NDArray[np.float32]  # of the sums of the vectors of a record and its neighbours
+    weights: NDArray[np.float32] | None = (
+        None  # how many of the agent's records each stands for, where not all are held
+    )
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -86,13 +97,9 @@ class Snapshot:
             chosen &= self.written >= _seconds(scope.since)
         if scope.until is not None:
             chosen &= self.written < _seconds(scope.until)
-        if scope.metadata:
-            wanted = scope.metadata.items()
-            has = [all(key in each and each[key] == value for key, value in wanted) for each in self.metadata]
-            chosen &= np.asarray(has, bool)
-        if scope.holds is not None:
+        if scope.metadata or scope.holds is not None:
             for place in np.flatnonzero(chosen).tolist():
-                chosen[place] = scope.holds(self.session_names[self.session[place]], self.metadata[place])
+                chosen[place] = scope.has(self.session_names[self.session[place]], self.metadata[place])
         return chosen
 
 
@@ -105,13 +112,16 @@ class Snapshots:
         self._kept: OrderedDict[str, Snapshot] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, agent: str, prepare: Callable[[str], object]) -> Snapshot | None:
+    def of(
+        self, agent: str, prepare: Callable[[str], object], version: tuple[int, int] | None = None
+    ) -> Snapshot | None:
         """An agent's records as they are now; None where it is unknown.
 
         Args:
             prepare: Called first where something was written since: it is to embed what has no embedding.
+            version: The agent's, where it was asked for just now.
         """
-        version = self._index.version(agent)
+        version = version or self._index.version(agent)
         if version is None:
             return None
         with self._lock:
@@ -124,6 +134,12 @@ class Snapshots:
             known = self._read(agent, version, known if grown else None)
             self._keep(agent, known)
         return known
+
+    def current(self, agent: str, version: tuple[int, int]) -> bool:
+        """Whether what is held of an agent is of this version."""
+        with self._lock:
+            known = self._kept.get(agent)
+        return known is not None and known.version == version
 
     def forget(self, agent: str) -> None:
         """Drop what is held of an agent."""
@@ -158,8 +174,13 @@ def joined(
     version: tuple[int, int],
     records: Sequence[IndexedRecord],
     vectors: NDArray[np.float32] | None,
+    words: Postings | None = None,
 ) -> Snapshot:
-    """A snapshot with further records at its end."""
+    """A snapshot with further records at its end.
+
+    Args:
+        words: Of all records, where they are known.
+    """
     sessions = {name: number for number, name in enumerate(known.session_names)} if known else {}
     speakers = {name: number for number, name in enumerate(known.speaker_names)} if known else {}
     session = np.array([sessions.setdefault(each.session, len(sessions)) for each in records], np.int64)
@@ -169,7 +190,8 @@ def joined(
     own = np.array([speaks_of_self(each.text) for each in records], bool)
     written = np.array([each.created_at.timestamp() for each in records], np.float64)
     metadata = [each.metadata for each in records]
-    words = (known.words if known else Postings.empty()).grown([each.text for each in records])
+    if words is None:
+        words = (known.words if known else Postings.empty()).grown([each.text for each in records])
     if known is not None and len(known):
         keys, session = np.concatenate([known.keys, keys]), np.concatenate([known.session, session])
         speaker, asks = np.concatenate([known.speaker, speaker]), np.concatenate([known.asks, asks])
@@ -206,6 +228,9 @@ def _lengths(
     """
     lengths = np.concatenate([known, np.ones(len(session) - len(known), np.float32)])
     if vectors is None:
+        return lengths
+    if len(session) <= AT_ONCE and not len(known):
+        lengths[:] = np.maximum(np.linalg.norm(order.around(vectors), axis=1), 1e-6)
         return lengths
     numbers, added = np.unique(session[len(known) :], return_counts=True)
     ends = np.searchsorted(order.of, numbers, side="right")

@@ -77,20 +77,41 @@ class Postings:
             of[term] = np.concatenate([of[term], more], axis=1) if term in of else more
         return Postings(of, np.concatenate([self.lengths, np.array(lengths, np.float32)]))
 
-    def scores(self, query: str) -> NDArray[np.float32]:
-        """BM25 [N] of each record; 0 where it shares no term with the query."""
+    @classmethod
+    def counted(cls, counts: Sequence[Counter[str]], terms: Iterable[str]) -> Postings:
+        """Of N records by their terms and how often each occurs; only the terms given can be looked for."""
+        of = {}
+        for term in terms:
+            found = [(place, count[term]) for place, count in enumerate(counts) if term in count]
+            if found:
+                of[term] = np.array(found, np.int32).T
+        return cls(of, np.array([count.total() for count in counts], np.float32))
+
+    def scores(self, query: str, weights: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """BM25 [N] of each record; 0 where it shares no term with the query.
+
+        Args:
+            weights: How many of the agent's records each [N] stands for; None where these are all there are.
+        """
         result = np.zeros(len(self.lengths), np.float32)
-        total = len(self.lengths)
-        mean = max(float(self.lengths.mean()), 1.0) if total else 1.0
-        for term in {term for word in query_terms(query) for term in _query_forms(word)}:
+        each = np.ones_like(self.lengths) if weights is None else weights
+        total = float(each.sum())
+        mean = max(float(self.lengths @ each) / total, 1.0) if total else 1.0
+        for term in looked_for(query):
             found = self.of.get(term)
             if found is None:
                 continue
             places, counts = found
-            rarity = np.log(1 + (total - len(places) + 0.5) / (len(places) + 0.5))
+            holding = float(each[places].sum())
+            rarity = np.log(1 + max(total - holding + 0.5, 0.5) / (holding + 0.5))
             saturated = counts * (K1 + 1) / (counts + K1 * (1 - B + B * self.lengths[places] / mean))
             result[places] += (rarity * saturated).astype(np.float32)
         return result
+
+
+def looked_for(query: str) -> set[str]:
+    """The terms of a query."""
+    return {term for word in query_terms(query) for term in _query_forms(word)}
 
 
 def text_terms(text: str) -> Iterator[str]:
@@ -100,10 +121,14 @@ def text_terms(text: str) -> Iterator[str]:
     ['4012', 'err', 'err 4012', 'stop']
     """
     for chunk in text.split() if text.isascii() else unicodedata.normalize("NFC", text).split():
-        words = [form for word in words_of(chunk) for form in _forms(word)]
-        yield from words
-        if len(words) > 1 and not UNSPACED.search(chunk):
-            yield " ".join(words)
+        yield from _chunk_terms(chunk)
+
+
+@lru_cache(1 << 16)
+def _chunk_terms(chunk: str) -> tuple[str, ...]:
+    """The terms of what stands between two spaces."""
+    words = [form for word in words_of(chunk) for form in _forms(word)]
+    return (*words, " ".join(words)) if len(words) > 1 and not UNSPACED.search(chunk) else tuple(words)
 
 
 def _query_forms(term: str) -> Iterable[str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from deltamem_agents.store import journal, records
+from deltamem_agents.store import journal, nearest, neighbours, records
 from deltamem_agents.store.database import Database
+from deltamem_agents.store.dialects import Within
 from deltamem_agents.store.messages import check_id
 from deltamem_agents.store.records import StoredRecord, Words
+from deltamem_agents.store.schema import LOOKUP
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,24 +51,95 @@ class Index:
         found = self._database.read(lambda connection: journal.agent_row(connection, agent), alone=True)
         return None if found is None else (found.epoch, found.head)
 
-    def text_scores(self, agent: str, terms: Sequence[str], limit: int) -> Sequence[tuple[int, float]]:
-        """As `search_text`, the records' keys alone, and in no order."""
+    def size(self, agent: str, limit: int | None = None) -> int:
+        """How many records an agent has; ``limit`` where it has more, as counting all of them takes longer."""
         check_id(agent)
+        return self._database.read(lambda connection: neighbours.size(connection, agent, limit))
+
+    def sample(self, agent: str, count: int) -> list[int]:
+        """Keys of the records of ``count`` messages at random, or of all; the same until the journal grows."""
+        check_id(agent)
+        return self._database.read(lambda connection: neighbours.sample(connection, agent, count))
+
+    def text_scores(
+        self,
+        agent: str,
+        terms: Sequence[str],
+        limit: int,
+        session: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Sequence[tuple[int, float]]:
+        """As `search_text`, the records' keys alone, and in no order.
+
+        Args:
+            since, until: Written at or after, and before; UTC where they name no zone.
+        """
+        check_scope(agent, session)
+        within = Within(session, since, until)
         return self._database.read(
-            lambda connection: records.scores(connection, self._words.fulltext, agent, terms, limit)
+            lambda connection: records.scores(connection, self._words.fulltext, agent, terms, limit, within)
         )
+
+    def nearest(
+        self,
+        agent: str,
+        model: str,
+        vector: NDArray[np.float32],
+        limit: int,
+        session: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> tuple[list[int], NDArray[np.float32]]:
+        """Keys [n] and cosines [n] of up to ``limit`` records nearest to a vector [dim] under a model, nearest first.
+
+        Exact, and as slow as reading all of the agent's vectors, unless `index_vectors` could index them.
+
+        Args:
+            since, until: As `text_scores`.
+
+        Raises:
+            ConfigError: The vector has another dimension than those that are stored.
+        """
+        check_scope(agent, session)
+        dialect, within = self._database.dialect, Within(session, since, until)
+        return self._database.read(
+            lambda connection: nearest.nearest(connection, dialect, agent, model, vector, limit, within)
+        )
+
+    def index_vectors(self, agent: str, model: str) -> bool:
+        """Index an agent's vectors under a model, those to come as well; whether they are, which takes pgvector.
+
+        Takes minutes for a hundred thousand; interrupted, it goes on where it was. Until then `nearest` is exact.
+
+        Raises:
+            StoreError: The database could not be written.
+        """
+        check_id(agent)
+        return nearest.index_vectors(self._database, agent, model)
+
+    def around(self, agent: str, keys: Sequence[int], reach: int) -> list[StoredRecord]:
+        """Records with the given keys and of ``reach`` messages of their session on either side, in order.
+
+        Where sessions alternate, no further than the next 8 positions of the journal.
+        """
+        check_id(agent)
+        return self._database.read(lambda connection: neighbours.around(connection, agent, keys, reach))
 
     def records(
         self, agent: str, keys: Sequence[int] | None = None, session: str | None = None, *, after: int = 0
     ) -> list[StoredRecord]:
         """An agent's records beyond a position in the journal's order; only those with the given keys, where given."""
         check_scope(agent, session)
-        return self._database.read(lambda connection: records.read(connection, agent, keys, session, after))
+        alone = keys is None or len(keys) <= LOOKUP
+        return self._database.read(
+            lambda connection: records.read(connection, agent, keys, session, after), alone=alone
+        )
 
-    def missing_embeddings(self, agent: str, model: str, limit: int) -> list[tuple[int, str]]:
-        """Key and text of up to ``limit`` records that have no embedding under a model, oldest first."""
+    def missing_embeddings(self, agent: str, model: str, limit: int, *, after: int = 0) -> list[tuple[int, str]]:
+        """Key and text of up to ``limit`` records beyond a position that have no embedding under a model, in order."""
         check_id(agent)
-        return self._database.read(lambda connection: records.without_embedding(connection, agent, model, limit))
+        return self._database.read(lambda connection: records.without_embedding(connection, agent, model, limit, after))
 
     def put_embeddings(self, agent: str, model: str, keys: Sequence[int], vectors: NDArray[np.float32]) -> int:
         """Store embeddings [len(keys), dim]; records that have gone, or have one already, are passed over.
@@ -79,12 +153,20 @@ class Index:
             StoreError: The database could not be written.
         """
         check_id(agent)
-        return self._database.write(lambda connection: records.put_embeddings(connection, agent, model, keys, vectors))
+        index = self._database.dialect.vectors
+        return self._database.write(
+            lambda connection: records.put_embeddings(connection, agent, model, keys, vectors, index)
+        )
 
     def embeddings(self, agent: str, model: str, *, after: int = 0) -> tuple[list[int], NDArray[np.float32]]:
         """Keys [N] and embeddings [N, dim] of records beyond a position, under a model, in the journal's order."""
         check_id(agent)
         return self._database.read(lambda connection: records.embeddings(connection, agent, model, after))
+
+    def embeddings_of(self, agent: str, model: str, keys: Sequence[int]) -> tuple[list[int], NDArray[np.float32]]:
+        """Keys [n] and embeddings [n, dim] of those of the records that have one under a model, in no order."""
+        check_id(agent)
+        return self._database.read(lambda connection: nearest.by_key(connection, agent, model, keys))
 
     def embedding_models(self, agent: str) -> dict[str, int]:
         """How many of an agent's records have an embedding, by model."""
@@ -98,4 +180,5 @@ class Index:
             StoreError: The database could not be written.
         """
         check_id(agent)
-        return self._database.write(lambda connection: records.drop_embeddings(connection, agent, keep))
+        index = self._database.dialect.vectors
+        return self._database.write(lambda connection: records.drop_embeddings(connection, index, agent, keep))

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, exi
 from sqlalchemy.orm import InstrumentedAttribute
 
 from deltamem_agents.errors import ConfigError, StoreError
-from deltamem_agents.store.dialects import FullText, insert_missing, select_each
+from deltamem_agents.store.dialects import FullText, Pgvector, Within, insert_missing, select_each
 from deltamem_agents.store.schema import ID_LIMIT, AgentRow, EmbeddingRow, MessageRow, RecordRow, chunked
 
 if TYPE_CHECKING:
@@ -24,6 +24,17 @@ Splitter = Callable[[str], Sequence[str]]
 
 # Made once, as making a statement takes longer than to run it.
 _ADD = insert(RecordRow)
+_COLUMNS = (  # of a `StoredRecord`
+    RecordRow.key,
+    RecordRow.text,
+    MessageRow.id,
+    RecordRow.position,
+    RecordRow.chunk,
+    MessageRow.session,
+    MessageRow.role,
+    MessageRow.details,
+    MessageRow.created_at,
+)
 _KEY = select(AgentRow.key).where(AgentRow.id == bindparam("agent"))
 
 
@@ -93,11 +104,11 @@ def found(
 
 
 def scores(
-    connection: Connection, fulltext: FullText, agent: str, terms: Sequence[str], limit: int
+    connection: Connection, fulltext: FullText, agent: str, terms: Sequence[str], limit: int, within: Within
 ) -> Sequence[tuple[int, float]]:
     """Keys and scores of records that hold any of the terms, in no order."""
     key = _key(connection, agent)
-    return [] if key is None or limit <= 0 else fulltext.scores(connection, key, terms, limit)
+    return [] if key is None or limit <= 0 else fulltext.scores(connection, key, terms, limit, within)
 
 
 def _key(connection: Connection, agent: str) -> int | None:
@@ -130,17 +141,7 @@ def _reading(of_session: bool, by_key: bool) -> Select[Any]:
     In order, unless they are to be found by key: to have them in order, or by agent, SQLite would read all of the
     agent's, which ``+ 0`` keeps it from.
     """
-    query = select(
-        RecordRow.key,
-        RecordRow.text,
-        MessageRow.id,
-        RecordRow.position,
-        RecordRow.chunk,
-        MessageRow.session,
-        MessageRow.role,
-        MessageRow.details,
-        MessageRow.created_at,
-    )
+    query = select(*_COLUMNS)
     owner = RecordRow.agent_key + 0 if by_key else RecordRow.agent_key
     query = _joined(query, owner).where(AgentRow.id == bindparam("agent"), RecordRow.position > bindparam("after"))
     if of_session:
@@ -148,18 +149,26 @@ def _reading(of_session: bool, by_key: bool) -> Select[Any]:
     return query if by_key else query.order_by(RecordRow.position, RecordRow.chunk)
 
 
-def without_embedding(connection: Connection, agent: str, model: str, limit: int) -> list[tuple[int, str]]:
-    """Key and text of records that have no embedding under a model, oldest first."""
+def without_embedding(connection: Connection, agent: str, model: str, limit: int, after: int) -> list[tuple[int, str]]:
+    """Key and text of records beyond a position that have no embedding under a model, oldest first."""
     has_one = exists().where(EmbeddingRow.record_key == RecordRow.key, EmbeddingRow.model == model)
-    query = _scoped(select(RecordRow.key, RecordRow.text), agent).where(~has_one)
+    query = _scoped(select(RecordRow.key, RecordRow.text), agent).where(~has_one, RecordRow.position > after)
     rows = connection.execute(query.order_by(RecordRow.position, RecordRow.chunk).limit(limit))
     return [(row[0], row[1]) for row in rows]
 
 
 def put_embeddings(
-    connection: Connection, agent: str, model: str, keys: Sequence[int], vectors: NDArray[np.float32]
+    connection: Connection,
+    agent: str,
+    model: str,
+    keys: Sequence[int],
+    vectors: NDArray[np.float32],
+    index: Pgvector | None = None,
 ) -> int:
     """Store ``vectors`` [len(keys), dim], a row a record; records that have gone or have one are passed over.
+
+    Args:
+        index: Gets them too, where it holds the agent's; not needed for an agent that is only being made.
 
     Returns:
         How many were stored.
@@ -172,6 +181,8 @@ def put_embeddings(
         raise ConfigError(f"embeddings of shape {vectors.shape} for {len(keys)} records; give one row a record")
     if not model or len(model) > ID_LIMIT:
         raise ConfigError(f"an embedding model's name has 1 to {ID_LIMIT} characters, {model[:40]!r} has {len(model)}")
+    if index is not None:
+        index.hold(connection)
     dim = int(vectors.shape[1])
     stored = connection.scalar(_embedded(select(EmbeddingRow.dim), agent, model).limit(1))
     if stored not in (None, dim):
@@ -194,6 +205,10 @@ def put_embeddings(
     ]
     if rows:
         connection.execute(insert_missing(connection, EmbeddingRow), rows)  # another process may be doing the same
+        owner = _key(connection, agent) if index is not None else None
+        if index is not None and owner is not None:
+            added = [place for place, key in enumerate(keys) if key in present]
+            index.put(connection, owner, model, [keys[place] for place in added], vectors[added])
     return len(rows)
 
 
@@ -223,14 +238,17 @@ def embedding_models(connection: Connection, agent: str) -> dict[str, int]:
     return {row[0]: row[1] for row in connection.execute(counted.order_by(EmbeddingRow.model))}
 
 
-def drop_embeddings(connection: Connection, agent: str, keep: str) -> int:
+def drop_embeddings(connection: Connection, index: Pgvector | None, agent: str, keep: str) -> int:
     """Delete an agent's embeddings under all models but one; how many there were."""
     key = _key(connection, agent)
     others = (EmbeddingRow.model != keep) & EmbeddingRow.record_key.in_(
         select(RecordRow.key).where(RecordRow.agent_key == key)
     )
     dropped = connection.execute(delete(EmbeddingRow).where(others).execution_options(preserve_rowcount=True))
-    return int(dropped.rowcount)
+    count = int(dropped.rowcount)
+    if index is not None and key is not None:
+        index.drop(connection, key, keep)
+    return count
 
 
 def _scoped(query: Query, agent: str) -> Query:

@@ -5,6 +5,8 @@
             └─ revisions
     purges
 
+On PostgreSQL the vectors of large agents are indexed in two further tables, see `dialects.pgvector`.
+
 Every table name begins with ``deltamem_``, so that they can live in a user's own database, on PostgreSQL in a schema of
 their own. Agents have a small integer key besides their id: it is what the other tables and the full-text index carry.
 A change here needs a migration, see `migrations`.

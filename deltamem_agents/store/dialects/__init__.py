@@ -3,7 +3,27 @@
 A dialect is one module with one class that fulfils `Dialect`. Knows nothing of journals and states beyond table names.
 """
 
+from deltamem_agents.store.dialects.narrowing import Within
+from deltamem_agents.store.dialects.pgvector import Pgvector
 from deltamem_agents.store.dialects.protocol import Dialect, FullText
-from deltamem_agents.store.dialects.select import dialect_of, engine_for, insert_missing, rows_among, select_each
+from deltamem_agents.store.dialects.select import (
+    dialect_of,
+    engine_for,
+    insert_missing,
+    rows_among,
+    rows_each,
+    select_each,
+)
 
-__all__ = ["Dialect", "FullText", "dialect_of", "engine_for", "insert_missing", "rows_among", "select_each"]
+__all__ = [
+    "Dialect",
+    "FullText",
+    "Pgvector",
+    "Within",
+    "dialect_of",
+    "engine_for",
+    "insert_missing",
+    "rows_among",
+    "rows_each",
+    "select_each",
+]

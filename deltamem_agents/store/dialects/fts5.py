@@ -9,9 +9,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, bindparam, text
 
+from deltamem_agents.store.dialects.narrowing import Within
 from deltamem_agents.store.dialects.rows import plain_rows
+from deltamem_agents.store.schema import UtcDateTime
 from deltamem_agents.unspaced import UNSPACED, spelled_out
 
 SQLITE_TABLES = (
@@ -46,6 +48,16 @@ SQLITE_SCORES = text(  # the agent is part of what is matched
        FROM deltamem_records_fts WHERE deltamem_records_fts MATCH :match ORDER BY score DESC LIMIT :limit"""
 )
 
+SQLITE_NARROWED = text(
+    """SELECT f.rowid, -bm25(deltamem_records_fts, 0.0, 1.0, 1.0) AS score
+       FROM deltamem_records_fts AS f
+       JOIN deltamem_records AS r ON r.key = f.rowid
+       JOIN deltamem_messages AS m ON m.agent_key = r.agent_key AND m.position = r.position
+       WHERE deltamem_records_fts MATCH :match AND (:session IS NULL OR m.session = :session)
+         AND (:since IS NULL OR m.created_at >= :since) AND (:until IS NULL OR m.created_at < :until)
+       ORDER BY score DESC LIMIT :limit"""
+).bindparams(bindparam("since", type_=UtcDateTime), bindparam("until", type_=UtcDateTime))
+
 
 class Fts5:
     """BM25 by FTS5. How rare a word is, is counted over all agents; which records are found, in one agent alone."""
@@ -72,13 +84,17 @@ class Fts5:
         return [(row[0], float(row[1])) for row in connection.execute(SQLITE_SEARCH, values)]
 
     def scores(
-        self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int
+        self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int, within: Within
     ) -> Sequence[tuple[int, float]]:
         """As `FullText.scores`."""
         match = match_expression(agent_key, terms)
         if match is None:
             return []
-        return plain_rows(connection.execute(SQLITE_SCORES, {"match": match, "limit": limit}))
+        values = {"match": match, "limit": limit}
+        if not within:
+            return plain_rows(connection.execute(SQLITE_SCORES, values))
+        values |= {"session": within.session, "since": within.since, "until": within.until}
+        return plain_rows(connection.execute(SQLITE_NARROWED, values))
 
 
 def optimize(connection: sqlite3.Connection) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.schema import CreateSchema
 
 from deltamem_agents.errors import ConfigError, MissingExtraError
+from deltamem_agents.store.dialects.pgvector import Pgvector
 from deltamem_agents.store.dialects.tsvector import Tsvector, schema_prefix
 from deltamem_agents.store.masking import masked
 
@@ -46,6 +47,7 @@ class Postgresql:
 
     def __init__(self, engine: Engine) -> None:
         self.fulltext = Tsvector()
+        self.vectors = Pgvector()
 
     def check_schema(self, engine: Engine, schema: str) -> None:
         """As `Dialect.check_schema`: its name must do without quoting."""
@@ -100,7 +102,8 @@ class Postgresql:
             with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
                 prefix = schema_prefix(connection)
                 waiting = _older_readers(connection)
-                for table in PURGED:
+                self.vectors.tidy(connection)
+                for table in (*PURGED, *self.vectors.tables(connection)):
                     connection.exec_driver_sql(f"VACUUM {prefix}deltamem_{table}")
                 return f"{waiting} open transactions may still read the deleted rows" if waiting else None
         except SQLAlchemyError as error:

@@ -9,6 +9,9 @@ from typing import Protocol
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
+from deltamem_agents.store.dialects.narrowing import Within
+from deltamem_agents.store.dialects.pgvector import Pgvector
+
 
 class FullText(Protocol):
     """A dialect's full-text index over records."""
@@ -29,7 +32,7 @@ class FullText(Protocol):
         """Keys and scores (higher is better) of an agent's records that hold any of the terms, best first."""
 
     def scores(
-        self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int
+        self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int, within: Within
     ) -> Sequence[tuple[int, float]]:
         """As `search`, in no order; the best where there are more than ``limit``."""
 
@@ -40,6 +43,10 @@ class Dialect(Protocol):
     @property
     def fulltext(self) -> FullText:
         """Its full-text index."""
+
+    @property
+    def vectors(self) -> Pgvector | None:
+        """Its vector index, where it can have one."""
 
     @property
     def writes_tables_at_once(self) -> bool:

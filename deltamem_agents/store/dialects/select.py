@@ -6,7 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ARRAY, URL, Connection, Engine, Row, Select, any_, bindparam, func, make_url, select, true
+from sqlalchemy import (
+    ARRAY,
+    URL,
+    Connection,
+    Engine,
+    Row,
+    Select,
+    any_,
+    bindparam,
+    func,
+    make_url,
+    select,
+    true,
+)
 from sqlalchemy.dialects.postgresql import Insert as PostgresqlInsert
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
@@ -17,9 +30,11 @@ from sqlalchemy.orm import InstrumentedAttribute
 from deltamem_agents.errors import ConfigError, MissingExtraError
 from deltamem_agents.store.dialects import postgresql, sqlite
 from deltamem_agents.store.dialects.protocol import Dialect
+from deltamem_agents.store.dialects.rows import plain_rows
 from deltamem_agents.store.masking import masked
 from deltamem_agents.store.schema import chunked
 
+AnySelect = Select[*tuple[Any, ...]]
 EXAMPLES = "use one like sqlite:///memory.db or postgresql://user@host/database"
 
 
@@ -90,7 +105,7 @@ def select_each(dialect: str, query: Select[Any], column: InstrumentedAttribute[
 
 def rows_among(
     connection: Connection,
-    query: Select[Any],
+    query: AnySelect,
     column: InstrumentedAttribute[Any],
     values: Sequence[Any],
     parameters: Mapping[str, Any],
@@ -105,8 +120,41 @@ def rows_among(
         yield from connection.execute(among, {**parameters, "values": list(chunk)})
 
 
+def rows_each(
+    connection: Connection,
+    query: AnySelect,
+    column: InstrumentedAttribute[Any],
+    values: Sequence[Any],
+    parameters: Mapping[str, Any],
+    *,
+    plain: bool = False,
+) -> Iterator[Any]:
+    """As `rows_among`, by an index whatever PostgreSQL believes of the table: it gets a loop over the values.
+
+    The query is to be made once.
+
+    Args:
+        plain: Rows as the driver has them, of columns that need no conversion.
+    """
+    dialect = connection.dialect.name
+    each = _each(dialect, query, column)
+    for chunk in [values] if dialect == "postgresql" else chunked(values):
+        found = connection.execute(each, {**parameters, "values": list(chunk)})
+        yield from plain_rows(found) if plain else found
+
+
 @cache
-def _among(dialect: str, query: Select[Any], column: InstrumentedAttribute[Any]) -> Select[Any]:
+def _each(dialect: str, query: AnySelect, column: InstrumentedAttribute[Any]) -> AnySelect:
+    if dialect != "postgresql":
+        return query.where(column.in_(bindparam("values", expanding=True)))
+    values = bindparam("values", type_=ARRAY(column.type))
+    wanted = func.unnest(values).table_valued("value").render_derived(name="wanted")
+    found = query.where(column == wanted.c.value).offset(0).lateral("found")  # offset: not to be made another join of
+    return select(found).select_from(wanted.join(found, true()))
+
+
+@cache
+def _among(dialect: str, query: AnySelect, column: InstrumentedAttribute[Any]) -> AnySelect:
     if dialect != "postgresql":
         return query.where(column.in_(bindparam("values", expanding=True)))
     return query.where(column == any_(bindparam("values", type_=ARRAY(column.type))))

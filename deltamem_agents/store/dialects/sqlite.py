@@ -40,6 +40,7 @@ class Sqlite:
         ConfigError: The engine gives every thread a database of its own.
     """
 
+    vectors = None
     writes_tables_at_once = False
     outside_reach = ("copies and backups of the database's files",)
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, func, literal_column, select
 
+from deltamem_agents.store.dialects.narrowing import Within
 from deltamem_agents.store.dialects.rows import plain_rows
 from deltamem_agents.store.schema import MessageRow, RecordRow
 from deltamem_agents.unspaced import UNSPACED, spelled_out
@@ -69,20 +70,15 @@ class Tsvector:
         found = _ranked(agent_key, terms, limit)
         if found is None:
             return []
-        found = found.order_by(RecordRow.position.desc(), RecordRow.chunk)
-        if session is not None:
-            found = found.join(
-                MessageRow,
-                (MessageRow.agent_key == RecordRow.agent_key) & (MessageRow.position == RecordRow.position),
-            ).where(MessageRow.session == session)
+        found = _narrowed(found.order_by(RecordRow.position.desc(), RecordRow.chunk), Within(session))
         return [(row[0], float(row[1])) for row in connection.execute(found)]
 
     def scores(
-        self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int
+        self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int, within: Within
     ) -> Sequence[tuple[int, float]]:
         """As `FullText.scores`."""
         found = _ranked(agent_key, terms, limit)
-        return [] if found is None else plain_rows(connection.execute(found))
+        return [] if found is None else plain_rows(connection.execute(_narrowed(found, within)))
 
 
 def schema_prefix(connection: Connection) -> str:
@@ -109,6 +105,13 @@ def _ranked(agent_key: int, terms: Sequence[str], limit: int) -> Select[Any] | N
     score = func.ts_rank(_WORDS, once).label("score")
     found = select(RecordRow.key, score).where(RecordRow.agent_key == agent_key, _WORDS.op("@@")(once))
     return found.order_by(score.desc()).limit(limit)
+
+
+def _narrowed(found: Select[Any], within: Within) -> Select[Any]:
+    if not within:
+        return found
+    message = (MessageRow.agent_key == RecordRow.agent_key) & (MessageRow.position == RecordRow.position)
+    return found.join(MessageRow, message).where(*within.conditions())
 
 
 def _query(terms: Sequence[str]) -> ColumnElement[object] | None:

@@ -1,0 +1,220 @@
+"""Agents with more records than are held in memory: a few hundred candidates from the index, ranked as all would be.
+
+The candidates are what full text and the vectors find. With them come their neighbours, which their scores depend on,
+and records of some hundred messages at random, by which the scores are standardised and rarities of words counted:
+each of these stands for so many of the records that are no candidates. Where that is all of them, the ranking is the
+one in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deltamem_agents.errors import StoreError
+from deltamem_agents.recall.fusion import REACH
+from deltamem_agents.recall.lexical import query_terms
+from deltamem_agents.recall.protocols import Embedder, IndexedRecord, RecordIndex
+from deltamem_agents.recall.snapshot import Scope, Snapshot, joined
+from deltamem_agents.recall.words import Postings, looked_for, text_terms
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CANDIDATES = 200  # by words, and by meaning
+MOST = 12_800  # of either, where a filter leaves few
+SAMPLE = 200  # messages that stand for the others
+GROWTH = 1.1  # of the journal, after which others are drawn
+KEPT = 16  # agents whose sample is in memory
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The version that an agent was last prepared for, and the position up to which all is embedded and indexed."""
+
+    version: tuple[int, int]
+    embedded: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Some of an agent's records with their neighbours, of ``size`` in all, as the journal stood at ``version``."""
+
+    version: tuple[int, int]
+    size: int
+    drawn: frozenset[int]
+    records: Sequence[IndexedRecord]
+    counts: dict[int, Counter[str]]
+    vectors: dict[int, NDArray[np.float32]]
+
+    def still_good(self, version: tuple[int, int]) -> bool:
+        """Whether it may stand for the records of a version."""
+        return self.version[0] == version[0] and version[1] <= GROWTH * self.version[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What is ranked of an agent's records, which of it may be given [N], and the records by key."""
+
+    snapshot: Snapshot
+    eligible: NDArray[np.bool_]
+    by_key: dict[int, IndexedRecord]
+
+
+class LargeAgents:
+    """Searches through the index. Safe to share among threads.
+
+    Args:
+        embed_missing: Embeds an agent's records beyond a position that have no embedding.
+    """
+
+    def __init__(
+        self, index: RecordIndex, embedder: Embedder | None, embed_missing: Callable[[str, int], object]
+    ) -> None:
+        self._index = index
+        self._embedder = embedder
+        self._embed_missing = embed_missing
+        self._samples: OrderedDict[str, Sample] = OrderedDict()
+        self._prepared: dict[str, Prepared] = {}
+        self._lock = threading.Lock()
+
+    def forget(self, agent: str) -> None:
+        """Drop what is held of an agent."""
+        with self._lock:
+            self._samples.pop(agent, None)
+            self._prepared.pop(agent, None)
+
+    def knows(self, agent: str, epoch: int) -> bool:
+        """Whether an agent was large in this epoch, and so still is."""
+        with self._lock:
+            done = self._prepared.get(agent)
+        return done is not None and done.version[0] == epoch
+
+    def prepare(self, agent: str, version: tuple[int, int]) -> None:
+        """Embed what has no embedding, and index what is not indexed. A read-only index is searched as it is."""
+        with self._lock:
+            done = self._prepared.get(agent)
+        if done is not None and done.version == version:
+            return
+        embedded = done.embedded if done is not None and done.version[0] == version[0] else 0
+        if self._embedder is not None:
+            try:
+                self._embed_missing(agent, embedded)
+                if not embedded:
+                    self._index.index_vectors(agent, self._embedder.name)
+                embedded = version[1]
+            except StoreError as error:
+                log.warning("agent %r is searched without what is not embedded or not indexed: %s", agent, error)
+        with self._lock:
+            self._prepared[agent] = Prepared(version, embedded)
+
+    def dimension(self, agent: str, version: tuple[int, int]) -> int | None:
+        """Of the vectors that are stored; None where there are none."""
+        return next((len(vector) for vector in self._sample(agent, version).vectors.values()), None)
+
+    def search(
+        self,
+        agent: str,
+        version: tuple[int, int],
+        query: str,
+        vector: NDArray[np.float32] | None,
+        scope: Scope,
+        count: int,
+    ) -> Found:
+        """What is worth ranking for a query.
+
+        Args:
+            vector: The query's [dim]; None searches by full text alone.
+            count: Records in scope to be found, at the least, where there are so many.
+        """
+        sample = self._sample(agent, version)
+        keys = self._candidates(agent, query, vector, scope, count)
+        near = {record.key: record for record in self._index.around(agent, keys, REACH)}
+        by_key = {record.key: record for record in sample.records} | near
+        records = sorted(by_key.values(), key=lambda record: (record.position, record.chunk))
+        vectors = None
+        if vector is not None:
+            stored = self._vectors(agent, sample, [record for record in records if record.key not in sample.vectors])
+            vectors = np.stack([stored[record.key] for record in records]) if records else None
+        counts = [sample.counts.get(record.key) or Counter(text_terms(record.text)) for record in records]
+        words = Postings.counted(counts, looked_for(query))
+        snapshot = joined(None, version, records, vectors, words)
+        chosen = np.isin(snapshot.keys, np.array(sorted(keys), np.int64))
+        drawn = np.isin(snapshot.keys, np.array(sorted(sample.drawn), np.int64)) & ~chosen
+        others = max(sample.size - int(chosen.sum()), 0)
+        weights = chosen + drawn * (others / max(int(drawn.sum()), 1))
+        whole = snapshot.sessions.around(chosen.astype(np.float32)) > 0
+        whole &= np.isin(snapshot.keys, np.array(sorted(near), np.int64))  # what is there now, as the sample may not be
+        return Found(
+            snapshot=replace(snapshot, weights=weights.astype(np.float32) if weights.any() else None),
+            eligible=whole,
+            by_key=near,
+        )
+
+    def _candidates(
+        self, agent: str, query: str, vector: NDArray[np.float32] | None, scope: Scope, count: int
+    ) -> list[int]:
+        """Keys of records that words or vectors find: those in scope, and some others, which may stand beside such."""
+        within: dict[str, Any] = {"session": scope.session, "since": scope.since, "until": scope.until}
+        limit = max(CANDIDATES, count)
+        terms = query_terms(query)
+        while True:
+            found = [key for key, _ in self._index.text_scores(agent, terms, limit, **within)]
+            full = len(found) >= limit
+            if vector is not None and self._embedder is not None:
+                nearest, _ = self._index.nearest(agent, self._embedder.name, vector, limit, **within)
+                full |= len(nearest) >= limit
+                found += nearest
+            keys = dict.fromkeys(found)
+            held = keys
+            if scope.metadata or scope.holds:
+                records = self._index.records(agent, list(keys))
+                held = dict.fromkeys(each.key for each in records if scope.has(each.session, each.metadata))
+            if len(held) >= count or not full or limit >= MOST:
+                return [*held, *[key for key in keys if key not in held][: 2 * CANDIDATES]]
+            limit *= 4
+
+    def _sample(self, agent: str, version: tuple[int, int]) -> Sample:
+        with self._lock:
+            known = self._samples.get(agent)
+            if known is not None:
+                self._samples.move_to_end(agent)
+        if known is not None and known.still_good(version):
+            return known
+        drawn = self._index.sample(agent, SAMPLE)
+        records = self._index.around(agent, drawn, REACH)
+        sample = Sample(
+            version=version,
+            size=self._index.size(agent),
+            drawn=frozenset(drawn),
+            records=records,
+            counts={record.key: Counter(text_terms(record.text)) for record in records},
+            vectors={},
+        )
+        if self._embedder is not None:
+            sample = replace(sample, vectors=self._vectors(agent, sample, records))
+        with self._lock:
+            self._samples[agent] = sample
+            self._samples.move_to_end(agent)
+            if len(self._samples) > KEPT:
+                self._samples.popitem(last=False)
+        return sample
+
+    def _vectors(self, agent: str, sample: Sample, records: Sequence[IndexedRecord]) -> dict[int, NDArray[np.float32]]:
+        """Vectors of records and of the sample's, by key; one that is not stored is computed."""
+        assert self._embedder is not None
+        keys, stored = self._index.embeddings_of(agent, self._embedder.name, [record.key for record in records])
+        vectors = dict(zip(keys, stored, strict=True))
+        missing = [record for record in records if record.key not in vectors]
+        if missing:  # the index is read-only, or they were written just now
+            fresh = self._embedder.embed([record.text for record in missing])
+            vectors |= {record.key: vector for record, vector in zip(missing, fresh, strict=True)}
+        return sample.vectors | vectors

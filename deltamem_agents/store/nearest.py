@@ -1,0 +1,192 @@
+"""Records by their embeddings: those nearest to a vector, and what an index over vectors needs to be made."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Select, bindparam, select
+
+from deltamem_agents.errors import ConfigError
+from deltamem_agents.store import journal
+from deltamem_agents.store.database import Database
+from deltamem_agents.store.dialects import Dialect, Within, rows_each
+from deltamem_agents.store.dialects.rows import plain_rows
+from deltamem_agents.store.schema import EmbeddingRow, MessageRow, RecordRow
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Found = tuple[list[int], NDArray[np.float32]]
+
+log = logging.getLogger(__name__)
+
+BLOCK = 4_096  # positions whose vectors are in memory at a time
+FILLED = 1_000  # vectors that are added to an index in one transaction
+
+# Made once, as making a statement takes longer than to run it.
+_OF_AGENT = select(RecordRow.key, EmbeddingRow.vector).join(
+    EmbeddingRow, (EmbeddingRow.record_key == RecordRow.key) & (EmbeddingRow.model == bindparam("model"))
+)
+_BLOCK = _OF_AGENT.where(
+    RecordRow.agent_key == bindparam("agent"),
+    RecordRow.position >= bindparam("first"),
+    RecordRow.position < bindparam("end"),
+)
+_KEYED = _OF_AGENT.where(RecordRow.agent_key + 0 == bindparam("agent"))  # + 0: by key, not all of the agent's
+_DIM = (
+    select(EmbeddingRow.dim)
+    .join(RecordRow, RecordRow.key == EmbeddingRow.record_key)
+    .where(RecordRow.agent_key == bindparam("agent"), EmbeddingRow.model == bindparam("model"))
+    .limit(1)
+)
+
+
+def nearest(
+    connection: Connection,
+    dialect: Dialect,
+    agent: str,
+    model: str,
+    vector: NDArray[np.float32],
+    limit: int,
+    within: Within,
+) -> Found:
+    """Keys [n] and cosines [n] of up to ``limit`` records, the nearest first.
+
+    Where they are indexed, a few of the nearest may be missing; otherwise all are looked at, a block at a time.
+
+    Raises:
+        ConfigError: The vector has another dimension than those that are stored.
+    """
+    import numpy as np
+
+    nothing: Found = ([], np.zeros(0, np.float32))
+    found = journal.agent_row(connection, agent)
+    if found is None or limit <= 0 or not vector.any():
+        return nothing
+    stored = connection.scalar(_DIM, {"agent": found.key, "model": model})
+    if stored is None:
+        return nothing
+    if stored != len(vector):
+        raise ConfigError(
+            f"embeddings of agent {agent!r} under model {model!r} have dimension {stored}, the query's has "
+            f"{len(vector)}; give the other embedder another name"
+        )
+    known = dialect.vectors.found(connection, found.key, model) if dialect.vectors is not None else None
+    if dialect.vectors is not None and known is not None and known.indexed:
+        hits = dialect.vectors.nearest(connection, known, vector, limit, within)
+        if len(hits) >= limit or not within:
+            return [key for key, _ in hits], np.array([cosine for _, cosine in hits], np.float32)
+    blocks = _blocks(connection, {"agent": found.key, "model": model}, found.head, within)
+    return _best(blocks, vector, limit)
+
+
+def by_key(connection: Connection, agent: str, model: str, keys: Sequence[int]) -> Found:
+    """Keys [n] and embeddings [n, dim] of those of the records that have one, in no order."""
+    import numpy as np
+
+    found = journal.agent_row(connection, agent)
+    if found is None or not keys:
+        return [], np.zeros((0, 0), np.float32)
+    parameters = {"agent": found.key, "model": model}
+    return _unpacked(list(rows_each(connection, _KEYED, RecordRow.key, keys, parameters, plain=True)))
+
+
+def index_vectors(database: Database, agent: str, model: str) -> bool:
+    """Let `nearest` find an agent's records by an index from now on; whether there is one.
+
+    Goes on where it was interrupted. What is embedded meanwhile, by any process, is in the index too.
+
+    Raises:
+        StoreError: The database cannot be written.
+    """
+    vectors = database.dialect.vectors
+    if vectors is None:
+        return False
+
+    def begin(connection: Connection) -> Any:
+        found = journal.agent_row(connection, agent)
+        if found is None:
+            return None
+        dim = connection.scalar(_DIM, {"agent": found.key, "model": model})
+        known = vectors.found(connection, found.key, model)
+        if dim is not None and (known is None or known.dim != dim):
+            known = vectors.begin(connection, found.key, model, dim)
+        return None if known is None or known.dim != dim else (known, found.key, found.head)
+
+    begun = database.read(lambda connection: _indexed(connection, database.dialect, agent, model))
+    if begun is not None:
+        return begun
+    made = database.write(begin)
+    if made is None:
+        return False
+    known, key, head = made
+    log.warning(
+        "the vectors of agent %r are being indexed, which may take minutes; 'deltamem reindex' does that beforehand",
+        agent,
+    )
+    for first in range(1, head + 1, FILLED):
+        values = {"agent": key, "model": model, "first": first, "end": first + FILLED}
+
+        def fill(connection: Connection, values: dict[str, Any] = values) -> None:
+            # Held until the end, so that none is deleted that a vector is about to refer to.
+            held = _BLOCK.with_for_update(read=True, key_share=True, of=EmbeddingRow)
+            keys, matrix = _unpacked(plain_rows(connection.execute(held, values)))
+            if keys:
+                vectors.add(connection, known, model, keys, matrix)
+
+        database.write(fill)
+    database.write(lambda connection: vectors.index(connection, known))
+    return True
+
+
+def _indexed(connection: Connection, dialect: Dialect, agent: str, model: str) -> bool | None:
+    """Whether there is an index, or can be none as there is no such agent; None where it is to be made."""
+    found = journal.agent_row(connection, agent)
+    if found is None or dialect.vectors is None:
+        return False
+    known = dialect.vectors.found(connection, found.key, model)
+    return True if known is not None and known.indexed else None
+
+
+def _blocks(connection: Connection, values: dict[str, Any], head: int, within: Within) -> Iterator[Found]:
+    query = _narrowed(within) if within else _BLOCK
+    for first in range(1, head + 1, BLOCK):
+        block = {**values, "first": first, "end": first + BLOCK}
+        keys, matrix = _unpacked(plain_rows(connection.execute(query, block)))
+        if keys:
+            yield keys, matrix
+
+
+def _narrowed(within: Within) -> Select[int, bytes]:
+    message = (MessageRow.agent_key == RecordRow.agent_key) & (MessageRow.position == RecordRow.position)
+    return _BLOCK.join(MessageRow, message).where(*within.conditions())
+
+
+def _unpacked(rows: Sequence[Any]) -> Found:
+    import numpy as np
+
+    if not rows:
+        return [], np.zeros((0, 0), np.float32)
+    flat = np.frombuffer(b"".join(row[1] for row in rows), "<f4").astype(np.float32, copy=False)
+    return [row[0] for row in rows], flat.reshape(len(rows), -1)
+
+
+def _best(blocks: Iterator[Found], vector: NDArray[np.float32], limit: int) -> Found:
+    """The nearest of all blocks, the later of equals first."""
+    import numpy as np
+
+    wanted = vector / np.linalg.norm(vector)
+    keys, cosines = np.zeros(0, np.int64), np.zeros(0, np.float32)
+    for more, matrix in blocks:
+        lengths = np.linalg.norm(matrix, axis=1)
+        lengths[lengths == 0] = 1
+        keys = np.concatenate([keys, np.array(more, np.int64)])
+        cosines = np.concatenate([cosines, matrix @ wanted / lengths])
+        if len(keys) > limit:
+            kept = np.argpartition(cosines, len(cosines) - limit)[len(cosines) - limit :]
+            keys, cosines = keys[kept], cosines[kept]
+    order = np.lexsort((-keys, -cosines))
+    return keys[order].tolist(), cosines[order].astype(np.float32)

@@ -1,0 +1,222 @@
+"""Agents that are searched through the index: as those that are held in memory, whatever the database."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deltamem_agents.errors import EmbedderError
+from deltamem_agents.recall import CallableEmbedder, Retriever, large, split_text
+from deltamem_agents.store import Selection, Store
+
+DAY = datetime(2026, 3, 1, tzinfo=UTC)
+SUBJECTS = "apple boat cello desk engine forest garden harbour island jacket kettle lantern".split()
+VERBS = "is was seems looks stays became".split()
+KINDS = "old new red green quiet broken painted heavy light lost".split()
+
+
+def letters(texts: list[str]) -> list[list[float]]:
+    return [[text.lower().count(letter) + 0.01 for letter in "abcdefghijklmnopqrstuvwxyz"] for text in texts]
+
+
+EMBEDDERS = [None, CallableEmbedder(letters, name="letters")]
+embedders = pytest.mark.parametrize("embedder", EMBEDDERS, ids=["words", "words and meaning"])
+
+
+def fill(store: Store, count: int, agent: str = "alice", seed: int = 7) -> None:
+    """Sessions of 20 messages, one after another."""
+    chosen = random.Random(seed)
+    for start in range(0, count, 20):
+        said = [
+            {
+                "role": "user" if number % 2 else "assistant",
+                "content": f"The {chosen.choice(KINDS)} {chosen.choice(SUBJECTS)} {chosen.choice(VERBS)} "
+                f"{chosen.choice(KINDS)}, says note {number} on {chosen.choice(SUBJECTS)}",
+                "created_at": DAY + timedelta(hours=number),
+                "metadata": {"year": number % 5, "name": "Mara" if number % 7 == 0 else "Tom"},
+            }
+            for number in range(start, min(start + 20, count))
+        ]
+        store.append(agent, said, f"s{start // 20}")
+
+
+QUERIES = [
+    "Where is the painted boat?",
+    "the quiet forest",
+    "my lantern",
+    "What did Mara say of the kettle?",
+    "note 77",
+    "broken cello island",
+    "zzz",
+]
+
+
+def ids(found: list[Any]) -> list[str]:
+    return [record.message_id for record in found]
+
+
+@embedders
+def test_where_all_records_are_sampled_the_ranking_is_that_in_memory(
+    store: Store, embedder: CallableEmbedder | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(large, "SAMPLE", 300)
+    fill(store, 300)
+    held, asked = Retriever(store, embedder), Retriever(store, embedder, in_memory=0)
+    for query in QUERIES:
+        expected = held.search("alice", query, 10)
+        found = asked.search("alice", query, 10)
+        assert ids(found) == ids(expected), query
+        assert np.allclose([each.score for each in found], [each.score for each in expected], atol=1e-4)
+    assert ids(asked.search("alice", "lantern", 3)) == ids(held.search("alice", "lantern", 3))
+
+
+@embedders
+def test_where_some_are_sampled_the_first_ten_are_mostly_those_in_memory(
+    store: Store, embedder: CallableEmbedder | None
+) -> None:
+    fill(store, 3000)
+    held, asked = Retriever(store, embedder), Retriever(store, embedder, in_memory=2_999)
+    shared = []
+    for query in QUERIES[:-1]:
+        expected = ids(held.search("alice", query, 10))
+        found = ids(asked.search("alice", query, 10))
+        shared.append(len(set(found) & set(expected)) / len(expected))
+        assert found == ids(asked.search("alice", query, 10))  # the same each time
+    assert np.mean(shared) >= 0.8, shared
+
+
+@embedders
+def test_scopes(store: Store, embedder: CallableEmbedder | None) -> None:
+    fill(store, 600)
+    store.append("bob", [{"role": "user", "content": "the painted boat of bob"}], "s1")
+    held, asked = Retriever(store, embedder), Retriever(store, embedder, in_memory=0)
+    scopes: list[dict[str, Any]] = [
+        {"session": "s3"},
+        {"session": "nowhere"},
+        {"since": DAY + timedelta(hours=580)},
+        {"until": DAY + timedelta(hours=20)},
+        {"since": DAY + timedelta(hours=100), "until": DAY + timedelta(hours=120), "session": "s5"},
+        {"metadata": {"year": 3}},
+        {"holds": lambda session, metadata: session == "s7" and metadata["year"] == 1},
+        {"holds": lambda *_: False},
+    ]
+    for scope in scopes:
+        for query in QUERIES[:2]:
+            expected = held.search("alice", query, 5, **scope)
+            found = asked.search("alice", query, 5, **scope)
+            assert len(found) == len(expected), (scope, query)
+            for record in found:
+                assert "bob" not in record.text
+                assert scope.get("session", record.session) == record.session
+                assert scope.get("since", DAY) <= record.created_at < scope.get("until", DAY + timedelta(days=99))
+                assert all(record.metadata[key] == value for key, value in scope.get("metadata", {}).items())
+                assert "holds" not in scope or scope["holds"](record.session, record.metadata)
+    assert asked.search("nobody", "boat") == []
+
+
+@embedders
+def test_more_candidates_are_asked_for_where_a_filter_leaves_few(
+    store: Store, embedder: CallableEmbedder | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(large, "CANDIDATES", 10)
+    for number in range(400):
+        said = {"role": "user", "content": f"apple number {number}", "metadata": {"last": number > 396}}
+        store.append("alice", [said], "s")
+    found = Retriever(store, embedder, in_memory=0).search("alice", "apple", 5, metadata={"last": True})
+    assert {record.text for record in found} == {f"apple number {number}" for number in (397, 398, 399)}
+
+
+@embedders
+def test_what_was_written_superseded_rolled_back_or_erased_is_seen(
+    store: Store, embedder: CallableEmbedder | None
+) -> None:
+    retriever = Retriever(store, embedder, in_memory=0)
+
+    def found() -> set[str]:
+        return {record.text for record in retriever.search("alice", "apple", 9)}
+
+    assert found() == set()
+    store.append("alice", [{"role": "user", "content": "apple one", "id": "a"}], "s")
+    assert found() == {"apple one"}
+    with_two = store.append("alice", [{"role": "user", "content": "apple two"}], "t")
+    assert found() == {"apple one", "apple two"}
+    store.append("alice", [{"role": "user", "content": "apple three", "id": "a"}], "s")
+    assert found() == {"apple two", "apple three"}
+    store.rollback("alice", 2)
+    assert found() == {"apple one", "apple two"}
+    store.erase("alice", Selection(ids=with_two))
+    assert found() == {"apple one"}
+    store.fork("alice", "twin")
+    assert [record.text for record in retriever.search("twin", "apple")] == ["apple one"]
+    retriever.forget("alice")
+    assert found() == {"apple one"}
+
+
+def test_an_agent_that_grows_is_no_longer_held(store: Store) -> None:
+    retriever = Retriever(store, EMBEDDERS[1], in_memory=30)
+    fill(store, 30)
+    retriever.search("alice", "boat")
+    assert "alice" in retriever._snapshots._kept and not retriever._large._prepared
+    fill(store, 10, seed=8)
+    assert len(retriever.search("alice", "note", 40)) == 40
+    assert "alice" not in retriever._snapshots._kept and "alice" in retriever._large._prepared
+    messages = [entry.id for entry in store.live("alice")]
+    store.erase("alice", Selection(ids=messages[:20]))
+    assert len(retriever.search("alice", "note", 40)) == 20
+    assert "alice" in retriever._snapshots._kept
+
+
+def test_what_is_new_is_embedded_once(store: Store) -> None:
+    seen: list[int] = []
+
+    def embed(texts: list[str]) -> list[list[float]]:
+        seen.append(len(texts))
+        return letters(texts)
+
+    retriever = Retriever(store, CallableEmbedder(embed, name="counting"), in_memory=0)
+    fill(store, 100)
+    retriever.search("alice", "boat")
+    fill(store, 3, seed=8)
+    retriever.search("alice", "boat")
+    retriever.search("alice", "boat")
+    assert seen == [64, 36, 1, 3, 1, 1]
+
+
+def test_another_dimension_under_the_same_name(store: Store) -> None:
+    fill(store, 20)
+    Retriever(store, EMBEDDERS[1]).embed_missing("alice")
+    shorter = CallableEmbedder(lambda texts: np.ones((len(texts), 3)), name="letters")
+    with pytest.raises(EmbedderError, match="dimension 3"):
+        Retriever(store, shorter, in_memory=0).search("alice", "boat")
+
+
+def test_a_read_only_store(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Store.open(f"sqlite:///{tmp_path}/m.db", split=split_text) as store:
+        fill(store, 60)
+        Retriever(store, EMBEDDERS[1]).embed_missing("alice")
+        store.append("alice", [{"role": "user", "content": "zzzz sleeping"}], "t")
+    with Store.open(f"sqlite:///file:{tmp_path}/m.db?mode=ro&uri=true", split=split_text) as store:
+        retriever = Retriever(store, EMBEDDERS[1], in_memory=0)
+        with caplog.at_level(logging.WARNING):
+            found = retriever.search("alice", "sleeping zzz", 2)
+            retriever.search("alice", "boat")
+        assert found[0].text == "zzzz sleeping" and caplog.text.count("not embedded") == 1
+        assert len(retriever.search("alice", "boat", 5)) == 5
+
+
+def test_reindex_indexes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    indexed: list[tuple[str, str]] = []
+    index: Callable[[str, str], bool] = store.index_vectors
+    monkeypatch.setattr(store, "index_vectors", lambda *each: indexed.append(each) or index(*each))
+    fill(store, 20)
+    Retriever(store, EMBEDDERS[1]).reindex("alice")
+    assert indexed == []
+    Retriever(store, EMBEDDERS[1], in_memory=19).reindex("alice")
+    assert indexed == [("alice", "letters")]
