@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 from deltamem_agents.recall.lexical import STOPWORDS, speaks_of_self
 from deltamem_agents.recall.protocols import IndexedRecord
@@ -57,36 +59,71 @@ def newer_first(found: Sequence[IndexedRecord], stale: Mapping[int, int]) -> lis
 
 def contradicts(newer: IndexedRecord, older: IndexedRecord) -> bool:
     """Whether of two statements by the same speaker the newer replaces the older."""
-    if newer.role != older.role or newer.metadata.get("name") != older.metadata.get("name"):
+    new, old = _statement(newer.text), _statement(older.text)
+    if new is None or old is None or new.own != old.own or newer.role != older.role:
         return False
-    if max(len(newer.text), len(older.text)) > LONGEST or "?" in newer.text + older.text:
+    if not (_replaces(new, old) if new.changes else _is_else(new, old)):
         return False
-    if speaks_of_self(newer.text) != speaks_of_self(older.text):
-        return False
-    new, old = newer.text.casefold(), older.text.casefold()
-    return _replaces(new, old) if CHANGE.search(new) else _is_else(new, old)
+    return bool(newer.metadata.get("name") == older.metadata.get("name"))
 
 
-def _replaces(new: str, old: str) -> bool:
-    """Most of what either says is the same, and each says something of its own."""
-    new_terms, old_terms = _terms(new), _terms(old)
-    same = new_terms & old_terms
-    only_new, only_old = new_terms - same, old_terms - same
-    return (
-        bool(only_new and only_old and same)
-        and max(len(only_new), len(only_old)) <= MOST_DIFFERENT
-        and 2 * len(same) >= min(len(new_terms), len(old_terms))
+@dataclass(frozen=True, slots=True)
+class _Statement:
+    """What is compared of a text.
+
+    Args:
+        own: Whether it speaks of its speaker.
+        changes: Whether it tells of a change.
+        terms: With content, less those that tell of a change.
+        subject: Words up to "is"; none where there is no such statement, or nothing before it.
+        complement: Words after it.
+    """
+
+    own: bool
+    changes: bool
+    terms: frozenset[str]
+    subject: tuple[str, ...]
+    complement: tuple[str, ...]
+
+
+@lru_cache(4096)
+def _statement(text: str) -> _Statement | None:
+    """A text taken apart; None where it states nothing, or more than one thing."""
+    if len(text) > LONGEST or "?" in text:
+        return None
+    folded = text.casefold()
+    parts = _IS.match(CHANGE.sub(" ", folded).rstrip(" .!"))
+    subject = parts[1] if parts and _terms(parts[1]) else ""
+    return _Statement(
+        own=speaks_of_self(text),
+        changes=CHANGE.search(folded) is not None,
+        terms=_terms(folded),
+        subject=tuple(subject.split()),
+        complement=tuple(parts[2].split()) if parts and subject else (),
     )
 
 
-def _is_else(new: str, old: str) -> bool:
+def _replaces(new: _Statement, old: _Statement) -> bool:
+    """Most of what either says is the same, and each says something of its own."""
+    same = len(new.terms & old.terms)
+    only_new, only_old = len(new.terms) - same, len(old.terms) - same
+    return (
+        same > 0
+        and 0 < only_new <= MOST_DIFFERENT
+        and 0 < only_old <= MOST_DIFFERENT
+        and 2 * same >= min(len(new.terms), len(old.terms))
+    )
+
+
+def _is_else(new: _Statement, old: _Statement) -> bool:
     """The same subject is said to be one thing and another, in as many words."""
-    newer, older = (_IS.match(CHANGE.sub(" ", text).rstrip(" .!")) for text in (new, old))
-    if newer is None or older is None or newer[1].split() != older[1].split() or not _terms(newer[1]):
-        return False
-    what, before = newer[2].split(), older[2].split()
-    return what != before and len(what) == len(before) <= MOST_DIFFERENT + 1
+    return (
+        bool(new.subject)
+        and new.subject == old.subject
+        and new.complement != old.complement
+        and len(new.complement) == len(old.complement) <= MOST_DIFFERENT + 1
+    )
 
 
-def _terms(text: str) -> set[str]:
-    return {term for term in text_terms(text) if " " not in term} - _CHANGE_TERMS - STOPWORDS
+def _terms(text: str) -> frozenset[str]:
+    return frozenset(term for term in text_terms(text) if " " not in term) - _CHANGE_TERMS - STOPWORDS
