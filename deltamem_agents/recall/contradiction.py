@@ -33,12 +33,20 @@ LONGEST = 200  # characters; a longer text states more than one thing
 def outdated(found: Sequence[IndexedRecord]) -> dict[int, int]:
     """Keys of records that a newer one of these contradicts, to the key of the newest that does."""
     by_age = sorted(found, key=lambda record: (record.position, record.chunk))
-    return {
-        older.key: newer.key
-        for at, older in enumerate(by_age)
-        for newer in by_age[at + 1 :]
-        if contradicts(newer, older)
-    }
+    stale: dict[int, int] = {}
+    before: list[IndexedRecord] = []
+    of_subject: dict[tuple[str, ...], list[IndexedRecord]] = {}  # what tells of no change replaces nothing else
+    for newer in by_age:
+        statement = _statement(newer.text)
+        if statement is None:
+            continue
+        same_subject = of_subject.setdefault(statement.subject, [])
+        for older in before if statement.changes else same_subject:
+            if contradicts(newer, older):
+                stale[older.key] = newer.key
+        before.append(newer)
+        same_subject.append(newer)
+    return stale
 
 
 def newer_first(found: Sequence[IndexedRecord], stale: Mapping[int, int]) -> list[IndexedRecord]:
@@ -75,7 +83,7 @@ class _Statement:
         own: Whether it speaks of its speaker.
         changes: Whether it tells of a change.
         terms: With content, less those that tell of a change.
-        subject: Words up to "is"; none where there is no such statement, or nothing before it.
+        subject: Words up to "is"; the whole text's where there is no such statement, or nothing before it.
         complement: Words after it.
     """
 
@@ -98,7 +106,7 @@ def _statement(text: str) -> _Statement | None:
         own=speaks_of_self(text),
         changes=CHANGE.search(folded) is not None,
         terms=_terms(folded),
-        subject=tuple(subject.split()),
+        subject=tuple((subject or folded).split()),
         complement=tuple(parts[2].split()) if parts and subject else (),
     )
 
@@ -118,8 +126,7 @@ def _replaces(new: _Statement, old: _Statement) -> bool:
 def _is_else(new: _Statement, old: _Statement) -> bool:
     """The same subject is said to be one thing and another, in as many words."""
     return (
-        bool(new.subject)
-        and new.subject == old.subject
+        new.subject == old.subject
         and new.complement != old.complement
         and len(new.complement) == len(old.complement) <= MOST_DIFFERENT + 1
     )
