@@ -25,7 +25,7 @@ from deltamem_agents.training.conversations import Conversation, Question, Shape
 Advance = Callable[[str, int, int], None]  # text, how many are done, of how many
 
 MODES = ("none", "state", "vector", "hybrid", "preload", "history")
-CONVERSATIONS: Mapping[int, int] = {1: 48, 2: 32, 4: 16, 8: 8, 16: 6, 32: 4, 64: 2, 128: 1, 256: 1}  # by facts
+CONVERSATIONS: Mapping[int, int] = {1: 32, 2: 24, 4: 12, 8: 6, 16: 4, 32: 3, 64: 1, 128: 1, 256: 1}  # by facts
 TURNS = 5  # of small talk a fact, of two messages each
 RECORDS, BUDGET = 10, 128  # records and their tokens, at most
 HISTORIES = 24  # questions a size with the whole history in context, which takes seconds each
