@@ -153,8 +153,9 @@ def show_recall(found: Recall) -> None:
     from rich.text import Text
 
     console = stdout()
-    if found.answer is None and not found.records:
-        console.print("Memory holds nothing about this.", style="dim")
+    if found.answer is None:
+        nothing = "Memory supports no answer." if found.records else "Memory holds nothing about this."
+        console.print(nothing, style="dim")
     if found.answer is not None:
         origin = {"state": "the state", "records": "records", "both": "state and records", "neither": "neither part"}
         console.print(Text(printable(found.answer) or "(an empty answer)", style="bold"))

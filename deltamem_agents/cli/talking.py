@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from itertools import chain
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -77,6 +77,13 @@ def recall(
     session: OneSession = None,
     since: Since = None,
     until: Until = None,
+    budget: Annotated[
+        int | None, typer.Option("--budget", help="Tokens that the records may have.", show_default="no limit")
+    ] = None,
+    handover: Annotated[
+        str,
+        typer.Option("--handover", help="Records as text (context), written into a scratch state (preload), or both."),
+    ] = "context",
     url: Url = DEFAULT_URL,
     schema: Schema = None,
     json: Json = False,
@@ -89,9 +96,11 @@ def recall(
 ) -> None:
     """What an agent's memory has to say to a query."""
     _check_recall(agent, mode, k)
+    _check_handover(handover, budget)
+    within: dict[str, Any] = {"session": session, "since": since, "until": until, "budget": budget}
     with opened(url, schema, backbone, adapter, device, dtype, embedder) as mem:
         with terminal.progress("Recalling"):
-            found = mem.agent(agent).recall(query, mode=mode, k=k, session=session, since=since, until=until)
+            found = mem.agent(agent).recall(query, mode=mode, k=k, handover=handover, **within)
         if json:
             terminal.print_json(terminal.recall_json(found))
         else:
@@ -148,6 +157,15 @@ def chat(
                 for piece in chain([first], pieces):
                     typer.echo(terminal.printable(piece), nl=False)
                 typer.echo()
+
+
+def _check_handover(handover: str, budget: int | None) -> None:
+    """Before a model is loaded."""
+    from deltamem_agents.memory.results import check_handover
+
+    check_handover(handover)
+    if budget is not None and budget < 0:
+        raise ConfigError(f"budget {budget} is negative; give 0 for no records, or leave it out for no limit")
 
 
 def _check_recall(agent: str, mode: str, k: int) -> None:

@@ -41,6 +41,8 @@ def assert_refused(done, *words):
         (("chat", " "), ["empty"]),
         (("chat", "x", "--session", LONG), ["session id", "255"]),
         (("chat", "x", "--mode", "both"), ["'both'"]),
+        (("recall", "x", "--handover", "post"), ["'post'", "context, preload, both"]),
+        (("recall", "x", "--budget", "-1"), ["budget -1", "0 for no records"]),
     ],
     ids=lambda value: " ".join(str(each) for each in value)[:40],
 )

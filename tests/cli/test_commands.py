@@ -58,6 +58,22 @@ def test_modes_and_k(deltamem, written, mode, records, state):
     assert (found["usage"]["state_bytes"] > 0) == state
 
 
+def test_records_handed_over_through_the_state_cost_no_context(deltamem, written):
+    asked = ("recall", "What is my favourite colour?", "--agent", "alice", "--url", written, "--json", *PLAIN)
+    found = deltamem(*asked, "--handover", "preload").json
+    assert found["answer"] == "teal" and found["records"] and found["text"] == ""
+    assert found["usage"]["context_tokens"] == 0
+    found = deltamem(*asked, "--budget", 20).json
+    assert 0 < found["usage"]["context_tokens"] <= 20
+
+
+def test_no_answer_for_a_person(deltamem, written):
+    done = deltamem("recall", "What is Mara's job?", "--agent", "alice", "--url", written, *PLAIN)
+    assert "Memory supports no answer." in done.out and "Mara plays the cello." in done.out
+    done = deltamem("recall", "xyzzy?", "--agent", "alice", "--url", written, *PLAIN)
+    assert "Memory holds nothing about this." in done.out
+
+
 def test_recall_for_a_person(deltamem, written):
     done = deltamem("recall", "Which instrument does Mara play?", "--agent", "alice", "--url", written, *PLAIN)
     assert done.code == 0
