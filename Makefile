@@ -59,7 +59,7 @@ bench-store: $(STAMP)
 
 # Search in memories of many records; needs two idle cores, 3 GB of disk and ten minutes, no torch.
 bench-search: $(STAMP)
-	OMP_NUM_THREADS=2 $(BIN)/python -m deltamem_agents.bench.large --out docs/benchmarks/search-cpu.csv \
+	OMP_NUM_THREADS=2 $(BIN)/python -m deltamem_agents.bench.recall.search --out docs/benchmarks/search-cpu.csv \
 		$(if $(DELTAMEM_TEST_URL),--postgresql-url '$(DELTAMEM_TEST_URL)')
 
 # Many agents on one model; needs two idle cores and ten minutes.

@@ -34,6 +34,10 @@ def recall(
     locomo: Annotated[
         Path | None, typer.Option("--locomo", help="LoCoMo's JSON file; without it that part is left out.")
     ] = None,
+    speed: Annotated[bool, typer.Option("--speed/--no-speed", help="Whether to time search and indexing.")] = True,
+    postgresql_url: Annotated[
+        str | None, typer.Option("--postgresql-url", help="An empty PostgreSQL database to time search on too.")
+    ] = None,
     backbone: Backbone = "tiny",
     adapter: Adapter = None,
     device: Device = "auto",
@@ -59,6 +63,8 @@ def recall(
             modes=modes.split(","),
             changed=changed,
             file=locomo,
+            speed=speed,
+            postgresql_url=postgresql_url,
             options=open_options(backbone, adapter, device, dtype, embedder),
             progress=advance,
         )

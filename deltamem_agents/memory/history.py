@@ -8,11 +8,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
 from deltamem_agents.core import State
-from deltamem_agents.errors import StateMismatchError, StoreError, UnknownAgentError
+from deltamem_agents.errors import ConfigError, StateMismatchError, StoreError, UnknownAgentError
 from deltamem_agents.memory.folding import Folded
 from deltamem_agents.memory.receipts import Receipt, state_hashes
 from deltamem_agents.memory.results import Difference, Drift, Health
 from deltamem_agents.memory.twins import twin
+from deltamem_agents.recall import Record
 from deltamem_agents.store import AgentInfo, Entry, Selection
 from deltamem_agents.store.codec import encode
 from deltamem_agents.store.revisions import checksum_of
@@ -53,6 +54,23 @@ class History:
         """
         self._mem.check_open()
         return self._mem.store.log(self.id, session, at)
+
+    def neighbours(self, record: Record, reach: int = 2) -> list[Entry]:
+        """The messages around a record's in its session, its own among them, oldest first; none if it is gone.
+
+        Args:
+            reach: On either side.
+
+        Raises:
+            ConfigError: The reach is not a number of messages.
+        """
+        if isinstance(reach, bool) or not isinstance(reach, int) or reach < 0:
+            raise ConfigError(f"reach is {reach!r}; give a number of messages, 0 or more")
+        log = self.log(record.session)
+        for place, entry in enumerate(log):
+            if entry.position == record.position:
+                return log[max(0, place - reach) : place + reach + 1]
+        return []
 
     def sessions(self) -> list[str]:
         """Sessions that have live messages, in the order in which they began."""
@@ -205,6 +223,7 @@ class History:
         )
 
     alog = twin(log)
+    aneighbours = twin(neighbours)
     asessions = twin(sessions)
     astate = twin(state)
     arebuild = twin(rebuild)

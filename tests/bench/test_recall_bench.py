@@ -136,7 +136,18 @@ def test_what_is_not_known_is_refused(options) -> None:
 @pytest.mark.slow  # tells and asks fifty conversations
 def test_the_command(tmp_path: Path) -> None:
     folder = str(tmp_path / "out")
-    words = ["bench", "recall", "--facts", "1", "--modes", "state,hybrid", "--no-changed", "--embedder", "none"]
+    words = [
+        "bench",
+        "recall",
+        "--facts",
+        "1",
+        "--modes",
+        "state,hybrid",
+        "--no-changed",
+        "--no-speed",
+        "--embedder",
+        "none",
+    ]
     done = CliRunner().invoke(app, [*words, "--out", folder])
     assert done.exit_code == 0, done.output
     assert "not reached" not in done.output and f"wrote {folder}/recall.png" in done.output

@@ -572,3 +572,18 @@ def test_states_have_no_batch_axis_and_are_float32(agent) -> None:
     for state in (agent.state(), agent.state(at=3), agent.rebuild()):
         assert {tensor.dtype for tensor in state.values()} == {torch.float32}
         assert {tensor.dim() for tensor in state.values()} == {2}
+
+
+def test_what_was_said_around_a_record(mem) -> None:
+    agent = mem.agent("n")
+    for session in ("s1", "s2"):
+        agent.write(
+            [{"role": "user", "content": f"{session}, message {i}, {'locker' * (i == 2)}"} for i in range(5)], session
+        )
+    record = agent.recall("locker", session="s2", k=1, generate=False).records[0]
+    assert [entry.text[:14] for entry in agent.neighbours(record, 1)] == [f"s2, message {i}," for i in (1, 2, 3)]
+    assert len(agent.neighbours(record, 9)) == 5 and len(agent.neighbours(record, 0)) == 1
+    with pytest.raises(ConfigError, match="reach is -1"):
+        agent.neighbours(record, -1)
+    agent.erase(ids=[record.message_id])
+    assert agent.neighbours(record) == []

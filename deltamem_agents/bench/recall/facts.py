@@ -1,4 +1,4 @@
-"""Generated facts among ten times as many messages of small talk, asked about in five ways.
+"""Generated facts among ten times as many messages of small talk, asked about in six ways.
 
 Facts are held out (their triples were not trained on). "none" is the untouched backbone with nothing in context,
 "history" has as much of the conversation in context as fits the window, newest first; the others are modes of `recall`,

