@@ -102,9 +102,9 @@ class Shown:
             "'state', no text of the conversation is in the prompt: what the model knows, it knows from "
             f"{size:,} bytes of matrices. 'no state' is the same question with them zeroed, 'stranger' with those of "
             "the other agent; 'vector' and 'hybrid' read retrieved messages too. 'Source' is the part of memory that "
-            "made the answer more likely, 'Given' what an agent's model was handed. The answers are the "
-            "model's own, right or wrong; the bundled model knows few kinds of facts, and beyond them only the "
-            "retrieved text is of use."
+            "supports the answer, and '–' stands where none does; 'Given' is what an agent's model was handed. The "
+            "answers are the model's own, right or wrong; the bundled model knows few kinds of facts, and beyond them "
+            "only the retrieved text is of use."
         )
         if self.url is not None:
             say(f"The database is kept: {self.url}")

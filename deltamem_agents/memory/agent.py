@@ -38,7 +38,7 @@ from deltamem_agents.memory.results import (
 )
 from deltamem_agents.memory.tool_calls import split_tool_calls
 from deltamem_agents.memory.twins import twin
-from deltamem_agents.recall import Record, recall_text, within_budget
+from deltamem_agents.recall import Record, recall_text, says, within_budget
 from deltamem_agents.store import check_messages
 
 Messages = Sequence[Mapping[str, Any]]
@@ -97,6 +97,7 @@ class AgentMemory(History):
         metadata: Mapping[str, Any] | None = None,
         budget: int | None = None,
         handover: Handover | str = "context",
+        lean: bool = False,
         generate: bool = True,
     ) -> Recall:
         """What memory has to say to a query. Reads, never writes the state.
@@ -111,6 +112,7 @@ class AgentMemory(History):
             budget: Tokens that records may have, by the backbone's tokenizer; the best are kept.
             handover: How the backbone gets the records: "context" (as text, which is ``text``), "preload" (written
                 into a scratch state, no text) or "both".
+            lean: Whether to give fewer records where state and records agree on the answer: only those that say it.
             generate: Whether the backbone is to answer too.
 
         Raises:
@@ -133,6 +135,9 @@ class AgentMemory(History):
             folded = None if chosen == "vector" else self._mem.folder.current(self.id)
             scratch = preload(self._mem.engine, None, records) if records and way != "context" else None
             answer = ask(self._mem.engine, query, text, folded, scratch)
+        if lean and answer is not None and answer.source == "both":
+            records = [record for record in records if says(record.text, answer.generation.text)] or records
+            text = "" if way == "preload" else recall_text(records)
         if answer is not None and answer.source == "state":
             text = self._hinted(text, answer.generation.text, budget)
         return Recall(

@@ -12,7 +12,7 @@ from deltamem_agents.recall.embed import (
     default_embedder,
     load_embedder,
 )
-from deltamem_agents.recall.lexical import query_terms
+from deltamem_agents.recall.lexical import query_terms, says
 from deltamem_agents.recall.prompt import HEADER, recall_text, within_budget
 from deltamem_agents.recall.protocols import Embedder, IndexedRecord, Record, RecordIndex
 from deltamem_agents.recall.records import split_text
@@ -36,6 +36,7 @@ __all__ = [
     "load_embedder",
     "query_terms",
     "recall_text",
+    "says",
     "split_text",
     "within_budget",
 ]

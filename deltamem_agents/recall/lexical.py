@@ -39,6 +39,16 @@ def content_words(text: str) -> frozenset[str]:
     return frozenset(term.casefold() for term in query_terms(text) if " " not in term)
 
 
+def says(text: str, answer: str) -> bool:
+    """Whether all words with content of an answer are in a text.
+
+    >>> says("My favourite colour is Teal.", "teal"), says("It is teal-ish.", "teal blue"), says("Yes.", "")
+    (True, False, False)
+    """
+    words = content_words(answer)
+    return bool(words) and words <= content_words(text)
+
+
 def speaks_of_self(text: str) -> bool:
     """Whether who wrote a text speaks of themselves in it, in English.
 

@@ -91,6 +91,16 @@ def test_the_states_hint_is_text_for_a_prompt_within_the_budget(mem: DeltaMem) -
     assert hinted.answer == "teal" and hinted.source == "state" and hinted.text == ""
 
 
+def test_where_both_agree_a_lean_recall_gives_only_what_says_it(mem: DeltaMem) -> None:
+    agent = mem.agent("a")
+    full, lean = agent.recall(COLOUR), agent.recall(COLOUR, lean=True)
+    assert full.source == lean.source == "both" and lean.answer == "teal"
+    assert [record.text for record in lean.records] == [FACTS[0]] and len(full.records) > 1
+    assert lean.text == lines(FACTS[0]) and lean.usage.context_tokens < full.usage.context_tokens
+    for question, mode in ((COLOUR, "vector"), (DRINK, "hybrid")):  # nothing agrees
+        assert agent.recall(question, mode=mode, lean=True).records == agent.recall(question, mode=mode).records
+
+
 @pytest.mark.parametrize("handover", ["preload", "both"])
 def test_records_are_handed_over_through_a_scratch_state(mem: DeltaMem, handover: str) -> None:
     agent = mem.agent("a")
