@@ -384,7 +384,7 @@ class AgentMemory(History):
         generation = answer.generation if answer else None
         return Usage(
             context_tokens=self._mem.engine.count(text),
-            prompt_tokens=generation.prompt_tokens if generation else 0,
+            prompt_tokens=answer.prompt_tokens if answer else 0,
             answer_tokens=len(generation.ids) if generation else 0,
             state_bytes=self._mem.engine.state_bytes if folded else 0,
             first_token_seconds=generation.first_token_seconds if generation else None,

@@ -42,11 +42,13 @@ class Answer:
     Args:
         generation: What the backbone said, believed or not.
         confidence: Of the part of memory that is surer; see `core.calibration`.
+        prompt_tokens: Of the longest prompt that was tried.
     """
 
     generation: Generation
     source: Source
     confidence: float
+    prompt_tokens: int
 
     @property
     def text(self) -> str | None:
@@ -76,7 +78,9 @@ def ask(engine: Engine, query: str, records: str, folded: Folded | None, scratch
     confidence = _Confidences(engine.calibration, folded, scratch)
     consulted = bool(records) or scratch is not None
     judged: list[Answer] = []
-    for each in draw(engine, query, records, folded, scratch):
+    drawn = draw(engine, query, records, folded, scratch)
+    longest = max(each.generation.prompt_tokens for each in drawn)
+    for each in drawn:
         by_records, by_state = confidence.of_records(each.by_records), confidence.of_state(each.by_state)
         if consulted and by_records < BELIEVED:
             by_state = engine.calibration.unread(by_state)
@@ -85,7 +89,7 @@ def ask(engine: Engine, query: str, records: str, folded: Folded | None, scratch
             source = "both" if by_state >= BELIEVED else "records"
         elif each.says_something and by_state >= BELIEVED:
             source = "state"
-        judged.append(Answer(each.generation, source, max(by_records, by_state) * each.says_something))
+        judged.append(Answer(each.generation, source, max(by_records, by_state) * each.says_something, longest))
     believed = (each for each in judged if each.text is not None)
     return next(believed, max(judged, key=lambda each: each.confidence))
 
