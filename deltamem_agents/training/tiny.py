@@ -21,7 +21,7 @@ from deltamem_agents.core import Adapter, new_adapter, save_adapter
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.training.adapter import AdapterRecipe, train_adapter
 from deltamem_agents.training.backbone import BackboneRecipe, new_backbone, train_backbone
-from deltamem_agents.training.calibrate import calibrate
+from deltamem_agents.training.calibrate import SIZES, calibrate
 from deltamem_agents.training.card import model_card
 from deltamem_agents.training.evaluate import Score, evaluate
 from deltamem_agents.training.linear_start import start_as_linear_attention
@@ -102,7 +102,9 @@ def train_tiny(
     save_adapter(adapter, folder / "adapter")
     if conversations:
         started = time.perf_counter()
-        adapter.calibration = calibrate(folder)
+        share = conversations / 256
+        sizes = {facts: round(count * share) for facts, count in SIZES.items() if round(count * share)}
+        adapter.calibration = calibrate(folder, sizes=sizes or {1: 1, 2: 1})
         seconds["calibration"] = time.perf_counter() - started
         save_adapter(adapter, folder / "adapter")
     scores = measure(model, tokenizer, adapter, conversations, on_progress)
