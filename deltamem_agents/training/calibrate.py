@@ -121,6 +121,8 @@ def fullness(judged: Sequence[Judged]) -> float | None:
 
 def fit(judged: Sequence[Gained]) -> Logistic:
     """The regression of greatest likelihood, by Newton's method; a norm that is the same everywhere has no weight."""
+    if not judged:  # a model that says nothing
+        return Logistic()
     gains = np.clip([each.gain for each in judged], 1e-3, 1 - 1e-3)
     norms = np.log1p([each.norm for each in judged])
     columns: list[NDArray[np.float64]] = [np.ones(len(judged)), np.log(gains / (1 - gains))]

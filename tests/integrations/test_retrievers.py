@@ -13,7 +13,7 @@ from deltamem_agents.errors import ClosedError, ConfigError, InvalidAgentError
 from langchain_deltamem import DeltaMemRetriever as ForLangChain
 from llama_index_deltamem import DeltaMemRetriever as ForLlamaIndex
 
-FACTS = {"score", "source", "agent_id", "session", "message_id", "role", "created_at", "position", "chunk"}
+FACTS = {"score", "source", "agent_id", "session", "message_id", "role", "created_at", "position", "chunk", "outdated"}
 
 
 @pytest.fixture(autouse=True)
