@@ -52,7 +52,7 @@ def load_adapter(source: str | Path, *, revision: str | None = None) -> Adapter:
 
 
 def save_adapter(adapter: Adapter, folder: str | Path) -> Path:
-    """Write its files, each complete or not at all; the weights first, since a folder without a config is no adapter.
+    """Write its files, each complete or not at all; the config last, since a folder without one is no adapter.
 
     Raises:
         AdapterFileError: The folder cannot be written.
@@ -64,16 +64,20 @@ def save_adapter(adapter: Adapter, folder: str | Path) -> Path:
         partial = target / f".{WEIGHTS_FILE}.partial"
         save_file(tensors, partial, metadata={"format": "pt"})
         os.replace(partial, target / WEIGHTS_FILE)
-        partial = target / f".{CONFIG_FILE}.partial"
-        partial.write_text(adapter.config.to_json(), encoding="utf-8")
-        os.replace(partial, target / CONFIG_FILE)
-        if adapter.calibration != Calibration():
-            partial = target / f".{CALIBRATION_FILE}.partial"
-            partial.write_text(json.dumps(adapter.calibration.as_dict(), indent=1) + "\n", encoding="utf-8")
-            os.replace(partial, target / CALIBRATION_FILE)
+        if adapter.calibration == Calibration():
+            (target / CALIBRATION_FILE).unlink(missing_ok=True)  # of another adapter
+        else:
+            _put(target / CALIBRATION_FILE, json.dumps(adapter.calibration.as_dict(), indent=1) + "\n")
+        _put(target / CONFIG_FILE, adapter.config.to_json())
     except (OSError, SafetensorError) as error:
         raise AdapterFileError(f"cannot write adapter to {str(target)!r}: {error}; choose a writable folder") from error
     return target
+
+
+def _put(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 def _folder(source: str | Path, revision: str | None) -> Path:

@@ -59,6 +59,12 @@ def test_it_is_stored_with_the_adapter_and_no_part_of_its_identity(folder: Path,
     assert not (save_adapter(plain, tmp_path / "plain") / CALIBRATION_FILE).exists()
 
 
+def test_an_adapter_that_is_not_calibrated_keeps_nothing_of_the_one_it_replaces(folder: Path) -> None:
+    adapter = load_adapter(folder)
+    adapter.calibration = Calibration()
+    assert load_adapter(save_adapter(adapter, folder)).calibration == Calibration()
+
+
 def test_the_bundled_model_is_calibrated() -> None:
     assert load_adapter(tiny.FOLDER / "adapter").calibration != Calibration()
 
