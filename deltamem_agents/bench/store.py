@@ -119,6 +119,22 @@ def postgresql(folder: Path, url: str | None) -> Iterator[Place]:
         yield Place(name="PostgreSQL", url=place, schema=SCHEMA, size=size)
 
 
+def places(folder: Path, database: str, url: str | None) -> Iterator[Place]:
+    """Each place to measure, one open at a time.
+
+    Args:
+        folder: On the disk to measure.
+        database: "sqlite", "postgresql" or "all".
+        url: Of PostgreSQL; None for a private server.
+    """
+    if database != "postgresql":
+        with sqlite_file(folder) as place:
+            yield place
+    if database != "sqlite":
+        with postgresql(folder, url) as place:
+            yield place
+
+
 def state_bytes(random_state: np.random.Generator) -> bytes:
     """A state as `codec.encode` writes it."""
     from safetensors.numpy import save
@@ -334,6 +350,17 @@ def _check(true: bool, what: str) -> None:
         raise SystemExit(f"{what}: nothing is timed that is not right")
 
 
+def _version(place: Place) -> str:
+    """Of the database."""
+    if place.name == "SQLite":
+        return sqlite3.sqlite_version
+    engine = create_engine(place.url)
+    with engine.connect() as connection:
+        found = str(connection.execute(text("SHOW server_version")).scalar_one())
+    engine.dispose()
+    return found
+
+
 def main() -> None:
     """Measure, print the table, write the CSV."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n", 1)[0])
@@ -345,17 +372,9 @@ def main() -> None:
     chosen = parser.parse_args()
     versions = {"SQLAlchemy": sqlalchemy.__version__}
     figures = [syncing(chosen.folder)]
-    if chosen.database != "postgresql":
-        versions["SQLite"] = sqlite3.sqlite_version
-        with sqlite_file(chosen.folder) as place:
-            figures += measure(place, chosen.agents)
-    if chosen.database != "sqlite":
-        with postgresql(chosen.folder, chosen.postgresql_url) as place:
-            engine = create_engine(place.url)
-            with engine.connect() as connection:
-                versions["PostgreSQL"] = str(connection.execute(text("SHOW server_version")).scalar_one())
-            engine.dispose()
-            figures += measure(place, chosen.agents)
+    for place in places(chosen.folder, chosen.database, chosen.postgresql_url):
+        versions[place.name] = _version(place)
+        figures += measure(place, chosen.agents)
     facts = machine(**versions)
     print(table(figures, facts))
     if chosen.out is not None:

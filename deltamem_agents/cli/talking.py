@@ -162,10 +162,11 @@ def chat(
 def _check_handover(handover: str, budget: int | None) -> None:
     """Before a model is loaded."""
     from deltamem_agents.memory.results import check_handover
+    from deltamem_agents.recall.prompt import check_budget
 
     check_handover(handover)
-    if budget is not None and budget < 0:
-        raise ConfigError(f"budget {budget} is negative; give 0 for no records, or leave it out for no limit")
+    if budget is not None:
+        check_budget(budget)
 
 
 def _check_recall(agent: str, mode: str, k: int) -> None:

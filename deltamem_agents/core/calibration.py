@@ -18,7 +18,7 @@ from typing import Any, Self
 from deltamem_agents.core.state import State
 
 MISSED = 0.1  # where nothing was measured
-_LEAST = 1e-3  # a gain closer to 0 or 1 is taken as this close
+LEAST = 1e-3  # a gain closer to 0 or 1 is taken as this close
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Logistic:
 
     def __call__(self, gain: float, norm: float = 0.0) -> float:
         """A confidence in 0..1."""
-        kept = min(max(gain, _LEAST), 1 - _LEAST)
+        kept = min(max(gain, LEAST), 1 - LEAST)
         value = self.bias + self.slope * math.log(kept / (1 - kept)) + self.fullness * math.log1p(norm)
         return 1 / (1 + math.exp(-max(min(value, 30.0), -30.0)))
 

@@ -129,7 +129,7 @@ class AgentMemory(History):
             return Recall(notes=self._mem.notes if chosen != "state" else ())
         narrowed = {"session": session, "since": since, "until": until, "metadata": metadata}
         records = [] if chosen == "state" else self._retrieve(query, k, budget, narrowed)
-        text = "" if way == "preload" else recall_text(records)
+        text = _text(records, way)
         answer, folded = None, None
         if generate and query.strip():
             folded = None if chosen == "vector" else self._mem.folder.current(self.id)
@@ -137,7 +137,7 @@ class AgentMemory(History):
             answer = ask(self._mem.engine, query, text, folded, scratch)
         if lean and answer is not None and answer.source == "both":
             records = [record for record in records if says(record.text, answer.generation.text)] or records
-            text = "" if way == "preload" else recall_text(records)
+            text = _text(records, way)
         if answer is not None and answer.source == "state":
             text = self._hinted(text, answer.generation.text, budget)
         return Recall(
@@ -348,7 +348,7 @@ class AgentMemory(History):
         records = beyond(found.records, said)[:k]
         if budget is not None:
             records = within_budget(records, budget, self._mem.engine.count)
-        text = "" if way == "preload" else recall_text(records)
+        text = _text(records, way)
         usage = replace(found.usage, context_tokens=self._mem.engine.count(text))
         return replace(found, text=text, records=records, usage=usage)
 
@@ -391,3 +391,8 @@ class AgentMemory(History):
             tokens_per_second=generation.tokens_per_second if generation else None,
             seconds=time.perf_counter() - started,
         )
+
+
+def _text(records: Sequence[Record], way: Handover) -> str:
+    """What of records goes into a prompt."""
+    return "" if way == "preload" else recall_text(records)

@@ -32,13 +32,18 @@ def within_budget(records: Sequence[Record], budget: int, measure: Callable[[str
     Raises:
         ConfigError: The budget is negative.
     """
-    if budget < 0:
-        raise ConfigError(f"budget {budget} is negative; give 0 for no records, or leave it out for no limit")
+    check_budget(budget)
     kept: list[Record] = []
     for record in records:
         if measure(recall_text([*kept, record])) <= budget:
             kept.append(record)
     return kept
+
+
+def check_budget(budget: int) -> None:
+    """Raise ConfigError if a budget is negative."""
+    if budget < 0:
+        raise ConfigError(f"budget {budget} is negative; give 0 for no records, or leave it out for no limit")
 
 
 def _one_line(text: str) -> str:

@@ -69,9 +69,7 @@ class Snapshot:
     vectors: NDArray[np.float32] | None
     sessions: Sessions
     lengths: NDArray[np.float32]  # of the sums of the vectors of a record and its neighbours
-    weights: NDArray[np.float32] | None = (
-        None  # how many of the agent's records each stands for, where not all are held
-    )
+    weights: NDArray[np.float32] | None = None  # how many of the agent's records each is for, where not all are held
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from deltamem_agents.recall import HEADER
 from deltamem_agents.training.conversations import Conversation, Message, Question
 from deltamem_agents.training.tokenizer import END, PAD
 
@@ -106,8 +107,7 @@ def recalled_message(
     scored = [(nearness(question, text), rng.random(), i) for i, (_, text) in enumerate(conversation.messages)]
     wanted = [each for each in scored if found or each[0] < 2]
     chosen = sorted(i for _, _, i in sorted(wanted, reverse=True)[:keep])
-    lines = [f"- {role}: {text}" for role, text in (conversation.messages[i] for i in chosen)]
-    return ("system", "\n".join(["Relevant memory:", *lines]))
+    return _handed_over([conversation.messages[i] for i in chosen])
 
 
 def nearness(question: Question, text: str) -> int:
@@ -120,8 +120,13 @@ def nearness(question: Question, text: str) -> int:
 
 def records_message(rng: random.Random, conversation: Conversation, *, keep: int | None = None) -> Message:
     """What recall would hand over: the conversation's messages as one system message, oldest first."""
-    lines = [f"- {role}: {text}" for role, text in conversation.messages]
-    if keep is not None and len(lines) > keep:
-        chosen = sorted(rng.sample(range(len(lines)), keep))
-        lines = [lines[i] for i in chosen]
-    return ("system", "\n".join(["Relevant memory:", *lines]))
+    messages = conversation.messages
+    if keep is not None and len(messages) > keep:
+        chosen = sorted(rng.sample(range(len(messages)), keep))
+        messages = [messages[i] for i in chosen]
+    return _handed_over(messages)
+
+
+def _handed_over(messages: Sequence[Message]) -> Message:
+    """As `recall_text` writes records."""
+    return ("system", "\n".join([HEADER, *(f"- {role}: {text}" for role, text in messages)]))

@@ -17,15 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltamem_agents.core import Calibration, Logistic, state_norm
+from deltamem_agents.core.calibration import LEAST
 from deltamem_agents.engine import Sampling
 from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.answering import ANSWER_TOKENS, draw
 from deltamem_agents.memory.folding import under
-from deltamem_agents.recall import recall_text, within_budget
 from deltamem_agents.training.conversations import Conversation, Shape, converse
 
 SIZES: Mapping[int, int] = {1: 40, 2: 30, 4: 20, 8: 16, 16: 8, 32: 4, 64: 2, 128: 2}  # facts: conversations
 ASKED = 24  # questions a conversation about what was said, and as many about what was not
+RECORDS, BUDGET = 10, 128  # records and their tokens, at most
 RIDGE = 1e-3
 
 
@@ -73,18 +74,23 @@ def calibrate(folder: str | Path, *, sizes: Mapping[int, int] = SIZES, seed: int
     )
 
 
+def tell(agent: AgentMemory, conversation: Conversation) -> None:
+    """Write a conversation, session by session; fold and index it."""
+    for number, messages in enumerate(conversation.sessions, 1):
+        last = number == len(conversation.sessions)
+        agent.write([{"role": role, "content": text} for role, text in messages], f"s{number}", wait=last)
+
+
 def judge(mem: DeltaMem, agent: AgentMemory, conversation: Conversation, rng: random.Random) -> Iterator[Judged]:
     """Tell an agent a conversation and ask about it."""
-    for number, messages in enumerate(conversation.sessions):
-        agent.write([{"role": role, "content": text} for role, text in messages], f"s{number}", wait=False)
+    tell(agent, conversation)
     folded = mem.folder.current(agent.id)
     assert folded is not None
     norm = state_norm(folded.state)
     said = [question for question in conversation.questions if question.kind != "unknown"]
     unsaid = [question for question in conversation.questions if question.kind == "unknown"]
     for question in (*rng.sample(said, min(ASKED, len(said))), *unsaid):
-        found = within_budget(mem.retriever.search(agent.id, question.text, 10), 128, mem.engine.count)
-        records = recall_text(found)
+        records = agent.recall(question.text, mode="vector", k=RECORDS, budget=BUDGET, generate=False).text
         prompt = mem.engine.rendering.question(question.text, records)
         together = mem.engine.generate(prompt, *under(folded), sampling=Sampling(max_tokens=ANSWER_TOKENS))
         candidates = draw(mem.engine, question.text, records, folded)
@@ -123,7 +129,7 @@ def fit(judged: Sequence[Gained]) -> Logistic:
     """The regression of greatest likelihood, by Newton's method; a norm that is the same everywhere has no weight."""
     if not judged:  # a model that says nothing
         return Logistic()
-    gains = np.clip([each.gain for each in judged], 1e-3, 1 - 1e-3)
+    gains = np.clip([each.gain for each in judged], LEAST, 1 - LEAST)
     norms = np.log1p([each.norm for each in judged])
     columns: list[NDArray[np.float64]] = [np.ones(len(judged)), np.log(gains / (1 - gains))]
     if np.ptp(norms) > 0:

@@ -13,12 +13,13 @@ import pytest
 from typer.testing import CliRunner
 
 from deltamem_agents import DeltaMem
-from deltamem_agents.bench.recall.facts import MODES, Asked, converse_about, measure, scores, tell
+from deltamem_agents.bench.recall.facts import MODES, Asked, converse_about, measure, scores
 from deltamem_agents.bench.recall.reliability import area_under_curve, bins, calibration_error, separations
 from deltamem_agents.bench.recall.report import Results, markdown, reached
 from deltamem_agents.bench.recall.run import run
 from deltamem_agents.cli import app
 from deltamem_agents.errors import ConfigError
+from deltamem_agents.training.calibrate import tell
 
 ASKED = Asked(
     facts=4,

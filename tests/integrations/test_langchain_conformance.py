@@ -44,7 +44,9 @@ def calls_a_tool(prompt: str) -> str:
     return f"<tool_call>\n{call}\n</tool_call>"
 
 
-class TestUnits(ChatModelUnitTests):
+class OnOurModel:
+    """What the suites ask about a chat model, of ours."""
+
     @pytest.fixture(autouse=True)
     def _open(self, mem: DeltaMem) -> None:
         self._mem = mem
@@ -53,20 +55,14 @@ class TestUnits(ChatModelUnitTests):
     def chat_model_class(self) -> type[ChatDeltaMem]:
         return ChatDeltaMem
 
+
+class TestUnits(OnOurModel, ChatModelUnitTests):
     @property
     def chat_model_params(self) -> dict[str, Any]:
         return {"mem": self._mem, "agent_id": "alice"}
 
 
-class TestOnTheBundledModel(ChatModelIntegrationTests):
-    @pytest.fixture(autouse=True)
-    def _open(self, mem: DeltaMem) -> None:
-        self._mem = mem
-
-    @property
-    def chat_model_class(self) -> type[ChatDeltaMem]:
-        return ChatDeltaMem
-
+class TestOnTheBundledModel(OnOurModel, ChatModelIntegrationTests):
     @property
     def chat_model_params(self) -> dict[str, Any]:
         return {"mem": self._mem, "agent_id": "alice", "max_tokens": 24}
@@ -80,15 +76,10 @@ class TestOnTheBundledModel(ChatModelIntegrationTests):
         return False
 
 
-class TestOnAScriptedBackbone(ChatModelIntegrationTests):
+class TestOnAScriptedBackbone(OnOurModel, ChatModelIntegrationTests):
     @pytest.fixture(autouse=True)
-    def _open(self, mem: DeltaMem, speak: Callable[..., None]) -> None:
+    def _speak(self, mem: DeltaMem, speak: Callable[..., None]) -> None:
         speak(mem, calls_a_tool)
-        self._mem = mem
-
-    @property
-    def chat_model_class(self) -> type[ChatDeltaMem]:
-        return ChatDeltaMem
 
     @property
     def chat_model_params(self) -> dict[str, Any]:

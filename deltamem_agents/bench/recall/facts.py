@@ -20,6 +20,7 @@ from deltamem_agents.memory.answering import ask
 from deltamem_agents.memory.preloading import preload
 from deltamem_agents.memory.prompting import newest_that_fit
 from deltamem_agents.recall import knows_nothing
+from deltamem_agents.training.calibrate import BUDGET, RECORDS, tell
 from deltamem_agents.training.conversations import Conversation, Question, Shape, converse
 
 Advance = Callable[[str, int, int], None]  # text, how many are done, of how many
@@ -27,7 +28,6 @@ Advance = Callable[[str, int, int], None]  # text, how many are done, of how man
 MODES = ("none", "state", "vector", "hybrid", "preload", "history")
 CONVERSATIONS: Mapping[int, int] = {1: 32, 2: 24, 4: 12, 8: 6, 16: 4, 32: 3, 64: 1, 128: 1, 256: 1}  # by facts
 TURNS = 5  # of small talk a fact, of two messages each
-RECORDS, BUDGET = 10, 128  # records and their tokens, at most
 HISTORIES = 24  # questions a size with the whole history in context, which takes seconds each
 WINDOW = 4096  # of history, at most
 
@@ -92,13 +92,6 @@ def converse_about(facts: int, changed: int = 0, *, seed: int) -> Conversation:
         held_out=True,
     )
     return converse(random.Random(seed), shape)
-
-
-def tell(agent: AgentMemory, conversation: Conversation) -> None:
-    """Write a conversation, session by session; fold and index it."""
-    for number, messages in enumerate(conversation.sessions, 1):
-        last = number == len(conversation.sessions)
-        agent.write([{"role": role, "content": text} for role, text in messages], f"s{number}", wait=last)
 
 
 def measure(

