@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class Place:
     """A database to measure in: its name, how to open it, and how many bytes it takes on disk."""
 
     name: str
-    url: str
+    url: str = field(repr=False)
     schema: str | None
     size: Callable[[], int]
 

@@ -25,6 +25,10 @@ class Commands(TyperGroup):
             raise
         except Exception as error:
             if hasattr(error, "exit_code"):
+                if isinstance(getattr(error, "message", None), str):
+                    from deltamem_agents.store.masking import redacted_arguments
+
+                    error.message = redacted_arguments(error.message)  # it quotes what was typed
                 raise  # a usage error: Click prints it
             if ctx.meta.get(DEBUG):
                 traceback.print_exc()

@@ -19,6 +19,7 @@ from deltamem_agents.demo import script
 from deltamem_agents.demo.rows import Row
 from deltamem_agents.demo.tables import answers_table
 from deltamem_agents.errors import DeltaMemError
+from deltamem_agents.store import masked
 from deltamem_agents.terminal import Advance, counted, printable
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def run_demo(
                 if event == "stage":
                     advance(values["text"], len(shown.rows), steps if shown.rows else 0)
     if url is not None:
-        shown.url = url
+        shown.url = masked(url)
     return shown
 
 

@@ -53,7 +53,7 @@ def find_open(url: str) -> DeltaMem:
 
     Raises:
         ClosedError: None is open in this process.
-        ConfigError: Several databases in memory have this URL, and nothing tells which is meant.
+        ConfigError: Several databases have this URL, in memory or as it is masked, and nothing tells which is meant.
     """
     with _lock:
         found = [mem for mem in _opened if mem.store.url == url and _is_open(mem)]
@@ -64,6 +64,8 @@ def find_open(url: str) -> DeltaMem:
         )
     if len(found) > 1 and _in_memory(url):
         raise ConfigError(f"{len(found)} databases in memory are open as {url}; use a file, or close the others")
+    if any(not mem.store.same_database(found[-1].store) for mem in found):
+        raise ConfigError(f"{len(found)} databases are open as {url}, as it is masked; pass the one that is meant as mem=")
     return found[-1]
 
 

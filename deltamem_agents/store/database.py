@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from deltamem_agents.errors import ClosedError, ConfigError, StoreError
 from deltamem_agents.store.dialects import Dialect, dialect_of, engine_for, sqlite
-from deltamem_agents.store.masking import masked
+from deltamem_agents.store.masking import masked, redacted
 from deltamem_agents.store.write_queue import WriteQueue
 
 RETRY_SECONDS = 30.0  # that a database may be gone before a call fails
@@ -157,7 +157,7 @@ class Database:
             except SQLAlchemyError as error:
                 passing = isinstance(error, DBAPIError) and self.dialect.passing(error)
                 if not passing or time.monotonic() + pause > until:
-                    raise self._store_error(error, action) from (None if _DETAIL in str(error) else error)
+                    raise self._store_error(error, action) from self._fit_for_printing(error)
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -166,7 +166,12 @@ class Database:
         told = str(error.orig).partition(_DETAIL)[0] if isinstance(error, DBAPIError) else type(error).__name__
         cause = " ".join(told.split())
         remedy = self.dialect.remedy(cause) or "nothing was changed"
-        return StoreError(f"cannot {action} {self.name}: {cause}; {remedy}")
+        return StoreError(f"cannot {action} {self.name}: {redacted(cause, self.url)}; {remedy}")
+
+    def _fit_for_printing(self, error: SQLAlchemyError) -> SQLAlchemyError | None:
+        """The error, unless a traceback that shows it would show a message's text or a secret."""
+        told = str(error)
+        return None if _DETAIL in told or redacted(told, self.url) != told else error
 
 
 def open_database(url: str | URL | None, engine: Engine | None, schema: str | None = None) -> Database:

@@ -111,6 +111,11 @@ class Store(ById):
         """Where the data is, with secrets masked."""
         return self._database.name
 
+    def same_database(self, other: Store) -> bool:
+        """Whether another store was opened with the same URL, passwords aside."""
+        mine, theirs = self._database, other._database
+        return mine.url.set(password=None) == theirs.url.set(password=None) and mine.schema == theirs.schema
+
     # Journal
 
     def append(self, agent: str, messages: Sequence[Mapping[str, Any]], session: str) -> list[str]:

@@ -15,7 +15,7 @@ from sqlalchemy.schema import CreateSchema
 from deltamem_agents.errors import ConfigError, MissingExtraError
 from deltamem_agents.store.dialects.pgvector import Pgvector
 from deltamem_agents.store.dialects.tsvector import Tsvector, schema_prefix
-from deltamem_agents.store.masking import masked
+from deltamem_agents.store.masking import masked, misplaced, redacted
 
 PASSING = ("08", "40", "53300", "57P01", "57P02", "57P03")  # SQLSTATEs: connection lost, deadlock, full, restarting
 REMEDIES = (  # part of the message, what to do about it
@@ -107,7 +107,8 @@ class Postgresql:
                     connection.exec_driver_sql(f"VACUUM {prefix}deltamem_{table}")
                 return f"{waiting} open transactions may still read the deleted rows" if waiting else None
         except SQLAlchemyError as error:
-            return " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
+            told = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
+            return redacted(told, engine.url)
 
     def check(self, connection: Connection) -> list[str]:
         """Nothing that ordinary users may ask; PostgreSQL checks its foreign keys itself."""
@@ -131,8 +132,15 @@ def engine(url: URL) -> Engine:
     """A new engine with a pool of connections.
 
     Raises:
+        ConfigError: The URL's host or database cannot be one.
         MissingExtraError: psycopg is not installed.
     """
+    part = misplaced(url)
+    if part is not None:
+        raise ConfigError(
+            f"{masked(url)}: its {part} cannot be one; in user and password write @ as %40, : as %3A, / as %2F and a "
+            "space as %20, and give a URL like postgresql://user@host/database, not keywords"
+        )
     plain = url.set(drivername="postgresql+psycopg") if "+" not in url.drivername else url
     if plain.get_driver_name() == "psycopg" and importlib.util.find_spec("psycopg") is None:
         raise MissingExtraError(f"{masked(url)}: psycopg is not installed; pip install 'deltamem-agents[postgres]'")

@@ -31,7 +31,7 @@ from deltamem_agents.errors import ConfigError, MissingExtraError
 from deltamem_agents.store.dialects import postgresql, sqlite
 from deltamem_agents.store.dialects.protocol import Dialect
 from deltamem_agents.store.dialects.rows import plain_rows
-from deltamem_agents.store.masking import masked
+from deltamem_agents.store.masking import masked, redacted
 from deltamem_agents.store.schema import chunked
 
 AnySelect = Select[*tuple[Any, ...]]
@@ -55,9 +55,11 @@ def engine_for(url: str | URL) -> Engine:
     except (ConfigError, MissingExtraError):
         raise
     except ImportError as error:
-        raise ConfigError(f"{masked(parsed)}: {error}; install that driver, or name none; {EXAMPLES}") from None
+        told = redacted(str(error), parsed)
+        raise ConfigError(f"{masked(parsed)}: {told}; install that driver, or name none; {EXAMPLES}") from None
     except (ArgumentError, NoSuchModuleError, ValueError, TypeError):
-        raise ConfigError(f"{masked(str(url))!r} is not a database URL that is supported; {EXAMPLES}") from None
+        shown = masked(url) if isinstance(url, str | URL) else f"a {type(url).__name__}"
+        raise ConfigError(f"{shown!r} is not a database URL that is supported; {EXAMPLES}") from None
     raise ConfigError(f"{masked(parsed)}: '{name}' is not supported; {EXAMPLES}")
 
 
