@@ -126,7 +126,7 @@ def test_nor_on_the_command_line(command: tuple[str, ...]) -> None:
     if command[0] == "doctor":
         urls = urls[::8]  # it looks at more than the database
     elif "--debug" not in command:
-        urls = [url for url in urls if "://" in url or "@" in url or "password=" in url][::3]  # others are like any word
+        urls = [url for url in urls if "://" in url or "@" in url or "password=" in url][::3]  # others are words
     for url in urls:
         done = CliRunner().invoke(app, [part.format(url) for part in command])
         assert done.exit_code != 0 and not leaked(done.stdout + done.stderr), url
