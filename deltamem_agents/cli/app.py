@@ -25,10 +25,7 @@ class Commands(TyperGroup):
             raise
         except Exception as error:
             if hasattr(error, "exit_code"):
-                if isinstance(getattr(error, "message", None), str):
-                    from deltamem_agents.store.masking import redacted_arguments
-
-                    error.message = redacted_arguments(error.message)  # it quotes what was typed
+                _redact(error)
                 raise  # a usage error: Click prints it
             if ctx.meta.get(DEBUG):
                 traceback.print_exc()
@@ -37,6 +34,14 @@ class Commands(TyperGroup):
                 text = f"unexpected {type(error).__name__}: {text}; run the command with --debug for the traceback"
             typer.echo(f"error: {text}", err=True)
             raise typer.Exit(1) from error
+
+
+def _redact(error: Any) -> None:
+    """A usage error quotes what was typed, and that may be a URL in the wrong place."""
+    if isinstance(getattr(error, "message", None), str):
+        from deltamem_agents.store.masking import redacted_arguments
+
+        error.message = redacted_arguments(error.message)
 
 
 def _debug(ctx: typer.Context, value: bool) -> bool:

@@ -276,7 +276,7 @@ class History:
     def _purge(self) -> str | None:
         """As `Store.purge`; what is erased by now must not go without its receipt."""
         try:
-            return self._mem.store.purge()
+            return self._mem.store.purge(whole=False)
         except StoreError as error:
             return str(error)
 

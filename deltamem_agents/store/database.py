@@ -138,13 +138,13 @@ class Database:
 
         return self._tried(once, "write")
 
-    def purge(self) -> str | None:
-        """Take the bytes of deleted rows out of the database's files; why that is not finished, or None.
+    def purge(self, *, whole: bool) -> str | None:
+        """As `Dialect.purge`.
 
         Raises:
             StoreError: The database cannot be reached.
         """
-        return self._tried(lambda: self.dialect.purge(self._engine), "purge")
+        return self._tried(lambda: self.dialect.purge(self._engine, whole=whole), "purge")
 
     def _tried(self, once: Callable[[], T], action: str) -> T:
         if self._closed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -50,6 +51,7 @@ class Store(ById):
     def __init__(self, database: Database, split: Splitter, retention: Retention = "thin") -> None:
         super().__init__(database, Words(split, database.dialect.fulltext))
         self._retention = check_retention(retention)
+        self._purging = threading.Lock()
         shared = database.dialect.writes_tables_at_once
         self._appends: WriteQueue[Append] | None = WriteQueue(self._append_at_once) if shared else None
 
@@ -256,19 +258,23 @@ class Store(ById):
 
         return run(work)
 
-    def purge(self) -> str | None:
+    def purge(self, *, whole: bool = True) -> str | None:
         """Take what was erased out of the database's files: why that has to wait, or None where nothing is left there.
+
+        Args:
+            whole: Whether that may keep others waiting for long: PostgreSQL's large tables are rewritten.
 
         Raises:
             StoreError: The database cannot be reached.
         """
-        waiting = self._database.read(erasing.pending)
-        if not waiting:
-            return None
-        reason = self._database.purge()
-        if reason is None:
-            self._database.write(lambda connection: erasing.finished(connection, waiting))
-        return reason
+        with self._purging:  # whoever waited here finds that others have purged for all
+            waiting = self._database.read(erasing.pending)
+            if not waiting:
+                return None
+            reason = self._database.purge(whole=whole)
+            if reason is None:
+                self._database.write(lambda connection: erasing.finished(connection, waiting))
+            return reason
 
     @property
     def outside_reach(self) -> tuple[str, ...]:

@@ -109,6 +109,7 @@ def _create(connection: Connection, database: Database) -> None:
         return  # another process was first
     Base.metadata.create_all(connection)
     database.dialect.fulltext.create(connection)
+    database.dialect.created(connection)
     _versions.create(connection)
     connection.execute(insert(_versions).values(version_num=LATEST))
 

@@ -90,8 +90,11 @@ class Pgvector:
             return None
         prefix = schema_prefix(connection)
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
+        made = not self._exists(connection)
         for statement in TABLES:
             connection.exec_driver_sql(statement.format(prefix=prefix, types=types, limit=ID_LIMIT))
+        if made:  # see `rewriting`
+            connection.exec_driver_sql(f"ALTER TABLE {prefix}deltamem_vectors ALTER COLUMN vector SET STATISTICS 0")
         self.tidy(connection)
         connection.execute(
             text(
@@ -140,6 +143,9 @@ class Pgvector:
             f"CREATE INDEX IF NOT EXISTS deltamem_vectors_{known.number} ON {prefix}deltamem_vectors"
             f" USING hnsw ((vector::{types}.halfvec({known.dim})) {types}.halfvec_cosine_ops)"
             f" WHERE set_number = {known.number}"
+        )
+        connection.exec_driver_sql(
+            f"ALTER INDEX {prefix}deltamem_vectors_{known.number} ALTER COLUMN 1 SET STATISTICS 0"
         )
         connection.exec_driver_sql(
             f"UPDATE {prefix}deltamem_vector_sets SET indexed = true WHERE number = {known.number}"

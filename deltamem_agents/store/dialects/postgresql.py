@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import time
 from contextlib import AbstractContextManager, nullcontext
 from zlib import crc32
 
@@ -13,8 +12,9 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.schema import CreateSchema
 
 from deltamem_agents.errors import ConfigError, MissingExtraError
+from deltamem_agents.store.dialects import rewriting
 from deltamem_agents.store.dialects.pgvector import Pgvector
-from deltamem_agents.store.dialects.tsvector import Tsvector, schema_prefix
+from deltamem_agents.store.dialects.tsvector import Tsvector
 from deltamem_agents.store.masking import masked, misplaced, redacted
 
 PASSING = ("08", "40", "53300", "57P01", "57P02", "57P03")  # SQLSTATEs: connection lost, deadlock, full, restarting
@@ -29,8 +29,6 @@ REMEDIES = (  # part of the message, what to do about it
     ("no space left", "free some disk space and try again"),
     ("read-only transaction", "connect to the primary server"),
 )
-PURGE_SECONDS = 2.0  # that a purge waits for readers, before it leaves the rest to a later one
-PURGED = ("messages", "records", "embeddings", "revisions", "rollbacks", "agents")
 _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 
 
@@ -42,6 +40,7 @@ class Postgresql:
     outside_reach = (
         "PostgreSQL's write-ahead log, archives and replicas",
         "dumps and backups of the database",
+        "the server's log, and statements that extensions such as pg_stat_statements keep",
         "blocks that its file system has freed",
     )
 
@@ -96,16 +95,17 @@ class Postgresql:
         """As `Dialect.remedy`."""
         return next((remedy for part, remedy in REMEDIES if part in cause.lower()), None)
 
-    def purge(self, engine: Engine) -> str | None:
-        """Remove dead rows, and pending entries of the full-text index, from the tables' files."""
+    def created(self, connection: Connection) -> None:
+        """As `Dialect.created`."""
+        rewriting.keep_no_statistics(connection)
+
+    def purge(self, engine: Engine, *, whole: bool) -> str | None:
+        """As `Dialect.purge`: tables are rewritten, large ones only where ``whole``; nobody can use them meanwhile."""
         try:
             with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-                prefix = schema_prefix(connection)
-                waiting = _older_readers(connection)
-                self.vectors.tidy(connection)
-                for table in (*PURGED, *self.vectors.tables(connection)):
-                    connection.exec_driver_sql(f"VACUUM {prefix}deltamem_{table}")
-                return f"{waiting} open transactions may still read the deleted rows" if waiting else None
+                left = rewriting.patiently(connection, "deltamem_vectors", self.vectors.tidy)
+                left += rewriting.purge(connection, whole=whole)
+                return "; ".join(dict.fromkeys(left)) or None
         except SQLAlchemyError as error:
             told = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
             return redacted(told, engine.url)
@@ -113,19 +113,6 @@ class Postgresql:
     def check(self, connection: Connection) -> list[str]:
         """Nothing that ordinary users may ask; PostgreSQL checks its foreign keys itself."""
         return []
-
-
-def _older_readers(connection: Connection) -> int:
-    """Transactions that began before now, after waiting a little for them to end: VACUUM keeps what they may read."""
-    now = connection.scalar(text("SELECT pg_current_xact_id()::xid::text"))
-    query = text(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        " AND age(backend_xmin) > age(CAST(:now AS xid))"
-    )
-    until = time.monotonic() + PURGE_SECONDS
-    while (older := int(connection.scalar(query, {"now": now}) or 0)) and time.monotonic() < until:
-        time.sleep(0.05)
-    return older
 
 
 def engine(url: URL) -> Engine:

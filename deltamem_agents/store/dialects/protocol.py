@@ -87,8 +87,15 @@ class Dialect(Protocol):
     def remedy(self, cause: str) -> str | None:
         """What to do about an error with this message."""
 
-    def purge(self, engine: Engine) -> str | None:
-        """Take the bytes of deleted rows out of the database's files; why that is not finished, or None."""
+    def created(self, connection: Connection) -> None:
+        """Set up what holds for tables that were just made, in the transaction that made them."""
+
+    def purge(self, engine: Engine, *, whole: bool) -> str | None:
+        """Take the bytes of deleted rows out of the database's files; why that is not finished, or None.
+
+        Args:
+            whole: Whether that may keep others waiting for long.
+        """
 
     def check(self, connection: Connection) -> list[str]:
         """What is wrong with the database's files, as the database itself sees it."""

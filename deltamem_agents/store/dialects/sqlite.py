@@ -113,7 +113,10 @@ class Sqlite:
         """As `Dialect.remedy`."""
         return next((remedy for part, remedy in REMEDIES if part in cause.lower()), None)
 
-    def purge(self, engine: Engine) -> str | None:
+    def created(self, connection: Connection) -> None:
+        """As `Dialect.created`: nothing more."""
+
+    def purge(self, engine: Engine, *, whole: bool) -> str | None:
         """Merge the full-text index, which keeps the terms of deleted rows, rewrite the file, empty the log."""
         with self._turn:
             connection = engine.raw_connection()

@@ -31,16 +31,19 @@ _WORDS: ColumnElement[object] = literal_column("deltamem_records.words")
 _WORD = re.compile(r"\w+")
 _APART = str.maketrans(dict.fromkeys(JOINING + "\0", " "))
 
+TRIGGERS = (
+    """CREATE TRIGGER deltamem_records_added BEFORE INSERT ON {prefix}deltamem_records FOR EACH ROW
+           WHEN (NEW.words IS NULL) EXECUTE FUNCTION {prefix}deltamem_records_words()""",
+    """CREATE TRIGGER deltamem_records_changed BEFORE UPDATE OF text, terms ON {prefix}deltamem_records FOR EACH ROW
+           EXECUTE FUNCTION {prefix}deltamem_records_words()""",
+)
 TABLES = (
     "ALTER TABLE {prefix}deltamem_records ADD COLUMN words tsvector",
     f"""CREATE OR REPLACE FUNCTION {{prefix}}deltamem_records_words() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
            NEW.words := to_tsvector('pg_catalog.english', translate(left(NEW.text, {INDEXED}), '{JOINING}', '{_SPACES}')
                || ' ' || left(coalesce(NEW.terms, ''), {INDEXED}));
            RETURN NEW; END $$""",
-    """CREATE TRIGGER deltamem_records_added BEFORE INSERT ON {prefix}deltamem_records FOR EACH ROW
-           WHEN (NEW.words IS NULL) EXECUTE FUNCTION {prefix}deltamem_records_words()""",
-    """CREATE TRIGGER deltamem_records_changed BEFORE UPDATE OF text, terms ON {prefix}deltamem_records FOR EACH ROW
-           EXECUTE FUNCTION {prefix}deltamem_records_words()""",
+    *TRIGGERS,
     "CREATE INDEX deltamem_records_words ON {prefix}deltamem_records USING gin (words)",
 )
 
