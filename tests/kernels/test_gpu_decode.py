@@ -28,14 +28,9 @@ def run_cases(*arguments: str, interpret: str) -> None:
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
-@pytest.mark.slow  # the interpreter takes a quarter of a minute
+@pytest.mark.slow  # the interpreter takes half a minute
 def test_interpreted() -> None:
-    run_cases("-m", "not slow", interpret="1")
-
-
-@pytest.mark.slow  # all ranks, heads and modes
-def test_interpreted_in_full() -> None:
-    run_cases("-m", "slow", interpret="1")
+    run_cases(interpret="1")
 
 
 @pytest.mark.gpu

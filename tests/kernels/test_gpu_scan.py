@@ -28,14 +28,9 @@ def run_cases(*arguments: str, interpret: str) -> None:
         pytest.fail(f"{' '.join(command)}\n{done.stdout[-8000:]}{done.stderr[-2000:]}", pytrace=False)
 
 
-@pytest.mark.slow  # the interpreter takes half a minute
+@pytest.mark.slow  # the interpreter takes more than a minute
 def test_interpreted() -> None:
-    run_cases("-m", "not slow", interpret="1")
-
-
-@pytest.mark.slow  # all ranks and ways to cut
-def test_interpreted_in_full() -> None:
-    run_cases("-m", "slow", interpret="1")
+    run_cases(interpret="1")
 
 
 @pytest.mark.gpu
