@@ -164,7 +164,7 @@ class History:
     def erase(
         self,
         *,
-        ids: Collection[str] | None = None,
+        ids: Collection[str | tuple[str, str]] | None = None,
         session: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
@@ -178,7 +178,8 @@ class History:
         replaced is live again.
 
         Args:
-            ids: Every version of these messages.
+            ids: Every version of these messages: ids, or pairs of session and id such as `Entry.ref` and a receipt's.
+                An id alone must be of one session only, or ``session`` say which is meant.
             since, until: Written at or after the one, before the other; UTC where they have no zone.
             forks: Also from agents that share the messages by forking; by default the receipt lists these.
             dry_run: Only say what would go.
@@ -186,7 +187,7 @@ class History:
 
         Raises:
             UnknownAgentError: Nothing was ever written to this agent.
-            ConfigError: Nothing was given, or what cannot be.
+            ConfigError: Nothing was given, or what cannot be, or an id that several sessions have; nothing was erased.
             StoreError: The database could not be written; nothing was erased.
         """
         chosen = Selection(ids=ids, session=session, since=since, until=until)

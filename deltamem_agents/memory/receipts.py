@@ -1,4 +1,4 @@
-"""What an erasure did, for whoever asked for it. Names ids and counts, never text."""
+"""What an erasure did, for whoever asked for it. Names sessions, ids and counts, never text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import uuid4
 
-from deltamem_agents.store import Erased
+from deltamem_agents.store import Erased, MessageRef
 from deltamem_agents.store.erasing import keyed_hash
 
 Status = Literal["complete", "pending", "dry run"]
@@ -42,14 +42,14 @@ class Receipt:
         status: "complete": gone from the database and its files. "pending": gone from the database, and the bytes may
             still lie in its files until `DeltaMem.purge` has run; ``reason`` says why. "dry run": nothing was done.
         erased: By agent: the one that was named, then those erased along with it.
-        held_by: Other agents that share messages by forking and still hold them, and their ids.
+        held_by: Other agents that share messages by forking and still hold them, and the messages' sessions and ids.
         outside_reach: Where copies may be that no statement of ours can reach.
     """
 
     agent: str
     status: Status
     erased: tuple[Erased, ...]
-    held_by: Mapping[str, list[str]]
+    held_by: Mapping[str, list[MessageRef]]
     state: StateHashes
     outside_reach: tuple[str, ...]
     reason: str | None = None
@@ -57,8 +57,8 @@ class Receipt:
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
-    def ids(self) -> tuple[str, ...]:
-        """Ids of the agent's erased messages."""
+    def ids(self) -> tuple[MessageRef, ...]:
+        """Sessions and ids of the agent's erased messages."""
         return self.erased[0].ids
 
     def as_dict(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class Receipt:
             "status": self.status,
             "reason": self.reason,
             "erased": [each.as_dict() for each in self.erased],
-            "held_by": dict(self.held_by),
+            "held_by": {agent: [each.as_dict() for each in held] for agent, held in self.held_by.items()},
             "state": asdict(self.state),
             "outside_reach": list(self.outside_reach),
         }

@@ -7,7 +7,7 @@ from deltamem_agents.store.archive import Progress
 from deltamem_agents.store.erasing import Erased, Plan, Selection
 from deltamem_agents.store.journal import AgentInfo
 from deltamem_agents.store.masking import masked
-from deltamem_agents.store.messages import Entry, check_id, check_messages
+from deltamem_agents.store.messages import Entry, MessageRef, check_id, check_messages
 from deltamem_agents.store.records import StoredRecord
 from deltamem_agents.store.retention import Retention
 from deltamem_agents.store.revisions import Revision
@@ -18,6 +18,7 @@ __all__ = [
     "AgentInfo",
     "Entry",
     "Erased",
+    "MessageRef",
     "Plan",
     "Progress",
     "Retention",

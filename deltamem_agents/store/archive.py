@@ -30,7 +30,7 @@ from deltamem_agents.store import timeline
 from deltamem_agents.store.schema import EmbeddingRow, MessageRow, RecordRow, RevisionRow, RollbackRow
 
 FORMAT = "deltamem-agent"
-VERSION = 1
+VERSION = 2  # 1: ids were unique in the agent, not in the session
 MANIFEST, MESSAGES, ROLLBACKS, REVISIONS = "manifest.json", "messages.jsonl", "rollbacks.jsonl", "revisions.jsonl"
 SHARD = 4096  # embeddings in one member
 FETCHED = 1000  # rows held at a time
@@ -59,6 +59,7 @@ def export(connection: Connection, agent: str, path: Path, progress: Progress | 
                     "version": VERSION,
                     "agent": agent,
                     "head": found.head,
+                    "agent_ids_until": found.agent_ids_until,
                     "created_at": datetime.now(UTC).isoformat(),
                     "messages": messages,
                     "rollbacks": rollbacks,

@@ -91,14 +91,15 @@ def check(path: Path, progress: Progress | None = None) -> Checked:
         with zipfile.ZipFile(path) as archive:
             checked = Checked(path=path, manifest=_manifest(archive, path))
             total, head = checked.manifest["messages"], checked.manifest["head"]
-            last, seen, live = 0, 0, set[str]()
+            last, seen, live = 0, 0, set[tuple[str, str]]()
             for seen, placed in enumerate(_messages(archive, checked), 1):
                 if not last < placed.position <= head or (placed.left_at is not None and placed.left_at > head):
                     raise ArchiveError(f"{path}: message at position {placed.position} after {last}, of {head}")
                 last = placed.position
-                if placed.left_at is None and placed.message.id in live:
-                    raise ArchiveError(f"{path}: message id {placed.message.id!r} is live twice")
-                live.update([placed.message.id] if placed.left_at is None else [])
+                name = ("" if checked.manifest["version"] == 1 else placed.session, placed.message.id)
+                if placed.left_at is None and name in live:
+                    raise ArchiveError(f"{path}: message id {placed.message.id!r} is live twice in one session")
+                live.update([name] if placed.left_at is None else [])
                 if progress is not None and (seen % FETCHED == 0 or seen == total):
                     progress("checked", seen, total)
             counts = {
@@ -122,7 +123,8 @@ def import_(
 ) -> str:
     """Store a checked archive as an agent; see `Store.import_`. The caller has begun a write."""
     name = checked.agent if agent is None else agent
-    if not journal.create(connection, name, head=checked.manifest["head"]):
+    head, until = checked.manifest["head"], checked.manifest["agent_ids_until"]
+    if not journal.create(connection, name, head=head, agent_ids_until=until):
         raise ConfigError(f"agent {name!r} exists; import under another name, or delete that one first")
     made = timeline.required(connection, name)
     total = checked.manifest["messages"]
@@ -139,7 +141,7 @@ def import_(
             connection.execute(insert(RevisionRow).values(agent_key=made.key, epoch=made.epoch, **row))
         for model, dim, keys, vectors in _embeddings(archive, checked):
             _store_embeddings(connection, name, made.key, model, dim, keys, vectors)
-    if sorted(timeline.live_positions(connection, made.key)) != timeline.positions_at(connection, made.key, made.head):
+    if sorted(timeline.live_positions(connection, made.key)) != timeline.positions_at(connection, made, made.head):
         raise ArchiveError(f"{checked.path}: its live messages are not those its rollbacks leave")
     return name
 
@@ -171,7 +173,7 @@ def _manifest(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
         raise ArchiveError(f"{path} is a zip file, but no agent that was exported: it has no {MANIFEST}")
     try:
         manifest = json.loads(archive.read(MANIFEST))
-        if manifest["format"] != FORMAT or not isinstance(manifest["version"], int):
+        if manifest["format"] != FORMAT or type(manifest["version"]) is not int or manifest["version"] < 1:
             raise ValueError("another format")
         if manifest["version"] > VERSION:
             raise ArchiveError(
@@ -183,6 +185,11 @@ def _manifest(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
         sized = all(type(each["bytes"]) is int and isinstance(each["sha256"], str) for each in members.values())
         if not sized or not all(type(number) is int and 0 <= number < 1 << 62 for number in numbers):
             raise ValueError("numbers that are none")
+        if manifest["version"] == 1:  # its ids are unique in the agent, whatever the session
+            manifest["agent_ids_until"] = manifest["head"]
+        until = manifest["agent_ids_until"]
+        if until is not None and not (type(until) is int and 0 <= until <= manifest["head"]):
+            raise ValueError(f"agent_ids_until {until!r}")
         check_id(manifest["agent"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArchiveError(f"{path} is a zip file, but no agent that was exported: {MANIFEST} has {error}") from error

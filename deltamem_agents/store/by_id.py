@@ -1,4 +1,4 @@
-"""`ById`: live messages by their ids, and what is known of them changed in place. A part of `Store`."""
+"""`ById`: live messages by session and id, and what is known of them changed in place. A part of `Store`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from sqlalchemy import Connection, bindparam, func, select, update
 from deltamem_agents.store import journal
 from deltamem_agents.store.dialects import rows_among
 from deltamem_agents.store.index import Index
-from deltamem_agents.store.messages import Entry, check_id
+from deltamem_agents.store.messages import Entry, MessageRef, check_id
 from deltamem_agents.store.schema import MessageRow
 
 # Made once, as making a statement takes longer than to run it.
 _LIVE = select(MessageRow).where(MessageRow.agent_key == bindparam("key"), MessageRow.left_at.is_(None))
+_OF_SESSION = _LIVE.where(MessageRow.session == bindparam("session"))
 _UNDER = _LIVE.where(func.substr(MessageRow.session, 1, bindparam("length")) == bindparam("prefix"))
 _DESCRIBE = update(MessageRow).where(
     MessageRow.agent_key == bindparam("key"), MessageRow.position == bindparam("at"), MessageRow.left_at.is_(None)
@@ -24,15 +25,20 @@ _DESCRIBE = update(MessageRow).where(
 class ById(Index):
     """Messages that a caller names by ids of its own. Every call is about one agent; an unknown one has none."""
 
-    def find(self, agent: str, ids: Collection[str]) -> list[Entry]:
-        """The live messages with these ids, in the journal's order."""
+    def find(self, agent: str, refs: Collection[MessageRef | tuple[str, str]]) -> list[Entry]:
+        """The live messages with these sessions and ids, in the journal's order."""
         check_id(agent)
 
         def work(connection: Connection) -> list[Entry]:
             found = journal.agent_row(connection, agent)
             if found is None:
                 return []
-            rows = rows_among(connection, _LIVE, MessageRow.id, list(dict.fromkeys(ids)), {"key": found.key})
+            sessions: dict[str, list[str]] = {}
+            for session, message_id in dict.fromkeys(refs):
+                sessions.setdefault(session, []).append(message_id)
+            rows: list[Any] = []
+            for session, ids in sessions.items():
+                rows += rows_among(connection, _OF_SESSION, MessageRow.id, ids, {"key": found.key, "session": session})
             return _in_order(rows)
 
         return self._database.read(work)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 import json
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -20,6 +20,7 @@ from sqlalchemy import Connection, delete, func, insert, select
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.store import records, timeline
 from deltamem_agents.store.journal import Agent, agent_row
+from deltamem_agents.store.messages import MessageRef
 from deltamem_agents.store.schema import (
     AgentRow,
     EmbeddingRow,
@@ -32,17 +33,20 @@ from deltamem_agents.store.schema import (
     in_utc,
 )
 
+NAMED = 5  # sessions that an error names; there may be thousands
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """Which messages: those that fulfil all that is given. ``whole`` are all of the agent, and the agent itself.
 
     Args:
-        ids: Every version of a message with one of these.
+        ids: Every version of a message with one of these: an id, which must be of one session only unless ``session``
+            says which is meant, or a pair of session and id.
         since, until: Written at or after the one and before the other.
     """
 
-    ids: Collection[str] | None = None
+    ids: Collection[str | tuple[str, str]] | None = None
     session: str | None = None
     since: datetime | None = None
     until: datetime | None = None
@@ -59,14 +63,14 @@ class Erased:
     """What went, or would go, of one agent.
 
     Args:
-        ids: Ids of messages, in the journal's order.
+        ids: Sessions and ids of messages, in the journal's order.
         hashes: Of each message, HMAC-SHA256 under a key that was made for this and thrown away: enough to tell erased
             messages apart, not to try guesses on.
         messages, records, embeddings, revisions: How many rows.
     """
 
     agent: str
-    ids: tuple[str, ...] = ()
+    ids: tuple[MessageRef, ...] = ()
     hashes: tuple[str, ...] = ()
     messages: int = 0
     records: int = 0
@@ -75,7 +79,7 @@ class Erased:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self) | {"ids": list(self.ids), "hashes": list(self.hashes)}
+        return asdict(self) | {"ids": [each.as_dict() for each in self.ids], "hashes": list(self.hashes)}
 
 
 @dataclass(slots=True)
@@ -83,7 +87,7 @@ class Plan:
     """One erasure: what goes of the agent that was named, and of the agents that share its messages by forking."""
 
     erased: list[Erased] = field(default_factory=list)
-    held_by: dict[str, list[str]] = field(default_factory=dict)  # other agents, and what they still hold
+    held_by: dict[str, list[MessageRef]] = field(default_factory=dict)  # other agents, and what they still hold
 
 
 def erase(
@@ -103,7 +107,7 @@ def erase(
         if forks:
             plan.erased.append(_erase(connection, words, other, relative, shared, key, whole=False, dry=dry))
         else:
-            plan.held_by[other] = list(dict.fromkeys(row.id for row in shared))
+            plan.held_by[other] = _refs(shared)
     if not dry and any(each.messages for each in plan.erased):
         connection.execute(insert(PurgeRow).values(requested_at=datetime.now(UTC)))
     return plan
@@ -121,7 +125,14 @@ def finished(connection: Connection, purged: Sequence[int]) -> None:
 
 
 def _chosen(connection: Connection, key: int, chosen: Selection) -> list[Any]:
-    columns = (MessageRow.position, MessageRow.id, MessageRow.role, MessageRow.text, MessageRow.blocks)
+    columns = (
+        MessageRow.position,
+        MessageRow.session,
+        MessageRow.id,
+        MessageRow.role,
+        MessageRow.text,
+        MessageRow.blocks,
+    )
     query = select(*columns).where(MessageRow.agent_key == key).order_by(MessageRow.position)
     if chosen.session is not None:
         query = query.where(MessageRow.session == chosen.session)
@@ -131,9 +142,52 @@ def _chosen(connection: Connection, key: int, chosen: Selection) -> list[Any]:
         query = query.where(MessageRow.created_at < chosen.until)
     if chosen.ids is None:
         return list(connection.execute(query))
-    wanted = list(dict.fromkeys(chosen.ids))
-    rows = [row for chunk in chunked(wanted) for row in connection.execute(query.where(MessageRow.id.in_(chunk)))]
-    return sorted(rows, key=lambda row: row.position)
+    positions = _named(connection, key, chosen.ids, chosen.session)
+    return [
+        row for chunk in chunked(positions) for row in connection.execute(query.where(MessageRow.position.in_(chunk)))
+    ]
+
+
+def _named(connection: Connection, key: int, ids: Iterable[str | tuple[str, str]], session: str | None) -> list[int]:
+    """Positions of all versions of the messages with these ids, in order.
+
+    Raises:
+        ConfigError: An id alone is that of messages in several sessions.
+    """
+    alone, pairs = set[str](), set[tuple[str, str]]()
+    for each in ids:
+        if isinstance(each, str):
+            alone.add(each)
+        else:
+            pairs.add((each[0], each[1]))
+    query = select(MessageRow.position, MessageRow.session, MessageRow.id).where(MessageRow.agent_key == key)
+    if session is not None:
+        query = query.where(MessageRow.session == session)
+    positions: list[int] = []
+    sessions: dict[str, set[str]] = {}
+    for chunk in chunked(sorted(alone | {name for _, name in pairs})):
+        for position, where, name in connection.execute(query.where(MessageRow.id.in_(chunk))):
+            if name in alone:
+                sessions.setdefault(name, set()).add(where)
+            if name in alone or (where, name) in pairs:
+                positions.append(position)
+    for name in sorted(name for name, found in sessions.items() if len(found) > 1):
+        raise ConfigError(_ambiguous(name, sorted(sessions[name])))
+    return sorted(positions)
+
+
+def _ambiguous(name: str, sessions: Sequence[str]) -> str:
+    """What to do about an id that is not enough to say which message is meant."""
+    shown = ", ".join(map(repr, sessions[:NAMED]))
+    more = f" and {len(sessions) - NAMED} more" if len(sessions) > NAMED else ""
+    return (
+        f"message id {name!r} is in {len(sessions)} sessions: {shown}{more}; nothing was erased: say which is meant "
+        f"by the session, or give pairs of session and id, such as ({sessions[0]!r}, {name!r})"
+    )
+
+
+def _refs(rows: Iterable[Any]) -> list[MessageRef]:
+    return list(dict.fromkeys(MessageRef(row.session, row.id) for row in rows))
 
 
 def _erase(
@@ -151,8 +205,8 @@ def _erase(
     first = 0 if whole else timeline.first_change(connection, found, set(positions)) if rows else None
     erased = Erased(
         agent=agent,
-        ids=tuple(dict.fromkeys(row.id for row in rows)),
-        hashes=tuple(keyed_hash(key, [row.id, row.role, row.text, row.blocks]) for row in rows),
+        ids=tuple(_refs(rows)),
+        hashes=tuple(keyed_hash(key, [row.session, row.id, row.role, row.text, row.blocks]) for row in rows),
         messages=len(rows),
         **_counts(connection, found.key, positions, first),
     )
@@ -193,10 +247,14 @@ def _relatives(connection: Connection, found: Agent, agent: str) -> list[str]:
 
 
 def _shared(connection: Connection, relative: Agent, rows: Sequence[Any]) -> list[Any]:
-    """Messages of another agent that are these: the same id and the same content."""
-    said = {(row.id, row.role, row.text, json.dumps(row.blocks, sort_keys=True)) for row in rows}
-    theirs = _chosen(connection, relative.key, Selection(ids=[row.id for row in rows]))
-    return [row for row in theirs if (row.id, row.role, row.text, json.dumps(row.blocks, sort_keys=True)) in said]
+    """Messages of another agent that are these: the same session, id and content."""
+    said = set(map(_identity, rows))
+    theirs = _chosen(connection, relative.key, Selection(ids=_refs(rows)))
+    return [row for row in theirs if _identity(row) in said]
+
+
+def _identity(row: Any) -> tuple[str, ...]:
+    return row.session, row.id, row.role, row.text, json.dumps(row.blocks, sort_keys=True)
 
 
 def keyed_hash(key: bytes, value: Any) -> str:
@@ -211,11 +269,19 @@ def check_selection(chosen: Selection) -> None:
             "nothing was said to be erased; give ids, a session, since or until, "
             "or delete the whole agent with delete()"
         )
-    named = chosen.ids or ()
-    if isinstance(named, str) or not all(isinstance(each, str) for each in named):
-        raise ConfigError(f"ids are {chosen.ids!r}; give a list of message ids")
+    named = () if chosen.ids is None else chosen.ids
+    one = isinstance(named, (str, bytes, MessageRef)) or not isinstance(named, Collection)
+    if one or not all(map(_names_a_message, named)):
+        raise ConfigError(f"ids are {chosen.ids!r}; give a list of message ids, or of pairs of session and id")
+    if chosen.session is not None and not isinstance(chosen.session, str):
+        raise ConfigError(f"session is {chosen.session!r}; give the id of one")
     for name, value in (("since", chosen.since), ("until", chosen.until)):
         if value is not None and not isinstance(value, datetime):
             raise ConfigError(f"{name} is {value!r}; give a datetime (UTC where it has no zone)")
     if chosen.since and chosen.until and not in_utc(chosen.since) < in_utc(chosen.until):
         raise ConfigError(f"since {chosen.since} is not before until {chosen.until}; give an earlier one")
+
+
+def _names_a_message(value: object) -> bool:
+    pair = isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, str) for part in value)
+    return pair or isinstance(value, str)

@@ -16,7 +16,8 @@ from deltamem_agents.store.schema import Base, EmbeddingRow, MessageRow, RecordR
 def fork(connection: Connection, fulltext: FullText, agent: str, new: str) -> None:
     """Make ``new`` an agent with the same journal and states; see `Store.fork`. The caller has begun a write."""
     found = timeline.required(connection, agent, lock=True)
-    if not journal.create(connection, new, head=found.head, origin=found.origin or found.key):
+    origin, until = found.origin or found.key, found.agent_ids_until
+    if not journal.create(connection, new, head=found.head, origin=origin, agent_ids_until=until):
         raise ConfigError(f"agent {new!r} exists; fork {agent!r} under another name, or delete that one first")
     made = timeline.required(connection, new)
     for table in (MessageRow, RollbackRow):

@@ -16,6 +16,7 @@ from deltamem_agents.store.messages import Entry, NewMessage
 from deltamem_agents.store.schema import AgentRow, MessageRow, chunked
 
 EPOCH_BITS = 48  # of a first epoch; JSON's numbers hold 53
+SECRET_BYTES = 32
 
 # Made once, as making a statement takes longer than to run it.
 _TAKE = (
@@ -26,9 +27,13 @@ _TAKE = (
 )
 _ADD_MESSAGES = insert(MessageRow)
 _BY_ID = select(MessageRow.id, MessageRow.position, MessageRow.role, MessageRow.text, MessageRow.blocks).where(
-    MessageRow.agent_key == bindparam("key"), MessageRow.left_at.is_(None)
+    MessageRow.agent_key == bindparam("key"),
+    MessageRow.session == bindparam("session"),
+    MessageRow.left_at.is_(None),
 )
-_AGENT = select(AgentRow.key, AgentRow.epoch, AgentRow.head, AgentRow.origin).where(AgentRow.id == bindparam("agent"))
+_AGENT = select(AgentRow.key, AgentRow.epoch, AgentRow.head, AgentRow.origin, AgentRow.agent_ids_until).where(
+    AgentRow.id == bindparam("agent")
+)
 _LOCKED_AGENT = _AGENT.with_for_update()
 
 
@@ -48,12 +53,13 @@ class AgentInfo:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """An agent's row: the key other tables know it by, and where its journal stands."""
+    """An agent's row: the key other tables know it by, and where its journal stands; see `AgentRow`."""
 
     key: int
     epoch: int
     head: int
     origin: int | None = None
+    agent_ids_until: int | None = None
 
 
 def agents(connection: Connection, agent: str | None = None) -> list[AgentInfo]:
@@ -135,8 +141,8 @@ def append(
 ) -> list[str]:
     """Journal checked messages in order; the caller has begun a write.
 
-    A known id that says the same is passed over, one that says something else replaces the old message: that leaves the
-    live journal, the new one stands at the end, and the epoch rises.
+    An id that the session knows and that says the same is passed over, one that says something else replaces the
+    session's old message: that leaves the live journal, the new one stands at the end, and the epoch rises.
 
     Args:
         again: Whether this was tried before, and may have come through.
@@ -159,12 +165,30 @@ def append(
     return [message.id for message in messages]
 
 
-def create(connection: Connection, agent: str, *, head: int = 0, origin: int | None = None) -> bool:
+def create(
+    connection: Connection,
+    agent: str,
+    *,
+    head: int = 0,
+    origin: int | None = None,
+    agent_ids_until: int | None = None,
+) -> bool:
     """Make an agent; whether it was not there already."""
     made = insert_missing(connection, AgentRow).values(
-        id=agent, epoch=secrets.randbits(EPOCH_BITS), head=head, created_at=datetime.now(UTC), origin=origin
+        id=agent,
+        epoch=secrets.randbits(EPOCH_BITS),
+        head=head,
+        created_at=datetime.now(UTC),
+        origin=origin,
+        secret=secrets.token_bytes(SECRET_BYTES),
+        agent_ids_until=agent_ids_until,
     )
     return bool(connection.execute(made).rowcount)
+
+
+def secret(connection: Connection, agent: str) -> bytes | None:
+    """The key of hashes about an agent that leave the database; None for an unknown agent."""
+    return connection.scalar(select(AgentRow.secret).where(AgentRow.id == agent))
 
 
 def _append_named(
@@ -183,7 +207,7 @@ def _append_named(
         found = agent_row(connection, agent, lock=True)
         assert found is not None  # just made
     key, epoch, head = found.key, found.epoch, found.head
-    known = _live_by_id(connection, key, [message.id for message in messages])
+    known = _live_by_id(connection, key, session, [message.id for message in messages])
     if again and all(_is_said(message, known) for message in {each.id: each for each in messages}.values()):
         return  # what was tried before had come through: all that it left live is there
     added: dict[int, dict[str, Any]] = {}
@@ -212,7 +236,7 @@ def _append_named(
 
 
 def _is_said(message: NewMessage, known: Mapping[str, dict[str, Any]]) -> bool:
-    """Whether a live message of this id says the same."""
+    """Whether the session's live message of this id says the same."""
     old = known.get(message.id)
     return old is not None and message.says_the_same(old["role"], old["text"], old["blocks"])
 
@@ -230,8 +254,8 @@ def store(connection: Connection, words: records.Words, key: int, rows: dict[int
     records.add(connection, words, key, live)
 
 
-def _live_by_id(connection: Connection, key: int, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    rows = rows_among(connection, _BY_ID, MessageRow.id, ids, {"key": key})
+def _live_by_id(connection: Connection, key: int, session: str, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    rows = rows_among(connection, _BY_ID, MessageRow.id, ids, {"key": key, "session": session})
     return {row.id: dict(row._mapping) for row in rows}
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from deltamem_agents.errors import InvalidAgentError, InvalidMessageError
@@ -43,6 +43,17 @@ class NewMessage:
         return _versions(self.blocks) == _versions(blocks) if text else self.blocks == blocks
 
 
+class MessageRef(NamedTuple):
+    """Which message: ids are unique within their session, the caller's conversations may number theirs alike."""
+
+    session: str
+    id: str
+
+    def as_dict(self) -> dict[str, str]:
+        """For JSON."""
+        return self._asdict()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """A live message of an agent's journal.
@@ -59,6 +70,11 @@ class Entry:
     text: str
     metadata: dict[str, Any]
     created_at: datetime
+
+    @property
+    def ref(self) -> MessageRef:
+        """What names the message within its agent."""
+        return MessageRef(self.session, self.id)
 
 
 def check_id(value: object, kind: str = "agent") -> str:

@@ -80,7 +80,9 @@ class AgentRow(Base):
 
     ``head`` is the last journal position ever given out, so that no position is used twice. ``epoch`` starts at random,
     so that an agent that was deleted and written to again is never taken for the one before. ``origin`` is the key of
-    the agent at the root of its forks, null for one that was not forked.
+    the agent at the root of its forks, null for one that was not forked. ``secret`` is the key of hashes that leave the
+    database; it goes with the agent, and with it all that the hashes could tell. Up to position ``agent_ids_until`` a
+    message replaced one of the same id in any session, as before version 0004; null where that makes no difference.
     """
 
     __tablename__ = "deltamem_agents"
@@ -91,6 +93,8 @@ class AgentRow(Base):
     head: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     origin: Mapped[int | None] = mapped_column(BigKey)
+    secret: Mapped[bytes] = mapped_column(LargeBinary)
+    agent_ids_until: Mapped[int | None] = mapped_column(BigInteger)
 
 
 Index("deltamem_agents_origin", AgentRow.origin)
@@ -115,6 +119,7 @@ class MessageRow(Base):
 Index(
     "deltamem_messages_live_id",
     MessageRow.agent_key,
+    MessageRow.session,
     MessageRow.id,
     unique=True,
     sqlite_where=MessageRow.left_at.is_(None),

@@ -125,8 +125,9 @@ class Store(ById):
 
         Args:
             messages: Mappings with ``role`` and ``content`` (text or a list of blocks), optionally ``id``,
-                ``metadata`` and ``created_at``. A known id with the same role and text is passed over; with another it
-                replaces the old message, which leaves the live journal, and the agent's epoch rises.
+                ``metadata`` and ``created_at``. An id that the session knows is passed over with the same role and
+                text; with another it replaces the old message, which leaves the live journal, and the agent's epoch
+                rises.
 
         Returns:
             The messages' ids, in order; once this returns they are durable.
@@ -168,6 +169,14 @@ class Store(ById):
         check_id(agent)
         return self._database.read(lambda connection: journal.agent_row(connection, agent) is not None, alone=True)
 
+    def secret(self, agent: str) -> bytes | None:
+        """The key of hashes about an agent that leave the database; None for an unknown agent.
+
+        It is the agent's own, random, in no archive or fork, and goes when the agent is deleted.
+        """
+        check_id(agent)
+        return self._database.read(lambda connection: journal.secret(connection, agent))
+
     def sessions(self, agent: str) -> list[str]:
         """An agent's sessions that have live messages, in the order in which they began."""
         check_id(agent)
@@ -185,7 +194,7 @@ class Store(ById):
         def entries(connection: Connection) -> list[Entry]:
             found = timeline.required(connection, agent)
             timeline.check_position(agent, position, found.head)
-            return journal.at_positions(connection, found.key, timeline.positions_at(connection, found.key, position))
+            return journal.at_positions(connection, found.key, timeline.positions_at(connection, found, position))
 
         return self._database.read(entries)
 
@@ -241,7 +250,7 @@ class Store(ById):
 
         Raises:
             UnknownAgentError: No such agent.
-            ConfigError: Nothing was chosen, or by times that are none.
+            ConfigError: Nothing was chosen, by times that are none, or by an id that several sessions have.
         """
         check_id(agent)
         erasing.check_selection(chosen)

@@ -56,7 +56,7 @@ def tail(
         start = base.position if base else 0
         entries = beyond if start == after else journal.live(connection, agent, start, None)
     else:
-        wanted = timeline.positions_at(connection, found.key, at)
+        wanted = timeline.positions_at(connection, found, at)
         # States were folded from what is live now: they hold as far as the two agree.
         common = min({*wanted} ^ timeline.live_positions(connection, found.key), default=at + 1) - 1
         newest = None if anew else revisions.newest(connection, agent, fingerprint, min(at, common))

@@ -2,8 +2,9 @@
 
 Positions are given out once. A message goes on from the entry before it, a rollback from the position it names, so a
 journal is a path through its entries: from any of them back to the beginning. What is live at a position are the
-messages on its path, less those that a later message of the same id on the path superseded. Works on an open
-connection; `store` owns the transaction.
+messages on its path, less those that a later message of the same session and id on the path superseded. Up to
+`Agent.agent_ids_until` one of the same id superseded whatever its session. Works on an open connection; `store` owns
+the transaction.
 """
 
 from __future__ import annotations
@@ -46,24 +47,29 @@ def check_position(agent: str, position: object, head: int) -> int:
     return position
 
 
-def positions_at(connection: Connection, key: int, at: int, without: Collection[int] = ()) -> list[int]:
+def positions_at(connection: Connection, agent: Agent, at: int, without: Collection[int] = ()) -> list[int]:
     """Positions of the messages that were live when the journal ended at ``at``, in order.
 
     Args:
         without: Positions of messages to leave aside, as if they had never been written.
     """
-    path = _path(connection, key, at)
+    path = _path(connection, agent.key, at)
     query = (
-        select(MessageRow.position, MessageRow.id)
-        .where(MessageRow.agent_key == key, MessageRow.position <= at)
+        select(MessageRow.position, MessageRow.session, MessageRow.id)
+        .where(MessageRow.agent_key == agent.key, MessageRow.position <= at)
         .order_by(MessageRow.position)
     )
     starts = [start for start, _ in path]
-    newest: dict[str, int] = {}
-    for position, message_id in connection.execute(query):
+    newest: dict[tuple[str, str], int] = {}
+    sessions: dict[str, str] = {}  # of ids that were the whole agent's: the session that says them now
+    for position, session, message_id in connection.execute(query):
         piece = bisect_left(starts, position) - 1
-        if piece >= 0 and position <= path[piece][1] and position not in without:
-            newest[message_id] = position
+        if piece < 0 or position > path[piece][1] or position in without:
+            continue
+        if position <= (agent.agent_ids_until or 0):
+            newest.pop((sessions.get(message_id, session), message_id), None)
+            sessions[message_id] = session
+        newest[session, message_id] = position
     return sorted(newest.values())
 
 
@@ -72,7 +78,7 @@ def rollback(connection: Connection, words: records.Words, agent: str, target: i
     found = required(connection, agent, lock=True)
     check_position(agent, target, found.head)
     entry = found.head + 1
-    if not _settle(connection, words, found, set(positions_at(connection, found.key, target)), entry):
+    if not _settle(connection, words, found, set(positions_at(connection, found, target)), entry):
         return found.head
     connection.execute(
         insert(RollbackRow).values(agent_key=found.key, position=entry, target=target, created_at=datetime.now(UTC))
@@ -83,7 +89,7 @@ def rollback(connection: Connection, words: records.Words, agent: str, target: i
 
 def first_change(connection: Connection, agent: Agent, deleted: Collection[int]) -> int:
     """The first position that is another one's, or nobody's, once messages are deleted; some are."""
-    wanted = positions_at(connection, agent.key, agent.head, without=deleted)
+    wanted = positions_at(connection, agent, agent.head, without=deleted)
     return min([*deleted, *live_positions(connection, agent.key).symmetric_difference(wanted)])
 
 
@@ -93,7 +99,7 @@ def settle(connection: Connection, words: records.Words, agent: Agent, *, since:
     Args:
         since: The `first_change`.
     """
-    wanted = set(positions_at(connection, agent.key, agent.head))
+    wanted = set(positions_at(connection, agent, agent.head))
     _settle(connection, words, agent, wanted, agent.head)
     revisions.forget(connection, agent.key, since=since, epoch=agent.epoch + 1)
     connection.execute(update(AgentRow).where(AgentRow.key == agent.key).values(epoch=agent.epoch + 1))

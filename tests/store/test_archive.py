@@ -30,9 +30,9 @@ def filled(store: Store, say: Say, commit: Commit) -> Store:
         "apple\ncore\x1e\r\n", id="a", metadata={"tags": ["é", {"b": True}]}, created_at="2026-01-02T03:04:05.6Z"
     )
     store.append("alice", [apple, say("banana", "tool", id="b"), say(blocks, "assistant", id="猫" * 255)], "s1")
-    store.append("alice", [say("blackberry", id="b")], "s/2")
+    store.append("alice", [say("blackberry", id="b")], "s1")
     store.rollback("alice", 3)
-    store.append("alice", [say("damson"), say([{"type": "image", "url": "y"}])], "s3")
+    store.append("alice", [say("damson", id="b"), say([{"type": "image", "url": "y"}])], "s/3")
     store.rollback("alice", 4)
     store.rollback("alice", 7)
     commit("alice", 1, state=STATE)
@@ -95,7 +95,7 @@ def test_an_imported_agent_goes_on(filled: Store, tmp_path: Path, say: Say) -> N
     filled.import_(tmp_path / "a.zip", "bob")
     tail = filled.tail("bob", "f")
     assert tail is not None and tail.newest is not None and tail.newest.state == STATE
-    filled.append("bob", [say("apricot", id="a"), say("damson", id="b")], "s")
+    filled.append("bob", [say("apricot", id="a"), say("damson", id="b")], "s1")
     assert [entry.position for entry in filled.live("bob")][-2:] == [10, 11]
     filled.rollback("bob", 4)
     assert [entry.text for entry in filled.live("bob")] == [entry.text for entry in filled.at("alice", 4)]
@@ -251,8 +251,13 @@ def test_no_file_and_a_folder(other: Store, archive: Path) -> None:
 FOREIGN: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
     "no manifest": (lambda members: members.pop("manifest.json") and None, "no manifest"),
     "another format": (in_manifest(format="deltamem-other"), "no agent that was exported"),
-    "newer": (in_manifest(version=2), "version 2.*up to 1.*install a newer"),
+    "newer": (in_manifest(version=3), "version 3.*up to 2.*install a newer"),
     "version of text": (in_manifest(version="1"), "no agent that was exported"),
+    "version 0": (in_manifest(version=0), "no agent that was exported"),
+    "version of truth": (in_manifest(version=True), "no agent that was exported"),
+    "ids of the agent beyond its end": (in_manifest(agent_ids_until=10**6), "agent_ids_until 1000000"),
+    "ids of the agent until -1": (in_manifest(agent_ids_until=-1), "agent_ids_until -1"),
+    "ids of the agent until text": (in_manifest(agent_ids_until="1"), "agent_ids_until '1'"),
     "negative head": (in_manifest(head=-1), "numbers"),
     "huge head": (in_manifest(head=1 << 63), "numbers"),
     "head before the end": (in_manifest(head=3), "position"),
@@ -423,3 +428,82 @@ def test_records_cut_otherwise_are_embedded_again(filled: Store, tmp_path: Path)
         whole.import_(tmp_path / "a.zip")
         assert [record.chunk for record in whole.records("alice")] == [0, 0, 0, 0]
         assert len(whole.embeddings("alice", "m")[0]) + len(whole.missing_embeddings("alice", "m", 9)) == 4
+
+
+def test_sessions_that_number_alike(store: Store, other: Store, tmp_path: Path, say: Say) -> None:
+    for session in ("a", "b"):
+        store.append("alice", [say(f"apple of {session}", id="1"), say("pie", id="2")], session)
+    store.append("alice", [say("tart", id="2")], "b")
+    store.export("alice", tmp_path / "a.zip")
+    other.import_(tmp_path / "a.zip")
+    assert told(other, "alice") == told(store, "alice") and len(other.live("alice")) == 4
+    other.append("alice", [say("cake", id="2")], "a")
+    assert [entry.text for entry in other.live("alice", session="a")] == ["apple of a", "cake"]
+
+
+def as_version_1(members: dict[str, bytes]) -> None:
+    manifest = json.loads(members["manifest.json"]) | {"version": 1}
+    del manifest["agent_ids_until"]
+    members["manifest.json"] = json.dumps(manifest).encode()
+
+
+def test_an_archive_of_version_1_is_read(other: Store, archive: Path, say: Say) -> None:
+    other.import_(rewritten(archive, as_version_1), "new")
+    assert told(other, "new") == told(other, "alice")
+    other.append("new", [say("message 0", id="0")], "t")
+    assert len(other.live("new")) == 11
+
+
+def test_in_an_archive_of_version_1_ids_are_the_agents(other: Store, tmp_path: Path, say: Say) -> None:
+    """A message that another session's had replaced when it was written stays replaced, however it comes and goes."""
+    path = tmp_path / "a.zip"
+    for session, text in (("a", "apple"), ("b", "banana")):
+        other.append("alice", [say(text, id="1")], session)
+    other.export("alice", path)
+
+    def old(members: dict[str, bytes]) -> None:
+        as_version_1(members)
+        in_line("messages.jsonl", 0, left_at=2)(members)
+
+    rewritten(path, old)
+    other.import_(path, "new")
+    assert [[entry.text for entry in other.at("new", at)] for at in range(3)] == [[], ["apple"], ["banana"]]
+    assert [entry.text for entry in other.live("new")] == [record.text for record in other.records("new")] == ["banana"]
+    other.export("new", path)  # as version 2
+    other.import_(path, "again")
+    assert told(other, "again") == told(other, "new")
+    other.append("again", [say("apricot", id="1")], "a")
+    assert [entry.text for entry in other.live("again")] == ["banana", "apricot"]
+    rewritten(path, in_manifest(agent_ids_until=None))
+    with pytest.raises(ArchiveError, match="not those its rollbacks leave"):
+        other.import_(path, "third")
+
+
+def test_one_id_live_twice_in_a_session(other: Store, tmp_path: Path, say: Say) -> None:
+    path = tmp_path / "a.zip"
+    for session in ("a", "b"):
+        other.append("alice", [say("apple", id="1")], session)
+    other.export("alice", path)
+    content = path.read_bytes()
+    refused(other, rewritten(path, as_version_1), "'1' is live twice")
+    path.write_bytes(content)
+    refused(other, rewritten(path, in_line("messages.jsonl", 1, session="a")), "'1' is live twice in one session")
+
+
+def test_the_secret_key_of_an_agent_stays_where_it_is(store: Store, tmp_path: Path, say: Say) -> None:
+    store.append("alice", [say("apple")], "s")
+    secret = store.secret("alice")
+    assert secret is not None and len(secret) == 32 and store.secret("nobody") is None
+    store.export("alice", tmp_path / "a.zip")
+    store.import_(tmp_path / "a.zip", "bob")
+    store.fork("alice", "carol")
+    store.append("alice", [say("pie", id="1")], "s")
+    assert store.secret("alice") == secret
+    assert len({store.secret(agent) for agent in ("alice", "bob", "carol")}) == 3
+    with zipfile.ZipFile(tmp_path / "a.zip") as opened:
+        told = b"".join(map(opened.read, opened.namelist()))
+    assert secret not in told and secret.hex().encode() not in told
+    store.erase("alice", Selection(whole=True))
+    assert store.secret("alice") is None
+    store.append("alice", [say("apple")], "s")
+    assert store.secret("alice") not in (None, secret)

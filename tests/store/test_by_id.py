@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deltamem_agents.errors import InvalidAgentError
-from deltamem_agents.store import Selection, Store
+from deltamem_agents.store import MessageRef, Selection, Store
 
 
 @pytest.fixture
@@ -26,19 +26,28 @@ def test_found_are_live_messages_of_the_agent_in_order(store: Store) -> None:
         put(store, message_id)
     put(store, "b", "Hello")  # stands at the end now
     put(store, "a", "Not Alice's", agent="bob")
-    assert [(each.id, each.text) for each in store.find("alice", ["b", "a", "none", "a"])] == [
-        ("a", "Hi"),
-        ("b", "Hello"),
+    put(store, "a", "In another session", session="t")
+    assert [
+        (each.ref, each.text) for each in store.find("alice", [("s", each) for each in ("b", "a", "none", "a")])
+    ] == [
+        (("s", "a"), "Hi"),
+        (("s", "b"), "Hello"),
     ]
-    assert store.find("alice", []) == store.find("nobody", ["a"]) == []
-    store.erase("alice", Selection(ids=["a"]))
-    assert store.find("alice", ["a"]) == []
+    assert [each.text for each in store.find("alice", [("t", "a"), ("t", "b"), ("u", "a")])] == ["In another session"]
+    assert len(store.find("alice", [MessageRef("t", "a"), ("s", "a")])) == 2
+    assert store.find("alice", []) == store.find("nobody", [("s", "a")]) == []
+    store.erase("alice", Selection(ids=[("s", "a")]))
+    assert store.find("alice", [("s", "a")]) == [] != store.find("alice", [("t", "a")])
 
 
 def test_more_ids_than_one_statement_takes(store: Store) -> None:
     ids = [f"m{i}" for i in range(1100)]
     store.append("alice", [{"role": "user", "content": "Hi", "id": each} for each in ids], "s")
-    assert [each.id for each in store.find("alice", ids[::-1])] == ids
+    assert [each.id for each in store.find("alice", [("s", each) for each in ids[::-1]])] == ids
+    for session in range(600):
+        put(store, "1", session=str(session))
+    refs = [(str(session), "1") for session in range(600)]
+    assert [each.ref for each in store.find("alice", refs)] == refs
 
 
 def test_sessions_under_a_prefix(store: Store) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deltamem_agents.errors import ConfigError, UnknownAgentError
-from deltamem_agents.store import Selection, Store
+from deltamem_agents.store import MessageRef, Selection, Store
 
 Say = Callable[..., dict[str, Any]]
 Commit = Callable[..., int]
@@ -18,13 +18,13 @@ NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 @pytest.fixture
 def filled(store: Store, say: Say, commit: Commit) -> Store:
-    """alice: 1 apple, 2 banana, 3 cherry (in s1), 4 blackberry in place of banana, 5 damson (in s2), an hour apart."""
+    """alice: 1 apple, 2 banana, 3 cherry, 4 blackberry in place of banana (in s1), 5 damson (in s2), an hour apart."""
     for position, (text, name, session) in enumerate(
         [
             ("apple", "a", "s1"),
             ("banana", "b", "s1"),
             ("cherry", "c", "s1"),
-            ("blackberry", "b", "s2"),
+            ("blackberry", "b", "s1"),
             ("damson", "d", "s2"),
         ]
     ):
@@ -56,7 +56,7 @@ def test_by_ids_every_version_goes(filled: Store, rows: Rows) -> None:
     assert live(filled) == [(1, "apple"), (3, "cherry"), (5, "damson")]
     assert [entry.text for entry in filled.at("alice", 2)] == ["apple"]
     (erased,) = plan.erased
-    assert (erased.agent, erased.ids, erased.messages, len(erased.hashes)) == ("alice", ("b",), 2, 2)
+    assert (erased.agent, erased.ids, erased.messages, len(erased.hashes)) == ("alice", (("s1", "b"),), 2, 2)
     assert (erased.records, erased.embeddings, erased.revisions) == (1, 1, 4)
     assert revisions(filled) == [1]
     after = filled.agent("alice")
@@ -74,10 +74,10 @@ def test_no_word_of_it_is_found(filled: Store) -> None:
     assert len(filled.embeddings("alice", "m")[0]) == 3
 
 
-def test_by_session_a_message_that_was_superseded_there_is_live_again(filled: Store) -> None:
-    plan = filled.erase("alice", Selection(session="s2"))
+def test_a_message_that_an_erased_one_had_superseded_is_live_again(filled: Store) -> None:
+    plan = filled.erase("alice", Selection(since=NOON + timedelta(hours=3)))
 
-    assert plan.erased[0].ids == ("b", "d")
+    assert plan.erased[0].ids == (("s1", "b"), ("s2", "d"))
     assert live(filled) == [(1, "apple"), (2, "banana"), (3, "cherry")]
     assert [record.text for record, _ in filled.search_text("alice", ["banana", "blackberry"], 5)] == ["banana"]
     assert [text for _, text in filled.missing_embeddings("alice", "m", 9)] == ["banana"]
@@ -85,9 +85,9 @@ def test_by_session_a_message_that_was_superseded_there_is_live_again(filled: St
 
 
 def test_states_that_went_with_a_message_that_came_back_are_counted(filled: Store) -> None:
-    dry = filled.erase("alice", Selection(session="s2"), dry_run=True).erased[0]
+    dry = filled.erase("alice", Selection(since=NOON + timedelta(hours=3)), dry_run=True).erased[0]
     before = len(revisions(filled))
-    erased = filled.erase("alice", Selection(session="s2")).erased[0]
+    erased = filled.erase("alice", Selection(since=NOON + timedelta(hours=3))).erased[0]
     assert dry.revisions == erased.revisions == before - len(revisions(filled)) == 4
 
 
@@ -142,7 +142,8 @@ def test_the_whole_agent(filled: Store, rows: Rows) -> None:
     filled.rollback("alice", 3)
     plan = filled.erase("alice", Selection(whole=True))
     erased = plan.erased[0]
-    assert (erased.ids, erased.messages, erased.records, erased.revisions) == (("a", "b", "c", "d"), 5, 3, 1)
+    refs = (("s1", "a"), ("s1", "b"), ("s1", "c"), ("s2", "d"))
+    assert (erased.ids, erased.messages, erased.records, erased.revisions) == (refs, 5, 3, 1)
     assert filled.agent("alice") is None and live(filled) == [] and filled.search_text("alice", ["apple"], 5) == []
     assert all(found == [] for found in rows(filled, "alice").values())
     with pytest.raises(UnknownAgentError):
@@ -162,7 +163,7 @@ def test_other_agents_rows_are_untouched(filled: Store, rows: Rows, chosen: Sele
 def test_forks_that_hold_it_are_listed(filled: Store, say: Say) -> None:
     filled.fork("alice", "twin")
     filled.fork("twin", "third")
-    filled.append("third", [say("apricot", id="a")], "s")
+    filled.append("third", [say("apricot", id="a")], "s1")
     filled.fork("bob", "robert")
     filled.append("twin", [say("mine alone", id="e")], "s")
     filled.erase("twin", Selection(ids=["d"]))
@@ -170,13 +171,14 @@ def test_forks_that_hold_it_are_listed(filled: Store, say: Say) -> None:
     plan = filled.erase("alice", Selection(ids=["a", "d"]))
 
     assert [each.agent for each in plan.erased] == ["alice"]
-    assert plan.held_by == {"twin": ["a"], "third": ["a", "d"]}  # the superseded one too; never bob's
+    # The superseded one too; never bob's.
+    assert plan.held_by == {"twin": [("s1", "a")], "third": [("s1", "a"), ("s2", "d")]}
     assert filled.live("twin")[0].text == "apple"
 
 
 def test_forks_are_erased_on_request(filled: Store, say: Say, rows: Rows) -> None:
     filled.fork("alice", "twin")
-    filled.append("twin", [say("apricot", id="a"), say("elder", id="e")], "s")
+    filled.append("twin", [say("apricot", id="a"), say("elder", id="e")], "s1")
     bobs = rows(filled, "bob")
     epochs = {info.id: info.epoch for info in filled.agents()}
 
@@ -247,6 +249,14 @@ NOTHING_CHOSEN: list[tuple[Selection, str]] = [
     (Selection(), "nothing was said"),
     (Selection(ids="abc"), "list of message ids"),
     (Selection(ids=[1]), "list of message ids"),  # type: ignore[list-item]
+    (Selection(ids=7), "list of message ids"),  # type: ignore[arg-type]
+    (Selection(ids=b"a"), "list of message ids"),  # type: ignore[arg-type]
+    (Selection(ids=[b"a"]), "list of message ids"),  # type: ignore[list-item]
+    (Selection(ids=MessageRef("s1", "a")), "list of message ids"),  # would be two ids, and neither is meant
+    (Selection(ids=[("a",)]), "pairs of session and id"),  # type: ignore[list-item]
+    (Selection(ids=[("s1", "a", "b")]), "pairs of session and id"),  # type: ignore[list-item]
+    (Selection(ids=[("s1", 1)]), "pairs of session and id"),  # type: ignore[list-item]
+    (Selection(ids=["a"], session=b"s1"), "session is b's1'"),  # type: ignore[arg-type]
     (Selection(since="yesterday"), "since is 'yesterday'"),  # type: ignore[arg-type]
     (Selection(until=5), "until is 5"),  # type: ignore[arg-type]
     (Selection(since=NOON, until=NOON), "not before"),
@@ -291,7 +301,7 @@ def test_many_messages(store: Store, say: Say) -> None:
     store.append("alice", [say(f"message {i}", id=str(i)) for i in range(3000)], "s")
     plan = store.erase("alice", Selection(ids=[str(i) for i in range(2500)]))
     assert plan.erased[0].messages == plan.erased[0].records == 2500
-    assert plan.erased[0].ids[0] == "0" and len(store.live("alice")) == len(store.records("alice")) == 500
+    assert plan.erased[0].ids[0] == ("s", "0") and len(store.live("alice")) == len(store.records("alice")) == 500
 
 
 def test_purging_finishes_what_was_erased(filled: Store) -> None:
@@ -300,3 +310,84 @@ def test_purging_finishes_what_was_erased(filled: Store) -> None:
     assert filled.purge() is None
     assert filled._database.read(lambda c: c.exec_driver_sql("SELECT count(*) FROM deltamem_purges").scalar()) == 0
     assert [record.text for record, _ in filled.search_text("alice", ["cherry"], 5)] == ["cherry"]
+
+
+@pytest.fixture
+def numbered(store: Store, say: Say) -> Store:
+    """Three sessions that number their messages from 1; the second has edited its first, the third begins like it."""
+    for session, texts in {"a": "apple avocado", "b": "banana bilberry", "c": "banana cherry"}.items():
+        store.append("alice", [say(text, id=str(i)) for i, text in enumerate(texts.split(), 1)], session)
+    store.append("alice", [say("blackberry", id="1")], "b")
+    store.append("alice", [say("damson", id="4")], "c")
+    return store
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        Selection(ids=["1"]),
+        Selection(ids=["4", "1"]),
+        Selection(ids=["4", "2", ("a", "1")]),
+        Selection(ids=["1"], since=datetime(2000, 1, 1, tzinfo=UTC)),
+        Selection(ids=["1"], until=datetime(2000, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_an_id_of_several_sessions_is_refused(numbered: Store, rows: Rows, chosen: Selection, dry_run: bool) -> None:
+    before = rows(numbered)
+    with pytest.raises(ConfigError, match=r"'[12]' is in 3 sessions: 'a', 'b', 'c'; nothing was erased"):
+        numbered.erase("alice", chosen, dry_run=dry_run)
+    assert rows(numbered) == before
+
+
+def test_an_id_that_is_in_many_sessions_names_some(store: Store, say: Say) -> None:
+    for number in range(30):
+        store.append("alice", [say("apple", id="1")], f"s{number:02}")
+    with pytest.raises(ConfigError, match="is in 30 sessions: 's00', 's01', 's02', 's03', 's04' and 25 more"):
+        store.erase("alice", Selection(ids=["1"]))
+
+
+def test_an_id_that_only_replaced_messages_share_is_refused_too(store: Store, say: Say) -> None:
+    store.append("alice", [say("apple", id="1")], "a")
+    store.append("alice", [say("banana", id="1")], "b")
+    store.rollback("alice", 1)
+    with pytest.raises(ConfigError, match="in 2 sessions: 'a', 'b'"):
+        store.erase("alice", Selection(ids=["1"]))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "refs"),
+    [
+        (Selection(ids=["1"], session="b"), [("b", "1")]),
+        (Selection(ids=[("b", "1")]), [("b", "1")]),
+        (Selection(ids=[MessageRef("b", "1"), "4", ("a", "2")]), [("a", "2"), ("b", "1"), ("c", "4")]),
+        (Selection(ids=["4"]), [("c", "4")]),
+        (Selection(ids=["1", ("c", "2"), ("a", "2")], session="c"), [("c", "1"), ("c", "2")]),
+        (Selection(ids=[("a", "1")], session="b"), []),
+        (Selection(ids=[("1", "a"), ("b", "4")]), []),
+        (Selection(session="b"), [("b", "1"), ("b", "2")]),
+    ],
+)
+def test_what_is_named_goes_in_its_session(
+    numbered: Store, chosen: Selection, refs: list[tuple[str, str]], rows: Rows
+) -> None:
+    before = numbered.live("alice")
+    dry = numbered.erase("alice", chosen, dry_run=True).erased[0]
+    erased = numbered.erase("alice", chosen).erased[0]
+    assert dry.ids == erased.ids and sorted(erased.ids) == refs
+    assert numbered.live("alice") == [entry for entry in before if entry.ref not in refs]
+    assert ("blackberry" in repr(rows(numbered)), "bilberry" in repr(rows(numbered))) == (
+        ("b", "1") not in refs,
+        ("b", "2") not in refs,
+    )
+    assert all(each == {"session": each["session"], "id": each["id"]} for each in erased.as_dict()["ids"])
+
+
+def test_a_fork_holds_what_is_of_the_same_session(numbered: Store, say: Say) -> None:
+    numbered.fork("alice", "twin")
+    numbered.erase("twin", Selection(ids=[("b", "1")]))  # c says "banana" under the same number still
+    assert numbered.erase("alice", Selection(ids=[("b", "1")]), dry_run=True).held_by == {}
+    assert numbered.erase("alice", Selection(ids=[("c", "1")])).held_by == {"twin": [("c", "1")]}
+    numbered.erase("twin", Selection(ids=[("c", "1")]), forks=True)
+    assert "banana" not in [entry.text for entry in numbered.live("twin")]
+    assert [entry.text for entry in numbered.live("alice", session="b")] == ["bilberry", "blackberry"]

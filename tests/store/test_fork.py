@@ -18,7 +18,7 @@ def filled(store: Store, say: Say, commit: Commit) -> Store:
     """1 apple, 2 banana, 3 cherry, of which banana is superseded at 4 and all was rolled back to 3."""
     first = say("apple\ncore", id="a", metadata={"n": [1]}, created_at="2026-01-02T03:04:05.678901+00:00")
     store.append("alice", [first, say("banana", id="b"), say([{"type": "image", "url": "c"}, "cherry"], id="c")], "s1")
-    store.append("alice", [say("blackberry", id="b")], "s2")
+    store.append("alice", [say("blackberry", id="b")], "s1")
     store.rollback("alice", 3)
     commit("alice", 1)
     commit("alice", 3, 1)
@@ -87,7 +87,7 @@ def test_forks_of_forks(filled: Store) -> None:
     filled.erase("alice", Selection(whole=True))
     assert told(filled, "third") == told(filled, "second")
     plan = filled.erase("third", Selection(ids=["a"]), dry_run=True)
-    assert plan.held_by == {"second": ["a"]}  # relatives, though their root has gone
+    assert plan.held_by == {"second": [("s1", "a")]}  # relatives, though their root has gone
 
 
 def test_an_existing_name_is_refused(filled: Store, say: Say) -> None:

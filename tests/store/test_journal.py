@@ -57,7 +57,7 @@ def test_same_id_and_text_is_a_no_op(store: Store, say: Say) -> None:
     store.append("alice", [say("hello", id="m1")], "s1")
     before = store.agent("alice")
 
-    assert store.append("alice", [say("hello", id="m1"), say("hello", id="m1")], "s2") == ["m1", "m1"]
+    assert store.append("alice", [say("hello", id="m1"), say("hello", id="m1")], "s1") == ["m1", "m1"]
 
     assert before is not None and (before.messages, before.position) == (1, 1)
     assert store.agent("alice") == before
@@ -80,6 +80,23 @@ def test_same_id_with_other_text_supersedes(store: Store, say: Say) -> None:
     assert store.search_text("alice", ["Oslo"], 5) == []
     store.append("alice", [say("I live in Oslo", id="m1")], "s")  # and back again
     assert [entry.position for entry in store.live("alice")] == [2, 4]
+
+
+def test_ids_are_those_of_their_session(store: Store, say: Say) -> None:
+    texts = {"a": ["My locker is 4417.", "Noted."], "b": ["I like tea.", "Noted."], "c": ["My locker is 4417."]}
+    for session, said in texts.items():
+        store.append("alice", [say(each, id=str(number)) for number, each in enumerate(said, 1)], session)
+    for session, said in texts.items():  # again: nothing
+        store.append("alice", [say(each, id=str(number)) for number, each in enumerate(said, 1)], session)
+
+    assert {name: [entry.text for entry in store.live("alice", session=name)] for name in texts} == texts
+    assert [entry.ref for entry in store.live("alice")] == [
+        ("a", "1"), ("a", "2"), ("b", "1"), ("b", "2"), ("c", "1"),
+    ]  # fmt: skip
+    store.append("alice", [say("I like coffee.", id="1")], "b")
+    assert [entry.text for entry in store.live("alice", session="b")] == ["Noted.", "I like coffee."]
+    assert len(store.live("alice")) == len(store.records("alice")) == 5
+    assert [record.text for record, _ in store.search_text("alice", ["locker"], 5)] == ["My locker is 4417."] * 2
 
 
 def test_supersession_within_one_append(store: Store, say: Say) -> None:

@@ -14,12 +14,13 @@ from alembic import command, op
 from safetensors.torch import save
 from sqlalchemy import Connection, create_engine, inspect, text
 
-from deltamem_agents.errors import StoreError
-from deltamem_agents.store import Store, versions
+from deltamem_agents.errors import ConfigError, StoreError
+from deltamem_agents.store import Selection, Store, versions
 from deltamem_agents.store.codec import decode, encode
 from deltamem_agents.store.database import Database, open_database
 
 FreshUrl = Callable[[], str]
+AGENTS = ("alice", "bób", "carol")
 OLD_STATE = {f"model.layers.{layer}.self_attn": torch.arange(4.0).reshape(2, 2) - layer for layer in (0, 2, 11)}
 STATES = {  # position: as version 0001 stored them, and whether they can be used
     1: (save(OLD_STATE), True),
@@ -66,6 +67,13 @@ def fill(connection: Connection, dots: str = "") -> None:
     put("records", key=19, agent_key=1, position=9, chunk=0, text="blocks")
     put("messages", agent_key=5, position=1, id="m1", text="indent", left_at=None, **rest)
     put("records", key=20, agent_key=5, position=1, chunk=0, text="indent")
+    # What was said in one session was replaced in another, as ids were the agent's.
+    put("agents", key=7, id="carol", epoch=2, head=3, created_at=at)
+    for position, session, name, left_at in ((1, "s", "m1", 2), (2, "t", "m1", None), (3, "t", "m2", None)):
+        message = {"id": name, "text": f"line {position}", "left_at": left_at}
+        put("messages", agent_key=7, position=position, **rest | message | {"session": session})
+        if left_at is None:
+            put("records", key=20 + position, agent_key=7, position=position, chunk=0, text=f"line {position}")
     vector = np.array([1, 2], "<f4").tobytes()
     put("embeddings", record_key=11, model="m", dim=2, vector=vector)
     for position, (state, _) in STATES.items():
@@ -85,27 +93,37 @@ def opened(url: str, schema: str | None = None) -> Iterator[Database]:
         database.close()
 
 
-@pytest.fixture(params=["file", "file without Alembic's version", "postgresql", "postgresql schema"])
-def old(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
-    """A database of version 0001.
+@contextmanager
+def of_version(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, kind: str
+) -> Iterator[Database]:
+    """A database of an earlier version, filled as version 0001 did.
 
-    There never was one on PostgreSQL; it stands there for the versions that will be. Its full-text index is left out.
+    There never was one of 0001 on PostgreSQL; it stands there for the versions that will be. Its full-text index is
+    left out.
     """
-    schema = "memory" if request.param.endswith("schema") else None
+    schema = "memory" if kind.endswith("schema") else None
     url = f"sqlite:///{tmp_path}/m.db"
-    if request.param.startswith("postgresql"):
+    if kind.startswith("postgresql"):
         fresh: FreshUrl = request.getfixturevalue("postgresql_url")
         url = fresh()
         execute = op.execute
         monkeypatch.setattr(op, "execute", lambda sql: execute(sql) if "_fts" not in sql else None)
     with opened(url, schema) as database:
         database.prepare()
-        run(database, "0001")
+        run(database, version)
         dots = f"{schema}." if schema else ""
         database.write(lambda connection: fill(connection, dots))
         for table in ("agents", "records") if url.startswith("postgresql") else ():  # past the keys given above
             past = f"SELECT setval(pg_get_serial_sequence('{dots}deltamem_{table}', 'key'), 100)"
             database.write(lambda connection, past=past: connection.exec_driver_sql(past))
+        yield database
+
+
+@pytest.fixture(params=["file", "file without Alembic's version", "postgresql", "postgresql schema"])
+def old(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    """A database of version 0001."""
+    with of_version(request, tmp_path, monkeypatch, "0001", request.param) as database:
         if request.param == "file without Alembic's version":
             database.write(lambda connection: connection.execute(text("DROP TABLE deltamem_version")))
         yield database
@@ -139,6 +157,42 @@ def test_everything_reads_after_the_upgrade(old: Database) -> None:
         assert store.rollback("alice", 9) == 11 and store.live("alice") == entries
         store.fork("alice", "twin")
         assert store.live("twin") == entries
+
+
+@pytest.mark.parametrize("kind", ["file", "postgresql", "postgresql schema"])
+@pytest.mark.parametrize("version", ["0001", "0002", "0003"])
+def test_ids_are_those_of_their_session_after_the_upgrade(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, kind: str
+) -> None:
+    with of_version(request, tmp_path, monkeypatch, version, kind) as database:
+        assert versions.upgrade(database) == (version, versions.LATEST)
+        assert versions.differences(database) == []
+        with again(database) as store:
+            said = {agent: [store.at(agent, at) for at in range(10 if agent == "alice" else 4)] for agent in AGENTS}
+            assert [[entry.text for entry in each] for each in said["carol"]] == [
+                [], ["line 1"], ["line 2"], ["line 2", "line 3"],
+            ]  # fmt: skip
+            assert said["carol"][3] == store.live("carol") and said["alice"][9] == store.live("alice")
+            secrets = {store.secret(agent) for agent in AGENTS}
+            assert len(secrets) == 3 and all(each is not None and len(each) == 32 for each in secrets)
+
+            for agent in AGENTS:  # in another session, an id is another message's
+                before = store.live(agent)
+                store.append(agent, [{"role": "user", "content": "new", "id": "m1"}], "new session")
+                assert store.live(agent)[:-1] == before
+                store.append(agent, [{"role": "user", "content": "newer", "id": "m1"}], "new session")
+                store.append(agent, [{"role": "user", "content": "indent", "id": "m1"}], before[0].session)
+                assert store.rollback(agent, before[-1].position) and store.live(agent) == before
+                assert [record.text for record in store.records(agent)] == [entry.text for entry in before]
+            store.fork("carol", "twin")
+            store.export("carol", tmp_path / "carol.zip")
+            store.import_(tmp_path / "carol.zip", "again")
+            for agent in ("carol", "twin", "again"):  # what was replaced then stays so, and comes back with an erasure
+                assert [store.at(agent, at) for at in range(4)] == said["carol"]
+                with pytest.raises(ConfigError, match="'m1' is in 3 sessions: 'new session', 's', 't'"):
+                    store.erase(agent, Selection(ids=["m1"]))
+                store.erase(agent, Selection(ids=["m1"], session="t"))
+                assert [entry.text for entry in store.live(agent)] == ["line 1", "line 3"]
 
 
 def test_states_are_the_same_and_damaged_ones_are_dropped(old: Database) -> None:
@@ -180,7 +234,7 @@ def test_upgraded_tables_are_those_that_are_made_new(old: Database, tmp_path: Pa
 
 def test_an_old_database_is_refused_and_left_alone(old: Database) -> None:
     before = content(old)
-    with pytest.raises(StoreError, match=r"version 0001.*needs 0003.*deltamem db upgrade"):
+    with pytest.raises(StoreError, match=r"version 0001.*needs 0004.*deltamem db upgrade"):
         again(old)
     with pytest.raises(StoreError, match="version 0001"):
         versions.differences(old)
@@ -224,7 +278,7 @@ def test_a_new_database_is_created_at_once(database_url: str) -> None:
     Store.open(database_url).close()
 
 
-@pytest.mark.parametrize("version", ["0004", "9999", "later"])
+@pytest.mark.parametrize("version", ["0005", "9999", "later"])
 def test_a_newer_database_is_refused_untouched(database_url: str, version: str) -> None:
     if database_url == "sqlite://":
         pytest.skip("is gone when it is closed")
@@ -235,7 +289,7 @@ def test_a_newer_database_is_refused_untouched(database_url: str, version: str) 
     with opened(database_url) as database:
         before = content(database)
         for refused in (lambda: Store.open(database_url), lambda: versions.upgrade(database)):
-            with pytest.raises(StoreError, match=rf"version {version}.*up to 0003.*or a newer one"):
+            with pytest.raises(StoreError, match=rf"version {version}.*up to 0004.*or a newer one"):
                 refused()
         assert content(database) == before
 

@@ -21,7 +21,7 @@ from deltamem_agents.store.schema import Base
 AGENTS = ["alice", "bob", "carol"]
 WORDS = ["apple", "banana", "cherry", "猫が"]
 SESSIONS = ["s1", "s2"]
-Live = dict[str, tuple[int, str, str]]  # id -> position, text, session
+Live = dict[tuple[str, str], tuple[int, str]]  # session and id -> position, text
 
 
 class Journal:
@@ -46,14 +46,14 @@ class Journal:
         live: Live = {}
         for each in reversed(path):
             message_id, text, session = self.entries[each]
-            live[message_id] = (each, text, session)
+            live[session, message_id] = (each, text)
         return live
 
     def messages(self) -> list[tuple[int, tuple[str, str, str]]]:
         return [(position, entry) for position, entry in self.entries.items() if not isinstance(entry, int)]
 
     def live(self) -> list[tuple[int, str, str, str]]:
-        return sorted((at, name, text, session) for name, (at, text, session) in self.at(self.head).items())
+        return sorted((at, name, text, session) for (session, name), (at, text) in self.at(self.head).items())
 
     def digest(self, position: int) -> bytes:
         return digest([text for at, _, text, _ in self.live() if at <= position])
@@ -63,6 +63,7 @@ def digest(texts: list[str]) -> bytes:
     return sha256("\n".join(texts).encode()).digest()
 
 
+REFS = st.tuples(st.sampled_from(SESSIONS), st.sampled_from("abc"))
 KNOWN = st.integers(0, len(AGENTS) - 1)  # one of the agents there are
 
 
@@ -89,7 +90,7 @@ class Machine(RuleBasedStateMachine):
         ids = self.store.append(agent, [message(name, text) for name, text in messages], session)
         journal = self.journals.setdefault(agent, Journal())
         for (_, text), name in zip(messages, ids, strict=True):
-            if journal.at(journal.head).get(name, (0, None))[1] != text:
+            if journal.at(journal.head).get((session, name), (0, None))[1] != text:
                 journal.head += 1
                 journal.entries[journal.head] = (name, text, session)
 
@@ -121,27 +122,33 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         number=KNOWN,
-        ids=st.none() | st.lists(st.sampled_from("abc"), min_size=1, max_size=2),
+        ids=st.none() | st.lists(st.sampled_from("abc") | REFS, min_size=1, max_size=2),
         session=st.none() | st.sampled_from(SESSIONS),
         forks=st.booleans(),
         dry=st.booleans(),
     )
     @precondition(lambda self: self.journals)
-    def erase(self, number: int, ids: list[str] | None, session: str | None, forks: bool, dry: bool) -> None:
+    def erase(
+        self, number: int, ids: list[str | tuple[str, str]] | None, session: str | None, forks: bool, dry: bool
+    ) -> None:
         agent = self.known(number)
         if ids is None and session is None:
             ids = ["a"]
         journal = self.journals[agent]
+        if session is None and any(len(self.sessions(agent, each)) > 1 for each in ids or () if isinstance(each, str)):
+            with pytest.raises(ConfigError, match="is in 2 sessions: 's1', 's2'"):
+                self.store.erase(agent, Selection(ids=ids), forks=forks, dry_run=dry)
+            return
         gone = {
             agent: [
                 position
                 for position, (name, _, where) in journal.messages()
-                if (ids is None or name in ids) and (session is None or where == session)
+                if (ids is None or name in ids or (where, name) in ids) and (session is None or where == session)
             ]
         }
-        said = {journal.entries[position][:2] for position in gone[agent]}
+        said = {journal.entries[position] for position in gone[agent]}
         for other, theirs in self.journals.items():
-            shared = [position for position, entry in theirs.messages() if entry[:2] in said]
+            shared = [position for position, entry in theirs.messages() if entry in said]
             if other != agent and theirs.family is journal.family and shared:
                 gone[other] = shared
         states, records = self.counts(self.store.revisions), self.counts(self.store.records)
@@ -150,13 +157,18 @@ class Machine(RuleBasedStateMachine):
         assert {each.agent for each in plan.erased} == (gone.keys() if forks else {agent})
         for each in plan.erased:
             assert each.messages == len(gone[each.agent])
-            assert set(each.ids) == {self.journals[each.agent].entries[position][0] for position in gone[each.agent]}
+            entries = self.journals[each.agent].entries
+            assert set(each.ids) == {(entries[at][2], entries[at][0]) for at in gone[each.agent]}
             if not dry:
                 live = {at for at, *_ in self.journals[each.agent].live()}
                 assert each.records == len(live.intersection(gone[each.agent])) <= records[each.agent]
                 assert each.revisions == states[each.agent] - len(self.store.revisions(each.agent))
                 for position in gone[each.agent]:
                     del self.journals[each.agent].entries[position]
+
+    def sessions(self, agent: str, name: str) -> set[str]:
+        """Those that ever had a message of this id."""
+        return {where for _, (each, _, where) in self.journals[agent].messages() if each == name}
 
     def counts(self, of: Callable[[str], list[Any]]) -> dict[str, int]:
         return {agent: len(of(agent)) for agent in self.journals}
@@ -219,7 +231,7 @@ class Machine(RuleBasedStateMachine):
                 assert hits == [at for at, _, text, _ in live if text == word]
             middle = journal.head // 2
             assert [(entry.id, entry.position) for entry in self.store.at(agent, middle)] == sorted(
-                ((name, at) for name, (at, _, _) in journal.at(middle).items()), key=lambda pair: pair[1]
+                ((name, at) for (_, name), (at, _) in journal.at(middle).items()), key=lambda pair: pair[1]
             )
 
     @invariant()
@@ -236,7 +248,7 @@ class Machine(RuleBasedStateMachine):
                 assert [entry.position for entry in tail.entries] == [at for at, *_ in journal.live() if at > start]
             past = journal.head // 2
             then = self.store.tail(agent, "f", past)
-            texts = [text for _, text, _ in sorted(journal.at(past).values())]
+            texts = [text for _, text in sorted(journal.at(past).values())]
             assert then is not None and (
                 then.newest is None or then.newest.state == digest(texts[: count(then, journal, past)])
             )
@@ -244,7 +256,7 @@ class Machine(RuleBasedStateMachine):
 
 def count(tail: Any, journal: Journal, past: int) -> int:
     """How many messages of a past journal its newest state stands for."""
-    return sum(1 for at, _, _ in journal.at(past).values() if at <= tail.newest.position)
+    return sum(1 for at, _ in journal.at(past).values() if at <= tail.newest.position)
 
 
 def message(name: str | None, text: str) -> dict[str, Any]:

@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import Connection
+from sqlalchemy import text as sql
 
 from deltamem_agents.errors import ConfigError, UnknownAgentError
-from deltamem_agents.store import Store
+from deltamem_agents.store import Selection, Store
 
 Say = Callable[..., dict[str, Any]]
 Commit = Callable[..., int]
@@ -17,7 +19,8 @@ Commit = Callable[..., int]
 def filled(store: Store, say: Say) -> Store:
     """1 apple, 2 banana, 3 cherry, then banana is superseded at 4 by blackberry, 5 damson."""
     store.append("alice", [say("apple", id="a"), say("banana", id="b"), say("cherry", id="c")], "s1")
-    store.append("alice", [say("blackberry", id="b"), say("damson", id="d")], "s2")
+    store.append("alice", [say("blackberry", id="b")], "s1")
+    store.append("alice", [say("damson", id="d")], "s2")
     return store
 
 
@@ -50,9 +53,11 @@ def test_a_rollback_brings_the_journal_back_to_where_it_stood(filled: Store) -> 
 
 def test_the_journal_goes_on_from_there(filled: Store, say: Say) -> None:
     filled.rollback("alice", 2)
-    filled.append("alice", [say("elder", id="c"), say("banana", id="b"), say("damson", id="d")], "s3")
+    filled.append("alice", [say("elder", id="c"), say("banana", id="b"), say("damson", id="d")], "s1")
 
     assert live(filled) == [(1, "apple"), (2, "banana"), (7, "elder"), (8, "damson")]
+    filled.append("alice", [say("banana", id="b"), say("fig", id="a")], "s3")  # of another session's messages
+    assert live(filled)[-3:] == [(8, "damson"), (9, "banana"), (10, "fig")]
     assert hits(filled, "cherry", "elder", "damson") == {"elder", "damson"}
 
 
@@ -112,7 +117,7 @@ def test_unknown_agents(store: Store) -> None:
 
 def test_the_journal_as_it_stood_at_each_position(filled: Store, say: Say) -> None:
     filled.rollback("alice", 3)
-    filled.append("alice", [say("banana split", id="b")], "s")
+    filled.append("alice", [say("banana split", id="b")], "s1")
 
     stood = [[entry.text for entry in filled.at("alice", position)] for position in range(8)]
 
@@ -181,3 +186,47 @@ def test_a_long_journal(store: Store, say: Say) -> None:
     store.rollback("alice", 2400)
     assert live(store) == [(1200 + i, f"other {i}") for i in range(1, 1201)]
     assert len(store.records("alice")) == 1200
+
+
+def test_supersession_after_a_rollback_is_of_one_session(store: Store, say: Say) -> None:
+    for session, text in (("a", "apple"), ("b", "banana"), ("a", "apricot"), ("b", "blackberry")):
+        store.append("alice", [say(text, id="1")], session)
+    assert live(store) == [(3, "apricot"), (4, "blackberry")]
+    store.rollback("alice", 2)
+    assert live(store) == [(1, "apple"), (2, "banana")] and hits(store, "apple", "apricot", "banana") == {
+        "apple",
+        "banana",
+    }
+    store.append("alice", [say("avocado", id="1")], "a")
+    assert live(store) == [(2, "banana"), (6, "avocado")]
+    assert [entry.text for entry in store.at("alice", 3)] == ["banana", "apricot"]
+    store.fork("alice", "twin")
+    store.append("twin", [say("bilberry", id="1")], "b")
+    assert live(store, "twin") == [(6, "avocado"), (7, "bilberry")] and live(store) == [(2, "banana"), (6, "avocado")]
+
+
+@pytest.mark.parametrize("session", ["s", "other"])
+def test_what_once_replaced_across_sessions_still_does(store: Store, say: Say, session: str) -> None:
+    """As in a journal that was written when ids were the agent's."""
+    store.append("alice", [say("apple", id="1")], "s")
+    store.append("alice", [say("banana", id="1")], "other")
+    store._database.write(as_before_version_4)
+    before = [[entry.text for entry in store.at("alice", position)] for position in range(3)]
+    assert before == [[], ["apple"], ["banana"]] == [*before[:2], [entry.text for entry in store.live("alice")]]
+    store.rollback("alice", 1)
+    assert live(store) == [(1, "apple")]
+    store.rollback("alice", 2)
+    assert live(store) == [(2, "banana")]
+    store.fork("alice", "twin")
+    for agent in ("alice", "twin"):
+        store.append(agent, [say("cherry", id="1")], session)
+        assert live(store, agent) == ([(5, "cherry")] if session == "other" else [(2, "banana"), (5, "cherry")])
+        assert [entry.text for entry in store.at(agent, 5)] == [text for _, text in live(store, agent)]
+        store.erase(agent, Selection(ids=[("other", "1")]))
+        assert live(store, agent) == [(1, "apple") if session == "other" else (5, "cherry")]
+
+
+def as_before_version_4(connection: Connection) -> None:
+    connection.execute(sql("UPDATE deltamem_messages SET left_at = 2 WHERE position = 1"))
+    connection.execute(sql("DELETE FROM deltamem_records WHERE position = 1"))
+    connection.execute(sql("UPDATE deltamem_agents SET agent_ids_until = head"))
