@@ -15,6 +15,7 @@ from deltamem_agents.memory.results import (
     ToolCall,
     Usage,
 )
+from deltamem_agents.store import MessageRef
 
 __all__ = [
     "AgentMemory",
@@ -23,6 +24,7 @@ __all__ = [
     "Drift",
     "Handover",
     "Health",
+    "MessageRef",
     "Mode",
     "Recall",
     "Receipt",

@@ -32,6 +32,11 @@ class Record:
     outdated: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def ref(self) -> tuple[str, str]:
+        """Session and id of its message: ids are unique within their session. `AgentMemory.erase` takes it."""
+        return self.session, self.message_id
+
 
 class IndexedRecord(Protocol):
     """A record as an index holds it; ``key`` is the index's own name for it."""

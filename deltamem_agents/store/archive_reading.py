@@ -96,10 +96,10 @@ def check(path: Path, progress: Progress | None = None) -> Checked:
                 if not last < placed.position <= head or (placed.left_at is not None and placed.left_at > head):
                     raise ArchiveError(f"{path}: message at position {placed.position} after {last}, of {head}")
                 last = placed.position
-                name = ("" if checked.manifest["version"] == 1 else placed.session, placed.message.id)
-                if placed.left_at is None and name in live:
+                said = ("" if checked.manifest["version"] == 1 else placed.session, placed.message.id)
+                if placed.left_at is None and said in live:
                     raise ArchiveError(f"{path}: message id {placed.message.id!r} is live twice in one session")
-                live.update([name] if placed.left_at is None else [])
+                live.update([said] if placed.left_at is None else [])
                 if progress is not None and (seen % FETCHED == 0 or seen == total):
                     progress("checked", seen, total)
             counts = {

@@ -139,7 +139,7 @@ def test_without_forks_only_theirs_is_left(store: Store, path: Path) -> None:
     before = contents(store, "fork")
     plan = store.erase("alice", Selection(ids=IDS))
     assert store.purge() is None
-    assert plan.held_by == {"fork": IDS}
+    assert plan.held_by == {"fork": [(SESSION, each) for each in IDS]}
     assert contents(store, "fork") == before
     store.erase("fork", Selection(ids=IDS))
     assert store.purge() is None

@@ -78,7 +78,7 @@ def texts(entries) -> list[str]:
 
 
 def test_log_and_state_at_any_position_are_those_of_then(agent, fresh) -> None:
-    agent.write([{"role": "user", "content": "Another version.", "id": "m2"}], "s2")
+    agent.write([{"role": "user", "content": "Another version.", "id": "m2"}], "s1")
     agent.rollback(5)
     agent.write([{"role": "user", "content": "After the rollback.", "id": "m3"}], "s1")
     end = agent.log()[-1].position
@@ -249,7 +249,7 @@ def test_after_an_erasure_the_agent_never_saw_it(mem, agent, fresh, chosen, gone
     erased = [entry for entry in agent.log() if entry.position in gone]
     before = agent.state()
     receipt = agent.erase(**chosen)
-    assert receipt.status == "complete" and receipt.ids == tuple(entry.id for entry in erased)
+    assert receipt.status == "complete" and receipt.ids == tuple(entry.ref for entry in erased)
     assert receipt.erased[0].messages == len(erased) == receipt.erased[0].records
     assert agent.log() == left
     assert same(agent.state(), fresh(left))
@@ -300,7 +300,8 @@ def test_a_receipt_names_ids_and_hashes_and_no_text(mem, agent) -> None:
     assert told_of["agent"] == "a" and told_of["status"] == "complete" and told_of["reason"] is None
     assert datetime.fromisoformat(told_of["at"]).tzinfo and len(told_of["id"]) == 32
     (erased,) = told_of["erased"]
-    assert (erased["ids"], erased["messages"], erased["records"]) == (["m3"], 1, 1) and erased["revisions"] > 0
+    assert (erased["ids"], erased["messages"], erased["records"]) == ([{"session": "s1", "id": "m3"}], 1, 1)
+    assert erased["revisions"] > 0
     assert len(erased["hashes"][0]) == 64 and text not in receipt.json()
     # The same message erased elsewhere has another hash: the key is gone, so nobody can try guesses on it.
     assert first.erase(ids=["m3"]).erased[0].hashes != receipt.erased[0].hashes
@@ -340,11 +341,15 @@ def test_forks_are_listed_or_erased_too(mem, agent, fresh) -> None:
     middle.erase(ids=["m4"])
     tell(mem.agent("stranger"))  # who was told the same, and is no fork
     receipt = agent.erase(ids=["m2", "m4"])
-    assert receipt.held_by == {"b": ["m2"], "c": ["m2", "m4"]}
+    assert receipt.held_by == {"b": [("s1", "m2")], "c": [("s1", "m2"), ("s1", "m4")]}
+    assert receipt.as_dict()["held_by"]["b"] == [{"session": "s1", "id": "m2"}]
     assert [each.agent for each in receipt.erased] == ["a"]
     assert "m2" in [entry.id for entry in middle.log()]
     listed = middle.erase(ids=["m2"], forks=True)
-    assert [(each.agent, each.ids) for each in listed.erased] == [("b", ("m2",)), ("c", ("m2",))]
+    assert [(each.agent, each.ids) for each in listed.erased] == [
+        ("b", (("s1", "m2"),)),
+        ("c", (("s1", "m2"),)),
+    ]
     assert listed.held_by == {}
     for each in (agent, middle, last):
         assert "m2" not in [entry.id for entry in each.log()]
@@ -355,7 +360,7 @@ def test_forks_are_listed_or_erased_too(mem, agent, fresh) -> None:
 def test_a_message_that_a_fork_says_otherwise_is_not_held_by_it(agent) -> None:
     other = agent.fork("b")
     other.erase(ids=["m1"])
-    other.write([{"role": "user", "content": "Something of its own.", "id": "m1"}])
+    other.write([{"role": "user", "content": "Something of its own.", "id": "m1"}], "s1")
     assert agent.erase(ids=["m1"], forks=True).held_by == {}
     assert "Something of its own." in texts(other.log())
 
@@ -399,7 +404,7 @@ def test_a_receipt_is_given_also_where_the_files_cannot_be_cleaned_now(mem, agen
 
     monkeypatch.setattr(mem.store, "purge", gone)
     receipt = agent.erase(ids=["m1"])
-    assert (receipt.status, receipt.ids) == ("pending", ("m1",)) and "lost" in receipt.reason
+    assert (receipt.status, receipt.ids) == ("pending", (("s1", "m1"),)) and "lost" in receipt.reason
 
 
 def test_a_damaged_state_does_not_keep_from_erasing(mem, agent, fresh) -> None:
@@ -414,9 +419,10 @@ def test_a_damaged_state_does_not_keep_from_erasing(mem, agent, fresh) -> None:
 def test_delete(mem, agent, runs) -> None:
     tell(mem.agent("b"))
     other = agent.fork("c")
+    refs = [entry.ref for entry in agent.log()]
     receipt = agent.delete()
     assert receipt.erased[0].messages == len(told()) and receipt.state.before and receipt.state.after is None
-    assert receipt.held_by == {"c": [f"m{number}" for number in range(1, len(told()) + 1)]}
+    assert receipt.held_by == {"c": refs} and len(refs) == len(told())
     assert [info.id for info in mem.agents()] == ["b", "c"]
     assert (agent.log(), agent.state(), agent.health()) == ([], {}, Health())
     with pytest.raises(UnknownAgentError):
@@ -476,11 +482,66 @@ def test_a_fold_that_ends_after_an_erasure_stores_nothing(mem, open_mem, fresh, 
     assert same(mem.agent("a").state(), wanted) and same(other.agent("a").state(), wanted)
 
 
+# Sessions that number their messages alike
+
+
+@pytest.fixture
+def numbered(mem):
+    agent = mem.agent("numbered")
+    for session, said in {"a": ["My locker is 4417.", "Noted."], "b": ["I like tea.", "Noted."]}.items():
+        messages = [{"role": "user", "content": text, "id": str(number)} for number, text in enumerate(said, 1)]
+        assert agent.write(messages, session) == ["1", "2"]
+        assert agent.write(messages, session) == ["1", "2"]  # a no-op
+    return agent
+
+
+def test_ids_are_unique_within_their_session(numbered, fresh) -> None:
+    assert [(*entry.ref, entry.text) for entry in numbered.log()] == [
+        ("a", "1", "My locker is 4417."),
+        ("a", "2", "Noted."),
+        ("b", "1", "I like tea."),
+        ("b", "2", "Noted."),
+    ]
+    assert same(numbered.state(), fresh(numbered.log()))
+    numbered.write([{"role": "user", "content": "I like coffee.", "id": "1"}], "b")
+    assert texts(numbered.log("a")) == ["My locker is 4417.", "Noted."]
+    assert [entry.ref for entry in numbered.diff(4).added] == [("b", "1")]
+    assert [entry.ref for entry in numbered.diff(4).removed] == [("b", "1")]
+    assert same(numbered.state(), fresh(numbered.log()))
+
+
+@pytest.mark.parametrize("options", [{}, {"dry_run": True}, {"forks": True}, {"since": START}], ids=str)
+def test_an_id_alone_that_several_sessions_have_erases_nothing(numbered, options) -> None:
+    before, health = numbered.log(), numbered.health()
+    with pytest.raises(ConfigError, match=r"'1' is in 2 sessions: 'a', 'b'; nothing was erased.*\('a', '1'\)"):
+        numbered.erase(ids=["1"], **options)
+    assert (numbered.log(), numbered.health()) == (before, health)
+
+
+@pytest.mark.parametrize("how", ["session", "pair", "entry", "record", "receipt"])
+def test_a_message_of_one_of_them_is_erased(numbered, fresh, how) -> None:
+    entry = next(entry for entry in numbered.log("b") if entry.id == "1")
+    if how == "session":
+        receipt = numbered.erase(ids=["1"], session="b")
+    elif how == "pair":
+        receipt = numbered.erase(ids=[("b", "1")])
+    elif how == "entry":
+        receipt = numbered.erase(ids=[entry.ref])
+    elif how == "record":
+        (record,) = (each for each in numbered.recall("tea", generate=False).records if "tea" in each.text)
+        receipt = numbered.erase(ids=[record.ref])
+    else:
+        receipt = numbered.erase(ids=numbered.erase(ids=[entry.ref], dry_run=True).ids)
+    assert receipt.ids == (("b", "1"),) and receipt.ids[0].session == "b"
+    assert [entry.ref for entry in numbered.log()] == [("a", "1"), ("a", "2"), ("b", "2")]
+    assert same(numbered.state(), fresh(numbered.log()))
+
+
 # Export and import
 
 
 def test_an_export_is_usable_at_once_elsewhere(mem, agent, open_mem, runs, tmp_path) -> None:
-    agent.write([{"role": "user", "content": "Another version.", "id": "m2", "metadata": {"page": 3}}], "s2")
+    agent.write([{"role": "user", "content": "Another version.", "id": "m2", "metadata": {"page": 3}}], "s1")
     agent.rollback(9)
     agent.write([{"role": "user", "content": "Mara plays the cello."}], "s3")
     steps: list[tuple[str, int, int]] = []

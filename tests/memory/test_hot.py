@@ -106,7 +106,7 @@ def test_whatever_happens_in_between_the_state_is_that_of_a_cold_fold(
         elif action == "rollback":
             agent.rollback(data.draw(st.integers(0, entries[-1].position)))
         else:
-            agent.erase(ids=[data.draw(st.sampled_from(entries)).id])
+            agent.erase(ids=[data.draw(st.sampled_from(entries)).ref])
         handles[data.draw(st.integers(0, 1))].state()
     wanted = cold.folder.anew(name)
     for agent in handles:

@@ -20,7 +20,7 @@ from deltamem_agents.store.codec import decode, encode
 from deltamem_agents.store.database import Database, open_database
 
 FreshUrl = Callable[[], str]
-AGENTS = ("alice", "bób", "carol")
+AGENTS = {"alice": 9, "bób": 1, "carol": 3}  # and the last position of each
 OLD_STATE = {f"model.layers.{layer}.self_attn": torch.arange(4.0).reshape(2, 2) - layer for layer in (0, 2, 11)}
 STATES = {  # position: as version 0001 stored them, and whether they can be used
     1: (save(OLD_STATE), True),
@@ -168,7 +168,7 @@ def test_ids_are_those_of_their_session_after_the_upgrade(
         assert versions.upgrade(database) == (version, versions.LATEST)
         assert versions.differences(database) == []
         with again(database) as store:
-            said = {agent: [store.at(agent, at) for at in range(10 if agent == "alice" else 4)] for agent in AGENTS}
+            said = {agent: [store.at(agent, at) for at in range(last + 1)] for agent, last in AGENTS.items()}
             assert [[entry.text for entry in each] for each in said["carol"]] == [
                 [], ["line 1"], ["line 2"], ["line 2", "line 3"],
             ]  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any, Self
 from langgraph.store.base import InvalidNamespaceError, Item, SearchItem, get_text_at_path, tokenize_path
 
 from deltamem_agents.errors import InvalidAgentError, InvalidMessageError
-from deltamem_agents.store import Entry, check_id
+from deltamem_agents.store import Entry, MessageRef, check_id
 from deltamem_agents.store.messages import VERSION
 
 FIELD = "langgraph_item"  # of a message's metadata; a message without it is none of ours
@@ -48,9 +48,9 @@ class Stored:
         return cls(namespace=namespace, content=entry.content, position=entry.position, **kept)
 
     @property
-    def id(self) -> str:
+    def ref(self) -> MessageRef:
         """Its message's."""
-        return message_id(self.namespace, self.key)
+        return ref_of(self.namespace, self.key)
 
     def metadata(self) -> dict[str, Any]:
         """What its message carries besides text."""
@@ -92,10 +92,10 @@ def session_of(namespace: Namespace) -> str:
         raise InvalidNamespaceError(str(error)) from error
 
 
-def message_id(namespace: Namespace, key: str) -> str:
-    """Of namespace and key, however long the key."""
+def ref_of(namespace: Namespace, key: str) -> MessageRef:
+    """The message of a namespace and key, however long the key."""
     named = json.dumps([*namespace, key]).encode()
-    return f"item:{hashlib.sha256(named).hexdigest()[:32]}"
+    return MessageRef(".".join(namespace), f"item:{hashlib.sha256(named).hexdigest()[:32]}")
 
 
 def content_of(value: Mapping[str, Any], fields: Sequence[str] | None) -> list[Any]:

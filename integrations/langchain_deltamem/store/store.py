@@ -23,7 +23,8 @@ from langgraph.store.base import (
 from deltamem_agents.errors import ConfigError, UnknownAgentError
 from deltamem_agents.memory import DeltaMem
 from deltamem_agents.memory.twins import twin
-from langchain_deltamem.store.items import FIELD, Namespace, Stored, content_of, message_id, session_of
+from deltamem_agents.store import MessageRef
+from langchain_deltamem.store.items import FIELD, Namespace, Stored, content_of, ref_of, session_of
 from langchain_deltamem.store.matching import fits, matches
 
 Name = tuple[Namespace, str]
@@ -84,10 +85,10 @@ class DeltaMemStore(BaseStore):
         now = time.time()
         puts = {(op.namespace, op.key): op for op in ops if isinstance(op, PutOp)}
         known = self._known({(op.namespace, op.key) for op in ops if isinstance(op, GetOp)} | puts.keys())
-        seen: dict[str, Stored] = {}  # whose time to live a read renews
+        seen: dict[MessageRef, Stored] = {}  # whose time to live a read renews
         results = [self._read(op, known, now, seen) for op in ops]
-        gone = {message_id(*name) for name in puts}
-        self._describe([each.renewed(now) for each in seen.values() if each.id not in gone])
+        gone = {ref_of(*name) for name in puts}
+        self._describe([each.renewed(now) for each in seen.values() if each.ref not in gone])
         self._put(puts, known, now)
         return results
 
@@ -97,24 +98,24 @@ class DeltaMemStore(BaseStore):
         """Erase what has expired; how many items."""
         self._mem.check_open()
         now = time.time()
-        expired = [each.id for each in self._under(()) if not each.lives(now)]
+        expired = [each.ref for each in self._under(()) if not each.lives(now)]
         self._erase(expired)
         return len(expired)
 
     asweep_ttl = twin(sweep_ttl)
 
-    def _read(self, op: Op, known: Mapping[Name, Stored], now: float, seen: dict[str, Stored]) -> Result:
+    def _read(self, op: Op, known: Mapping[Name, Stored], now: float, seen: dict[MessageRef, Stored]) -> Result:
         if isinstance(op, GetOp):
             found = known.get((op.namespace, op.key))
             if found is None or not found.lives(now):
                 return None
             if op.refresh_ttl and found.ttl is not None:
-                seen[found.id] = found
+                seen[found.ref] = found
             return found.item()
         if isinstance(op, SearchOp):
             page = self._search(op, now)[op.offset : op.offset + op.limit]
             if op.refresh_ttl:
-                seen.update((each.id, each) for each, _ in page if each.ttl is not None)
+                seen.update((each.ref, each) for each, _ in page if each.ttl is not None)
             return [each.found(score) for each, score in page]
         return self._namespaces(op, now) if isinstance(op, ListNamespacesOp) else None
 
@@ -123,23 +124,25 @@ class DeltaMemStore(BaseStore):
         if op.limit < 0 or op.offset < 0:
             raise ConfigError(f"limit is {op.limit}, offset {op.offset}; neither may be negative")
         within = (each for each in self._under(op.namespace_prefix) if each.lives(now))
-        items = {each.id: each for each in within if fits(each.value, op.filter)}
+        items = {each.ref: each for each in within if fits(each.value, op.filter)}
         found: list[tuple[Stored, float | None]] = []
         if op.query and items and op.offset + op.limit:
             names = {(".".join(each.namespace), each.key) for each in items.values()}
-            for name, score in self._retrieve(op.query, op.offset + op.limit, _among(names)).items():
-                if name in items:  # or deleted meanwhile
-                    found.append((items.pop(name), score))
+            for ref, score in self._retrieve(op.query, op.offset + op.limit, _among(names)).items():
+                if ref in items:  # or deleted meanwhile
+                    found.append((items.pop(ref), score))
         return [*found, *((each, None) for each in items.values())]
 
-    def _retrieve(self, query: str, count: int, holds: Callable[[str, Mapping[str, Any]], bool]) -> dict[str, float]:
-        """Message ids with scores, best first; an item with a long text has several records."""
+    def _retrieve(
+        self, query: str, count: int, holds: Callable[[str, Mapping[str, Any]], bool]
+    ) -> dict[MessageRef, float]:
+        """Messages with scores, best first; an item with a long text has several records."""
         k = count
         while True:
             records = self._mem.retriever.search(self._agent.id, query, k, holds=holds, weed=False)
-            best: dict[str, float] = {}
+            best: dict[MessageRef, float] = {}
             for record in records:
-                best.setdefault(record.message_id, record.score)
+                best.setdefault(MessageRef(*record.ref), record.score)
             if len(best) >= count or len(records) < k:
                 return best
             k *= 4
@@ -151,8 +154,8 @@ class DeltaMemStore(BaseStore):
         return sorted({each[: op.max_depth] for each in chosen})[op.offset : op.offset + op.limit]
 
     def _known(self, names: Iterable[Name]) -> dict[Name, Stored]:
-        ids = [message_id(*name) for name in names]
-        found = map(Stored.of, self._mem.store.find(self._agent.id, ids)) if ids else ()
+        refs = [ref_of(*name) for name in names]
+        found = map(Stored.of, self._mem.store.find(self._agent.id, refs)) if refs else ()
         return {(each.namespace, each.key): each for each in found if each is not None}
 
     def _under(self, prefix: Namespace) -> list[Stored]:
@@ -182,11 +185,12 @@ class DeltaMemStore(BaseStore):
                 sessions.setdefault(session, []).append(item)
         for session, items in sessions.items():
             messages = [
-                {"role": "user", "content": each.content, "id": each.id, "metadata": each.metadata()} for each in items
+                {"role": "user", "content": each.content, "id": each.ref.id, "metadata": each.metadata()}
+                for each in items
             ]
             self._agent.write(messages, session, wait=False)
         self._describe(same)
-        self._erase([known[name].id for name, op in puts.items() if op.value is None and name in known])
+        self._erase([known[name].ref for name, op in puts.items() if op.value is None and name in known])
 
     def _made(self, op: PutOp, now: float) -> Stored:
         assert op.value is not None  # a put without a value is a deletion
@@ -207,11 +211,11 @@ class DeltaMemStore(BaseStore):
         if items:
             self._mem.store.describe(self._agent.id, {each.position: each.metadata() for each in items})
 
-    def _erase(self, ids: Sequence[str]) -> None:
-        if not ids:
+    def _erase(self, refs: Sequence[MessageRef]) -> None:
+        if not refs:
             return
         try:
-            self._agent.erase(ids=ids, wait=False)
+            self._agent.erase(ids=refs, wait=False)
         except UnknownAgentError:  # the whole agent was deleted meanwhile
             return
 
