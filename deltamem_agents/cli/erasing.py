@@ -37,7 +37,10 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would go.
 @app.command()
 def erase(
     agent: AgentArgument,
-    id: Annotated[list[str] | None, typer.Option("--id", help="A message, every version of it; repeatable.")] = None,
+    id: Annotated[
+        list[str] | None,
+        typer.Option("--id", help="A message, every version of it; repeatable. With --session where several have it."),
+    ] = None,
     session: Annotated[str | None, typer.Option("--session", help="Messages of this conversation.")] = None,
     since: Since = None,
     until: Until = None,

@@ -131,8 +131,8 @@ def reply_facts(mem: DeltaMem, agent: AgentMemory, prompt: Sequence[Mapping[str,
     """What a framework's response says about a reply, for its metadata; all of it JSON.
 
     ``revision`` is the position of the journal up to which the state was folded, None without one; ``source`` is the
-    part of memory that the backbone was given: "state", "records", "both" or "neither"; ``records`` and
-    ``context_tokens`` are those of its own recall, not of one that the prompt held already.
+    part of memory that the backbone was given: "state", "records", "both" or "neither"; ``records`` (their messages'
+    sessions and ids) and ``context_tokens`` are those of its own recall, not of one that the prompt held already.
     """
     usage = reply.usage
     state, records = usage.state_bytes > 0, bool(reply.recall.records) or _holds_recall(prompt)
@@ -142,7 +142,7 @@ def reply_facts(mem: DeltaMem, agent: AgentMemory, prompt: Sequence[Mapping[str,
         "agent_id": agent.id,
         "revision": reply.position,
         "source": source,
-        "records": [record.message_id for record in reply.recall.records],
+        "records": [{"session": record.session, "id": record.message_id} for record in reply.recall.records],
         "context_tokens": usage.context_tokens,
         "state_bytes": usage.state_bytes,
         "first_token_seconds": usage.first_token_seconds,

@@ -151,8 +151,15 @@ def unwritten(log: Sequence[Entry], messages: Sequence[dict[str, Any]], *, whole
         known = max(known, _known([e for e in log if not _of_tools(e.role, _blocks(e))], checked), key=len)
     if whole:
         known = max(known, _in_order(log, checked), key=len)
-    edited = [message for message, said in zip(messages, known, strict=False) if not said]
-    return [*edited, *messages[len(known) :]]
+    changed = [message for message, said in zip(messages, known, strict=False) if not said]
+    return [*changed, *messages[len(known) :]]
+
+
+def edited(log: Sequence[Entry], messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of the messages that the session's journal has by their id, with other text."""
+    known = {entry.id: entry for entry in log}
+    pairs = ((message, known.get(new.id), new) for message, new in zip(messages, check_messages(messages), strict=True))
+    return [message for message, old, new in pairs if old is not None and not _same(old, new)]
 
 
 def clearing() -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 from deltamem_agents.recall import Record
 
@@ -21,9 +22,13 @@ def search_arguments(
     return {"k": k, **narrowed, "mode": "vector", "generate": False}
 
 
-def record_id(record: Record) -> str:
-    """What names a record: its message's id, and which piece of it, where there are several."""
-    return record.message_id if not record.chunk else f"{record.message_id}#{record.chunk}"
+def record_id(agent: str, record: Record) -> str:
+    """What names a record: agent, session and id of its message, and which piece of it, where there are several.
+
+    Message ids are unique within their session only. Characters that stand for something here are escaped, as in a URL.
+    """
+    named = "/".join(quote(each, safe=" :@+,;=()[]") for each in (agent, *record.ref))
+    return named if not record.chunk else f"{named}#{record.chunk}"
 
 
 def record_facts(agent: str, record: Record) -> dict[str, Any]:

@@ -182,7 +182,7 @@ def _ambiguous(name: str, sessions: Sequence[str]) -> str:
     more = f" and {len(sessions) - NAMED} more" if len(sessions) > NAMED else ""
     return (
         f"message id {name!r} is in {len(sessions)} sessions: {shown}{more}; nothing was erased: say which is meant "
-        f"by the session, or give pairs of session and id, such as ({sessions[0]!r}, {name!r})"
+        f"with session= (--session), or give pairs of session and id, such as ({sessions[0]!r}, {name!r})"
     )
 
 

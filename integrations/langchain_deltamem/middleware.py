@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Literal, NotRequired
 
 from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
@@ -15,8 +15,10 @@ from langgraph.runtime import Runtime
 
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt, resolve_agent
-from deltamem_agents.frameworks.messages import session_name, unwritten
+from deltamem_agents.frameworks.messages import edited, session_name, unwritten
+from deltamem_agents.frameworks.written import mark, unmarked
 from deltamem_agents.memory import AgentMemory, DeltaMem, Recall
+from deltamem_agents.memory.twins import twin
 from langchain_deltamem.chat_model import ChatDeltaMem
 from langchain_deltamem.memory_tools import by_our_tools, memory_tools
 from langchain_deltamem.messages import for_journal
@@ -30,7 +32,7 @@ Write = Literal["all", "human"] | Callable[[BaseMessage], bool]
 
 
 class DeltaMemState(AgentState[Any]):
-    """State of an agent with memory: which of its messages are journalled (id to a hash of the message)."""
+    """State of an agent with memory: which of its messages are journalled (id to a mark, see `frameworks.written`)."""
 
     delta_mem_written: NotRequired[Annotated[dict[str, str], PrivateStateAttr]]
 
@@ -101,23 +103,36 @@ class DeltaMemMiddleware(AgentMiddleware[DeltaMemState, Any, Any]):
 
     def after_agent(self, state: DeltaMemState, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Journal what is new; returns once it is durable; the next recall folds it."""
-        agent, session = self._agent(state, runtime), _session()
-        new, written = self._new(state)
-        if new and "delta_mem_written" not in state:
-            new = unwritten(agent.log(session), new)
-        if new:
-            agent.write(new, session, wait=False)
-        return _update(state, written)
+        return self._journal(self._agent(state, runtime), _session(), state)
 
     async def aafter_agent(self, state: DeltaMemState, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Async twin of `after_agent`; never blocks the event loop."""
-        agent, session = self._agent(state, runtime), _session()
-        new, written = self._new(state)
-        if new and "delta_mem_written" not in state:
-            new = unwritten(await agent.alog(session), new)
+        return await self._ajournal(self._agent(state, runtime), _session(), state)
+
+    @property
+    def pool(self) -> ThreadPoolExecutor:
+        """Where an async run writes the journal."""
+        self._mem.check_open()
+        return self._mem.pool
+
+    def _journal(self, agent: AgentMemory, session: str, state: DeltaMemState) -> dict[str, Any] | None:
+        """Write what is new; what is to change in the state."""
+        known, chosen = state.get("delta_mem_written"), self._chosen(state["messages"])
+        key = self._mem.store.secret(agent.id)
+        if known is None:
+            messages = for_journal(chosen)
+            new = unwritten(agent.log(session), messages) if messages else []
+        else:
+            new = _new(agent, session, chosen, known, _marks(key or b"", session, chosen))
         if new:
-            await agent.awrite(new, session, wait=False)
-        return _update(state, written)
+            agent.write(new, session, wait=False)
+            key = key or self._mem.store.secret(agent.id)
+        if key is None:
+            return None
+        marks = _marks(key, session, chosen)
+        return None if marks == known else {"delta_mem_written": marks}
+
+    _ajournal = twin(_journal)
 
     def _agent(self, state: Any, runtime: Runtime[Any] | ToolRuntime) -> AgentMemory:
         if callable(self._agent_id):
@@ -145,16 +160,12 @@ class DeltaMemMiddleware(AgentMiddleware[DeltaMemState, Any, Any]):
     def _is_ours(self, request: ModelRequest[Any]) -> bool:
         return isinstance(request.model, ChatDeltaMem) and request.model.mem is self._mem
 
-    def _new(self, state: DeltaMemState) -> tuple[list[dict[str, Any]], dict[str, str]]:
-        """What this state holds that was not journalled from it, and the hashes of all that then is."""
-        known = state.get("delta_mem_written", {})
-        passed = by_our_tools(state["messages"]) if self.tools else set()
-        chosen = [each for place, each in enumerate(state["messages"]) if place not in passed and self._chosen(each)]
-        written = {message.id: _hash(message) for message in chosen if message.id}
-        new = [message for message in chosen if not message.id or known.get(message.id) != written[message.id]]
-        return for_journal(new), written
+    def _chosen(self, messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+        """The messages that are for the journal."""
+        passed = by_our_tools(messages) if self.tools else set()
+        return [each for place, each in enumerate(messages) if place not in passed and self._is_chosen(each)]
 
-    def _chosen(self, message: BaseMessage) -> bool:
+    def _is_chosen(self, message: BaseMessage) -> bool:
         # A summary that LangChain put in place of messages is not something that was said.
         if message.type == "system" or message.additional_kwargs.get("lc_source") == "summarization":
             return False
@@ -177,12 +188,27 @@ def _session() -> str:
     return session_name(_configurable().get("thread_id"))
 
 
-def _hash(message: BaseMessage) -> str:
-    return hashlib.sha256(repr((message.type, message.content)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+def _marks(key: bytes, session: str, messages: Sequence[BaseMessage]) -> dict[str, str]:
+    """By id, what the state keeps of messages that are journalled."""
+    return {each.id: mark(key, session, each.id, repr((each.type, each.content))) for each in messages if each.id}
 
 
-def _update(state: DeltaMemState, written: dict[str, str]) -> dict[str, Any] | None:
-    return None if state.get("delta_mem_written") == written else {"delta_mem_written": written}
+def _new(
+    agent: AgentMemory,
+    session: str,
+    messages: Sequence[BaseMessage],
+    known: Mapping[str, str],
+    marks: Mapping[str, str],
+) -> list[dict[str, Any]]:
+    """What a state holds that was not journalled from it; ``known`` are the marks of what was.
+
+    Marks under another key, after the agent was deleted, imported or exchanged, do not tell what was edited meanwhile.
+    The journal does; what it has no more was erased, and is not told again.
+    """
+    new, unsure = unmarked(known, marks)
+    doubtful = for_journal([each for each in messages if each.id in unsure])
+    changed = edited(agent.log(session), doubtful) if doubtful else []
+    return [*changed, *for_journal([each for each in messages if not each.id or each.id in new])]
 
 
 def _joined(system: SystemMessage | None, text: str) -> SystemMessage:

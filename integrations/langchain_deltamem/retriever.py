@@ -23,8 +23,9 @@ WAYS = "give DeltaMemRetriever(agent_id=…), or agent_id=… with the call"
 class DeltaMemRetriever(BaseRetriever):
     """Records of an agent's memory, best first, by full text and embedding. No model answers, the state is not read.
 
-    A document's id is its message's; its metadata has ``score`` (0 to 1), ``source`` (agent and session), ``agent_id``,
-    ``session``, ``message_id``, ``role``, ``created_at`` (ISO 8601), ``position``, ``chunk``, and the message's own.
+    A document's id is made of agent, session and message id. Its metadata has ``score`` (0 to 1), ``source`` (agent and
+    session), ``agent_id``, ``session``, ``message_id``, ``role``, ``created_at`` (ISO 8601), ``position``, ``chunk``,
+    and the message's own.
 
     Args:
         mem: An open one; not closed by this class.
@@ -71,5 +72,6 @@ class DeltaMemRetriever(BaseRetriever):
 
 def _documents(agent: AgentMemory, records: list[Record]) -> list[Document]:
     return [
-        Document(page_content=each.text, id=record_id(each), metadata=record_facts(agent.id, each)) for each in records
+        Document(page_content=each.text, id=record_id(agent.id, each), metadata=record_facts(agent.id, each))
+        for each in records
     ]

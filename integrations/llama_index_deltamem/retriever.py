@@ -21,8 +21,8 @@ WAYS = "give DeltaMemRetriever(mem, agent_id=…), a string, such as a user's id
 class DeltaMemRetriever(BaseRetriever):
     """Records of an agent's memory, best first, by full text and embedding. No model answers, the state is not read.
 
-    A node's id is its message's, its score between 0 and 1; its metadata is that of LangChain's documents here, and
-    left out of what an LLM or an embedding model is shown.
+    A node's id is made of agent, session and its message's id, its score is between 0 and 1; its metadata is that of
+    LangChain's documents here, and left out of what an LLM or an embedding model is shown.
 
     Args:
         mem: An open one; not closed by this class.
@@ -69,7 +69,7 @@ class DeltaMemRetriever(BaseRetriever):
         facts = record_facts(self._agent.id, record)
         names = list(facts)
         return TextNode(
-            id_=record_id(record),
+            id_=record_id(self._agent.id, record),
             text=record.text,
             metadata=facts,
             excluded_llm_metadata_keys=names,

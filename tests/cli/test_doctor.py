@@ -56,7 +56,7 @@ def test_for_a_person(deltamem, url):
         pass
     done = deltamem("doctor", "--url", url)
     assert (done.code, done.err) == (0, "")
-    for words in ("torch", torch.__version__, "cpu", "langchain", "embedder", "tables of version 0003"):
+    for words in ("torch", torch.__version__, "cpu", "langchain", "embedder", "tables of version 0004"):
         assert words in done.out
     assert all(len(line) <= 80 for line in done.out.splitlines() if "sqlite:///" not in line)
 

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from deltamem_agents.store import Store
+
 PLAIN = ("--embedder", "none")
 FACTS = ("My dog is Rex.", "I live in Oslo.", "Mara plays the cello.")
 
@@ -134,6 +136,28 @@ def test_erase_for_programs(deltamem, told, texts, options, left):
     assert receipt["erased"][0]["messages"] == 4 - left == 4 - len(texts())
     assert receipt["state"]["checksum"] and receipt["outside_reach"]
     assert not any(fact in json.dumps(receipt) for fact in FACTS)
+
+
+def test_ids_that_several_sessions_have(deltamem, url):
+    with Store.open(url) as store:
+        for session, text in zip("ab", FACTS, strict=False):
+            store.append("alice", [{"role": "user", "content": text, "id": "1"}], session)
+
+    def run(*options):
+        return deltamem("erase", "alice", "--id", "1", "--url", url, *options)
+
+    for options in ((), ("--dry-run",), ("--json",), ("--since", "2020-01-01")):
+        assert_refused(run(*options), "'1' is in 2 sessions: 'a', 'b'", "nothing was erased", "--session")
+    deltamem("fork", "alice", "bob", "--url", url)
+    receipt = run("--session", "b", "--json").json
+    assert receipt["erased"][0]["ids"] == receipt["held_by"]["bob"] == [{"session": "b", "id": "1"}]
+    entries = deltamem("log", "--agent", "alice", "--url", url, "--json").json
+    assert [(each["session"], each["id"]) for each in entries] == [("a", "1")]
+    added = deltamem("diff", "alice", "0", "--url", url, "--json").json["added"]
+    assert [(each["session"], each["id"]) for each in added] == [("a", "1")]
+    records = deltamem("recall", "dog", "--agent", "bob", "--url", url, "--json", *PLAIN).json["records"]
+    assert [(each["session"], each["message_id"]) for each in records if each["text"] == FACTS[0]] == [("a", "1")]
+    assert run().code == 0 and deltamem("log", "--agent", "alice", "--url", url, "--json").json == []
 
 
 def test_times_of_the_log_can_be_given(deltamem, told, texts):

@@ -92,7 +92,7 @@ def test_langchain_options_may_come_with_the_call(mem: DeltaMem) -> None:
     retriever = ForLangChain(mem=mem)
     with pytest.raises(InvalidAgentError, match=r"agent_id=… with the call"):
         retriever.invoke("dog")
-    assert [each.id for each in retriever.invoke("What is my dog?", agent_id="alice", session="s1")] == ["m1"]
+    assert [each.id for each in retriever.invoke("What is my dog?", agent_id="alice", session="s1")] == ["alice/s1/m1"]
     assert len(retriever.invoke("What is my dog?", agent_id="alice", k=1)) == 1
     assert "sqlite" not in repr(retriever)
 
