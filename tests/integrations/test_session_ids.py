@@ -39,7 +39,7 @@ def thread(name: str, agent: str = "alice") -> Any:
 
 
 def remembering(mem: DeltaMem, saver: Any = None, **options: Any) -> Any:
-    model = FakeListChatModel(responses=["Noted.", "Nice."])
+    model = Metered(responses=["Noted.", "Nice."])
     return create_agent(model, middleware=[DeltaMemMiddleware(mem, **options)], checkpointer=saver)
 
 
@@ -81,11 +81,21 @@ def test_a_history_copied_to_another_session(mem: DeltaMem) -> None:
     assert [each.text for each in one.messages] == ["Noted."] and len(three.messages) == 1
 
 
+class Metered(FakeListChatModel):
+    """As providers' models are; of an answer without usage LangChain's cache makes one that it cannot read itself."""
+
+    def _generate(self, *args: Any, **kwargs: Any) -> Any:
+        result = super()._generate(*args, **kwargs)
+        for each in result.generations:
+            each.message.usage_metadata = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
+        return result
+
+
 def with_history(mem: DeltaMem) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return RunnableWithMessageHistory(
-            FakeListChatModel(responses=["Noted.", "Nice."]),  # type: ignore[arg-type]  # a model, as in its documentation
+            Metered(responses=["Noted.", "Nice."]),  # type: ignore[arg-type]  # a model, as in its documentation
             lambda session: DeltaMemChatMessageHistory(mem, "alice", session),
         )
 
