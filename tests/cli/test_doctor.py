@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from deltamem_agents import __version__, doctor, tiny
-from deltamem_agents.store import Store
+from deltamem_agents.store import Store, versions
 from deltamem_kernels import explain_backend
 from deltamem_kernels.cpu import compiled
 
@@ -56,7 +56,7 @@ def test_for_a_person(deltamem, url):
         pass
     done = deltamem("doctor", "--url", url)
     assert (done.code, done.err) == (0, "")
-    for words in ("torch", torch.__version__, "cpu", "langchain", "embedder", "tables of version 0004"):
+    for words in ("torch", torch.__version__, "cpu", "langchain", "embedder", f"tables of version {versions.LATEST}"):
         assert words in done.out
     assert all(len(line) <= 80 for line in done.out.splitlines() if "sqlite:///" not in line)
 
@@ -130,7 +130,7 @@ def test_database(deltamem, url, tmp_path):
         store.append("alice", [{"role": "user", "content": "hello"}], "s")
     before = (tmp_path / "memory.db").read_bytes()
     done = deltamem("doctor", "--json", env={"DELTAMEM_URL": url})
-    assert done.code == 0 and done.json["database"] == {"url": url, "version": "0003", "error": None}
+    assert done.code == 0 and done.json["database"] == {"url": url, "version": versions.LATEST, "error": None}
     assert (tmp_path / "memory.db").read_bytes() == before
 
 
@@ -138,7 +138,7 @@ def test_database_in_a_file_that_cannot_be_written(deltamem, url, tmp_path):
     with Store.open(url):
         pass
     closed = f"sqlite:///file:{tmp_path / 'memory.db'}?mode=ro&uri=true"
-    assert deltamem("doctor", "--json", "--url", closed).json["database"]["version"] == "0003"
+    assert deltamem("doctor", "--json", "--url", closed).json["database"]["version"] == versions.LATEST
 
 
 def test_database_without_tables(deltamem, url, tmp_path):
