@@ -53,7 +53,7 @@ class Engine:
         facts = (
             loaded.adapter.fingerprint(),
             backbone_fingerprint(loaded.model, loaded.tokenizer),
-            self.rendering.facts(),
+            self.rendering.facts(sentences=self.config.write == "sentence"),
         )
         self.fingerprint = hashlib.sha256("\n".join(facts).encode()).hexdigest()
         self._zero = unstack_states(self._attached.zero_state(1))[0]

@@ -8,14 +8,19 @@ Message text never becomes a special token: ``<|im_end|>`` in a user's text stay
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
 from deltamem_agents.errors import UnsupportedModelError
 
+PART = 20_000  # characters
+_WORD_BEGINS = re.compile(r"(?<=\S) (?=\w)")
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -87,12 +92,17 @@ class Rendering:
         self._text_tokenizer = copy.deepcopy(tokenizer)
         self._start = self._markup(self.format.start)
         self._markups = {role: tuple(map(self._markup, self._around(role))) for role in ROLES}
-        self._text("")  # switched here, before other threads come
+        self.text("")  # switched here, before other threads come
 
     def message(self, role: str, content: str) -> list[int]:
         """Tokens of one message. ``content`` is tokenised on its own; special tokens in it are split into text."""
         before, after = self._markups[role]
-        return [*before, *self._text(content), *after]
+        return [*before, *self.text(content), *after]
+
+    def around(self, role: str) -> tuple[list[int], list[int]]:
+        """Tokens before a message's content, and after it."""
+        before, after = self._markups[role]
+        return [*before], [*after]
 
     def opening(self, role: str) -> list[int]:
         """Tokens before a message's content."""
@@ -101,6 +111,34 @@ class Rendering:
     def start(self) -> list[int]:
         """Tokens that begin a segment."""
         return [*self._start]
+
+    def text(self, content: str) -> list[int]:
+        """Tokens of a message's content alone.
+
+        A long content is tokenised in parts, as a tokenizer takes more than twice as long for twice the text; parts
+        begin before a word where they can, which changes no token.
+        """
+        encode = partial(self._text_tokenizer.encode, add_special_tokens=False, split_special_tokens=True)
+        if len(content) <= PART:
+            return list(encode(content))
+        return [token for start, stop in _parts(content) for token in encode(content[start:stop])]
+
+    def text_with_starts(self, content: str) -> tuple[list[int], list[int]]:
+        """As `text`, and for each token the place of its first character, never falling.
+
+        A tokenizer that cannot tell places is taken to have as many tokens in each character.
+        """
+        if not self._text_tokenizer.is_fast:
+            ids = self.text(content)
+            return ids, [place * len(content) // len(ids) for place in range(len(ids))]
+        ids, starts = [], []
+        for begin, stop in _parts(content):
+            found = self._text_tokenizer(
+                content[begin:stop], add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+            )
+            ids += found["input_ids"]
+            starts += [begin + start for start, _ in found["offset_mapping"]]
+        return ids, list(accumulate(starts, max))
 
     def question(self, query: str, records: str = "") -> list[int]:
         """A prompt for a short answer from memory: instruction and records as a system message, then the query."""
@@ -131,10 +169,14 @@ class Rendering:
         )
         return list(cast("list[int]", rendered))
 
-    def facts(self) -> str:
-        """What a state depends on here: part of the fingerprint."""
-        known = self.format
-        return f"{self.name}/1 {known.start}{known.before}{known.after}{sorted(known.roles.items())}"
+    def facts(self, *, sentences: bool = False) -> str:
+        """What a state depends on here: part of the fingerprint.
+
+        Args:
+            sentences: Whether it depends on which sentence a token belongs to.
+        """
+        known, version = self.format, 2 if sentences else 1
+        return f"{self.name}/{version} {known.start}{known.before}{known.after}{sorted(known.roles.items())}"
 
     def _around(self, role: str) -> tuple[str, str]:
         if self.name == "mistral":
@@ -142,11 +184,20 @@ class Rendering:
         return self.format.before.format(role=self.format.role(role)), self.format.after
 
     def _markup(self, text: str) -> list[int]:
-        """Before `_text` is first called only."""
+        """Before `text` is first called only."""
         return list(self._text_tokenizer.encode(text, add_special_tokens=False)) if text else []
 
-    def _text(self, content: str) -> list[int]:
-        return list(self._text_tokenizer.encode(content, add_special_tokens=False, split_special_tokens=True))
+
+def _parts(content: str) -> Iterator[tuple[int, int]]:
+    """Where the parts begin and end in which a content is tokenised."""
+    start = 0
+    while len(content) - start > 2 * PART:
+        word = _WORD_BEGINS.search(content, start + PART, start + 2 * PART)
+        stop = word.start() if word else start + PART
+        yield start, stop
+        start = stop
+    if start < len(content):
+        yield start, len(content)
 
 
 def _format_of(tokenizer: PreTrainedTokenizerBase) -> tuple[str, MessageFormat]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Protocol
 
 from deltamem_agents.engine.rendering import Rendering
@@ -87,20 +88,38 @@ def cut(messages: Iterable[Message], rendering: Rendering, write_length: int, *,
 
 
 def render(message: Message, rendering: Rendering) -> _Rendered:
-    """A message's tokens, and for each the ordinal of its sentence; the role and end belong to the nearest sentence."""
-    sentences = [part for part in _SENTENCE_END.split(message.text) if part.strip()] or [message.text]
-    ids = rendering.message(message.role, message.text)
-    if len(sentences) == 1:
+    """A message's tokens, and for each the ordinal of its sentence; the role and end belong to the nearest sentence.
+
+    A token belongs to the sentence that its first character is in. Takes time in proportion to the text.
+    """
+    before, after = rendering.around(message.role)
+    ends = _sentence_ends(message.text)
+    if not ends:
+        ids = [*before, *rendering.text(message.text), *after]
         return _Rendered(ids, [0] * len(ids))
-    # Where sentences end among the tokens: the rendering of the text up to there, less its closing markup.
-    closing = len(rendering.message(message.role, "")) - len(rendering.opening(message.role))
-    bounds: list[int] = []
-    at = 0
-    for sentence in sentences[:-1]:
-        at = message.text.index(sentence, at) + len(sentence)
-        bounds.append(len(rendering.message(message.role, message.text[:at])) - closing)
-    ordinals = [sum(position >= bound for bound in bounds) for position in range(len(ids))]
-    return _Rendered(ids, ordinals)
+    ids, starts = rendering.text_with_starts(message.text)
+    ordinals = [0] * len(before)
+    ordinal = 0
+    for start in starts:
+        while ordinal < len(ends) and start >= ends[ordinal]:
+            ordinal += 1
+        ordinals.append(ordinal)
+    return _Rendered([*before, *ids, *after], ordinals + [ordinal] * len(after))
+
+
+def _sentence_ends(text: str) -> list[int]:
+    """Where each sentence but the last one ends; the space between two of them belongs to the later one."""
+    ends: list[int] = []
+    start = end = 0
+    spoken = False  # whether a sentence has ended that another one may follow
+    for gap in chain(_SENTENCE_END.finditer(text), [None]):
+        stop = len(text) if gap is None else gap.start()
+        if text[start:stop].strip():
+            if spoken:
+                ends.append(end)
+            spoken, end = True, stop
+        start = len(text) if gap is None else gap.end()
+    return ends
 
 
 def _new(start: int, end: int, rendering: Rendering) -> Segment:

@@ -156,7 +156,7 @@ class VisibleText:
     """Text of a stream less the tool calls in it, which a framework gets parsed, when the reply is complete."""
 
     def __init__(self) -> None:
-        self._shown = ""
+        self._shown: list[str] = []
         self._held = ""
         self._calling = False
 
@@ -170,14 +170,15 @@ class VisibleText:
         if at < 0:
             at = len(self._held) - _overlap(self._held)
         ready, self._held = self._held[:at], self._held[at:]
-        self._shown += ready
+        self._shown.append(ready)
         return ready
 
     def rest(self, reply: Reply) -> str:
         """What of the finished reply's text was not shown yet."""
-        if reply.text.startswith(self._shown):
-            return reply.text[len(self._shown) :]
-        trimmed = self._shown.rstrip()
+        shown = "".join(self._shown)
+        if reply.text.startswith(shown):
+            return reply.text[len(shown) :]
+        trimmed = shown.rstrip()
         return reply.text[len(trimmed) :].lstrip() if reply.text.startswith(trimmed) else ""
 
 

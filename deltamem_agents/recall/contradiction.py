@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import NamedTuple
 
 from deltamem_agents.recall.lexical import STOPWORDS, speaks_of_self
 from deltamem_agents.recall.protocols import IndexedRecord
@@ -27,23 +27,29 @@ CHANGE = re.compile(
 _CHANGE_TERMS = frozenset("now longer anymor more instead actual chang move switch renam replac sinc day".split())
 _IS = re.compile(r"^(.*?\b(?:is|are|was|were|am)(?: called)?)\s+(\S.*)$", re.DOTALL)
 MOST_DIFFERENT = 2  # terms that either statement has for itself
+MOST_COMPARED = 300  # records, as each is compared with each
 LONGEST = 200  # characters; a longer text states more than one thing
 
 
 def outdated(found: Sequence[IndexedRecord]) -> dict[int, int]:
-    """Keys of records that a newer one of these contradicts, to the key of the newest that does."""
-    by_age = sorted(found, key=lambda record: (record.position, record.chunk))
+    """Keys of records that a newer one of these contradicts, to the key of the newest that does.
+
+    Args:
+        found: Best first; each of the first `MOST_COMPARED` is compared with the others of them.
+    """
+    by_age = sorted(found[:MOST_COMPARED], key=lambda record: (record.position, record.chunk))
     stale: dict[int, int] = {}
-    before: list[IndexedRecord] = []
-    of_subject: dict[tuple[str, ...], list[IndexedRecord]] = {}  # what tells of no change replaces nothing else
-    for newer in by_age:
-        statement = _statement(newer.text)
+    before: list[_Stated] = []
+    of_subject: dict[tuple[str, ...], list[_Stated]] = {}  # what tells of no change replaces nothing else
+    for record in by_age:
+        statement = _statement(record.text)
         if statement is None:
             continue
+        newer = _Stated(record, statement)
         same_subject = of_subject.setdefault(statement.subject, [])
         for older in before if statement.changes else same_subject:
-            if contradicts(newer, older):
-                stale[older.key] = newer.key
+            if _contradicts(newer, older):
+                stale[older.record.key] = record.key
         before.append(newer)
         same_subject.append(newer)
     return stale
@@ -68,11 +74,7 @@ def newer_first(found: Sequence[IndexedRecord], stale: Mapping[int, int]) -> lis
 def contradicts(newer: IndexedRecord, older: IndexedRecord) -> bool:
     """Whether of two statements by the same speaker the newer replaces the older."""
     new, old = _statement(newer.text), _statement(older.text)
-    if new is None or old is None or new.own != old.own or newer.role != older.role:
-        return False
-    if not (_replaces(new, old) if new.changes else _is_else(new, old)):
-        return False
-    return bool(newer.metadata.get("name") == older.metadata.get("name"))
+    return new is not None and old is not None and _contradicts(_Stated(newer, new), _Stated(older, old))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,20 @@ class _Statement:
     complement: tuple[str, ...]
 
 
-@lru_cache(4096)
+class _Stated(NamedTuple):
+    record: IndexedRecord
+    statement: _Statement
+
+
+def _contradicts(newer: _Stated, older: _Stated) -> bool:
+    new, old = newer.statement, older.statement
+    if new.own != old.own or newer.record.role != older.record.role:
+        return False
+    if not (_replaces(new, old) if new.changes else _is_else(new, old)):
+        return False
+    return bool(newer.record.metadata.get("name") == older.record.metadata.get("name"))
+
+
 def _statement(text: str) -> _Statement | None:
     """A text taken apart; None where it states nothing, or more than one thing."""
     if len(text) > LONGEST or "?" in text:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from deltamem_agents.normal_form import normalized
+
 # Words that say nothing about what is asked for. In a memory of a dozen messages rarity does not yet tell them apart.
 _STOPWORDS = """
     a about all also am an and any are as at be been but by can could d did do does doing for from had has have
@@ -25,7 +27,7 @@ def query_terms(query: str) -> list[str]:
     ['status', 'ERR', '4012', 'ERR 4012']
     """
     every: dict[str, str] = {}
-    for chunk in unicodedata.normalize("NFC", query).split():
+    for chunk in normalized("NFC", query).split():
         words = words_of(chunk)
         for term in (*words, " ".join(words)):
             if term:

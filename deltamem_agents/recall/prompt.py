@@ -8,6 +8,7 @@ from deltamem_agents.errors import ConfigError
 from deltamem_agents.recall.protocols import Record
 
 HEADER = "Relevant memory:"
+SLACK = 2  # tokens by which a line may measure more or less beside others than alone
 
 
 def recall_text(records: Sequence[Record]) -> str:
@@ -18,7 +19,7 @@ def recall_text(records: Sequence[Record]) -> str:
     if not records:
         return ""
     oldest_first = sorted(records, key=lambda record: (record.position, record.chunk))
-    return "\n".join([HEADER, *(f"- {record.role}: {_one_line(record.text)}" for record in oldest_first)])
+    return "\n".join([HEADER, *map(_line, oldest_first)])
 
 
 def within_budget(records: Sequence[Record], budget: int, measure: Callable[[str], int] = len) -> list[Record]:
@@ -34,9 +35,19 @@ def within_budget(records: Sequence[Record], budget: int, measure: Callable[[str
     """
     check_budget(budget)
     kept: list[Record] = []
+    total, exact = measure(HEADER), True  # lines are measured one by one, and all together where it matters
     for record in records:
-        if measure(recall_text([*kept, record])) <= budget:
+        line = measure(f"\n{_line(record)}")
+        if not exact and total + line + SLACK > budget:
+            total, exact = measure(recall_text(kept)), True
+        if total + line + SLACK <= budget:
             kept.append(record)
+            total, exact = total + line, False
+        elif total + line - SLACK <= budget and (together := measure(recall_text([*kept, record]))) <= budget:
+            kept.append(record)
+            total = together
+    while kept and measure(recall_text(kept)) > budget:
+        kept.pop()
     return kept
 
 
@@ -44,6 +55,10 @@ def check_budget(budget: int) -> None:
     """Raise ConfigError if a budget is negative."""
     if budget < 0:
         raise ConfigError(f"budget {budget} is negative; give 0 for no records, or leave it out for no limit")
+
+
+def _line(record: Record) -> str:
+    return f"- {record.role}: {_one_line(record.text)}"
 
 
 def _one_line(text: str) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 RECORD_LIMIT = 1000  # characters; about the 256 tokens that small embedding models read
 
 # After a full stop with its closing quotes and the space behind it (none in Chinese or Japanese), or after a line.
-_SENTENCE_END = re.compile(r"[.!?…؟।]+[\"'”’»)\]]*\s+|[。！？]+[」』”’）]*\s*|\n+")
+# A run of full stops is looked at from its beginning only: from each of them it would take the square of its length.
+_SENTENCE_END = re.compile(r"(?<![.!?…؟।])[.!?…؟।]++[\"'”’»)\]]*+\s+|[。！？]++[」』”’）]*+\s*+|\n+")
 
 
 def split_text(text: str, limit: int = RECORD_LIMIT) -> list[str]:
@@ -20,13 +21,16 @@ def split_text(text: str, limit: int = RECORD_LIMIT) -> list[str]:
     if len(text) <= limit:
         return [text.strip()] if text.strip() else []
     pieces: list[str] = []
-    packed = ""
+    packed: list[str] = []
+    size = 0
     for sentence in _sentences(text, limit):
-        if packed and len((packed + sentence).rstrip()) > limit:
-            pieces.append(packed)
-            packed = ""
-        packed += sentence
-    pieces.append(packed)
+        solid = len(sentence.rstrip())
+        if solid and size and size + solid > limit:
+            pieces.append("".join(packed))
+            packed, size = [], 0
+        packed.append(sentence)
+        size += len(sentence)
+    pieces.append("".join(packed))
     return [piece.strip() for piece in pieces if piece.strip()]
 
 
@@ -38,13 +42,13 @@ def sentences(text: str) -> list[str]:
 def _sentences(text: str, limit: int) -> Iterator[str]:
     """Sentences with the space behind them, those beyond the limit in parts that are not."""
     for sentence in _cut(text):
-        rest = sentence
-        while len(rest.rstrip()) > limit:
-            cut = rest.rfind(" ", 1, limit + 1)
-            cut = limit if cut < limit // 2 else cut
-            yield rest[:cut]
-            rest = rest[cut:]
-        yield rest
+        start, stop = 0, len(sentence.rstrip())
+        while stop - start > limit:
+            cut = sentence.rfind(" ", start + 1, start + limit + 1)
+            end = start + limit if cut < start + limit // 2 else cut
+            yield sentence[start:end]
+            start = end
+        yield sentence[start:]
 
 
 def _cut(text: str) -> Iterator[str]:

@@ -13,17 +13,17 @@ A term is a word, its accents folded and its English ending taken off (Porter2);
 from __future__ import annotations
 
 import re
+import sys
 import threading
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import snowballstemmer
 
+from deltamem_agents.normal_form import normalized
 from deltamem_agents.recall.lexical import query_terms, words_of
 from deltamem_agents.unspaced import UNSPACED
 
@@ -32,8 +32,44 @@ if TYPE_CHECKING:
 
 K1, B = 1.2, 0.75
 
+LONGEST_STEMMED = 64  # characters; no longer one has an English ending
+LONGEST_KEPT = 32  # characters of what is remembered: words, and nothing as long as a sentence
+KEPT_BYTES = 16 << 20
+
 _ACCENTS = re.compile("[\u0300-\u036f]")
 _stemming = threading.local()  # a stemmer keeps the word it is at
+
+
+class _KnownWords:
+    """Terms of words that were met lately, of all agents; all are dropped when they take too many bytes."""
+
+    def __init__(self) -> None:
+        self._terms: dict[str, tuple[str, ...]] = {}
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, word: str) -> tuple[str, ...] | None:
+        return self._terms.get(word)
+
+    def put(self, word: str, terms: tuple[str, ...]) -> None:
+        size = 200 + sum(map(sys.getsizeof, (word, *terms)))
+        with self._lock:
+            if self._bytes + size > KEPT_BYTES:
+                self._terms, self._bytes = {}, 0
+            self._terms[word] = terms
+            self._bytes += size
+
+    def drop(self) -> None:
+        with self._lock:
+            self._terms, self._bytes = {}, 0
+
+
+_known = _KnownWords()
+
+
+def forget_words() -> None:
+    """Drop the words that are remembered: some may have been erased, or who asked for them has closed."""
+    _known.drop()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +156,15 @@ def text_terms(text: str) -> Iterator[str]:
     >>> sorted(text_terms("Érr-4012 stopped"))
     ['4012', 'err', 'err 4012', 'stop']
     """
-    for chunk in text.split() if text.isascii() else unicodedata.normalize("NFC", text).split():
-        yield from _chunk_terms(chunk)
+    for chunk in normalized("NFC", text).split():
+        known = _known.get(chunk)
+        if known is None:
+            known = _chunk_terms(chunk)
+            if len(chunk) <= LONGEST_KEPT and not UNSPACED.search(chunk):
+                _known.put(chunk, known)
+        yield from known
 
 
-@lru_cache(1 << 16)
 def _chunk_terms(chunk: str) -> tuple[str, ...]:
     """The terms of what stands between two spaces."""
     words = [form for word in words_of(chunk) for form in _forms(word)]
@@ -140,7 +180,6 @@ def _query_forms(term: str) -> Iterable[str]:
     return pairs or forms
 
 
-@lru_cache(1 << 16)
 def _forms(word: str) -> tuple[str, ...]:
     """A word without accents and ending; a run of a script without spaces as its characters and its pairs."""
     if not word.isascii():
@@ -148,7 +187,9 @@ def _forms(word: str) -> tuple[str, ...]:
         if runs:
             rest = UNSPACED.sub(" ", word).split()
             return (*(form for run in runs for form in _pairs(run)), *(form for part in rest for form in _forms(part)))
-        word = unicodedata.normalize("NFC", _ACCENTS.sub("", unicodedata.normalize("NFD", word)))
+        word = normalized("NFC", _ACCENTS.sub("", normalized("NFD", word)))
+    if len(word) > LONGEST_STEMMED:
+        return (word.casefold(),)
     if not hasattr(_stemming, "stemmer"):
         _stemming.stemmer = snowballstemmer.stemmer("english")
     return (_stemming.stemmer.stemWord(word.casefold()),)

@@ -41,11 +41,16 @@ SHARED = 100_000  # characters; what is longer must not keep others waiting
 
 @dataclass(slots=True)
 class Append:
-    """Messages to append to an agent's journal, and whether a statement that holds them was ever sent."""
+    """Messages to append to an agent's journal, and whether a statement that holds them was ever sent.
+
+    Args:
+        words: With the messages' texts cut ahead.
+    """
 
     agent: str
     session: str
     messages: Sequence[NewMessage]
+    words: records.Words
     tried: bool = False
 
     def fits(self) -> bool:
@@ -54,7 +59,7 @@ class Append:
         return 0 < len(self.messages) <= LOOKUP and size <= SHARED and not any(each.named for each in self.messages)
 
 
-def append(connection: Connection, words: records.Words, appends: Sequence[Append]) -> list[bool]:
+def append(connection: Connection, appends: Sequence[Append]) -> list[bool]:
     """Append what fits; for each whether its messages were stored.
 
     False where there is no such agent yet, where somebody else writes to it, and where the statement was sent before
@@ -73,7 +78,7 @@ def append(connection: Connection, words: records.Words, appends: Sequence[Appen
             left[each.agent] -= 1
             at = {"agent": each.agent, "left": left[each.agent]}
             said.append({**at, "session": each.session, **_said(message)})
-            pieces += [{**at, **piece} for piece in _pieces(words, message)]
+            pieces += [{**at, **piece} for piece in _pieces(each.words, message)]
     values = {"wanted": wanted, "said": said, "pieces": pieces}
     stored = set(connection.scalars(_APPEND, values))
     for each in appends:
@@ -94,8 +99,8 @@ def _said(message: NewMessage) -> dict[str, Any]:
 
 
 def _pieces(words: records.Words, message: NewMessage) -> Iterator[dict[str, Any]]:
-    for chunk, piece in enumerate(words.split(message.text)):
-        yield {"chunk": chunk, "text": piece, "terms": words.fulltext.terms(piece)}
+    for chunk, piece in enumerate(words.pieces(message.text)):
+        yield {"chunk": chunk, "text": piece.text, "terms": piece.terms}
 
 
 def _rows(name: str, **columns: Any) -> TableValuedAlias:

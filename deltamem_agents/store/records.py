@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -39,11 +39,33 @@ _KEY = select(AgentRow.key).where(AgentRow.id == bindparam("agent"))
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """The text of a record, and what it is found by besides its own words."""
+
+    text: str
+    terms: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Words:
-    """How a message's text becomes records: cut into pieces, and what of each is found besides its own words."""
+    """How a message's text becomes records: cut into pieces, and what of each is found besides its own words.
+
+    Args:
+        ready: Pieces of texts that were cut before.
+    """
 
     split: Splitter
     fulltext: FullText
+    ready: Mapping[str, Sequence[Piece]] = field(default_factory=dict, repr=False)
+
+    def pieces(self, text: str) -> Sequence[Piece]:
+        """The pieces of a message's text, in order."""
+        known = self.ready.get(text)
+        return [Piece(each, self.fulltext.terms(each)) for each in self.split(text)] if known is None else known
+
+    def ahead(self, texts: Iterable[str]) -> Words:
+        """The same with these texts cut already, so that no transaction waits for that."""
+        return replace(self, ready={text: self.pieces(text) for text in texts})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +95,11 @@ def add(connection: Connection, words: Words, agent_key: int, messages: Sequence
             "agent_key": agent_key,
             "position": position,
             "chunk": chunk,
-            "text": piece,
-            "terms": words.fulltext.terms(piece),
+            "text": piece.text,
+            "terms": piece.terms,
         }
         for position, text in messages
-        for chunk, piece in enumerate(words.split(text))
+        for chunk, piece in enumerate(words.pieces(text))
     ]
     if rows:
         connection.execute(_ADD, rows)

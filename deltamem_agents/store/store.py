@@ -96,7 +96,7 @@ class Store(ById):
         return cls(database, split, retention)
 
     def _append_at_once(self, appends: Sequence[Append]) -> list[bool]:
-        return self._database.write(lambda connection: at_once.append(connection, self._words, appends), alone=True)
+        return self._database.write(lambda connection: at_once.append(connection, appends), alone=True)
 
     def close(self) -> None:
         """Close the database; calling it again does nothing."""
@@ -140,13 +140,14 @@ class Store(ById):
         check_id(agent)
         check_id(session, "session")
         checked = check_messages(messages)
-        wanted = Append(agent, session, checked)
+        words = self._words.ahead(message.text for message in checked)
+        wanted = Append(agent, session, checked, words)
         if self._appends is not None and wanted.fits() and self._appends.write(wanted):
             return [message.id for message in checked]
 
         def work(connection: Connection) -> list[str]:
             again, wanted.tried = wanted.tried, True
-            return journal.append(connection, self._words, agent, checked, session, again=again)
+            return journal.append(connection, words, agent, checked, session, again=again)
 
         return self._database.write(work)
 

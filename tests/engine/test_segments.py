@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltamem_agents import tiny
 from deltamem_agents.engine import Rendering, cut
+from deltamem_agents.engine.rendering import PART
+from deltamem_agents.engine.segments import render
 
 WRITE_LENGTH = 24
 
@@ -72,3 +76,33 @@ def test_messages_and_sentences_are_numbered(rendering, said) -> None:
     assert sorted(set(segment.sentences)) == [0, 1, 2, 3]
     words = rendering.tokenizer.decode([t for t, s in zip(segment.ids, segment.sentences, strict=True) if s == 1])
     assert words.strip() == "I live in Oslo."
+
+
+def by_prefixes(text: str, rendering: Rendering) -> list[int]:
+    """Each token's sentence by definition: a sentence has ended where the rendering of all text up to it has."""
+    sentences = [part for part in re.split(r"(?<=[.!?…。！？])\s+|\n+", text) if part.strip()] or [text]
+    ids, at, bounds = rendering.message("user", text), 0, []
+    closing = len(rendering.message("user", "")) - len(rendering.opening("user"))
+    for sentence in sentences[:-1]:
+        at = text.index(sentence, at) + len(sentence)
+        bounds.append(len(rendering.message("user", text[:at])) - closing)
+    return [sum(place >= bound for bound in bounds) for place in range(len(ids))]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    parts=st.lists(st.sampled_from(["Hello", " there", ". ", "! ", "…", "。\n", "\n\n", "  x", "😀", "é", "?? ", "\t"]))
+)
+def test_sentences_are_found_with_one_tokenisation(parts, rendering, said) -> None:
+    text = "".join(parts) + "."
+    rendered = render(said(1, text), rendering)
+    assert rendered.ids == rendering.message("user", text)
+    assert rendered.sentences == by_prefixes(text, rendering)
+
+
+def test_a_long_text_has_the_tokens_that_it_has_as_a_whole(rendering, said) -> None:
+    text = "Shelf 7 holds crate 49 of row 3, and nobody knows why. " * 1_000
+    whole = rendering.tokenizer.encode(text, add_special_tokens=False)
+    rendered = render(said(1, text), rendering)
+    assert len(text) > 2 * PART and rendering.text(text) == whole == rendered.ids[1:-1]
+    assert rendered.sentences[-1] == 999 and rendered.sentences == sorted(rendered.sentences)

@@ -1,9 +1,11 @@
 """The journal's part of the conformance suite."""
 
 import itertools
+import sqlite3
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -277,3 +279,19 @@ def test_live_journal_agrees_with_a_model_in_memory(store: Store, writes: list[l
     else:
         assert info is not None and first is not None
         assert (info.position, info.epoch) == (head, first.epoch + rises)
+
+
+def test_text_is_cut_before_the_database_is_locked(tmp_path: Path) -> None:
+    path, seen = tmp_path / "memory.db", []
+
+    def split(text: str) -> list[str]:
+        other = sqlite3.connect(path, timeout=0, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")  # fails where somebody is writing
+        other.close()
+        seen.append(text)
+        return [text]
+
+    with Store.open(f"sqlite:///{path}", split=split) as store:
+        store.append("alice", [{"role": "user", "content": "one"}, {"role": "user", "content": "two"}], "s")
+        store.append("alice", [{"role": "user", "content": "three", "id": "m3"}], "s")
+        assert seen == ["one", "two", "three"] and store.size("alice") == 3

@@ -18,6 +18,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, func, literal_column, select
 
+from deltamem_agents.normal_form import normalized
 from deltamem_agents.store.dialects.narrowing import Within
 from deltamem_agents.store.dialects.rows import plain_rows
 from deltamem_agents.store.schema import MessageRow, RecordRow
@@ -62,8 +63,8 @@ class Tsvector:
         """As `FullText.terms`."""
         if text.isascii():
             return None
-        words = _WORD.findall(unicodedata.normalize("NFC", text))  # composed, as a combining mark would end a word
-        folded = " ".join(fold(word) for word in words if fold(word) != word)
+        words = _WORD.findall(normalized("NFC", text))  # composed, as a combining mark would end a word
+        folded = " ".join(plain for word in words if (plain := fold(word)) != word)
         return " \n".join(part for part in (spelled_out(text), folded) if part) or None
 
     def search(
@@ -96,7 +97,7 @@ def fold(word: str) -> str:
     >>> fold("Zürich")
     'Zurich'
     """
-    return "".join(each for each in unicodedata.normalize("NFD", word) if not unicodedata.combining(each))
+    return "".join(each for each in normalized("NFD", word) if not unicodedata.combining(each))
 
 
 def _ranked(agent_key: int, terms: Sequence[str], limit: int) -> Select[Any] | None:
