@@ -10,7 +10,7 @@ SOURCES := pyproject.toml constraints.txt hatch_build.py $(wildcard kernels/delt
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(shell nproc 2>/dev/null || echo 2) --dist loadfile
 
 .PHONY: install demo test test-lowest check lint types layers bench bench-store bench-search bench-engine
-.PHONY: bench-recall bench-gpu
+.PHONY: bench-recall bench-gpu soak-erasures
 
 install: $(STAMP)
 
@@ -73,3 +73,7 @@ bench-recall: $(STAMP)
 # The kernels on a CUDA device.
 bench-gpu: $(STAMP)
 	$(BIN)/python kernels/benchmarks/run.py --device cuda --out docs/benchmarks/kernels-gpu.csv
+
+# 10,000 erasures on SQLite, one by one; about half an hour on a slow disk. Prints time, size and levels of the index.
+soak-erasures: $(STAMP)
+	$(BIN)/python tests/store/erasures.py $(if $(ERASURES),$(ERASURES),10000)

@@ -261,7 +261,7 @@ def _has_bytes(path: Path) -> bool:
 
 def _database(url: str, schema: str | None) -> DatabaseFacts:
     """Open and read what exists; the error names its remedy after a semicolon."""
-    name = masked(url)
+    name, damage = masked(url), list[str]()
     try:
         database = open_database(url, None, schema)
         try:
@@ -272,10 +272,14 @@ def _database(url: str, schema: str | None) -> DatabaseFacts:
             except StoreError as error:
                 database = reopen_immutable(database, error)
                 version = versions.current(database)
+            if version == versions.LATEST:
+                damage = versions.damage(database)
         finally:
             database.close()
     except (ConfigError, MissingExtraError, StoreError) as error:
         return DatabaseFacts(name, None, str(error))
     if version not in (None, versions.LATEST):
         return DatabaseFacts(name, version, versions.mismatch(name, version))
+    if damage:
+        return DatabaseFacts(name, version, f"{name} is damaged: {damage[0]}; 'deltamem db check' tells all")
     return DatabaseFacts(name, version, None)

@@ -1,4 +1,4 @@
-"""Commands about a database's tables and files: db current, upgrade, check, purge."""
+"""Commands about a database's tables and files: db current, upgrade, check, repair, purge."""
 
 from __future__ import annotations
 
@@ -62,6 +62,20 @@ def check(url: Url = DEFAULT_URL, schema: Schema = None, json: Json = False, deb
             typer.echo(each)
     if found:
         raise typer.Exit(1)
+
+
+@db.command()
+def repair(url: Url = DEFAULT_URL, schema: Schema = None, json: Json = False, debug: Debug = False) -> None:
+    """Make the full-text index anew from the records, whatever state it is in; messages and states are not touched."""
+    from deltamem_agents.store import versions
+
+    with _database(url, schema) as database, terminal.progress("Repairing"):
+        done = versions.repair(database)
+    if json:
+        terminal.print_json({"repaired": done})
+    else:
+        for each in done:
+            typer.echo(each)
 
 
 @db.command()

@@ -146,6 +146,14 @@ class Database:
         """
         return self._tried(lambda: self.dialect.purge(self._engine, whole=whole), "purge")
 
+    def repair(self) -> list[str]:
+        """Make anew what can be made from other tables; what that was.
+
+        Raises:
+            StoreError: The database cannot be reached or written.
+        """
+        return self._tried(lambda: self.dialect.repair(self._engine), "repair")
+
     def _tried(self, once: Callable[[], T], action: str) -> T:
         if self._closed:
             raise ClosedError(f"{self.name}: the store was closed; open it again")

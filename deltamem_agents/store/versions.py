@@ -93,6 +93,27 @@ def differences(database: Database) -> list[str]:
     return database.read(lambda connection: _unlike(connection, database) + database.dialect.check(connection))
 
 
+def damage(database: Database) -> list[str]:
+    """As `differences`, but only the damage that the database itself sees; of a database of this version.
+
+    Raises:
+        StoreError: The database cannot be read.
+    """
+    return database.read(lambda connection: database.dialect.check(connection))
+
+
+def repair(database: Database) -> list[str]:
+    """Make anew what can be made from other tables: the full-text index. What that was.
+
+    Raises:
+        StoreError: The database cannot be read or written, or is of another version.
+    """
+    version = current(database)
+    if version != LATEST:
+        raise StoreError(mismatch(database.name, version) if version else f"{database.name} has no tables of ours")
+    return database.repair()
+
+
 def _current(connection: Connection, schema: str | None) -> str | None:
     tables = inspect(connection)
     if tables.has_table(VERSION_TABLE, schema=schema):

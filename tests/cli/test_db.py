@@ -99,6 +99,29 @@ def test_check_tells_what_is_wrong(deltamem, url, tmp_path):
     assert found.code == 1 and len(found.json["problems"]) == 2
 
 
+def test_a_broken_full_text_index_is_told_of_and_repaired(deltamem, url, tmp_path):
+    assert deltamem("write", "My dog is Rex.", "--agent", "alice", "--url", url, *PLAIN).code == 0
+    with sqlite3.connect(tmp_path / "memory.db") as connection:
+        connection.execute("UPDATE deltamem_records_fts_data SET block = x'01' WHERE id = 10")
+    done = deltamem("db", "check", "--url", url)
+    assert done.code == 1 and "full-text index" in done.out and "deltamem db repair" in done.out
+    done = deltamem("doctor", "--url", url)
+    assert done.code == 1 and "deltamem db repair" in done.err
+    assert_refused(deltamem("write", "Again", "--agent", "alice", "--url", url, *PLAIN), "deltamem db repair")
+    assert deltamem("db", "repair", "--url", url).out == "the full-text index was made anew from the records\n"
+    assert deltamem("db", "check", "--url", url).code == 0 and deltamem("doctor", "--url", url).code == 0
+    found = deltamem("recall", "What is my dog?", "--agent", "alice", "--url", url, "--json", *PLAIN).json
+    assert "Rex" in found["text"]
+    assert deltamem("db", "repair", "--url", url, "--json").json == {
+        "repaired": ["the full-text index was made anew from the records"]
+    }
+
+
+def test_repair_makes_no_database(deltamem, url, tmp_path):
+    assert_refused(deltamem("db", "repair", "--url", url), "there is no file", "memory.db")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_a_command_the_commands_are_listed(deltamem):
     done = deltamem("db")
     assert done.code == 2 and "upgrade" in done.out + done.err

@@ -11,10 +11,15 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, bindparam, text
 
+from deltamem_agents.store.dialects.fts5_levels import MOST_LEVELS, levels
 from deltamem_agents.store.dialects.narrowing import Within
 from deltamem_agents.store.dialects.rows import plain_rows
 from deltamem_agents.store.schema import UtcDateTime
 from deltamem_agents.unspaced import UNSPACED, spelled_out
+
+INDEX = "deltamem_records_fts"
+TRIGGERS = ("deltamem_records_added", "deltamem_records_removed", "deltamem_records_changed")
+REMEDY = "'deltamem db repair' makes it anew from the records"
 
 SQLITE_TABLES = (
     """CREATE VIRTUAL TABLE IF NOT EXISTS deltamem_records_fts USING fts5(
@@ -97,10 +102,65 @@ class Fts5:
         return plain_rows(connection.execute(SQLITE_NARROWED, values))
 
 
-def optimize(connection: sqlite3.Connection) -> None:
-    """Merge the index into one piece, which drops the terms of deleted rows; nothing where there is no index."""
-    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'deltamem_records_fts'").fetchone():
-        connection.execute("INSERT INTO deltamem_records_fts(deltamem_records_fts) VALUES ('optimize')")
+def index_exists(driver: sqlite3.Connection) -> bool:
+    """Whether the database has our full-text index."""
+    return driver.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (INDEX,)).fetchone() is not None
+
+
+def problems(driver: sqlite3.Connection) -> list[str]:
+    """What is wrong with the index: missing, unlike the records, or not to be opened."""
+    made = {name: sql for name, sql in driver.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")}
+    named = (INDEX, *TRIGGERS)
+    missing = [name for name in named if name not in made]
+    if missing:
+        return [f"the full-text index lacks {', '.join(missing)}: {REMEDY}"]
+    found = [
+        f"the trigger {name} is not the one that keeps the full-text index in step: {REMEDY}"
+        for name in TRIGGERS
+        if _plain(made[name]) != _plain(SQLITE_TABLES[1 + TRIGGERS.index(name)])
+    ]
+    try:
+        driver.execute(f"SELECT rowid FROM {INDEX} WHERE {INDEX} MATCH 'a' LIMIT 1").fetchall()
+        driver.execute(f"INSERT INTO {INDEX}({INDEX}, rank) VALUES ('integrity-check', 1)")
+    except sqlite3.Error as error:
+        if "readonly" not in str(error):
+            found.append(f"the full-text index is broken ({error}): {REMEDY}")
+    high = levels(driver, INDEX)
+    if high is not None and len(high) > MOST_LEVELS and not found:
+        found.append(f"the full-text index has {len(high)} levels, with 2,000 it cannot be opened: {REMEDY}")
+    return found
+
+
+def rebuild(driver: sqlite3.Connection) -> None:
+    """Make the index anew from the records, in one transaction, whatever state it is in.
+
+    An index that cannot be opened cannot be dropped either. So its entry in the schema goes first, which leaves the
+    tables that it kept its data in as ordinary ones.
+
+    Raises:
+        sqlite3.Error: The database cannot be written; nothing was changed.
+    """
+    driver.execute("BEGIN IMMEDIATE")
+    try:
+        driver.execute("PRAGMA writable_schema = ON")
+        driver.execute("DELETE FROM sqlite_master WHERE name = ? AND sql LIKE 'CREATE VIRTUAL TABLE%'", (INDEX,))
+        driver.execute("PRAGMA writable_schema = RESET")
+        for trigger in TRIGGERS:
+            driver.execute(f"DROP TRIGGER IF EXISTS {trigger}")
+        for table in ("data", "idx", "docsize", "config", "content"):
+            driver.execute(f"DROP TABLE IF EXISTS {INDEX}_{table}")
+        for statement in SQLITE_TABLES:
+            driver.execute(statement)
+        driver.execute(f"INSERT INTO {INDEX}({INDEX}) VALUES ('rebuild')")
+        driver.execute("COMMIT")
+    finally:
+        if driver.in_transaction:
+            driver.execute("ROLLBACK")
+        driver.execute("PRAGMA writable_schema = OFF")
+
+
+def _plain(sql: str) -> str:
+    return "".join(sql.replace("IF NOT EXISTS", "").split())
 
 
 def match_expression(agent_key: int, terms: Sequence[str]) -> str | None:

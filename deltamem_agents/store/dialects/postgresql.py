@@ -14,7 +14,7 @@ from sqlalchemy.schema import CreateSchema
 from deltamem_agents.errors import ConfigError, MissingExtraError
 from deltamem_agents.store.dialects import rewriting
 from deltamem_agents.store.dialects.pgvector import Pgvector
-from deltamem_agents.store.dialects.tsvector import Tsvector
+from deltamem_agents.store.dialects.tsvector import Tsvector, schema_prefix
 from deltamem_agents.store.masking import masked, misplaced, redacted
 
 PASSING = ("08", "40", "53300", "57P01", "57P02", "57P03")  # SQLSTATEs: connection lost, deadlock, full, restarting
@@ -109,6 +109,12 @@ class Postgresql:
         except SQLAlchemyError as error:
             told = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
             return redacted(told, engine.url)
+
+    def repair(self, engine: Engine) -> list[str]:
+        """As `Dialect.repair`: the index of the records' words."""
+        with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.exec_driver_sql(f"REINDEX INDEX {schema_prefix(connection)}deltamem_records_words")
+        return ["the full-text index was made anew from the records"]
 
     def check(self, connection: Connection) -> list[str]:
         """Nothing that ordinary users may ask; PostgreSQL checks its foreign keys itself."""

@@ -97,5 +97,8 @@ class Dialect(Protocol):
             whole: Whether that may keep others waiting for long.
         """
 
+    def repair(self, engine: Engine) -> list[str]:
+        """Make anew what can be made from other tables; what that was."""
+
     def check(self, connection: Connection) -> list[str]:
         """What is wrong with the database's files, as the database itself sees it."""

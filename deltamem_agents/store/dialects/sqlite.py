@@ -8,25 +8,32 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, SingletonThreadPool, StaticPool
 
 from deltamem_agents.errors import ConfigError, StoreError
-from deltamem_agents.store.dialects.fts5 import Fts5, optimize
+from deltamem_agents.store.dialects import fts5, purging
+from deltamem_agents.store.dialects.fts5 import Fts5
 from deltamem_agents.store.masking import masked
 
 BUSY_SECONDS = 30.0
 PURGE_SECONDS = 2.0  # that a purge waits for readers, before it leaves the rest to a later one
+DAMAGED = (
+    "'deltamem db check' says whether the file is damaged, or only the full-text index, which 'deltamem db repair' "
+    "makes anew; restore a damaged file from a backup"
+)
 REMEDIES = (  # part of SQLite's message, what to do about it
     ("readonly", "give this process write permission to the file and its folder, or open a writable copy"),
     ("unable to open", "check that the folder exists, and that this process may read and write it"),
     ("locked", f"another process held it for more than {BUSY_SECONDS:.0f} s; try again, or end that process"),
     ("not a database", "it is some other kind of file: choose another path"),
-    ("malformed", "the file is damaged: restore it from a backup"),
+    ("malformed", DAMAGED),
+    ("fts5: corrupt", DAMAGED),
+    ("constraint failed", DAMAGED),
     ("full", "free some disk space and try again"),
     ("disk i/o error", "check that the disk is sound and has room, and try again"),
     ("fts5", "use a Python whose SQLite has the FTS5 extension"),
@@ -117,30 +124,42 @@ class Sqlite:
         """As `Dialect.created`: nothing more."""
 
     def purge(self, engine: Engine, *, whole: bool) -> str | None:
-        """Merge the full-text index, which keeps the terms of deleted rows, rewrite the file, empty the log."""
-        with self._turn:
-            connection = engine.raw_connection()
-            driver: sqlite3.Connection = connection.driver_connection  # type: ignore[assignment]
-            before = driver.isolation_level, driver.execute("PRAGMA busy_timeout").fetchone()[0]
+        """As `Dialect.purge`; see `purging`."""
+        with self._turn, self._driver(engine) as driver:
+            driver.execute(f"PRAGMA busy_timeout = {int(PURGE_SECONDS * 1000)}")
+            return purging.purge(driver)
+
+    def repair(self, engine: Engine) -> list[str]:
+        """As `Dialect.repair`: the full-text index is made anew."""
+        with self._turn, self._driver(engine) as driver:
             try:
-                driver.isolation_level = None  # statements of our own; VACUUM cannot run in a transaction
-                driver.execute(f"PRAGMA busy_timeout = {int(PURGE_SECONDS * 1000)}")
-                optimize(driver)
-                driver.execute("VACUUM")
-                busy = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-                return "a reader holds the write-ahead log" if busy else None
-            except sqlite3.OperationalError as error:
-                return str(error)
-            finally:
-                driver.isolation_level = before[0]
-                driver.execute(f"PRAGMA busy_timeout = {before[1]}")
-                connection.close()
+                fts5.rebuild(driver)
+            except sqlite3.Error as error:
+                remedy = self.remedy(str(error)) or "nothing was changed"
+                raise StoreError(f"cannot repair {masked(engine.url)}: {error}; {remedy}") from error
+        return ["the full-text index was made anew from the records"]
+
+    @contextmanager
+    def _driver(self, engine: Engine) -> Iterator[sqlite3.Connection]:
+        """The driver's connection of an engine, on which nothing begins a transaction but statements."""
+        connection = engine.raw_connection()
+        driver: sqlite3.Connection = connection.driver_connection  # type: ignore[assignment]
+        before = driver.isolation_level, driver.execute("PRAGMA busy_timeout").fetchone()[0]
+        try:
+            driver.isolation_level = None  # as VACUUM cannot run in a transaction
+            yield driver
+        finally:
+            driver.isolation_level = before[0]
+            driver.execute(f"PRAGMA busy_timeout = {before[1]}")
+            connection.close()
 
     def check(self, connection: Connection) -> list[str]:
         """As `Dialect.check`."""
         found = [row[0] for row in connection.exec_driver_sql("PRAGMA quick_check") if row[0] != "ok"]
         broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
         ours = [row for row in broken if str(row[0]).startswith("deltamem_")]
+        driver: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
+        found += fts5.problems(driver)
         return found + [f"row {row[1]} of {row[0]} refers to a row of {row[2]} that is not there" for row in ours]
 
 
