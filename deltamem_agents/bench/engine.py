@@ -53,7 +53,7 @@ def random_engine(dtype: torch.dtype, device: str) -> Engine:
         )
     model.eval()  # type: ignore[no-untyped-call]
     model.to(dtype)  # type: ignore[arg-type]
-    tokenizer = AutoTokenizer.from_pretrained(tiny.FOLDER)
+    tokenizer = AutoTokenizer.from_pretrained(tiny.FOLDER, trust_remote_code=False)
     model.generation_config.eos_token_id = [32_001]
     return Engine(Loaded("random", model, tokenizer, new_adapter(model, DeltaMemConfig(rank=8))))
 

@@ -45,7 +45,9 @@ class Adapter(nn.Module):
     def zero_state(self, batch: int) -> State:
         """State of an agent that was told nothing, ``batch`` rows, each layer on its own device."""
         return {
-            state_key(index): torch.zeros(batch, *self.config.state_shape, device=self.layer(index).memory.device)
+            state_key(index): torch.zeros(
+                batch, *self.config.state_shape, dtype=torch.float32, device=self.layer(index).memory.device
+            )
             for index in self.layer_indices
         }
 
@@ -114,7 +116,8 @@ def new_adapter(model: nn.Module, config: DeltaMemConfig, seed: int = 0) -> Adap
         raise AdapterMismatchError(
             f"config is for width {filled.hidden_size}, the model has {backbone.hidden_size}; leave hidden_size out"
         )
-    adapter = Adapter(filled, {index: backbone.shapes[index] for index in indices})
+    with torch.device("cpu"):  # where the generator is, whatever the default device is
+        adapter = Adapter(filled, {index: backbone.shapes[index] for index in indices})
     adapter.check_fits(backbone)
     generator = torch.Generator().manual_seed(seed)
     for index in adapter.layer_indices:

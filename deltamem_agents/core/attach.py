@@ -193,10 +193,12 @@ class Attached:
                 if not done.after[first].any() and bool(done.unwritten()):
                     raise _inert()
                 return
-            verdict = torch.empty((), dtype=torch.bool, pin_memory=True)
-            verdict.copy_(done.unwritten(), non_blocking=True)
+            verdict = torch.empty((), dtype=torch.bool, device="cpu", pin_memory=True)
+            unwritten = done.unwritten()
+            verdict.copy_(unwritten, non_blocking=True)
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record()
+            # The copy runs on the stream of the tensor's device, which need not be the current one.
+            event.record(torch.cuda.current_stream(unwritten.device))
             self._doubts.append((verdict, event))
 
     def _settle(self, *, wait: bool) -> None:

@@ -23,6 +23,11 @@ from deltamem_kernels import delta_scan
 _NORM_EPS = 1e-6
 
 
+def _zeros(*shape: int) -> Tensor:
+    """Float32 whatever the default dtype is; on the default device, which "meta" is while a file is looked at."""
+    return torch.zeros(shape, dtype=torch.float32)
+
+
 class AdapterLayer(nn.Module):
     """Parameters of one layer, float32 whatever the backbone's dtype.
 
@@ -33,15 +38,15 @@ class AdapterLayer(nn.Module):
     def __init__(self, config: DeltaMemConfig, shape: LayerShape) -> None:
         super().__init__()
         self.config = config
-        self.memory = nn.Parameter(torch.zeros(config.projection_width, shape.hidden))
+        self.memory = nn.Parameter(_zeros(config.projection_width, shape.hidden))
         gates = config.projection_width - 3 * config.width
-        self.gate_bias = nn.Parameter(torch.zeros(gates))
+        self.gate_bias = nn.Parameter(_zeros(gates))
         self.corrections = nn.ParameterDict(
-            {name: nn.Parameter(torch.zeros(shape.outputs[name], config.width)) for name in config.corrections}
+            {name: nn.Parameter(_zeros(shape.outputs[name], config.width)) for name in config.corrections}
         )
-        self.o_norm = nn.Parameter(torch.ones(shape.outputs["o"])) if config.o_rmsnorm else None
+        self.o_norm = nn.Parameter(_zeros(shape.outputs["o"]) + 1) if config.o_rmsnorm else None
         scales = {"fixed": 0, "layer": 1, "correction": len(CORRECTIONS)}[config.scale]
-        self.scale = nn.Parameter(torch.zeros(scales)) if scales else None
+        self.scale = nn.Parameter(_zeros(scales)) if scales else None
 
     def forward(
         self,

@@ -79,7 +79,9 @@ def plan_spans(
     steps[:, 1:] = ordered[:, 1:].ne(ordered[:, :-1])
     slot = torch.empty_like(ids).scatter(1, order, steps.cumsum(1))
     slot = torch.where(active, slot, slots)
-    count = torch.zeros(shape[0], slots + 1, device=device).scatter_add(1, slot, torch.ones(shape, device=device))
+    count = torch.zeros(shape[0], slots + 1, dtype=torch.float32, device=device).scatter_add(
+        1, slot, torch.ones(shape, dtype=torch.float32, device=device)
+    )
     count = count[:, :-1]
     return SpanPlan(slot, count, count.gt(0))
 

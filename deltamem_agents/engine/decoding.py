@@ -97,13 +97,13 @@ class Active:
             or request.cancellation.cancelled
             or (bool(request.sampling.stop) and drawing.stops(self._ids()))
         )
-        self.streamer.put(torch.tensor([token]))
+        self.streamer.put(torch.tensor([token], device="cpu"))
         if self.ended:
             self.streamer.end()
 
     def _ids(self) -> Tensor:
         """Prompt and answer so far, [1, n]; only asked for where they matter, as it is made anew for each token."""
-        return torch.tensor([[*self.request.ids, *self.answer]])
+        return torch.tensor([[*self.request.ids, *self.answer]], device="cpu")
 
 
 class Decoding:
@@ -122,7 +122,7 @@ class Decoding:
         self._ends = ends
         self.active: list[Active] = []
         self._cache: DynamicCache | None = None
-        self._mask = torch.zeros(0, 0, dtype=torch.bool)
+        self._mask = torch.zeros(0, 0, dtype=torch.bool, device="cpu")
 
     def __len__(self) -> int:
         return len(self.active)
@@ -133,7 +133,7 @@ class Decoding:
             request.interrupted.slot = slot
             return request.interrupted
         streamer = CallbackStreamer(self._tokenizer, request.sampling.stop, request.on_text)
-        streamer.put(torch.tensor([request.ids]))
+        streamer.put(torch.tensor([request.ids], device="cpu"))
         return Active(request, Drawing(request.sampling, self._tokenizer, self._attached.device), streamer, slot)
 
     def join(self, active: Sequence[Active], caches: Sequence[Pairs], scores: Tensor) -> list[Active]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,15 +91,18 @@ def _load_model(
     if kind is None:
         raise ConfigError(f"dtype {dtype!r} is not one of auto, {', '.join(_DTYPES)}")
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         if config.model_type not in FAMILIES:
             raise UnsupportedModelError(
                 f"backbone {source!r} is of family {config.model_type!r}; known are {', '.join(sorted(FAMILIES))}"
             )
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            source, dtype=kind, use_safetensors=True, **options
-        )
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        # Code in a model's folder never runs, and nobody is asked: transformers asks on standard input by default.
+        # Loaded on the CPU whatever the default device is; a quantisation places its own.
+        with torch.device("cpu") if quantization is None else nullcontext():
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                source, config=config, dtype=kind, use_safetensors=True, trust_remote_code=False, **options
+            )
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except UnsupportedModelError:
         raise
     except Exception as error:  # transformers raises OSError, ValueError, SafetensorError and bare Exceptions here

@@ -27,7 +27,9 @@ class StatePool:
         if slots < 1:
             raise ConfigError(f"slots is {slots}; give 1 or more")
         self.slots = slots
-        self.tensors = {name: torch.zeros(slots, *each.shape, device=device) for name, each in like.items()}
+        self.tensors = {
+            name: torch.zeros(slots, *each.shape, dtype=torch.float32, device=device) for name, each in like.items()
+        }
         self._free = list(range(slots))
         self._held: dict[int, int] = {}  # slot -> requests that read it
         self._known: OrderedDict[Hashable, int] = OrderedDict()  # what a slot holds, least recently used first

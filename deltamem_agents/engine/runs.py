@@ -67,11 +67,11 @@ class Run:
     def __post_init__(self) -> None:
         device = self.attached.device
         longest = max(len(each.ids) for each in self.rows)
-        ids = torch.zeros(len(self.rows), longest, dtype=torch.int64)
-        new = torch.zeros(len(self.rows), longest, dtype=torch.bool)
+        ids = torch.zeros(len(self.rows), longest, dtype=torch.int64, device="cpu")
+        new = torch.zeros(len(self.rows), longest, dtype=torch.bool, device="cpu")
         for index, each in enumerate(self.rows):
             start = longest - len(each.ids)
-            ids[index, start:] = torch.tensor(each.ids)
+            ids[index, start:] = torch.tensor(each.ids, device="cpu")
             new[index, start:] = True
         self._ids = ids.to(device)
         self.cache, past = self._joined()
@@ -123,16 +123,16 @@ class Run:
     def _joined(self) -> tuple[DynamicCache, Tensor]:
         """What the rows go on from as one cache, and its mask [B, P]."""
         if all(each.past is None for each in self.rows):
-            return DynamicCache(), torch.zeros(len(self.rows), 0, dtype=torch.bool)
+            return DynamicCache(), torch.zeros(len(self.rows), 0, dtype=torch.bool, device="cpu")
         like = next(each.past for each in self.rows if each.past is not None)
         parts = [each.past or [(k[:, :, :0], v[:, :, :0]) for k, v in like] for each in self.rows]
-        masks = [torch.ones(1, part[0][0].shape[2], dtype=torch.bool) for part in parts]
+        masks = [torch.ones(1, part[0][0].shape[2], dtype=torch.bool, device="cpu") for part in parts]
         return side_by_side(parts), padded_mask(masks)
 
     def _padded_spans(self, name: str, longest: int) -> Tensor:
-        spans = torch.full((len(self.rows), longest), -1)
+        spans = torch.full((len(self.rows), longest), -1, device="cpu")
         for index, each in enumerate(self.rows):
-            spans[index, longest - len(each.ids) :] = torch.tensor(getattr(each, name))
+            spans[index, longest - len(each.ids) :] = torch.tensor(getattr(each, name), device="cpu")
         return spans
 
 

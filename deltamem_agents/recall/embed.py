@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -92,11 +93,16 @@ class SentenceTransformerEmbedder:
             if self._sha256 is not None:
                 _verify(folder / "model.safetensors", self._sha256)
             try:
+                import torch
                 from sentence_transformers import SentenceTransformer
 
-                with _quietly():
+                _refuse_code(folder)
+                with _quietly(), torch.device(self._device):
                     model = SentenceTransformer(
-                        str(self._source), device=self._device, local_files_only=folder.is_dir()
+                        str(self._source),
+                        device=self._device,
+                        local_files_only=folder.is_dir(),
+                        trust_remote_code=False,
                     )
                 self._dim = int(model.encode(["a"], show_progress_bar=False, convert_to_numpy=True).shape[1])
                 self._model = model
@@ -256,6 +262,21 @@ def unit_rows(name: str, raw: Any, count: int, dim: int) -> NDArray[np.float32]:
     lengths[lengths == 0] = 1
     vectors = vectors / lengths
     return vectors
+
+
+def _refuse_code(folder: Path) -> None:
+    """Refuse a folder whose modules are not sentence-transformers' own: older releases import them unasked.
+
+    Raises:
+        ValueError: It names another class.
+    """
+    listed = folder / "modules.json"
+    if not listed.is_file():
+        return
+    modules = json.loads(listed.read_text(encoding="utf-8"))
+    for module in modules:
+        if not str(module["type"]).startswith("sentence_transformers."):
+            raise ValueError(f"{listed} names the class {module['type']!r}; code of a model's folder is never run")
 
 
 @lru_cache

@@ -76,7 +76,7 @@ def product(x: Tensor, weight: Tensor, target: str | None = None) -> Tensor:
         return linear(x.float(), weight.float()).to(weight.dtype)
     if rows.stride(1) != 1:
         rows = rows.contiguous()
-    out = torch.empty(len(rows), columns, dtype=weight.dtype)
+    out = torch.empty(len(rows), columns, dtype=weight.dtype, device="cpu")  # whatever the default is
     threads = max(1, min(torch.get_num_threads(), len(rows) * weight.numel() // _THREAD_WORK))
     call = _Product(
         len(rows),
