@@ -6,6 +6,17 @@ Each derives from `DeltaMemError` and from the builtin a caller would expect, so
 
 from __future__ import annotations
 
+SHOWN = 60  # characters of a value in a message
+
+
+def shown(value: object) -> str:
+    """A value for a message: short, on one line, of ASCII where it would not print, and never an error itself."""
+    try:
+        told = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    except Exception:  # of a foreign class, or of a whole number with too many digits
+        told = f"a {type(value).__name__}"
+    return told if len(told) <= SHOWN else f"{told[: SHOWN - 3]}…"
+
 
 class DeltaMemError(Exception):
     """Base of all errors of deltamem-agents."""
@@ -21,6 +32,10 @@ class UnsupportedModelError(DeltaMemError, NotImplementedError):
 
 class BackboneFileError(DeltaMemError, OSError):
     """A backbone or its tokenizer is not found, truncated or malformed."""
+
+
+class ChatTemplateError(DeltaMemError, ValueError):
+    """The backbone's chat template refuses the messages, fails, runs for too long, or does what none needs to do."""
 
 
 class AdapterFileError(DeltaMemError, OSError):

@@ -16,8 +16,10 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 from deltamem_agents.core.state import State
+from deltamem_agents.errors import shown
 
 MISSED = 0.1  # where nothing was measured
+LARGEST = 1e6  # of any of its numbers
 LEAST = 1e-3  # a gain closer to 0 or 1 is taken as this close
 
 
@@ -64,6 +66,8 @@ class Calibration:
         Raises:
             ValueError: It is something else, or a number is not finite.
         """
+        if not isinstance(data, Mapping):
+            raise ValueError(f"a calibration is {shown(data)}, not a mapping")
         parts = {name: _logistic(name, data.get(name)) for name in ("state", "records")}
         missed = _finite("missed", data.get("missed", MISSED))
         if not 0 < missed <= 1:
@@ -78,14 +82,14 @@ class Calibration:
 
 def _logistic(name: str, given: object) -> Logistic:
     names = [each.name for each in fields(Logistic)]
-    if not isinstance(given, Mapping) or sorted(given) != sorted(names):
-        raise ValueError(f"{name!r} is {given!r}; it needs the numbers {', '.join(names)}")
+    if not isinstance(given, Mapping) or len(given) != len(names) or not all(each in given for each in names):
+        raise ValueError(f"{name!r} is {shown(given)}; it needs the numbers {', '.join(names)}")
     return Logistic(**{key: _finite(f"{name}.{key}", value) for key, value in given.items()})
 
 
 def _finite(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{name} is {value!r}, not a finite number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
+        raise ValueError(f"{name} is {shown(value)}, not a finite number of at most {LARGEST:g}")
     return float(value)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from deltamem_agents.errors import ConfigError
+from deltamem_agents.errors import ConfigError, shown
 
 WriteUnit = Literal["token", "sentence", "message"]
 UpdateMode = Literal["standard", "lambda_outside", "no_lambda"]
@@ -16,6 +15,8 @@ ScaleMode = Literal["fixed", "layer", "correction"]
 CORRECTIONS = ("q", "k", "v", "o")
 FORMAT = "deltamem-adapter"
 FORMAT_VERSION = 1
+LARGEST = 1e12  # of a number; float32 holds its square
+LAYERS = 4096  # of a backbone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +87,7 @@ class DeltaMemConfig:
             _number(getattr(self, name), name, positive=False)
         for name in ("couple_lambda", "rankwise_gates", "normalize_qk", "o_rmsnorm", "answer_writes"):
             if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; give true or false")
+                raise ConfigError(f"{name} is {shown(getattr(self, name))}; give true or false")
         _choice(self.write, "write", get_args(WriteUnit))
         _choice(self.update, "update", get_args(UpdateMode))
         _choice(self.scale, "scale", get_args(ScaleMode))
@@ -97,29 +98,29 @@ class DeltaMemConfig:
 
     def _check_corrections(self) -> None:
         given = self.corrections
-        if not isinstance(given, tuple) or not given or not set(given) <= set(CORRECTIONS):
-            raise ConfigError(f"corrections is {given!r}; give at least one of {', '.join(CORRECTIONS)}")
+        if not isinstance(given, tuple) or not given or not all(each in CORRECTIONS for each in given):
+            raise ConfigError(f"corrections is {shown(given)}; give at least one of {', '.join(CORRECTIONS)}")
         if len(set(given)) != len(given):
-            raise ConfigError(f"corrections is {given!r}; name each one once")
+            raise ConfigError(f"corrections is {shown(given)}; name each one once")
         if self.o_rmsnorm and "o" not in given:
             raise ConfigError("o_rmsnorm is true without an o correction; add 'o' to corrections or turn it off")
         # One order everywhere, so that two spellings of one adapter have one fingerprint.
         object.__setattr__(self, "corrections", tuple(name for name in CORRECTIONS if name in given))
 
     def _check_backbone(self) -> None:
-        for name in ("hidden_size", "num_layers"):
+        for name, most in (("hidden_size", 1 << 20), ("num_layers", LAYERS)):
             if getattr(self, name) is not None:
-                _whole(getattr(self, name), name, 1, 1 << 20)
+                _whole(getattr(self, name), name, 1, most)
         if self.model_type is not None and not isinstance(self.model_type, str):
-            raise ConfigError(f"model_type is {self.model_type!r}; give the family's name, such as 'qwen3'")
+            raise ConfigError(f"model_type is {shown(self.model_type)}; give the family's name, such as 'qwen3'")
         if self.layers is None:
             return
         if not isinstance(self.layers, tuple) or not self.layers:
-            raise ConfigError(f"layers is {self.layers!r}; give layer numbers, or null for all layers")
+            raise ConfigError(f"layers is {shown(self.layers)}; give layer numbers, or null for all layers")
         for index in self.layers:
-            _whole(index, "a layer number", 0, (self.num_layers or 1 << 20) - 1)
+            _whole(index, "a layer number", 0, (self.num_layers or LAYERS) - 1)
         if list(self.layers) != sorted(set(self.layers)):
-            raise ConfigError(f"layers is {self.layers!r}; give each number once, in ascending order")
+            raise ConfigError(f"layers is {shown(self.layers)}; give each number once, in ascending order")
 
     @property
     def width(self) -> int:
@@ -157,31 +158,33 @@ class DeltaMemConfig:
         Raises:
             ConfigError: Not this format or version, an unknown field, or a value out of range.
         """
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"an adapter's config is {shown(data)}; give a mapping")
         values = dict(data)
         found = (values.pop("format", None), values.pop("version", None))
         if found != (FORMAT, FORMAT_VERSION):
             raise ConfigError(
-                f"adapter format is {found[0]!r} version {found[1]!r}; this release reads {FORMAT!r} version "
+                f"adapter format is {shown(found[0])} version {shown(found[1])}; this release reads {FORMAT!r} version "
                 f"{FORMAT_VERSION}; save the adapter again with a matching release"
             )
-        unknown = sorted(values.keys() - {field.name for field in fields(cls)})
+        unknown = sorted(map(str, values.keys() - {field.name for field in fields(cls)}))
         if unknown:
-            raise ConfigError(f"unknown adapter options {unknown}; install a release that knows them")
+            raise ConfigError(f"unknown adapter options {shown(unknown)}; install a release that knows them")
         return cls(**values)
 
 
 def _whole(value: object, name: str, low: int, high: int) -> None:
     if type(value) is not int or not low <= value <= high:
-        raise ConfigError(f"{name} is {value!r}; give a whole number from {low} to {high}")
+        raise ConfigError(f"{name} is {shown(value)}; give a whole number from {low} to {high}")
 
 
 def _number(value: object, name: str, *, positive: bool) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigError(f"{name} is {value!r}; give a finite number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
+        raise ConfigError(f"{name} is {shown(value)}; give a number of at most {LARGEST:g}")
     if positive and value <= 0:
-        raise ConfigError(f"{name} is {value!r}; give a number above 0")
+        raise ConfigError(f"{name} is {shown(value)}; give a number above 0")
 
 
 def _choice(value: object, name: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ConfigError(f"{name} is {value!r}; give one of {', '.join(allowed)}")
+        raise ConfigError(f"{name} is {shown(value)}; give one of {', '.join(allowed)}")

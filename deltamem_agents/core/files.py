@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import pickletools
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,17 +19,25 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from deltamem_agents import bounded_json
 from deltamem_agents.core.adapter import Adapter
 from deltamem_agents.core.calibration import Calibration
 from deltamem_agents.core.config import DeltaMemConfig
 from deltamem_agents.core.families import LayerShape
 from deltamem_agents.core.released import AUTHORS_CONFIG, AUTHORS_WEIGHTS, convert_config, convert_weights
-from deltamem_agents.errors import AdapterFileError, ConfigError
+from deltamem_agents.errors import AdapterFileError, ConfigError, shown
 
 CONFIG_FILE = "deltamem_adapter.json"
 WEIGHTS_FILE = "deltamem_adapter.safetensors"
 CALIBRATION_FILE = "deltamem_calibration.json"  # not every adapter has one
 MAX_FILE_BYTES = 4 << 30
+HEADER_BYTES = 8 << 20  # of names and shapes of tensors
+SIDE = 1 << 22  # of a tensor
+_LAYER = re.compile(r"[0-9]{1,5}")
+_PICKLED = re.compile(
+    r"torch\._utils\._rebuild_(tensor|tensor_v2|parameter)|torch\.([A-Z][a-z0-9]*|BFloat16)Storage|"
+    r"torch\.storage\.(Untyped|Typed)Storage|collections\.OrderedDict|torch\.(bfloat16|float16|float32|float64)"
+)
 _FLOATS = {"F32", "F16", "BF16", "F64"}
 
 
@@ -81,12 +91,22 @@ def _put(path: Path, text: str) -> None:
 
 
 def _folder(source: str | Path, revision: str | None) -> Path:
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
+    if not isinstance(source, str | Path):
+        raise ConfigError(f"adapter is {shown(source)}; give a folder, or a hub id such as 'org/name'")
+    if revision is not None and not isinstance(revision, str):
+        raise ConfigError(f"revision is {shown(revision)}; give the name of a branch, tag or commit")
     name = str(source)
-    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise AdapterFileError(f"no adapter folder {name!r}; give a folder, or a hub id such as 'org/name'")
+    try:
+        path = Path(source).expanduser()
+        if path.is_dir():
+            return path
+        exists = path.exists()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise AdapterFileError(
+            f"no adapter folder {shown(name)} ({type(error).__name__}); give a folder, or a hub id"
+        ) from error
+    if exists or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise AdapterFileError(f"no adapter folder {shown(name)}; give a folder, or a hub id such as 'org/name'")
     from huggingface_hub import snapshot_download
 
     try:
@@ -102,9 +122,11 @@ def _folder(source: str | Path, revision: str | None) -> Path:
 def _read_json(path: Path) -> dict[str, Any]:
     _check_size(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = bounded_json.read(path)
+    except OSError as error:
+        raise AdapterFileError(f"cannot read {str(path)!r}: {error.strerror}; fetch the adapter again") from error
     except ValueError as error:
-        raise AdapterFileError(f"{str(path)!r} is not JSON: {error}; fetch the adapter again") from error
+        raise AdapterFileError(f"{str(path)!r} is not JSON of an adapter: {error}; fetch the adapter again") from error
     if not isinstance(data, dict):
         raise AdapterFileError(f"{str(path)!r} holds a {type(data).__name__}, not a JSON object; fetch it again")
     return data
@@ -115,6 +137,8 @@ def _check_size(path: Path) -> int:
         size = path.stat().st_size
     except OSError as error:
         raise AdapterFileError(f"cannot read {str(path)!r}: {error.strerror}; fetch the adapter again") from error
+    if not path.is_file():
+        raise AdapterFileError(f"{str(path)!r} is a folder or a device, not a file; fetch the adapter again")
     if size > MAX_FILE_BYTES:
         raise AdapterFileError(f"{str(path)!r} has {size} bytes, the limit is {MAX_FILE_BYTES}; it is no adapter")
     return size
@@ -127,7 +151,7 @@ def _load_ours(folder: Path) -> Adapter:
     except TypeError as error:
         raise ConfigError(f"{CONFIG_FILE}: {error}") from error
     path = folder / WEIGHTS_FILE
-    _check_size(path)
+    _check_header(path, _check_size(path))
     try:
         with safe_open(path, framework="pt") as handle:
             slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118  (not a dict)
@@ -137,10 +161,26 @@ def _load_ours(folder: Path) -> Adapter:
                 raise AdapterFileError(f"{str(path)!r} holds {odd[0]} tensors; an adapter has floats, fetch it again")
             adapter = _empty_adapter(config, sizes, path)
             tensors = {name: handle.get_tensor(name) for name in sizes}
-    except SafetensorError as error:
+    except AdapterFileError:
+        raise  # an OSError too
+    except (SafetensorError, OSError, RuntimeError, TypeError, OverflowError) as error:
         raise AdapterFileError(f"{str(path)!r} is truncated or malformed: {error}; fetch the adapter again") from error
     adapter.calibration = _load_calibration(folder / CALIBRATION_FILE)
     return _fill(adapter, tensors, path)
+
+
+def _check_header(path: Path, size: int) -> None:
+    """Refuse a safetensors file whose list of tensors is longer than an adapter's can be, or than the file."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+    except OSError as error:
+        raise AdapterFileError(f"cannot read {str(path)!r}: {error.strerror}; fetch the adapter again") from error
+    if length > min(HEADER_BYTES, size):
+        raise AdapterFileError(
+            f"{str(path)!r} is truncated or malformed: {size} bytes with a header of {length}, the limit is "
+            f"{HEADER_BYTES}; fetch the adapter again"
+        )
 
 
 def _load_calibration(path: Path) -> Calibration:
@@ -159,9 +199,11 @@ def _load_authors(folder: Path) -> Adapter:
     path = folder / AUTHORS_WEIGHTS
     try:
         config = convert_config(options)
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:
         raise ConfigError(f"{AUTHORS_CONFIG}: {error}") from error
-    config, tensors = convert_weights(config, _torch_file(path), str(path))
+    loaded = _torch_file(path)
+    _check_shapes({name: tuple(each.shape) for name, each in loaded.items()}, path)
+    config, tensors = convert_weights(config, loaded, str(path))
     adapter = _empty_adapter(config, {name: tuple(each.shape) for name, each in tensors.items()}, path)
     return _fill(adapter, tensors, path)
 
@@ -177,6 +219,9 @@ def _torch_file(path: Path) -> dict[str, Tensor]:
                 sum(each.file_size for each in entries) > size
             ):
                 raise AdapterFileError(f"{str(path)!r} holds compressed or overlapping entries; {again}")
+            for each in entries:
+                if each.filename.endswith(".pkl"):
+                    _check_pickle(archive.read(each) if each.file_size <= HEADER_BYTES else b"", size, path)
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except AdapterFileError:
         raise
@@ -194,8 +239,39 @@ def _torch_file(path: Path) -> dict[str, Tensor]:
     return dict(loaded)
 
 
+def _check_pickle(data: bytes, size: int, path: Path) -> None:
+    """Refuse a list of tensors that names anything but tensors, or numbers that no tensor of the file can have.
+
+    What ``torch.load`` allows besides can take more memory than the machine has: ``bytearray`` of a number.
+    """
+    texts: list[str] = []
+    try:
+        for operation, argument, _ in pickletools.genops(data):
+            named = str(argument).split(" ") if operation.name == "GLOBAL" else texts[-2:]
+            if operation.name in ("GLOBAL", "STACK_GLOBAL") and not _PICKLED.fullmatch(".".join(named)):
+                raise ValueError(f"it names {'.'.join(named)[:60]}")
+            if isinstance(argument, int) and operation.name.startswith(("INT", "BININT", "LONG")) and argument > size:
+                raise ValueError(f"it holds the number {shown(argument)}")
+            if isinstance(argument, str):
+                texts.append(argument)
+    except (ValueError, IndexError, OverflowError, UnicodeError) as error:
+        raise AdapterFileError(
+            f"{str(path)!r} is truncated or not a plain tensor file: {error}; fetch the adapter again"
+        ) from error
+
+
+def _check_shapes(sizes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    for name, shape in sizes.items():
+        if len(shape) > 2 or not all(0 < side <= SIDE for side in shape):
+            raise AdapterFileError(
+                f"{str(path)!r}: tensor {shown(name)} has shape {shown(shape)}; an adapter's have up to two sides of 1 "
+                f"to {SIDE}, fetch the adapter again"
+            )
+
+
 def _empty_adapter(config: DeltaMemConfig, sizes: Mapping[str, tuple[int, ...]], path: Path) -> Adapter:
     """An adapter whose parameters have the shapes of the file, after these were compared with the config's."""
+    _check_shapes(sizes, path)
     indices = _layer_indices(config, sizes, path)
     shapes = {}
     for index in indices:
@@ -214,21 +290,22 @@ def _empty_adapter(config: DeltaMemConfig, sizes: Mapping[str, tuple[int, ...]],
     for name in sorted(wanted.keys() | sizes.keys()):
         if wanted.get(name) != sizes.get(name):
             raise AdapterFileError(
-                f"{str(path)!r}: tensor {name!r} has shape {sizes.get(name)}, the config asks for {wanted.get(name)}; "
-                "the two files do not belong together, fetch both again"
+                f"{str(path)!r}: tensor {shown(name)} has shape {sizes.get(name)}, the config asks for "
+                f"{wanted.get(name)}; the two files do not belong together, fetch both again"
             )
     return adapter
 
 
 def _layer_indices(config: DeltaMemConfig, sizes: Mapping[str, tuple[int, ...]], path: Path) -> list[int]:
     found = {name.split(".")[1] for name in sizes if name.startswith("layers.")}
-    if not found or not all(each.isdecimal() for each in found):
+    if not found or not all(_LAYER.fullmatch(each) for each in found):
         raise AdapterFileError(f"{str(path)!r} names no adapter layers; fetch the adapter again")
     indices = sorted(map(int, found))
     wanted = list(config.layers) if config.layers is not None else list(range(config.num_layers or len(indices)))
     if indices != wanted:
         raise AdapterFileError(
-            f"{str(path)!r} has layers {indices}, the config asks for {wanted}; the two files do not belong together"
+            f"{str(path)!r} has layers {shown(indices)}, the config asks for {shown(wanted)}; "
+            "the two files do not belong together"
         )
     return indices
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deltamem_agents.core.config import CORRECTIONS, DeltaMemConfig
-from deltamem_agents.errors import AdapterFileError, UnsupportedModelError
+from deltamem_agents.errors import AdapterFileError, UnsupportedModelError, shown
 
 AUTHORS_CONFIG = "delta_mem_config.json"
 AUTHORS_WEIGHTS = "delta_mem_adapter.pt"
@@ -100,7 +100,7 @@ def convert_config(options: Mapping[str, Any]) -> DeltaMemConfig:
         if not known and name not in _REQUIRED and value:
             raise _unsupported(name, value, "this release does not know it")
     granularity = options.get("memory_write_granularity", "token")
-    if granularity not in _WRITES:
+    if not isinstance(granularity, str) or granularity not in _WRITES:
         raise _unsupported("memory_write_granularity", granularity, f"use one of {', '.join(_WRITES)}")
     values = {ours: options.get(theirs, default) for theirs, (ours, default) in _RENAMED.items()}
     heads = options.get("delta_heads", list(CORRECTIONS))
@@ -109,7 +109,7 @@ def convert_config(options: Mapping[str, Any]) -> DeltaMemConfig:
     if options.get("trainable_delta_scale", False):
         granularities = {"layer": "layer", "head": "correction"}
         given = options.get("delta_scale_granularity", "layer")
-        if given not in granularities:
+        if not isinstance(given, str) or given not in granularities:
             raise _unsupported("delta_scale_granularity", given, f"use one of {', '.join(granularities)}")
         scale = granularities[given]
     layers = options.get("target_layers") or None
@@ -136,14 +136,14 @@ def convert_weights(
     for name, tensor in tensors.items():
         match = _NAME.fullmatch(name)
         if match is None:
-            raise AdapterFileError(f"{source!r} holds {name!r}, which is no tensor of an adapter; fetch it again")
+            raise AdapterFileError(f"{source!r} holds {shown(name)}, which is no tensor of an adapter; fetch it again")
         layers.setdefault(int(match[1]), {})[match[2]] = tensor
     converted: dict[str, Tensor] = {}
     for index, parts in layers.items():
         try:
             for name, tensor in _convert_layer(config, parts).items():
                 converted[f"layers.{index}.{name}"] = tensor
-        except (KeyError, RuntimeError, IndexError) as error:
+        except (KeyError, RuntimeError, IndexError, TypeError, ValueError) as error:
             raise AdapterFileError(
                 f"{source!r}: layer {index} lacks a tensor the config asks for, or one has another shape: {error}"
             ) from error
@@ -174,4 +174,6 @@ def _convert_layer(config: DeltaMemConfig, parts: Mapping[str, Tensor]) -> dict[
 
 
 def _unsupported(name: str, value: object, limit: str) -> UnsupportedModelError:
-    return UnsupportedModelError(f"adapter option {name} is {value!r}; {limit}, train the adapter without it")
+    return UnsupportedModelError(
+        f"adapter option {shown(name)} is {shown(value)}; {limit}, train the adapter without it"
+    )

@@ -77,6 +77,10 @@ class Engine:
         """Tokens of a text."""
         return len(self.tokenizer.encode(text, add_special_tokens=False)) if text else 0
 
+    def check(self, state: State, agent: str | None = None) -> None:
+        """Raise StateMismatchError for a state that is another adapter's, or not finite."""
+        check_state(state, self._zero, agent)
+
     def zero_state(self) -> State:
         """The state of an agent that was told nothing."""
         return {name: tensor.clone() for name, tensor in self._zero.items()}

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
-from typing import Any, cast
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from deltamem_agents.engine import templates
 from deltamem_agents.errors import UnsupportedModelError
 
 PART = 20_000  # characters
@@ -153,6 +154,9 @@ class Rendering:
 
         Used for answers only. Special tokens in plain text are kept from taking effect by the one-message format, which
         replaces the template wherever there are neither tools nor tool calls and the family has one.
+
+        Raises:
+            ChatTemplateError: The template refuses the messages, fails, or takes too long.
         """
         plain = not tools and all(isinstance(m["content"], str) and not m.get("tool_calls") for m in messages)
         if plain and self.name != "mistral":
@@ -160,14 +164,7 @@ class Rendering:
             for message in messages:
                 ids += self.message(message["role"], message["content"])
             return ids + self.opening("assistant")
-        rendered = self.tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
-            tools=[dict(tool) for tool in tools] if tools else None,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-        )
-        return list(cast("list[int]", rendered))
+        return templates.render(self.tokenizer, messages, tools)
 
     def facts(self, *, sentences: bool = False) -> str:
         """What a state depends on here: part of the fingerprint.

@@ -86,19 +86,24 @@ class Folder:
             return None
         history = AgentKey(self._owner, agent, tail.epoch)
         if tail.newest is not None and not tail.entries:
-            return Folded(decode(tail.newest.state), tail.position, history)
-        before, segments, states = self._fold(tail, open_for=history if keep else None)
+            return Folded(self._decoded(agent, tail.newest), tail.position, history)
+        before, segments, states = self._fold(agent, tail, open_for=history if keep else None)
         if keep:
             self._save(agent, tail, segments, states)
         return Folded(states[-1] if states else before, tail.position, history)
 
-    def _fold(self, tail: Tail, open_for: AgentKey | None) -> tuple[State, list[Segment], list[State]]:
+    def _fold(self, agent: str, tail: Tail, open_for: AgentKey | None) -> tuple[State, list[Segment], list[State]]:
         """The state before the tail, its segments, and the state after each."""
         start = tail.base.position if tail.base else 0
-        before = decode(tail.base.state) if tail.base else self._engine.zero_state()
+        before = self._decoded(agent, tail.base) if tail.base else self._engine.zero_state()
         readable = [entry for entry in tail.entries if entry.text]
         segments = list(cut(readable, self._engine.rendering, self._engine.config.write_length, after=start))
         return before, segments, self._engine.fold(before, segments, open_for=open_for).result()
+
+    def _decoded(self, agent: str, revision: Revision) -> State:
+        state = decode(revision.state)
+        self._engine.check(state, agent)  # it may fit its checksum, and be another's
+        return state
 
     def _save(self, agent: str, tail: Tail, segments: list[Segment], states: list[State]) -> None:
         """Store the states at the start of the segment that is still open, and at the end of the journal."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -105,7 +106,7 @@ class History:
         """Fold the whole journal anew and compare with the state in use; changes nothing.
 
         Raises:
-            StateMismatchError: The stored state is damaged.
+            StateMismatchError: The stored state is damaged, or not finite.
         """
         self._mem.check_open()
         used, anew = self._mem.folder.current(self.id), self._mem.folder.anew(self.id)
@@ -271,7 +272,7 @@ class History:
         """The state of what is left. A damaged one must not keep the receipt from whoever asked for it."""
         try:
             return self._mem.folder.current(self.id)
-        except StateMismatchError:
+        except (StateMismatchError, StoreError):
             return self._mem.folder.rebuild(self.id)
 
     def _purge(self) -> str | None:
@@ -283,10 +284,19 @@ class History:
 
 
 def distances(state: State, other: State) -> dict[str, float]:
-    """‖a − b‖ / ‖b‖ of each module; ‖a‖ where b is zero."""
+    """‖a − b‖ / ‖b‖ of each module; ‖a‖ where b is zero.
+
+    Raises:
+        StateMismatchError: One of them is not a finite number.
+    """
     found: dict[str, float] = {}
     for name, tensor in state.items():
         reference = other[name] if name in other else tensor.new_zeros(tensor.shape)
         size = float(reference.norm())
         found[name] = float((tensor - reference).norm()) / (size if size else 1.0)
+        if not math.isfinite(found[name]):
+            raise StateMismatchError(
+                f"the states of {name!r} are {found[name]} apart: one holds values that are not finite; "
+                "fold the journal again with 'deltamem rebuild'"
+            )
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -158,8 +159,8 @@ class Drift:
 
     @property
     def worst(self) -> float:
-        """The largest of all layers; 0 where there is none."""
-        return max(self.layers.values(), default=0.0)
+        """The largest of all layers; 0 where there is none, infinity where one is not a number."""
+        return max((each if each == each else math.inf for each in self.layers.values()), default=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

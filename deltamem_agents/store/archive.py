@@ -4,7 +4,7 @@
     messages.jsonl                     every message in the journal, those that are not live too
     rollbacks.jsonl                    its other entries
     revisions.jsonl                    what each stored state stands for
-    states/000000.safetensors …        as in the database
+    states/000000.safetensors …        as in the database; for whoever looks at them, an import folds anew
     embeddings/000000.safetensors …    a vector a record, and which record: position and chunk
 
 Written by `export`, read by `archive_reading`. Everything is streamed.
@@ -13,11 +13,8 @@ Written by `export`, read by `archive_reading`. Everything is streamed.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -28,6 +25,7 @@ from sqlalchemy import Connection, func, select
 from deltamem_agents.errors import StoreError
 from deltamem_agents.store import timeline
 from deltamem_agents.store.schema import EmbeddingRow, MessageRow, RecordRow, RevisionRow, RollbackRow
+from deltamem_agents.store.whole_files import whole_file
 
 FORMAT = "deltamem-agent"
 VERSION = 2  # 1: ids were unique in the agent, not in the session
@@ -44,34 +42,29 @@ def export(connection: Connection, agent: str, path: Path, progress: Progress | 
     total = connection.scalar(select(func.count()).where(MessageRow.agent_key == found.key)) or 0
     target = Path(path)
     try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        os.close(handle)
-        try:
-            with zipfile.ZipFile(name, "w", zipfile.ZIP_DEFLATED) as archive:
-                writer = _Writer(archive)
-                told = _counted(_messages(connection, found.key), "messages", total, progress)
-                messages = writer.lines(MESSAGES, told)
-                rollbacks = writer.lines(ROLLBACKS, _rollbacks(connection, found.key))
-                revisions = writer.lines(REVISIONS, _revisions(connection, found.key, writer))
-                embeddings = _embeddings(connection, found.key, writer, progress)
-                manifest = {
-                    "format": FORMAT,
-                    "version": VERSION,
-                    "agent": agent,
-                    "head": found.head,
-                    "agent_ids_until": found.agent_ids_until,
-                    "created_at": datetime.now(UTC).isoformat(),
-                    "messages": messages,
-                    "rollbacks": rollbacks,
-                    "revisions": revisions,
-                    "embeddings": embeddings,
-                    "members": writer.members,
-                }
-                archive.writestr(MANIFEST, json.dumps(manifest, indent=1))
-            os.replace(name, target)
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(name)
+        with whole_file(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            writer = _Writer(archive)
+            told = _counted(_messages(connection, found.key), "messages", total, progress)
+            messages = writer.lines(MESSAGES, told)
+            rollbacks = writer.lines(ROLLBACKS, _rollbacks(connection, found.key))
+            revisions = writer.lines(REVISIONS, _revisions(connection, found.key, writer))
+            embeddings = _embeddings(connection, found.key, writer, progress)
+            manifest = {
+                "format": FORMAT,
+                "version": VERSION,
+                "agent": agent,
+                "head": found.head,
+                "agent_ids_until": found.agent_ids_until,
+                "created_at": datetime.now(UTC).isoformat(),
+                "messages": messages,
+                "rollbacks": rollbacks,
+                "revisions": revisions,
+                "embeddings": embeddings,
+                "members": writer.members,
+            }
+            archive.writestr(MANIFEST, json.dumps(manifest, indent=1))
+    except StoreError:
+        raise  # of the database; an OSError too
     except OSError as error:
         cause = error.strerror or error
         raise StoreError(f"cannot write {target}: {cause}; give a path in a folder that exists and has room") from error

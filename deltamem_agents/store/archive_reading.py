@@ -1,28 +1,29 @@
 """Reading an archive: everything is checked first, then stored in one transaction. See `archive` for the format.
 
 A file may come from anywhere. Names, sizes and numbers in it are checked before they are used, nothing is unpickled or
-unpacked to disk, and no line or member is held that is larger than a message or a shard may be.
+unpacked to disk, and no line or member is held that is larger than a message or a shard may be. What it unpacks to is
+bounded by its own size. Its states are looked at and not stored: only a fold shows that a state is that of its journal.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
-from itertools import islice
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
+from deltamem_agents import bounded_json
 from deltamem_agents.errors import ArchiveError, ConfigError
-from deltamem_agents.store import journal, records, timeline
+from deltamem_agents.store import codec, journal, records, timeline
 from deltamem_agents.store.archive import (
     FETCHED,
     FORMAT,
@@ -34,11 +35,16 @@ from deltamem_agents.store.archive import (
     VERSION,
     Progress,
 )
-from deltamem_agents.store.codec import module_names
 from deltamem_agents.store.messages import NewMessage, check_id, check_messages
-from deltamem_agents.store.schema import ID_LIMIT, RecordRow, RevisionRow, RollbackRow, in_utc
+from deltamem_agents.store.schema import ID_LIMIT, RecordRow, RollbackRow, in_utc
 
-LINE = 128 << 20  # bytes of one message, escaped
+LINE = 24 << 20  # bytes of one message, escaped
+MANIFEST_BYTES = 8 << 20
+ROOM = 16 << 20  # bytes that any archive may unpack to, …
+RATIO = 64  # … and how many times its own size one may
+HELD = 16 << 20  # bytes of messages that are stored at a time, about
+VALUE = 240  # bytes that a value of JSON may take in memory
+DIM = 1 << 16  # numbers of an embedding
 BLOB = 512 << 20  # bytes of a state, or of a shard of embeddings
 BLOCK = 1 << 20  # bytes read at a time
 # What zipfile, zlib, json and our own checks raise on bytes that make no sense.
@@ -78,6 +84,7 @@ class _Placed:
     session: str
     left_at: int | None
     message: NewMessage
+    size: int  # in memory, about
 
 
 def check(path: Path, progress: Progress | None = None) -> Checked:
@@ -129,16 +136,14 @@ def import_(
     made = timeline.required(connection, name)
     total = checked.manifest["messages"]
     with zipfile.ZipFile(checked.path) as archive:
-        placed, done = _messages(archive, checked), 0
-        while rows := list(islice(placed, FETCHED)):
+        done = 0
+        for rows in _batches(_messages(archive, checked)):
             journal.store(connection, words, made.key, {each.position: _row(made.key, each) for each in rows})
             done += len(rows)
             if progress is not None:
                 progress("messages", done, total)
         for row in _rollbacks(archive, checked):
             connection.execute(insert(RollbackRow).values(agent_key=made.key, **row))
-        for row in _revisions(archive, checked):
-            connection.execute(insert(RevisionRow).values(agent_key=made.key, epoch=made.epoch, **row))
         for model, dim, keys, vectors in _embeddings(archive, checked):
             _store_embeddings(connection, name, made.key, model, dim, keys, vectors)
     if sorted(timeline.live_positions(connection, made.key)) != timeline.positions_at(connection, made, made.head):
@@ -162,6 +167,19 @@ def _store_embeddings(
         records.put_embeddings(connection, agent, model, [found[keys[i]] for i in rows], matrix[rows])
 
 
+def _batches(placed: Iterable[_Placed]) -> Iterator[list[_Placed]]:
+    rows: list[_Placed] = []
+    held = 0
+    for each in placed:
+        rows.append(each)
+        held += each.size
+        if len(rows) == FETCHED or held > HELD:
+            yield rows
+            rows, held = [], 0
+    if rows:
+        yield rows
+
+
 def _row(key: int, placed: _Placed) -> dict[str, Any]:
     row = journal.message_row(key, placed.position, placed.session, placed.message)
     return row | {"left_at": placed.left_at}
@@ -169,10 +187,11 @@ def _row(key: int, placed: _Placed) -> dict[str, Any]:
 
 def _manifest(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
     names = archive.namelist()
-    if MANIFEST not in names or len(set(names)) != len(names) or archive.getinfo(MANIFEST).file_size > LINE:
+    if MANIFEST not in names or len(set(names)) != len(names) or archive.getinfo(MANIFEST).file_size > MANIFEST_BYTES:
         raise ArchiveError(f"{path} is a zip file, but no agent that was exported: it has no {MANIFEST}")
+    _check_sizes(archive, path)
     try:
-        manifest = json.loads(archive.read(MANIFEST))
+        manifest = bounded_json.loads(archive.read(MANIFEST), limit=MANIFEST_BYTES, values=2 * bounded_json.VALUES)
         if manifest["format"] != FORMAT or type(manifest["version"]) is not int or manifest["version"] < 1:
             raise ValueError("another format")
         if manifest["version"] > VERSION:
@@ -191,6 +210,8 @@ def _manifest(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
         if until is not None and not (type(until) is int and 0 <= until <= manifest["head"]):
             raise ValueError(f"agent_ids_until {until!r}")
         check_id(manifest["agent"])
+    except bounded_json.TooMuchError as error:
+        raise ArchiveError(f"{path} cannot be read as an exported agent: {MANIFEST} has {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArchiveError(f"{path} is a zip file, but no agent that was exported: {MANIFEST} has {error}") from error
     expected = {MANIFEST, MESSAGES, ROLLBACKS, REVISIONS}
@@ -205,20 +226,31 @@ def _manifest(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def _lines(archive: zipfile.ZipFile, checked: Checked, name: str) -> Iterator[dict[str, Any]]:
-    """JSON objects of one member; its size and checksum are compared when all are read."""
+def _check_sizes(archive: zipfile.ZipFile, path: Path) -> None:
+    """Refuse what unpacks to far more than it is, before anything is unpacked."""
+    size, entries = path.stat().st_size, archive.infolist()
+    unpacked, packed = sum(each.file_size for each in entries), sum(each.compress_size for each in entries)
+    if unpacked > ROOM + RATIO * size or packed > size:
+        raise ArchiveError(
+            f"{path} has {size} bytes and would unpack to {unpacked}; an agent's archive unpacks to at most {RATIO} "
+            f"times its size and {ROOM >> 20} MiB more, so this is none"
+        )
+
+
+def _lines(archive: zipfile.ZipFile, checked: Checked, name: str) -> Iterator[tuple[dict[str, Any], int]]:
+    """JSON objects of one member and what each takes in memory; size and checksum are compared when all are read."""
     digest, size = sha256(), 0
     with archive.open(name) as member:
-        while line := member.readline(LINE):
+        while line := member.readline(LINE + 1):
             digest.update(line)
             size += len(line)
             try:
-                value = json.loads(line)
-            except (ValueError, RecursionError) as error:
+                value = bounded_json.loads(line, limit=LINE)
+            except ValueError as error:
                 raise ArchiveError(f"{checked.path}: {name} holds a line that is not JSON ({error})") from error
             if not isinstance(value, dict):
                 raise ArchiveError(f"{checked.path}: {name} holds a line that is no mapping")
-            yield value
+            yield value, max(len(line) if line.isascii() else 4 * len(line), VALUE * bounded_json.count(line))
     _compare(checked, name, size, digest.hexdigest())
 
 
@@ -242,20 +274,20 @@ def _compare(checked: Checked, name: str, size: int, digest: str) -> None:
 
 
 def _messages(archive: zipfile.ZipFile, checked: Checked) -> Iterator[_Placed]:
-    for line in _lines(archive, checked, MESSAGES):
+    for line, taken in _lines(archive, checked, MESSAGES):
         try:
             position, left_at, session = line.pop("position"), line.pop("left_at"), line.pop("session")
             if type(position) is not int or not (left_at is None or type(left_at) is int):
                 raise ValueError(f"position {position!r}")
             (message,) = check_messages([line])
-            yield _Placed(position, check_id(session, "session"), left_at, message)
+            yield _Placed(position, check_id(session, "session"), left_at, message, taken)
         except (KeyError, ValueError) as error:
             raise ArchiveError(f"{checked.path}: {MESSAGES} holds what is no message: {error}") from error
 
 
 def _rollbacks(archive: zipfile.ZipFile, checked: Checked) -> Iterator[dict[str, Any]]:
     last = 0
-    for line in _lines(archive, checked, ROLLBACKS):
+    for line, _ in _lines(archive, checked, ROLLBACKS):
         position, target = _number(line, "position"), _number(line, "target")
         if not 0 <= target < position <= checked.manifest["head"] or position <= last:
             raise ArchiveError(f"{checked.path}: {ROLLBACKS} holds {line!r:.60}, which is no rollback")
@@ -263,25 +295,21 @@ def _rollbacks(archive: zipfile.ZipFile, checked: Checked) -> Iterator[dict[str,
         yield {"position": position, "target": target, "created_at": _time(checked, line)}
 
 
-def _revisions(archive: zipfile.ZipFile, checked: Checked) -> Iterator[dict[str, Any]]:
-    seen = set[tuple[str, int]]()
-    for line in _lines(archive, checked, REVISIONS):
+def _revisions(archive: zipfile.ZipFile, checked: Checked) -> Iterator[None]:
+    """Look at each state; what it stands for is not used, since an import folds the journal anew."""
+    seen, members = set[tuple[str, int]](), set[str]()
+    for line, _ in _lines(archive, checked, REVISIONS):
         position, parent, fingerprint = _number(line, "position"), _number(line, "parent"), str(line.get("fingerprint"))
+        member = str(line.get("member"))
         fits = 0 <= parent < position <= checked.manifest["head"]
         named = 0 < len(fingerprint) <= ID_LIMIT and fingerprint.isprintable()
-        if not fits or not named or (fingerprint, position) in seen:
+        if not fits or not named or (fingerprint, position) in seen or member in members:
             raise ArchiveError(f"{checked.path}: {REVISIONS} holds {line!r:.60}, which is no revision")
         seen.add((fingerprint, position))
-        state = _blob(archive, checked, str(line.get("member")))
-        module_names(state)
-        yield {
-            "position": position,
-            "parent": parent,
-            "fingerprint": fingerprint,
-            "created_at": _time(checked, line),
-            "checksum": sha256(state).hexdigest(),
-            "state": state,
-        }
+        members.add(member)
+        _time(checked, line)
+        codec.check(_blob(archive, checked, member))
+        yield
 
 
 def _embeddings(archive: zipfile.ZipFile, checked: Checked) -> Iterator[tuple[str, int, list[tuple[int, int]], bytes]]:
@@ -300,13 +328,13 @@ def _embeddings(archive: zipfile.ZipFile, checked: Checked) -> Iterator[tuple[st
 
 def _shard(data: bytes) -> tuple[str, int, list[tuple[int, int]], bytes]:
     (length,) = struct.unpack_from("<Q", data)
-    header = json.loads(data[8 : 8 + length])
+    header = bounded_json.loads(data[8 : 8 + length])
     body = data[8 + length :]
     model = header["__metadata__"]["model"]
     (rows, dim), (start, end) = header["vector"]["shape"], header["vector"]["data_offsets"]
     kinds = [header[name]["dtype"] for name in ("vector", "position", "chunk")]
     whole = all(type(number) is int for number in (rows, dim, start, end))
-    if kinds != ["F32", "I64", "I64"] or not whole or not 0 < rows <= SHARD or dim < 1:
+    if kinds != ["F32", "I64", "I64"] or not whole or not 0 < rows <= SHARD or not 0 < dim <= DIM:
         raise ValueError(f"shape {rows}, {dim} of {kinds}")
     if not isinstance(model, str) or not 0 < len(model) <= ID_LIMIT or not model.isprintable():
         raise ValueError("no model's name")
@@ -317,7 +345,21 @@ def _shard(data: bytes) -> tuple[str, int, list[tuple[int, int]], bytes]:
     vectors = body[start:end]
     if len(vectors) != 4 * rows * dim:
         raise ValueError("fewer bytes than numbers")
-    return model, dim, list(zip(*columns, strict=True)), vectors
+    keys: list[tuple[int, int]] = list(zip(*columns, strict=True))
+    if any(not one < other for one, other in pairwise(keys)):
+        raise ValueError("records that are not in order")
+    if not _have_lengths(vectors, dim):
+        raise ValueError("numbers that are not finite, or too large")
+    return model, dim, keys, vectors
+
+
+def _have_lengths(vectors: bytes, dim: int) -> bool:
+    """Whether each of the vectors has a length that float32 can hold."""
+    import numpy as np
+
+    matrix = np.frombuffer(vectors, "<f4").reshape(-1, dim)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(np.einsum("rd,rd->r", matrix, matrix)).all())
 
 
 def _number(line: Mapping[str, Any], name: str) -> int:

@@ -6,11 +6,11 @@ torch, on use; what only looks at a header does not.
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from deltamem_agents import bounded_json
 from deltamem_agents.errors import StateMismatchError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 TENSOR = "state"
 MODULES = 4096  # layers that a state may have at most
+HEADER = 1 << 20  # bytes of its names and sizes
 SIDE = 4096  # of each of its axes
 
 
@@ -51,6 +52,7 @@ def decode(data: bytes) -> dict[str, Tensor]:
     Raises:
         StateMismatchError: These are not such bytes.
     """
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -59,6 +61,8 @@ def decode(data: bytes) -> dict[str, Tensor]:
         stacked = load(data)[TENSOR]
     except SafetensorError as error:
         raise StateMismatchError(f"stored state is damaged ({error}); fold the journal again") from error
+    if not bool(torch.isfinite(stacked).all()):
+        raise StateMismatchError("stored state holds values that are not finite; fold the journal again")
     return {name: tensor.clone() for name, tensor in zip(names, stacked, strict=True)}
 
 
@@ -70,10 +74,14 @@ def module_names(data: bytes) -> list[str]:
     """
     try:
         (length,) = struct.unpack_from("<Q", data)
-        header = json.loads(data[8 : 8 + length])
+        if length > HEADER:
+            raise ValueError("too long a header")
+        header = bounded_json.loads(data[8 : 8 + length])
         names = _unfolded(header["__metadata__"]["modules"])
         entry = header[TENSOR]
-        shape, (start, end) = [int(side) for side in entry["shape"]], entry["data_offsets"]
+        shape, (start, end) = list(entry["shape"]), entry["data_offsets"]
+        if any(type(number) is not int for number in (*shape, start, end)):
+            raise ValueError("sizes that are no whole numbers")
         others = header.keys() - {"__metadata__", TENSOR}
         dtype = entry["dtype"]
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
@@ -90,6 +98,20 @@ def module_names(data: bytes) -> list[str]:
             "and all of them; fold the journal again"
         )
     return names
+
+
+def check(data: bytes) -> None:
+    """Look at a state from a stranger. Imports no torch.
+
+    Raises:
+        StateMismatchError: It is not one, or holds values that are not finite.
+    """
+    import numpy as np
+
+    module_names(data)
+    (length,) = struct.unpack_from("<Q", data)
+    if not np.isfinite(np.frombuffer(data, "<f4", offset=8 + length)).all():
+        raise StateMismatchError("stored state holds values that are not finite; fold the journal again")
 
 
 def _order(name: str) -> tuple[object, ...]:

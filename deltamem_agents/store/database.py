@@ -10,9 +10,10 @@ from typing import Any, TypeVar, cast
 from urllib.parse import unquote
 
 from sqlalchemy import URL, Connection, Engine
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
-from deltamem_agents.errors import ClosedError, ConfigError, StoreError
+from deltamem_agents.errors import ClosedError, ConfigError, DeltaMemError, StoreError
+from deltamem_agents.store.columns import DamagedValue
 from deltamem_agents.store.dialects import Dialect, dialect_of, engine_for, sqlite
 from deltamem_agents.store.masking import masked, redacted
 from deltamem_agents.store.write_queue import WriteQueue
@@ -24,6 +25,10 @@ _DETAIL = "\nDETAIL:"  # after it PostgreSQL may quote the row, and with it the 
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
+
+
+def _none(_: Connection) -> None:
+    return None
 
 
 class Database:
@@ -47,6 +52,7 @@ class Database:
         self.url = engine.url
         self._owned = owned
         self._closed = False
+        self._damage: Callable[[Connection], str | None] = _none
         self._patience = 0.0  # none while it is opened: a wrong URL is to fail at once
         self._engine = engine.execution_options(schema_translate_map={None: schema}) if schema else engine
         self._queue: WriteQueue[Work[Any]] | None = WriteQueue(self._transact) if self.dialect.shares_commits else None
@@ -81,6 +87,10 @@ class Database:
     def be_patient(self) -> None:
         """From now on a database that is gone for some seconds is waited for."""
         self._patience = RETRY_SECONDS
+
+    def look_for_damage(self, find: Callable[[Connection], str | None]) -> None:
+        """From now on ask ``find`` for the damaged row, where what was read could not be used."""
+        self._damage = find
 
     def close(self) -> None:
         """Refuse further use, and close the connections that are ours."""
@@ -165,14 +175,38 @@ class Database:
             except SQLAlchemyError as error:
                 passing = isinstance(error, DBAPIError) and self.dialect.passing(error)
                 if not passing or time.monotonic() + pause > until:
+                    self._raise_damage(error)
                     raise self._store_error(error, action) from self._fit_for_printing(error)
+            except Exception as error:
+                # Ours say what is wrong; others may come of a value that somebody edited.
+                if not isinstance(error, DeltaMemError) or isinstance(error, DamagedValue):
+                    self._raise_damage(error)
+                raise
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _raise_damage(self, error: Exception) -> None:
+        """Raise StoreError for the damaged row that ``error`` may come of; return where none is damaged."""
+        if isinstance(error, SQLAlchemyError) and not (
+            isinstance(error, IntegrityError)
+            or (isinstance(error, OperationalError) and "decode" in str(error.orig))
+            or not isinstance(error, DBAPIError)
+        ):
+            return
+        try:
+            with self.dialect.reading(), self._engine.connect() as connection, connection.begin():
+                row = self._damage(connection)
+        except (SQLAlchemyError, DeltaMemError):
+            return
+        if row is not None:
+            raise StoreError(f"{self.name}: {row}") from None  # what is behind it may quote a message
 
     def _store_error(self, error: SQLAlchemyError, action: str) -> StoreError:
         """Which database, why, and what to do. Carries no statement parameters."""
         told = str(error.orig).partition(_DETAIL)[0] if isinstance(error, DBAPIError) else type(error).__name__
         cause = " ".join(told.split())
+        if cause.startswith("Could not decode"):
+            cause = cause.partition(" with text")[0]  # SQLite's driver quotes it
         remedy = self.dialect.remedy(cause) or "nothing was changed"
         return StoreError(f"cannot {action} {self.name}: {redacted(cause, self.url)}; {remedy}")
 

@@ -9,10 +9,14 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+from deltamem_agents import bounded_json
 from deltamem_agents.errors import InvalidAgentError, InvalidMessageError
-from deltamem_agents.store.schema import ID_LIMIT, in_utc
+from deltamem_agents.store.schema import ID_LIMIT, ROLES, in_utc
 
-ROLES = ("system", "user", "assistant", "tool")
+# What one message may hold, so that an archive of it can be read within bounds; a quarter where it is not plain ASCII.
+TEXT_BYTES = 4 << 20  # of each text, in UTF-8
+BLOCKS_BYTES = 16 << 20  # of its blocks as JSON; of a few images
+DETAILS_BYTES = 4 << 20  # of its metadata
 KEYS = ("role", "content", "id", "metadata", "created_at")
 TEXT_TYPES = (None, "text", "input_text", "output_text")  # the frameworks' names for a block of text
 VERSION = "version"  # a block of this type tells messages apart that read the same
@@ -144,7 +148,7 @@ def _check_message(index: int, message: object, now: datetime) -> NewMessage:
         role=role,
         text=text,
         blocks=blocks,
-        metadata=_as_json(index, "metadata", dict(metadata or {})),
+        metadata=_as_json(index, "metadata", dict(metadata or {}), DETAILS_BYTES),
         created_at=_check_time(index, message.get("created_at"), now),
         named=given is not None,
     )
@@ -171,7 +175,7 @@ def _check_content(index: int, content: object) -> tuple[str, list[Any] | None]:
             texts.append(text)
     if not texts and not others:
         raise InvalidMessageError(f"message {index} has only empty blocks {_shown(content)}; leave empty messages out")
-    blocks: list[Any] = _as_json(index, "content", content)
+    blocks: list[Any] = _as_json(index, "content", content, BLOCKS_BYTES)
     return "\n".join(texts), blocks
 
 
@@ -198,12 +202,16 @@ def _check_text(index: int, text: str) -> None:
             f"message {index} has a NUL character at {text.index(chr(0))}, which databases refuse; remove it"
         )
     try:
-        text.encode("utf-8")
+        size = len(text.encode("utf-8"))
     except UnicodeEncodeError as error:
         raise InvalidMessageError(
             f"message {index} has a lone surrogate {text[error.start]!a} at {error.start}, which is not text; "
             "decode the bytes it came from with errors='replace'"
         ) from None
+    if size > TEXT_BYTES:
+        raise InvalidMessageError(
+            f"message {index} has a text of {size} bytes, the limit is {TEXT_BYTES}; write it as several messages"
+        )
 
 
 def _check_time(index: int, value: object, now: datetime) -> datetime:
@@ -220,10 +228,11 @@ def _check_time(index: int, value: object, now: datetime) -> datetime:
     )
 
 
-def _as_json(index: int, name: str, value: Any) -> Any:
+def _as_json(index: int, name: str, value: Any, limit: int) -> Any:
     """What a JSON column gives back for ``value``, so that a message reads the same before and after it is stored."""
     try:
-        return json.loads(json.dumps(value, allow_nan=False, ensure_ascii=False).encode())  # no lone surrogates
+        data = json.dumps(value, allow_nan=False, ensure_ascii=False).encode()  # no lone surrogates
+        return bounded_json.loads(data, limit=limit)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidMessageError(
             f"message {index} has {name} that JSON cannot hold ({error}); use strings, numbers, lists and mappings"

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Select, bindparam, select
 
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.store import journal
+from deltamem_agents.store.columns import DamagedValue
 from deltamem_agents.store.database import Database
 from deltamem_agents.store.dialects import Dialect, Within, rows_each
 from deltamem_agents.store.dialects.rows import plain_rows
@@ -34,6 +35,18 @@ _BLOCK = _OF_AGENT.where(
     RecordRow.agent_key == bindparam("agent"),
     RecordRow.position >= bindparam("first"),
     RecordRow.position < bindparam("end"),
+)
+_NEXT = (
+    select(RecordRow.position)
+    .where(RecordRow.agent_key == bindparam("agent"), RecordRow.position >= bindparam("first"))
+    .order_by(RecordRow.position)
+    .limit(1)
+)
+_LAST = (
+    select(RecordRow.position)
+    .where(RecordRow.agent_key == bindparam("agent"))
+    .order_by(RecordRow.position.desc())
+    .limit(1)
 )
 _KEYED = _OF_AGENT.where(RecordRow.agent_key + 0 == bindparam("agent"))  # + 0: by key, not all of the agent's
 _DIM = (
@@ -127,7 +140,8 @@ def index_vectors(database: Database, agent: str, model: str) -> bool:
         "the vectors of agent %r are being indexed, which may take minutes; 'deltamem reindex' does that beforehand",
         agent,
     )
-    for first in range(1, head + 1, FILLED):
+    last = min(head, database.read(lambda connection: connection.scalar(_LAST, {"agent": key})) or 0)
+    for first in range(1, last + 1, FILLED):
         values = {"agent": key, "model": model, "first": first, "end": first + FILLED}
 
         def fill(connection: Connection, values: dict[str, Any] = values) -> None:
@@ -153,11 +167,13 @@ def _indexed(connection: Connection, dialect: Dialect, agent: str, model: str) -
 
 def _blocks(connection: Connection, values: dict[str, Any], head: int, within: Within) -> Iterator[Found]:
     query = _narrowed(within) if within else _BLOCK
-    for first in range(1, head + 1, BLOCK):
-        block = {**values, "first": first, "end": first + BLOCK}
-        keys, matrix = _unpacked(plain_rows(connection.execute(query, block)))
+    first = connection.scalar(_NEXT, {**values, "first": 1})
+    while first is not None and first <= head:  # from one that is there to the next, however far apart they are
+        end = first + BLOCK
+        keys, matrix = _unpacked(plain_rows(connection.execute(query, {**values, "first": first, "end": end})))
         if keys:
             yield keys, matrix
+        first = connection.scalar(_NEXT, {**values, "first": end})
 
 
 def _narrowed(within: Within) -> Select[int, bytes]:
@@ -185,6 +201,8 @@ def _best(blocks: Iterator[Found], vector: NDArray[np.float32], limit: int) -> F
         lengths[lengths == 0] = 1
         keys = np.concatenate([keys, np.array(more, np.int64)])
         cosines = np.concatenate([cosines, matrix @ wanted / lengths])
+        if not np.isfinite(cosines).all():
+            raise DamagedValue("an embedding is not of finite numbers")
         if len(keys) > limit:
             kept = np.argpartition(cosines, len(cosines) - limit)[len(cosines) - limit :]
             keys, cosines = keys[kept], cosines[kept]

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, exists, func, insert, select
 from sqlalchemy.orm import InstrumentedAttribute
 
-from deltamem_agents.errors import ConfigError, StoreError
+from deltamem_agents.errors import ConfigError
+from deltamem_agents.store.columns import DamagedValue
 from deltamem_agents.store.dialects import FullText, Pgvector, Within, insert_missing, select_each
 from deltamem_agents.store.schema import ID_LIMIT, AgentRow, EmbeddingRow, MessageRow, RecordRow, chunked
 
@@ -203,6 +204,10 @@ def put_embeddings(
         raise ConfigError(f"embeddings of shape {vectors.shape} for {len(keys)} records; give one row a record")
     if not model or len(model) > ID_LIMIT:
         raise ConfigError(f"an embedding model's name has 1 to {ID_LIMIT} characters, {model[:40]!r} has {len(model)}")
+    import numpy as np
+
+    if not np.isfinite(vectors).all():
+        raise ConfigError("an embedding holds NaN or infinity; give an embedder that returns finite numbers")
     if index is not None:
         index.hold(connection)
     dim = int(vectors.shape[1])
@@ -246,10 +251,12 @@ def embeddings(connection: Connection, agent: str, model: str, after: int = 0) -
         return [], np.zeros((0, 0), np.float32)
     dim = rows[0].dim
     if any(len(row.vector) != 4 * dim for row in rows):
-        raise StoreError(
+        raise DamagedValue(
             f"embeddings of agent {agent!r} under model {model!r} differ in dimension; give each embedder its own name"
         )
     flat = np.frombuffer(b"".join(row.vector for row in rows), dtype="<f4")
+    if not np.isfinite(flat).all():
+        raise DamagedValue("an embedding is not of finite numbers")
     return [row.key for row in rows], flat.astype(np.float32, copy=False).reshape(len(rows), dim)
 
 

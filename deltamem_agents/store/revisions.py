@@ -11,6 +11,8 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from deltamem_agents.errors import ConfigError, StateMismatchError, UnknownAgentError
+from deltamem_agents.store import damage
+from deltamem_agents.store.columns import DamagedValue
 from deltamem_agents.store.retention import Retention, surplus
 from deltamem_agents.store.schema import ID_LIMIT, AgentRow, RevisionRow, chunked
 
@@ -99,6 +101,7 @@ def newest(connection: Connection, agent: str, fingerprint: str, at_or_before: i
 
     Raises:
         StateMismatchError: Its bytes are not those that were stored.
+        StoreError: It was folded from itself or a later one.
     """
     query = (
         select(RevisionRow)
@@ -113,6 +116,9 @@ def newest(connection: Connection, agent: str, fingerprint: str, at_or_before: i
     if row is None:
         return None
     revision = _revision(row)
+    if revision.parent >= revision.position:
+        fault = f"parent is {revision.parent}, a state is folded from one before its own position"
+        raise DamagedValue(damage.told("deltamem_revisions", (row.agent_key, fingerprint, row.position), fault))
     if revision.checksum != row.checksum:
         raise StateMismatchError(
             f"state of agent {agent!r} at position {row.position} has checksum {revision.checksum[:12]}…, "

@@ -15,60 +15,26 @@ A change here needs a migration, see `migrations`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    DateTime,
-    ForeignKey,
-    ForeignKeyConstraint,
-    Index,
-    Integer,
-    LargeBinary,
-    String,
-    Text,
-    UniqueConstraint,
-)
-from sqlalchemy.engine import Dialect
+from sqlalchemy import ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.types import TypeDecorator
 
+from deltamem_agents.store.columns import Blob, Json, Name, UtcDateTime, Whole, Words, in_utc
+
+__all__ = ["ID_LIMIT", "UtcDateTime", "chunked", "in_utc"]
+
+ROLES = ("system", "user", "assistant", "tool")
 ID_LIMIT = 255  # characters of an agent, session, message or model id
 LOOKUP = 500  # values in one statement; SQLite allows no more than 999 parameters in old builds
 
 T = TypeVar("T")
 
-BigKey = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only in INTEGER columns
-
 
 def chunked(values: Sequence[T]) -> Iterator[Sequence[T]]:
     """The values, as many at a time as one statement takes."""
     return (values[start : start + LOOKUP] for start in range(0, len(values), LOOKUP))
-
-
-def in_utc(value: datetime) -> datetime:
-    """A time in UTC, aware; one without a zone is taken to be in UTC already."""
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """An aware datetime, kept in UTC; SQLite, which has no time zones, gets it without one."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """In UTC, as the dialect wants it."""
-        if value is None:
-            return None
-        utc = in_utc(value)
-        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """In UTC, aware."""
-        return None if value is None else in_utc(value)
 
 
 class Base(DeclarativeBase):
@@ -87,14 +53,14 @@ class AgentRow(Base):
 
     __tablename__ = "deltamem_agents"
     __table_args__ = ({"sqlite_autoincrement": True},)  # a deleted agent's key must not come back
-    key: Mapped[int] = mapped_column(BigKey, primary_key=True)
-    id: Mapped[str] = mapped_column(String(ID_LIMIT), unique=True)
-    epoch: Mapped[int] = mapped_column(BigKey)
-    head: Mapped[int] = mapped_column(BigInteger)
+    key: Mapped[int] = mapped_column(Whole(1, key=True), primary_key=True)
+    id: Mapped[str] = mapped_column(Name(ID_LIMIT), unique=True)
+    epoch: Mapped[int] = mapped_column(Whole(key=True))
+    head: Mapped[int] = mapped_column(Whole())
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    origin: Mapped[int | None] = mapped_column(BigKey)
-    secret: Mapped[bytes] = mapped_column(LargeBinary)
-    agent_ids_until: Mapped[int | None] = mapped_column(BigInteger)
+    origin: Mapped[int | None] = mapped_column(Whole(1, key=True, optional=True))
+    secret: Mapped[bytes] = mapped_column(Blob())
+    agent_ids_until: Mapped[int | None] = mapped_column(Whole(optional=True))
 
 
 Index("deltamem_agents_origin", AgentRow.origin)
@@ -105,15 +71,15 @@ class MessageRow(Base):
 
     __tablename__ = "deltamem_messages"
     agent_key: Mapped[int] = mapped_column(ForeignKey("deltamem_agents.key", ondelete="CASCADE"), primary_key=True)
-    position: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    id: Mapped[str] = mapped_column(String(ID_LIMIT))
-    session: Mapped[str] = mapped_column(String(ID_LIMIT))
-    role: Mapped[str] = mapped_column(String(16))
-    text: Mapped[str] = mapped_column(Text)
-    blocks: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))  # null where the content is `text`
-    details: Mapped[dict[str, Any] | None] = mapped_column("metadata", JSON(none_as_null=True))
+    position: Mapped[int] = mapped_column(Whole(1), primary_key=True, autoincrement=False)
+    id: Mapped[str] = mapped_column(Name(ID_LIMIT))
+    session: Mapped[str] = mapped_column(Name(ID_LIMIT))
+    role: Mapped[str] = mapped_column(Name(16, ROLES))
+    text: Mapped[str] = mapped_column(Words())
+    blocks: Mapped[list[Any] | None] = mapped_column(Json(list))  # null where the content is `text`
+    details: Mapped[dict[str, Any] | None] = mapped_column("metadata", Json(dict))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    left_at: Mapped[int | None] = mapped_column(BigInteger)
+    left_at: Mapped[int | None] = mapped_column(Whole(1, optional=True))
 
 
 Index(
@@ -132,8 +98,8 @@ class RollbackRow(Base):
 
     __tablename__ = "deltamem_rollbacks"
     agent_key: Mapped[int] = mapped_column(ForeignKey("deltamem_agents.key", ondelete="CASCADE"), primary_key=True)
-    position: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    target: Mapped[int] = mapped_column(BigInteger)
+    position: Mapped[int] = mapped_column(Whole(1), primary_key=True, autoincrement=False)
+    target: Mapped[int] = mapped_column(Whole())
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
@@ -142,13 +108,13 @@ class RevisionRow(Base):
 
     __tablename__ = "deltamem_revisions"
     agent_key: Mapped[int] = mapped_column(ForeignKey("deltamem_agents.key", ondelete="CASCADE"), primary_key=True)
-    fingerprint: Mapped[str] = mapped_column(String(ID_LIMIT), primary_key=True)
-    position: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    epoch: Mapped[int] = mapped_column(BigKey)
-    parent: Mapped[int] = mapped_column(BigInteger)
-    checksum: Mapped[str] = mapped_column(String(64))
+    fingerprint: Mapped[str] = mapped_column(Name(ID_LIMIT), primary_key=True)
+    position: Mapped[int] = mapped_column(Whole(1), primary_key=True, autoincrement=False)
+    epoch: Mapped[int] = mapped_column(Whole(key=True))
+    parent: Mapped[int] = mapped_column(Whole())
+    checksum: Mapped[str] = mapped_column(Name(64))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    state: Mapped[bytes] = mapped_column(LargeBinary)
+    state: Mapped[bytes] = mapped_column(Blob())
 
 
 class RecordRow(Base):
@@ -165,12 +131,12 @@ class RecordRow(Base):
         # The full-text index names rows by key: a key that came back could not be told from the one before.
         {"sqlite_autoincrement": True},
     )
-    key: Mapped[int] = mapped_column(BigKey, primary_key=True)
-    agent_key: Mapped[int] = mapped_column(BigInteger)
-    position: Mapped[int] = mapped_column(BigInteger)
-    chunk: Mapped[int] = mapped_column(Integer)
-    text: Mapped[str] = mapped_column(Text)
-    terms: Mapped[str | None] = mapped_column(Text)
+    key: Mapped[int] = mapped_column(Whole(1, key=True), primary_key=True)
+    agent_key: Mapped[int] = mapped_column(Whole(1))
+    position: Mapped[int] = mapped_column(Whole(1))
+    chunk: Mapped[int] = mapped_column(Whole(small=True))
+    text: Mapped[str] = mapped_column(Words())
+    terms: Mapped[str | None] = mapped_column(Words(optional=True))
 
 
 class EmbeddingRow(Base):
@@ -178,9 +144,9 @@ class EmbeddingRow(Base):
 
     __tablename__ = "deltamem_embeddings"
     record_key: Mapped[int] = mapped_column(ForeignKey("deltamem_records.key", ondelete="CASCADE"), primary_key=True)
-    model: Mapped[str] = mapped_column(String(ID_LIMIT), primary_key=True)
-    dim: Mapped[int] = mapped_column(Integer)
-    vector: Mapped[bytes] = mapped_column(LargeBinary)
+    model: Mapped[str] = mapped_column(Name(ID_LIMIT), primary_key=True)
+    dim: Mapped[int] = mapped_column(Whole(1, small=True))
+    vector: Mapped[bytes] = mapped_column(Blob())
 
 
 class PurgeRow(Base):
@@ -188,5 +154,5 @@ class PurgeRow(Base):
 
     __tablename__ = "deltamem_purges"
     __table_args__ = ({"sqlite_autoincrement": True},)
-    key: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    key: Mapped[int] = mapped_column(Whole(1, key=True), primary_key=True)
     requested_at: Mapped[datetime] = mapped_column(UtcDateTime)

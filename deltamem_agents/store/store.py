@@ -14,6 +14,7 @@ from deltamem_agents.store import (
     archive,
     archive_reading,
     at_once,
+    damage,
     erasing,
     forking,
     journal,
@@ -52,6 +53,7 @@ class Store(ById):
         super().__init__(database, Words(split, database.dialect.fulltext))
         self._retention = check_retention(retention)
         self._purging = threading.Lock()
+        database.look_for_damage(damage.found)
         shared = database.dialect.writes_tables_at_once
         self._appends: WriteQueue[Append] | None = WriteQueue(self._append_at_once) if shared else None
 

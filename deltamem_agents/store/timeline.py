@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection, insert, select, update
 
 from deltamem_agents.errors import ConfigError, UnknownAgentError
-from deltamem_agents.store import journal, records, revisions
+from deltamem_agents.store import damage, journal, records, revisions
+from deltamem_agents.store.columns import DamagedValue
 from deltamem_agents.store.journal import Agent
 from deltamem_agents.store.schema import AgentRow, MessageRow, RollbackRow, chunked
 
@@ -152,6 +153,9 @@ def _path(connection: Connection, key: int, at: int) -> list[tuple[int, int]]:
     pieces: list[tuple[int, int]] = []
     while at > 0:
         last = bisect_right(entries, at) - 1
+        if last >= 0 and rows[last][1] >= entries[last]:
+            fault = f"target is {rows[last][1]}, a rollback goes back to before its own position"
+            raise DamagedValue(damage.told("deltamem_rollbacks", (key, entries[last]), fault))
         start = entries[last] if last >= 0 else 0
         pieces.append((start, at))
         at = rows[last][1] if last >= 0 else 0

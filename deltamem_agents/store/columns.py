@@ -1,0 +1,226 @@
+"""Column types that check every value they read: SQLite keeps anything in any column, and a database may be edited.
+
+What does not fit raises `DamagedValue`; `Database` then has `damage` look for the row.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, DateTime, Integer, LargeBinary, String, Text
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from deltamem_agents.errors import StoreError
+
+LARGEST = 1 << 62  # of a whole number; SQLite makes a float of what passes 63 bits
+# What JSON may hold that must not leave the database again: lone surrogates, NaN and infinities.
+_SUSPECT = re.compile(r"\\u[dD]|NaN|Infinity|[eE]\+?\d{3}|\d{300}")
+_FAULTS = (ValueError, TypeError, LookupError, OverflowError, AttributeError, RecursionError)
+
+
+class DamagedValue(StoreError):
+    """A stored value that this package does not write."""
+
+
+class Checked(TypeDecorator[Any]):
+    """Reads what `fits` accepts; binds as its implementation does.
+
+    Args:
+        optional: Whether null is a value.
+    """
+
+    cache_ok = True
+    expected = ""  # what fits, for an error
+
+    def __init__(self, *, optional: bool = False) -> None:
+        super().__init__()
+        self.optional = optional
+
+    def fits(self, value: Any) -> bool:
+        """Whether a value that was read is one of this column's."""
+        raise NotImplementedError
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
+        """Convert, and check."""
+        convert = super().result_processor(dialect, coltype)
+
+        def process(value: Any) -> Any:
+            if value is None and self.optional:
+                return None
+            try:
+                found = value if convert is None else convert(value)
+                if self.fits(found):
+                    return found
+            except _FAULTS:
+                pass  # falls through to the one error below
+            raise DamagedValue(f"{described(value)}, which is not {self.expected}")
+
+        return process
+
+
+class Whole(Checked):
+    """A whole number.
+
+    Args:
+        low: The least that makes sense.
+        small: Whether 32 bits are enough.
+        key: Whether the database numbers rows by it, which SQLite does only in INTEGER columns.
+    """
+
+    impl = BigInteger
+    cache_ok = True
+
+    def __init__(self, low: int = 0, *, small: bool = False, key: bool = False, optional: bool = False) -> None:
+        super().__init__(optional=optional)
+        self.low = low
+        self.small = small
+        self.key = key
+        self.expected = f"a whole number from {low}"
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """As `TypeDecorator.load_dialect_impl`."""
+        integer = self.small or (self.key and dialect.name == "sqlite")
+        return dialect.type_descriptor(Integer() if integer else BigInteger())
+
+    def fits(self, value: Any) -> bool:
+        """As `Checked.fits`."""
+        return type(value) is int and self.low <= value < LARGEST
+
+
+class Name(Checked):
+    """A string of 1 to ``limit`` characters; one of ``choices``, where there are some."""
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, limit: int, choices: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.limit = limit
+        self.choices = choices
+        self.expected = f"one of {', '.join(choices)}" if choices else f"a name of 1 to {limit} characters"
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """As `TypeDecorator.load_dialect_impl`."""
+        return dialect.type_descriptor(String(self.limit))
+
+    def fits(self, value: Any) -> bool:
+        """As `Checked.fits`."""
+        return type(value) is str and 0 < len(value) <= self.limit and (not self.choices or value in self.choices)
+
+
+class Words(Checked):
+    """Text of any length."""
+
+    impl = Text
+    cache_ok = True
+    expected = "text"
+
+    def fits(self, value: Any) -> bool:
+        """As `Checked.fits`."""
+        return type(value) is str
+
+
+class Blob(Checked):
+    """Bytes, at least one."""
+
+    impl = LargeBinary
+    cache_ok = True
+    expected = "bytes"
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
+        """As `Checked.result_processor`; numbers are refused before they are taken for lengths."""
+        process = super().result_processor(dialect, coltype)
+
+        def checked(value: Any) -> Any:
+            if isinstance(value, (int, float, str)):
+                raise DamagedValue(f"{described(value)}, which is not bytes")
+            return process(value)
+
+        return checked
+
+    def fits(self, value: Any) -> bool:
+        """As `Checked.fits`."""
+        return type(value) is bytes and len(value) > 0
+
+
+class Json(Checked):
+    """A JSON list of strings and objects, or an object; null in the database where there is none."""
+
+    impl = JSON
+    cache_ok = True
+
+    def __init__(self, kind: type[list[Any]] | type[dict[str, Any]]) -> None:
+        super().__init__(optional=True)
+        self.kind = kind
+        self.expected = "a JSON list of strings and objects" if kind is list else "a JSON object"
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """As `TypeDecorator.load_dialect_impl`."""
+        return dialect.type_descriptor(JSON(none_as_null=True))
+
+    def coerce_compared_value(self, op: Any, value: Any) -> Any:
+        """As the implementation does: what is looked for inside is not the whole."""
+        return JSON(none_as_null=True).coerce_compared_value(op, value)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
+        """As `Checked.result_processor`; what JSON itself does not allow is refused."""
+        process = super().result_processor(dialect, coltype)
+
+        def checked(value: Any) -> Any:
+            found = process(value)
+            if isinstance(value, str) and _SUSPECT.search(value):
+                try:
+                    json.dumps(found, allow_nan=False, ensure_ascii=False).encode()
+                except _FAULTS:
+                    raise DamagedValue(f"{described(value)}, which is not {self.expected}") from None
+            return found
+
+        return checked
+
+    def fits(self, value: Any) -> bool:
+        """As `Checked.fits`."""
+        return type(value) is self.kind and (self.kind is dict or all(isinstance(each, (str, dict)) for each in value))
+
+
+def in_utc(value: datetime) -> datetime:
+    """A time in UTC, aware; one without a zone is taken to be in UTC already."""
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class UtcDateTime(Checked):
+    """An aware datetime, kept in UTC; SQLite, which has no time zones, gets it without one."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+    expected = "a time"
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """In UTC, as the dialect wants it."""
+        if value is None:
+            return None
+        utc = in_utc(value)
+        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """In UTC, aware."""
+        return None if value is None else in_utc(value)
+
+    def fits(self, value: Any) -> bool:
+        """As `Checked.fits`."""
+        return isinstance(value, datetime)
+
+
+def described(value: object) -> str:
+    """A stored value without its text, which may be a secret."""
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        return f"text of {len(value)} characters"
+    if isinstance(value, (bytes, memoryview)):
+        return f"a blob of {len(value)} bytes"
+    return repr(value)[:40]

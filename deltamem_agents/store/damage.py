@@ -1,0 +1,118 @@
+"""Which row of a database holds what this package does not write. Read only once something has failed.
+
+Every value is read again as the driver has it, so that one that cannot be read is found as well.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from typing import Any
+
+from sqlalchemy import Connection, Table, select, type_coerce
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import NullType
+
+from deltamem_agents.store.columns import Checked, DamagedValue
+from deltamem_agents.store.schema import Base
+
+REMEDIES = {  # what is made of the journal can be made again
+    "deltamem_revisions": "'deltamem rebuild AGENT' folds the journal again",
+    "deltamem_embeddings": "delete that row, and 'deltamem reindex' embeds the record again",
+}
+SECONDS = 10.0  # that a large database is looked through; what failed is told in any case
+RESTORE = "restore the database from a backup, or correct that row"
+
+
+class _Text(bytes):
+    """What SQLite holds as text."""
+
+
+def found(connection: Connection) -> str | None:
+    """The first damaged row and what to do about it; None where all can be read and fit one another."""
+    return next(_damaged(connection), None)
+
+
+def told(table: str, key: Sequence[Any], fault: str) -> str:
+    """One damaged row as a sentence, with the remedy."""
+    names = [column.name for column in Base.metadata.tables[table].primary_key]
+    row = ", ".join(f"{name} {value!r:.40}" for name, value in zip(names, key, strict=True))
+    return f"row ({row}) of {table}: {fault}; it was edited or damaged: {REMEDIES.get(table, RESTORE)}"
+
+
+def _damaged(connection: Connection) -> Iterator[str]:
+    heads: dict[Any, int] = {}
+    until = time.monotonic() + SECONDS
+    for table in Base.metadata.sorted_tables:
+        keys = [column.name for column in table.primary_key]
+        readers = {column.name: _reader(column.type, connection.dialect) for column in table.columns}
+        for raw in _rows(connection, table):
+            if time.monotonic() > until:
+                return
+            row: dict[str, Any] = {}
+            fault = None
+            for name, value in raw.items():
+                try:
+                    row[name] = readers[name](value)
+                except DamagedValue as error:
+                    row[name], fault = value, fault or f"{name} is {error}"
+            fault = fault or _contradiction(table.name, row, heads)
+            if fault:
+                yield told(table.name, [row[each] for each in keys], fault)
+            if table.name == "deltamem_agents" and not fault:
+                heads[row["key"]] = row["head"]
+
+
+def _reader(kind: Any, dialect: Dialect) -> Any:
+    """What makes of the driver's value what a caller gets."""
+    convert = kind.dialect_impl(dialect).result_processor(dialect, None) if isinstance(kind, Checked) else None
+
+    def read(value: Any) -> Any:
+        if isinstance(value, _Text):
+            try:
+                value = value.decode()
+            except UnicodeDecodeError:
+                raise DamagedValue("text that is not UTF-8") from None
+        return value if convert is None else convert(value)
+
+    return read
+
+
+def _rows(connection: Connection, table: Table) -> Iterator[dict[str, Any]]:
+    names = [column.name for column in table.columns]
+    query = select(*(type_coerce(column, NullType()) for column in table.columns))
+    driver: Any = connection.connection.driver_connection
+    sqlite = connection.dialect.name == "sqlite"
+    before = driver.text_factory if sqlite else None
+    if sqlite:
+        driver.text_factory = _Text
+    try:
+        for row in connection.execution_options(yield_per=100).execute(query):
+            yield dict(zip(names, row, strict=True))
+    finally:
+        if sqlite:
+            driver.text_factory = before
+
+
+def _contradiction(table: str, row: dict[str, Any], heads: dict[Any, int]) -> str | None:
+    """What values of a row say that cannot be, each of which fits."""
+    head = heads.get(row.get("agent_key"))
+    if head is not None and row.get("position", 0) > head:
+        return f"position is {row['position']}, its agent's journal ends at {head}"
+    if table == "deltamem_rollbacks" and row["target"] >= row["position"]:
+        return f"target is {row['target']}, a rollback goes back to before its own position"
+    if table == "deltamem_revisions" and row["parent"] >= row["position"]:
+        return f"parent is {row['parent']}, a state is folded from one before its own position"
+    if table == "deltamem_revisions" and sha256(row["state"]).hexdigest() != row["checksum"]:
+        return "state has another checksum than was stored"
+    if table == "deltamem_embeddings" and not _is_vector(row["vector"], row["dim"]):
+        return f"vector is not {row['dim']} finite numbers"
+    return None
+
+
+def _is_vector(data: bytes, dim: int) -> bool:
+    if len(data) != 4 * dim:
+        return False
+    return all(math.isfinite(number) for number in memoryview(data).cast("f"))

@@ -1,0 +1,67 @@
+"""Files that appear whole or not at all, and of which a process that is killed leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[IO[bytes]]:
+    """A file to write, which takes the place of ``target`` when the block ends, and vanishes where it fails.
+
+    It has no name until it is complete, and only its owner may read it. A file system that keeps no nameless files gets
+    a copy of a complete one, under a name that begins with a dot until it is there.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    folder = target.parent
+    passing = folder / f".{target.name[:80]}.{secrets.token_hex(4)}.partial"
+    try:
+        handle = os.open(folder, getattr(os, "O_TMPFILE", 0) | os.O_RDWR | getattr(os, "O_CLOEXEC", 0), 0o600)
+    except OSError:
+        handle = -1  # no such file system, or no such folder, which the other way tells better
+    nameless = handle >= 0
+    with os.fdopen(handle, "w+b") if nameless else tempfile.TemporaryFile(dir=folder) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        try:
+            if not (nameless and _link(file.fileno(), passing, target)):
+                _copy(file, passing)
+            if passing.exists():
+                os.replace(passing, target)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(passing)
+
+
+def _link(handle: int, passing: Path, target: Path) -> bool:
+    """Give a nameless file its name, or a passing one where that is taken; whether it could be."""
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        for name in (target.name, passing.name):
+            with suppress(FileExistsError):
+                # With a folder's descriptor Python has the link followed, which leads to the file itself.
+                os.link(f"/proc/self/fd/{handle}", name, dst_dir_fd=folder, follow_symlinks=True)
+                return True
+    except OSError:
+        pass  # no /proc, or no links here
+    finally:
+        os.close(folder)
+    return False
+
+
+def _copy(file: IO[bytes], passing: Path) -> None:
+    file.seek(0)
+    with os.fdopen(os.open(passing, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as copy:
+        shutil.copyfileobj(file, copy, 1 << 20)
+        copy.flush()
+        os.fsync(copy.fileno())
