@@ -104,3 +104,7 @@ class NotPicklableError(DeltaMemError, TypeError):
 
 class ClosedError(DeltaMemError, RuntimeError):
     """The object was closed."""
+
+
+class ForkedError(DeltaMemError, RuntimeError):
+    """The object belongs to the process that this one was forked from."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar, cast
-from urllib.parse import unquote
 
 from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlch
 from deltamem_agents.errors import ClosedError, ConfigError, DeltaMemError, StoreError
 from deltamem_agents.store.columns import DamagedValue
 from deltamem_agents.store.dialects import Dialect, dialect_of, engine_for, sqlite
+from deltamem_agents.store.file_locks import file_of, watch
 from deltamem_agents.store.masking import masked, redacted
 from deltamem_agents.store.write_queue import WriteQueue
 
@@ -55,6 +56,10 @@ class Database:
         self._damage: Callable[[Connection], str | None] = _none
         self._patience = 0.0  # none while it is opened: a wrong URL is to fail at once
         self._engine = engine.execution_options(schema_translate_map={None: schema}) if schema else engine
+        file = file_of(engine.url)
+        self._in_use: AbstractContextManager[None] = (
+            nullcontext() if file is None else watch(engine, file, owned=owned)
+        )
         self._queue: WriteQueue[Work[Any]] | None = WriteQueue(self._transact) if self.dialect.shares_commits else None
 
     def require_file(self) -> None:
@@ -63,12 +68,8 @@ class Database:
         Raises:
             StoreError: It is not.
         """
-        url, path = self.url, self.url.database or ""
-        memory = path in ("", ":memory:") or url.query.get("mode") == "memory"
-        if url.get_backend_name() != "sqlite" or memory:
-            return
-        file = Path(unquote(path.removeprefix("file:")) if path.startswith("file:") else path)
-        if not file.exists():
+        file = file_of(self.url)
+        if file is not None and not file.exists():
             raise StoreError(f"there is no file {file}; 'deltamem write' makes one, or check the path")
 
     @property
@@ -171,7 +172,8 @@ class Database:
         pause = FIRST_PAUSE
         while True:
             try:
-                return once()
+                with self._in_use:
+                    return once()
             except SQLAlchemyError as error:
                 passing = isinstance(error, DBAPIError) and self.dialect.passing(error)
                 if not passing or time.monotonic() + pause > until:

@@ -1,0 +1,106 @@
+"""Processes that fork while a database is open: what the new one writes through a store of its own is not lost."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = """
+import json, os, sys, threading, time
+import sqlalchemy
+from deltamem_agents.errors import DeltaMemError
+from deltamem_agents.store import Store, file_locks
+
+path, how = sys.argv[1:]
+url = f"sqlite:///{path}"
+file_locks.QUIET_SECONDS = 0.5
+engine = sqlalchemy.create_engine(url) if how.startswith("engine") else None
+store = Store.open(engine=engine) if engine else Store.open(url)
+
+def say(text):
+    return [{"role": "user", "content": text}]
+
+store.append("alice", say("parent"), "s")
+stop, threads = threading.Event(), []
+if how == "threads":
+    def work(number):
+        i = 0
+        while not stop.is_set():
+            store.append("busy", say(f"{number} {i}"), "s")
+            store.live("busy")
+            i += 1
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+if how == "reader":
+    started, told = threading.Event(), []
+    def work():
+        store._database.read(lambda connection: (connection.exec_driver_sql("SELECT 1"), started.set(), stop.wait(30)))
+    threads = [threading.Thread(target=work)]
+for thread in threads:
+    thread.start()
+if how == "reader":
+    started.wait(30)
+if how == "engine, disposed":
+    engine.dispose()
+
+def child(go, tell):
+    mine = Store.open(url)
+    for i in range(2):
+        mine.append("alice", say(f"child {i}"), "s")
+        os.write(tell, b".")
+        os.read(go, 1)
+    return [entry.text for entry in mine.live("alice")]
+
+read, write = os.pipe()
+parent_read, tell = os.pipe()
+go, parent_go = os.pipe()
+pid = os.fork()
+if pid == 0:
+    try:
+        result = child(go, tell)
+    except DeltaMemError as error:
+        result = f"{type(error).__name__}: {error}"
+    os.write(write, json.dumps(result).encode())
+    os._exit(0)
+os.close(write)
+os.close(tell)
+os.read(parent_read, 1)
+stop.set()
+for thread in threads:
+    thread.join()
+store.append("alice", say("parent again"), "s")
+store.close()
+if engine:
+    engine.dispose()
+os.write(parent_go, b"..")
+result = json.loads(os.read(read, 10_000))
+os.waitpid(pid, 0)
+print(json.dumps([result, [entry.text for entry in Store.open(url).live("alice")]]))
+"""
+
+
+def forked(path: Path, how: str) -> tuple[Any, list[str]]:
+    """What the forked process found in the end, or was told, and what is there afterwards."""
+    command = [sys.executable, "-c", PROGRAM, str(path), how]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    result, found = json.loads(done.stdout)
+    return result, found
+
+
+@pytest.mark.parametrize("how", ["idle", "threads", "engine, disposed"])
+def test_what_a_forked_process_writes_outlives_its_parents_connections(tmp_path: Path, how: str) -> None:
+    result, found = forked(tmp_path / "memory.db", how)
+    assert sorted(found) == ["child 0", "child 1", "parent", "parent again"]
+    assert result == found
+
+
+@pytest.mark.parametrize("how", ["reader", "engine"])
+def test_where_its_parents_connections_are_in_use_it_is_told(tmp_path: Path, how: str) -> None:
+    result, found = forked(tmp_path / "memory.db", how)
+    assert result.startswith("ForkedError: ") and "spawn" in result
+    assert found == ["parent", "parent again"]
