@@ -9,8 +9,8 @@ SOURCES := pyproject.toml constraints.txt hatch_build.py $(wildcard kernels/delt
 # A process a core, each with one thread of PyTorch; a file's tests stay together, as they share what is costly to make.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(shell nproc 2>/dev/null || echo 2) --dist loadfile
 
-.PHONY: install demo test test-lowest check lint types layers bench bench-store bench-search bench-engine
-.PHONY: bench-recall bench-gpu soak-erasures
+.PHONY: install demo test test-lowest soak soak-erasures check lint types layers bench bench-store bench-search
+.PHONY: bench-engine bench-recall bench-gpu
 
 install: $(STAMP)
 
@@ -38,6 +38,12 @@ test-lowest:
 	.venv-lowest/bin/python -m pip install --disable-pip-version-check --constraint .venv-lowest/constraints.txt \
 		--editable '.[$(EXTRAS)]'
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest tests/integrations
+
+# Ten minutes on SQLite and ten on a private PostgreSQL: processes are killed, interrupted and forked; nothing is lost.
+# `make test` has a minute of it. SEED=n does again what another run did, though not at the same moments.
+soak: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/soak.py --seconds 600 $(if $(SEED),--seed $(SEED))
+	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/soak.py --seconds 600 --postgresql $(if $(SEED),--seed $(SEED))
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,0 +1,18 @@
+"""A minute of many processes on one SQLite file, killed, interrupted and forked while they write, erase and fold."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOAK = Path(__file__).with_name("soak.py")
+
+
+@pytest.mark.slow  # a minute, and half of one to start and to compare
+def test_a_minute_of_kills_interrupts_erasures_and_forks() -> None:
+    command = [sys.executable, str(SOAK), "--seconds", "60"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, f"{done.stdout[-20_000:]}{done.stderr[-5_000:]}"
