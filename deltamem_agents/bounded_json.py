@@ -5,6 +5,7 @@ A value takes up to some hundred bytes where JSON takes two, and text four where
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from pathlib import Path
@@ -36,7 +37,7 @@ def loads(data: bytes, *, limit: int = FILE_BYTES, values: int = VALUES, depth: 
         raise TooMuchError(f"{len(data)} bytes, the limit is {limit if plain else limit // 4}")
     check(data, values=values, depth=depth)
     try:
-        return json.loads(data.decode("utf-8-sig"))
+        return json.loads(data.removeprefix(codecs.BOM_UTF8).decode())
     except RecursionError as error:
         raise TooMuchError("lists and mappings too deep within one another") from error
 
