@@ -16,7 +16,6 @@ from deltamem_agents.store.messages import Entry, NewMessage
 from deltamem_agents.store.schema import AgentRow, MessageRow, chunked
 
 EPOCH_BITS = 48  # of a first epoch; JSON's numbers hold 53
-SECRET_BYTES = 32
 
 # Made once, as making a statement takes longer than to run it.
 _TAKE = (
@@ -180,7 +179,6 @@ def create(
         head=head,
         created_at=datetime.now(UTC),
         origin=origin,
-        secret=secrets.token_bytes(SECRET_BYTES),
         agent_ids_until=agent_ids_until,
     )
     return bool(connection.execute(made).rowcount)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from secrets import token_bytes
 from typing import Any, TypeVar
 
 from sqlalchemy import ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint
@@ -27,6 +28,7 @@ __all__ = ["ID_LIMIT", "UtcDateTime", "chunked", "in_utc"]
 
 ROLES = ("system", "user", "assistant", "tool")
 ID_LIMIT = 255  # characters of an agent, session, message or model id
+SECRET_BYTES = 32
 LOOKUP = 500  # values in one statement; SQLite allows no more than 999 parameters in old builds
 
 T = TypeVar("T")
@@ -59,7 +61,7 @@ class AgentRow(Base):
     head: Mapped[int] = mapped_column(Whole())
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     origin: Mapped[int | None] = mapped_column(Whole(1, key=True, optional=True))
-    secret: Mapped[bytes] = mapped_column(Blob())
+    secret: Mapped[bytes] = mapped_column(Blob(), default=lambda: token_bytes(SECRET_BYTES))
     agent_ids_until: Mapped[int | None] = mapped_column(Whole(optional=True))
 
 
