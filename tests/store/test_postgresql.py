@@ -208,6 +208,10 @@ def test_a_database_of_version_0002_is_brought_up_to_date(url: str, say: Say, en
         connection.execute(text("ALTER TABLE deltamem_records DROP COLUMN words"))
         vector = "to_tsvector('english'::regconfig, text || ' ' || coalesce(terms, ''))"
         connection.execute(text(f"CREATE INDEX deltamem_records_words ON deltamem_records USING gin ({vector})"))
+        connection.execute(text("ALTER TABLE deltamem_agents DROP COLUMN secret, DROP COLUMN agent_ids_until"))
+        connection.execute(text("DROP INDEX deltamem_messages_live_id"))
+        live_id = "deltamem_messages_live_id ON deltamem_messages (agent_key, id) WHERE left_at IS NULL"
+        connection.execute(text(f"CREATE UNIQUE INDEX {live_id}"))
         connection.execute(text("UPDATE deltamem_version SET version_num = '0002'"))
     with pytest.raises(StoreError, match="deltamem db upgrade"):
         Store.open(url)
