@@ -101,6 +101,8 @@ def _contradiction(table: str, row: dict[str, Any], heads: dict[Any, int]) -> st
     head = heads.get(row.get("agent_key"))
     if head is not None and row.get("position", 0) > head:
         return f"position is {row['position']}, its agent's journal ends at {head}"
+    if table == "deltamem_agents" and (row["agent_ids_until"] or 0) > row["head"]:
+        return f"agent_ids_until is {row['agent_ids_until']}, its journal ends at {row['head']}"
     if table == "deltamem_rollbacks" and row["target"] >= row["position"]:
         return f"target is {row['target']}, a rollback goes back to before its own position"
     if table == "deltamem_revisions" and row["parent"] >= row["position"]:

@@ -222,6 +222,8 @@ def test_every_odd_value(sample: tuple[DeltaMem, Path], tmp_path: Path, table: s
         ("UPDATE deltamem_agents SET head = 1", "deltamem_"),
         ("UPDATE deltamem_agents SET head = 4611686018427387903", "deltamem_agents"),
         ("UPDATE deltamem_agents SET epoch = 'x'", "deltamem_agents"),
+        ("UPDATE deltamem_agents SET agent_ids_until = 'x'", "deltamem_agents"),
+        ("UPDATE deltamem_agents SET agent_ids_until = -1", "deltamem_agents"),
         ("UPDATE deltamem_embeddings SET vector = x'0000c07f0000c07f0000c07f'", "deltamem_embeddings"),
         ("UPDATE deltamem_embeddings SET vector = x'00'", "deltamem_embeddings"),
         ("UPDATE deltamem_embeddings SET vector = 'text'", "deltamem_embeddings"),
