@@ -45,6 +45,10 @@ soak: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/soak.py --seconds 600 $(if $(SEED),--seed $(SEED))
 	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/soak.py --seconds 600 --postgresql $(if $(SEED),--seed $(SEED))
 
+# The frameworks' own tests, unchanged, on our classes, from a checkout of LangGraph's repository (LANGGRAPH=DIR).
+test-frameworks: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/frameworks/run.py --langgraph '$(LANGGRAPH)'
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 

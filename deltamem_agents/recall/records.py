@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+PAGE_END = "\f"  # what ends a record wherever it stands
 RECORD_LIMIT = 1000  # characters; about the 256 tokens that small embedding models read
 
 # After a full stop with its closing quotes and the space behind it (none in Chinese or Japanese), or after a line.
@@ -16,8 +17,12 @@ def split_text(text: str, limit: int = RECORD_LIMIT) -> list[str]:
     """Cut a message's text into the texts of its records, each of up to ``limit`` characters; none for an empty text.
 
     A text within the limit stays whole. Sentences are packed greedily; one beyond the limit is cut at spaces, a word
-    beyond it anywhere.
+    beyond it anywhere. A form feed always ends a record.
     """
+    return [piece for page in text.split(PAGE_END) for piece in _split_page(page, limit)]
+
+
+def _split_page(text: str, limit: int) -> list[str]:
     if len(text) <= limit:
         return [text.strip()] if text.strip() else []
     pieces: list[str] = []

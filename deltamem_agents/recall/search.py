@@ -43,6 +43,20 @@ class Reindexed:
     dropped: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """N records to rank, the query's vector if it is embedded already, and which records may be given [N].
+
+    ``records`` are by key; None where they are still to be read. At most ``count`` are given.
+    """
+
+    snapshot: Snapshot
+    vector: NDArray[np.float32] | None
+    allowed: NDArray[np.bool_]
+    records: Mapping[int, IndexedRecord] | None
+    count: int
+
+
 class Retriever:
     """Search over the records of any agent.
 
@@ -90,19 +104,59 @@ class Retriever:
             EmbedderError: The embedder failed, or its vectors do not fit the stored ones.
             StoreError: The index cannot be read or written.
         """
-        if isinstance(k, bool) or not isinstance(k, int) or k <= 0:
-            raise ConfigError(f"k is {k!r}; ask for 1 record or more")
-        if not isinstance(query, str):
-            raise ConfigError(f"the query is a {type(query).__name__}; give a string")
-        if not query.strip():
-            return []
-        query = query.encode("utf-8", "replace").decode()  # lone surrogates are text to no tokenizer
-        version = self._index.version(agent)
-        if version is None:
-            return []
         scope = Scope(session=session, since=since, until=until, metadata=metadata, holds=holds)
-        count = max(POOL, 3 * k)
-        records: dict[int, IndexedRecord] | None = None
+        query = _checked(query, k)
+        candidates = self._candidates(agent, query, scope, max(POOL, 3 * k))
+        if candidates is None:
+            return []
+        snapshot = candidates.snapshot
+        signals = self._signals(query, snapshot, candidates.vector)
+        fused = fuse(signals, snapshot.sessions, snapshot.weights)
+        allowed = candidates.allowed & _spoken_for(signals, snapshot)
+        places = _best(fused, allowed, candidates.count)
+        scores = {int(snapshot.keys[i]): _relevance(float(fused[i])) for i in places}
+        found = self._records(agent, candidates, list(scores))
+        stale = outdated(found) if weed else {}
+        chosen = select(query, newer_first(found, stale), k) if weed else found[:k]
+        best = [*accumulate((scores[record.key] for record in reversed(chosen)), max)][::-1]  # of all that say the same
+        return [
+            _record(record, score, outdated=record.key in stale) for record, score in zip(chosen, best, strict=True)
+        ]
+
+    def similar(
+        self, agent: str, query: str, k: int, *, holds: Callable[[str, Mapping[str, Any]], bool] | None = None
+    ) -> list[Record]:
+        """The k records whose text is most like a query, the most similar first, the newer of equals.
+
+        The score is the cosine of the embeddings of query and text. Without an embedder it is the share of the query's
+        words that the text has, each word weighted by how rare it is. Equal texts have equal scores, whatever stands
+        around them. Nothing is held back, and no record is too unlike the query to be given.
+
+        Args:
+            holds: Only records of messages whose session and metadata it says yes to.
+
+        Raises:
+            ConfigError: k is not a positive integer, or the query is not text.
+            EmbedderError: The embedder failed, or its vectors do not fit the stored ones.
+            StoreError: The index cannot be read or written.
+        """
+        query = _checked(query, k)
+        candidates = self._candidates(agent, query, Scope(holds=holds), k)
+        if candidates is None:
+            return []
+        snapshot = candidates.snapshot
+        alike = self._signals(query, snapshot, candidates.vector).meaning
+        if alike is None:
+            alike = snapshot.words.coverage(query, snapshot.weights)
+        scores = {int(snapshot.keys[i]): float(alike[i]) for i in _best(alike, candidates.allowed, k)}
+        found = self._records(agent, candidates, list(scores))
+        return [_record(record, scores[record.key], outdated=False) for record in found]
+
+    def _candidates(self, agent: str, query: str, scope: Scope, count: int) -> _Candidates | None:
+        """The records that a search ranks: all of the agent's, or of a large one those that the index finds."""
+        version = self._index.version(agent) if query.strip() else None
+        if version is None:
+            return None
         if self._is_large(agent, version):
             self._large.prepare(agent, version)
             vector = self._embedded(query, self._large.dimension(agent, version))
@@ -111,25 +165,18 @@ class Retriever:
         else:
             held = self._snapshot(agent, version)
             if held is None:
-                return []
-            snapshot, vector, allowed = held, None, np.ones(len(held), bool)
+                return None
+            snapshot, vector, records, allowed = held, None, None, np.ones(len(held), bool)
         if not len(snapshot):
-            return []
-        signals = self._signals(query, snapshot, vector)
-        fused = fuse(signals, snapshot.sessions, snapshot.weights)
-        allowed &= snapshot.within(scope) & _spoken_for(signals, snapshot)
-        places = _best(fused, allowed, count)
+            return None
+        return _Candidates(snapshot, vector, allowed & snapshot.within(scope), records, count)
+
+    def _records(self, agent: str, candidates: _Candidates, keys: Sequence[int]) -> list[IndexedRecord]:
+        """The records with these keys, in their order; one may have been superseded since."""
+        records = candidates.records
         if records is None:
-            records = {each.key: each for each in self._index.records(agent, [int(snapshot.keys[i]) for i in places])}
-        scores = {int(snapshot.keys[i]): _relevance(float(fused[i])) for i in places}
-        # One may have been superseded since.
-        found = [records[key] for key in scores if key in records]
-        stale = outdated(found) if weed else {}
-        chosen = select(query, newer_first(found, stale), k) if weed else found[:k]
-        best = [*accumulate((scores[record.key] for record in reversed(chosen)), max)][::-1]  # of all that say the same
-        return [
-            _record(record, score, outdated=record.key in stale) for record, score in zip(chosen, best, strict=True)
-        ]
+            records = {each.key: each for each in self._index.records(agent, keys)}
+        return [records[key] for key in keys if key in records]
 
     def embed_missing(self, agent: str, progress: Callable[[int], None] | None = None, *, after: int = 0) -> int:
         """Embed the records that have no embedding yet; how many there were. Nothing without an embedder.
@@ -277,6 +324,15 @@ class Retriever:
             own=snapshot.own & speaks_of_self(query),
             asks=snapshot.asks,
         )
+
+
+def _checked(query: object, k: object) -> str:
+    """The query as text that any tokenizer takes."""
+    if isinstance(k, bool) or not isinstance(k, int) or k <= 0:
+        raise ConfigError(f"k is {k!r}; ask for 1 record or more")
+    if not isinstance(query, str):
+        raise ConfigError(f"the query is a {type(query).__name__}; give a string")
+    return query.encode("utf-8", "replace").decode()  # lone surrogates are text to no tokenizer
 
 
 def _spoken_for(signals: Signals, snapshot: Snapshot) -> NDArray[np.bool_]:

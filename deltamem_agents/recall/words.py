@@ -133,16 +133,35 @@ class Postings:
         each = np.ones_like(self.lengths) if weights is None else weights
         total = float(each.sum())
         mean = max(float(self.lengths @ each) / total, 1.0) if total else 1.0
-        for term in looked_for(query):
-            found = self.of.get(term)
-            if found is None:
-                continue
-            places, counts = found
-            holding = float(each[places].sum())
-            rarity = np.log(1 + max(total - holding + 0.5, 0.5) / (holding + 0.5))
+        for rarity, places, counts in self._rarities(query, each):
             saturated = counts * (K1 + 1) / (counts + K1 * (1 - B + B * self.lengths[places] / mean))
             result[places] += (rarity * saturated).astype(np.float32)
         return result
+
+    def coverage(self, query: str, weights: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Share [N] of the query's terms that each record has, each term weighted by its rarity; between 0 and 1.
+
+        Args:
+            weights: As in `scores`.
+        """
+        result = np.zeros(len(self.lengths), np.float64)
+        each = np.ones_like(self.lengths) if weights is None else weights
+        whole = 0.0
+        for rarity, places, _ in self._rarities(query, each):
+            whole += rarity
+            result[places] += rarity
+        return np.round(result / whole if whole else result, 6).astype(np.float32)
+
+    def _rarities(
+        self, query: str, each: NDArray[np.float32]
+    ) -> Iterator[tuple[float, NDArray[np.int32], NDArray[np.int32]]]:
+        """Of each term of a query its idf, the places where it occurs, and how often it does there."""
+        nowhere = np.zeros(0, np.int32)
+        total = float(each.sum())
+        for term in looked_for(query):
+            places, counts = self.of.get(term, (nowhere, nowhere))
+            holding = float(each[places].sum())
+            yield float(np.log(1 + max(total - holding + 0.5, 0.5) / (holding + 0.5))), places, counts
 
 
 def looked_for(query: str) -> set[str]:

@@ -4,6 +4,7 @@ May import: SQLAlchemy, `deltamem_agents.errors`. Knows nothing of models, adapt
 """
 
 from deltamem_agents.store.archive import Progress
+from deltamem_agents.store.by_id import Described
 from deltamem_agents.store.erasing import Erased, Plan, Selection
 from deltamem_agents.store.journal import AgentInfo
 from deltamem_agents.store.masking import masked
@@ -16,6 +17,7 @@ from deltamem_agents.store.tail import Tail
 
 __all__ = [
     "AgentInfo",
+    "Described",
     "Entry",
     "Erased",
     "MessageRef",

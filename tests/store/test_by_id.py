@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from deltamem_agents.errors import InvalidAgentError
 from deltamem_agents.store import MessageRef, Selection, Store
 
 
@@ -74,21 +73,81 @@ def test_looking_up_goes_by_the_index_of_session_and_id(store: Store) -> None:
     assert all("deltamem_messages_live_id (agent_key=? AND session=? AND id=?)" in plan[0][-1] for plan in plans)
 
 
-def test_sessions_under_a_prefix(store: Store) -> None:
-    for message_id, session in (
-        ("1", "users.ann"),
-        ("2", "users.bob"),
-        ("3", "Users.ann"),
-        ("4", "users%x"),
-        ("5", "us"),
-    ):
-        put(store, message_id, session=session)
-    assert [each.id for each in store.under("alice", "users.")] == ["1", "2"]
-    assert [each.id for each in store.under("alice", "users%")] == ["4"]
-    assert len(store.under("alice")) == 5
-    assert store.under("nobody") == []
-    with pytest.raises(InvalidAgentError):
-        store.under("")
+def test_sessions_below_one(store: Store) -> None:
+    sessions = (
+        "users",
+        "users.ann",
+        "users.bob",
+        "Users.ann",
+        "users%x",
+        "users-x",
+        "users/x",
+        "us",
+        "üsers.ann",
+        "users.",
+    )
+    for number, session in enumerate(sessions):
+        put(store, f"item:{number}", session=session)
+    put(store, "other", session="users.ann")
+    put(store, "item:0", "Newer", session="users")
+    put(store, "item:0", session="users", agent="bob")
+
+    def found(**given: Any) -> list[tuple[str, str]]:
+        return [(each.session, each.id) for each in store.newest("alice", 100, **given)]
+
+    below = [("users", "item:0"), ("users.ann", "other"), ("users.", "item:9"), ("users.bob", "item:2")]
+    assert found(below="users") == [*below, ("users.ann", "item:1")]
+    assert found(below="users", id_prefix="item:") == [each for each in below if each[1] != "other"] + [
+        ("users.ann", "item:1")
+    ]
+    assert found(below="users%") == found(below="user") == found(below="users.ann.x") == []
+    assert found(below="users%x") == [("users%x", "item:4")]
+    assert found(below="üsers") == [("üsers.ann", "item:8")]
+    assert len(found()) == 11 and found()[0] == ("users", "item:0")
+    assert store.newest("nobody", 100) == []
+
+
+def test_pages_of_the_newest(store: Store) -> None:
+    for number in range(7):
+        put(store, f"m{number}", session=f"s.{number % 2}", metadata={"n": number, "text": "ünï"})
+    for below in ("", "s"):
+        pages: list[list[Any]] = [[]]
+        while page := store.newest("alice", 3, below=below, before=pages[-1][-1].position if pages[-1] else None):
+            pages.append(page)
+        assert [len(page) for page in pages] == [0, 3, 3, 1]
+        assert [each.metadata for page in pages for each in page] == [{"n": n, "text": "ünï"} for n in range(6, -1, -1)]
+    put(store, "bare", session="t")
+    assert store.newest("alice", 1)[0].metadata == {}
+
+
+def test_described_by_two_ids(store: Store) -> None:
+    put(store, "a", metadata={"n": 1})
+    put(store, "b", metadata={"n": 2})
+    put(store, "b", "Newer", metadata={"n": 3})
+    put(store, "a", session="t", metadata={"n": 4})
+    assert [(each.ref, each.metadata) for each in store.described("alice", "s", ("b", "a"))] == [
+        (("s", "a"), {"n": 1}),
+        (("s", "b"), {"n": 3}),
+    ]
+    assert [each.metadata for each in store.described("alice", "t", ("a", "none"))] == [{"n": 4}]
+    assert store.described("alice", "u", ("a", "b")) == store.described("nobody", "s", ("a", "b")) == []
+
+
+def test_ranges_of_ids(store: Store) -> None:
+    for session, ids in {
+        "a": ("item:1", "item-ttl:2", "other"),
+        "a.b": ("item:9", "Item:1"),
+        "c": ("item-ttl:1",),
+    }.items():
+        for each in ids:
+            put(store, each, session=session)
+    assert sorted(store.id_ranges("alice", id_prefix="item")) == [
+        ("a", "item-ttl:2", "item:1"),
+        ("a.b", "item:9", "item:9"),
+        ("c", "item-ttl:1", "item-ttl:1"),
+    ]
+    assert sorted(store.id_ranges("alice", below="a")) == [("a", "item-ttl:2", "other"), ("a.b", "Item:1", "item:9")]
+    assert store.id_ranges("nobody") == []
 
 
 def test_described_anew_in_place(store: Store) -> None:

@@ -16,11 +16,23 @@ from typing import Any, Self
 from langgraph.store.base import InvalidNamespaceError, Item, SearchItem, get_text_at_path, tokenize_path
 
 from deltamem_agents.errors import InvalidAgentError, InvalidMessageError
-from deltamem_agents.store import Entry, MessageRef, check_id
+from deltamem_agents.recall.records import PAGE_END
+from deltamem_agents.store import Described, Entry, MessageRef, check_id
 from deltamem_agents.store.messages import VERSION
 
 FIELD = "langgraph_item"  # of a message's metadata; a message without it is none of ours
 UNNAMED = ("text", "content")  # fields whose names say nothing about their text
+ANY = "item"  # what the ids of all items begin with
+LASTING, EXPIRING = f"{ANY}:", f"{ANY}-ttl:"  # so that a namespace is known to hold items that last by its ids alone
+_NUMBER = (int, float)
+_KEPT: Mapping[str, type | tuple[type, ...]] = {
+    "key": str,
+    "value": dict,
+    "created": _NUMBER,
+    "updated": _NUMBER,
+    "ttl": (*_NUMBER, type(None)),
+    "expires": (*_NUMBER, type(None)),
+}
 Namespace = tuple[str, ...]
 
 
@@ -39,23 +51,22 @@ class Stored:
     position: int = 0
 
     @classmethod
-    def of(cls, entry: Entry) -> Self | None:
-        """The item that a message holds, if it holds one."""
-        kept = entry.metadata.get(FIELD)
-        if not isinstance(kept, dict):
+    def of(cls, message: Described | Entry) -> Self | None:
+        """The item that a message holds, if it holds one; with its content, where the message has it."""
+        kept: Any = message.metadata.get(FIELD)
+        if not is_item(kept):
             return None
-        namespace = tuple(entry.session.split("."))
-        return cls(namespace=namespace, content=entry.content, position=entry.position, **kept)
+        content = message.content if isinstance(message, Entry) else None
+        return cls(namespace=tuple(message.session.split(".")), content=content, position=message.position, **kept)
 
     @property
     def ref(self) -> MessageRef:
         """Its message's."""
-        return ref_of(self.namespace, self.key)
+        return MessageRef(".".join(self.namespace), ids_of(self.namespace, self.key)[self.expires is not None])
 
     def metadata(self) -> dict[str, Any]:
         """What its message carries besides text."""
-        names = ("key", "value", "created", "updated", "ttl", "expires")
-        return {FIELD: {name: getattr(self, name) for name in names}}
+        return {FIELD: {name: getattr(self, name) for name in _KEPT}}
 
     def lives(self, now: float) -> bool:
         """Whether it has not expired."""
@@ -82,27 +93,37 @@ def session_of(namespace: Namespace) -> str:
     """The session that is a namespace.
 
     Raises:
-        InvalidNamespaceError: It is empty, longer than a session's id may be, or LangGraph's own.
+        InvalidNamespaceError: It is empty, or longer than a session's id may be.
     """
-    if not namespace or namespace[0] == "langgraph":
-        raise InvalidNamespaceError(f"namespace is {namespace!r}; give one label or more, the first not 'langgraph'")
+    if not namespace:
+        raise InvalidNamespaceError(f"namespace is {namespace!r}; give one label or more")
     try:
         return check_id(".".join(namespace), "namespace, as session")
     except InvalidAgentError as error:
         raise InvalidNamespaceError(str(error)) from error
 
 
-def ref_of(namespace: Namespace, key: str) -> MessageRef:
-    """The message of a namespace and key, however long the key."""
-    named = json.dumps([*namespace, key]).encode()
-    return MessageRef(".".join(namespace), f"item:{hashlib.sha256(named).hexdigest()[:32]}")
+def ids_of(namespace: Namespace, key: str) -> tuple[str, str]:
+    """The ids of the message of a namespace and key, however long the key: if it lasts, and if it is to expire."""
+    named = hashlib.sha256(json.dumps([*namespace, key]).encode()).hexdigest()[:32]
+    return LASTING + named, EXPIRING + named
+
+
+def is_item(kept: object) -> bool:
+    """Whether what a message's metadata has under `FIELD` is an item; a caller may have written anything there."""
+    return (
+        isinstance(kept, dict)
+        and kept.keys() == _KEPT.keys()
+        and all(isinstance(value, _KEPT[name]) for name, value in kept.items())
+    )
 
 
 def content_of(value: Mapping[str, Any], fields: Sequence[str] | None) -> list[Any]:
     """What is written of a value: its text, and a block that tells apart values that read the same.
 
     Args:
-        fields: Paths of LangGraph's ``index`` to what is text; None for all of the value, no paths for nothing.
+        fields: Paths of LangGraph's ``index`` to what is text, each a record of its own; None for all of the value as
+            one, no paths for nothing.
 
     Raises:
         InvalidMessageError: JSON cannot hold the value.
@@ -113,11 +134,13 @@ def content_of(value: Mapping[str, Any], fields: Sequence[str] | None) -> list[A
         raise InvalidMessageError(
             f"the value cannot be held by JSON ({error}); give strings, numbers, lists, dicts"
         ) from (error)
+    separator = "\n"
     if fields is None or "$" in fields:
         texts = list(_texts(value))
     else:
         texts = [text for path in fields for text in get_text_at_path(value, tokenize_path(path))]
-    text = "\n".join(texts).replace("\0", " ").encode("utf-8", "replace").decode().strip()
+        separator = PAGE_END
+    text = separator.join(texts).replace("\0", " ").encode("utf-8", "replace").decode().strip()
     blocks: list[Any] = [{"type": "text", "text": text}] if text else []
     return [*blocks, {"type": VERSION, VERSION: hashlib.sha256(said).hexdigest()[:16]}]
 

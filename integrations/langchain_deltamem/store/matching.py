@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from langgraph.store.base import MatchCondition
@@ -16,16 +18,35 @@ _ORDERED: Mapping[str, Callable[[float, float], bool]] = {
     "$lt": operator.lt,
     "$lte": operator.le,
 }
+_NAME = re.compile(r"[\w. -]+")
 OPERATORS = ("$eq", "$ne", *_ORDERED)
 
 
 def fits(value: Mapping[str, Any], wanted: Mapping[str, Any] | None) -> bool:
     """Whether an item's value has all that a filter names; numbers are compared as numbers, whatever holds them.
 
+    A name with dots is a path ("user.name"), unless the value has a field of just that name.
+
     Raises:
         ConfigError: Unknown operator, or a bound that is no number.
     """
-    return all(_fits(value.get(name), each) for name, each in (wanted or {}).items())
+    return all(_fits(_at(value, name), each) for name, each in (wanted or {}).items())
+
+
+def check_filter(wanted: Mapping[str, Any] | None) -> None:
+    """Raise ConfigError unless the names of a filter are names of fields, as LangGraph's database stores demand."""
+    for name in wanted or {}:
+        if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+            raise ConfigError(
+                f"Invalid filter key {name!r}; give letters, digits, '_', '-' and spaces, and '.' between fields"
+            )
+
+
+def _at(value: Mapping[str, Any], name: str) -> Any:
+    found: Any = value
+    for part in (name,) if name in value else name.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
 
 
 def matches(namespace: Sequence[str], condition: MatchCondition) -> bool:
@@ -41,6 +62,13 @@ def matches(namespace: Sequence[str], condition: MatchCondition) -> bool:
         return False
     labels = namespace[: len(path)] if condition.match_type == "prefix" else namespace[len(namespace) - len(path) :]
     return all(wanted in ("*", label) for wanted, label in zip(path, labels, strict=True))
+
+
+def beginning(condition: MatchCondition) -> tuple[str, ...]:
+    """The labels that every namespace which a condition matches begins with."""
+    if condition.match_type != "prefix":
+        return ()
+    return tuple(takewhile(lambda label: label != "*", condition.path))
 
 
 def _fits(value: Any, wanted: Any) -> bool:

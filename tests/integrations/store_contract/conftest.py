@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,17 @@ def bags_of_words(texts: list[str]) -> list[list[float]]:
         for word in "".join(c if c.isalnum() else " " for c in text.casefold()).split():
             vectors[row, zlib.crc32(word.encode()) % DIM] += 1
     return [[float(number) for number in row] for row in vectors]
+
+
+@pytest.fixture
+def cosine() -> Callable[[str, str], float]:
+    """How like two texts are to that embedder."""
+
+    def of(one: str, other: str) -> float:
+        a, b = np.array(bags_of_words([one, other]))
+        return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+    return of
 
 
 @pytest.fixture

@@ -29,6 +29,115 @@ def keys(found: Any) -> list[str]:
     return [item.key for item in found]
 
 
+# order and likeness
+
+
+def test_the_item_that_changed_last_comes_first(ours: DeltaMemStore) -> None:
+    for number in range(12):
+        ours.put(("pages", str(number % 2)), f"k{number:02}", {"n": number})
+    ours.put(("pages", "0"), "k00", {"n": "replaced"})
+    everything = keys(ours.search(("pages",), limit=100))
+    assert everything == ["k00", *(f"k{number:02}" for number in range(11, 0, -1))]
+    assert keys(ours.search(("pages",))) == everything[:10]  # ten is what there is by default
+    assert keys(ours.search(("pages",), limit=5, offset=3)) == everything[3:8]
+    assert keys(ours.search(("pages",), limit=5, offset=10)) == everything[10:]
+    assert keys(ours.search(("pages",), limit=5, offset=50)) == []
+    assert keys(ours.search(("pages",), limit=0)) == []
+    assert keys(ours.search(("pages", "1"), filter={"n": {"$lt": 6}})) == ["k05", "k03", "k01"]
+
+
+def test_a_prefix_may_be_a_list(ours: DeltaMemStore) -> None:
+    ours.put(NS, "k", {"text": "tea"})
+    assert keys(ours.search(["users"])) == ["k"]  # type: ignore[arg-type]
+    assert keys(ours.search(["users", "alice"], query="tea")) == ["k"]  # type: ignore[arg-type]
+
+
+def test_a_prefix_is_whole_labels_and_no_pattern(ours: DeltaMemStore) -> None:
+    for label in ("u", "u1", "u%", "u_", "U", "u-1", "u/1", "u\n", "ü", "*"):
+        for namespace in ((label,), (label, "inner"), (label, "inner", "deep"), ("outer", label)):
+            ours.put(namespace, "k", {"text": label})
+    for label in ("u", "u1", "u%", "u_", "U", "u-1", "u/1", "u\n", "ü", "*"):
+        below = {(label,), (label, "inner"), (label, "inner", "deep")}
+        for query in (None, label):
+            assert {item.namespace for item in ours.search((label,), query=query, limit=100)} == below, (label, query)
+        if label != "*":
+            assert set(ours.list_namespaces(prefix=(label,), limit=100)) == below
+            assert set(ours.list_namespaces(prefix=("outer", label))) == {("outer", label)}
+
+
+def test_the_score_is_the_cosine_of_the_best_of_the_texts(
+    semantic_mem: DeltaMem, cosine: Callable[[str, str], float]
+) -> None:
+    store = DeltaMemStore(semantic_mem, fields=["title", "body"])
+    store.put(NS, "both", {"title": "green tea", "body": "black coffee", "rest": "red wine"})
+    store.put(NS, "body", {"body": "black coffee"})
+    store.put(("other",), "far", {"body": "black coffee"})
+    store.put(NS, "none", {"title": "black coffee"}, index=False)
+    for query in ("black coffee", "green tea", "coffee", "red wine", "something else"):
+        found = {item.key: item.score for item in store.search(NS, query=query)}
+        for key, texts in (("both", ["green tea", "black coffee"]), ("body", ["black coffee"])):
+            assert found[key] == pytest.approx(max(cosine(query, text) for text in texts), abs=1e-3), (query, key)
+        assert found["none"] == 0.0
+        assert list(found.values()) == sorted(found.values(), key=lambda score: -(score or 0))
+
+
+def test_without_an_embedder_the_score_is_the_share_of_words(url: str) -> None:
+    with DeltaMem.open("tiny", url=url, embedder=False) as mem:
+        store = DeltaMemStore(mem)
+        for key, text in (("both", "the cello teacher"), ("one", "a cello"), ("same", "a cello"), ("none", "a violin")):
+            store.put(NS, key, {"text": text})
+        found = {item.key: item.score for item in store.search(NS, query="Who is the cello teacher?")}
+    assert list(found) == ["both", "same", "one", "none"]
+    assert found["both"] == 1.0 and found["one"] == found["same"] and found["none"] == 0.0
+
+
+@pytest.mark.parametrize("kept", [None, 7, [], {}, {"key": "k"}, {"key": 1, "value": {}}, {"key": "k", "value": "x"}])
+def test_what_is_no_item_breaks_no_search(ours: DeltaMemStore, semantic_mem: DeltaMem, kept: Any) -> None:
+    ours.put(NS, "k", {"text": "green tea"})
+    odd = {"role": "user", "content": "green tea", "id": "item:odd", "metadata": {"langgraph_item": kept}}
+    semantic_mem.agent("store").write([odd], "users.alice")
+    assert keys(ours.search(NS, query="green tea")) == keys(ours.search(NS)) == ["k"]
+    assert ours.get(NS, "odd") is None
+    assert ours.sweep_ttl() == 0
+
+
+def test_filters_name_fields_or_paths_to_them(ours: DeltaMemStore) -> None:
+    ours.put(NS, "deep", {"user": {"access-level": "high", "1st": 1}})
+    ours.put(NS, "flat", {"user.access-level": "high", "access level": "low"})
+    assert sorted(keys(ours.search(NS, filter={"user.access-level": "high"}))) == ["deep", "flat"]
+    assert keys(ours.search(NS, filter={"user.1st": {"$lt": 2}})) == ["deep"]
+    assert keys(ours.search(NS, filter={"access level": "low"})) == ["flat"]
+    for name in ("a') OR 1=1 --", "$.a", "a[0]", "", 7):
+        with pytest.raises(ConfigError, match="Invalid filter key"):
+            ours.search(NS, filter={name: 1})
+
+
+# in an event loop
+
+
+async def test_a_sync_call_in_a_running_loop_is_refused(ours: DeltaMemStore) -> None:
+    for call in (
+        lambda: ours.put(NS, "k", {"a": 1}),
+        lambda: ours.get(NS, "k"),
+        lambda: ours.delete(NS, "k"),
+        lambda: ours.search(NS),
+        lambda: ours.list_namespaces(),
+        lambda: ours.batch([PutOp(NS, "k", {"a": 1})]),
+    ):
+        with pytest.raises(asyncio.InvalidStateError, match="await"):
+            call()
+    assert await ours.asearch(NS) == []
+    await asyncio.to_thread(ours.put, NS, "k", {"a": 1})
+    assert await ours.aget(NS, "k") is not None
+
+
+async def test_a_database_in_memory_may_be_used_either_way() -> None:
+    with DeltaMem.open("tiny", url="sqlite://", embedder=False) as mem:
+        store = DeltaMemStore(mem)
+        store.put(NS, "k", {"a": 1})
+        assert await store.aget(NS, "k") == store.get(NS, "k")
+
+
 # time to live
 
 
@@ -40,7 +149,7 @@ def test_what_has_expired_is_shown_nowhere(ours: DeltaMemStore) -> None:
     assert ours.get(NS, "short", refresh_ttl=False) is not None
     time.sleep(EXPIRED)
     assert ours.get(NS, "short") is None
-    assert keys(ours.search(NS)) == ["long", "ever"]
+    assert keys(ours.search(NS)) == ["ever", "long"]
     assert "short" not in keys(ours.search(NS, query="green tea"))
     assert ours.list_namespaces() == [NS]
     assert ours.sweep_ttl() == 2
@@ -56,7 +165,7 @@ def test_reading_renews_unless_told_not_to(ours: DeltaMemStore) -> None:
         assert keys(ours.search(NS, query="found", filter={"text": "found"})) == ["found"]
         ours.get(NS, "left", refresh_ttl=False)
         ours.search(NS, refresh_ttl=False)
-    assert keys(ours.search(NS)) == ["got", "found"]
+    assert keys(ours.search(NS)) == ["found", "got"]
 
 
 def test_a_put_begins_the_time_anew(ours: DeltaMemStore) -> None:
@@ -73,6 +182,41 @@ def test_the_defaults_of_a_store(semantic_mem: DeltaMem) -> None:
     store.get(NS, "default")
     time.sleep(EXPIRED)
     assert keys(store.search(NS)) == ["ever"]
+
+
+def test_what_has_expired_is_shown_where_that_is_asked_for(semantic_mem: DeltaMem) -> None:
+    store = DeltaMemStore(semantic_mem, ttl=TTLConfig(omit_expired=False))
+    store.put(NS, "k", {"text": "tea"}, ttl=0)
+    assert store.get(NS, "k", refresh_ttl=False) is not None
+    assert keys(store.search(NS, query="tea", refresh_ttl=False)) == ["k"]
+    assert store.list_namespaces() == [NS]
+    assert store.sweep_ttl() == 1 and store.get(NS, "k") is None
+
+
+def test_an_item_may_begin_and_cease_to_expire(ours: DeltaMemStore) -> None:
+    for ttl in (None, 10, None, 10):
+        ours.put(NS, "k", {"text": "tea"}, ttl=ttl)
+        item = ours.get(NS, "k")
+        assert item is not None and keys(ours.search(NS)) == keys(ours.search(NS, query="tea")) == ["k"]
+        assert ours.list_namespaces() == [NS]
+    ours.delete(NS, "k")
+    assert ours.get(NS, "k") is None and ours.search(()) == [] and ours.list_namespaces() == []
+
+
+def test_a_thread_sweeps(semantic_mem: DeltaMem) -> None:
+    store = DeltaMemStore(semantic_mem, ttl=TTLConfig(omit_expired=False))
+    store.put(NS, "short", {"text": "tea"}, ttl=0)
+    store.put(NS, "ever", {"text": "tea"})
+    ended = store.start_ttl_sweeper(0.05 / 60)
+    assert store.start_ttl_sweeper() is ended  # one is enough
+    deadline = time.monotonic() + 20
+    while store.get(NS, "short", refresh_ttl=False) is not None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert keys(store.search(NS)) == ["ever"]
+    assert store.stop_ttl_sweeper(20) and ended.done()
+    again = store.start_ttl_sweeper(0.05 / 60)
+    semantic_mem.close()
+    again.result(20)  # ends with its memory
 
 
 async def test_sweeping_async(ours: DeltaMemStore) -> None:

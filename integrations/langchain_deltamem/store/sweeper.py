@@ -1,0 +1,50 @@
+"""A thread that sweeps a store at an interval."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from deltamem_agents.errors import ClosedError, DeltaMemError
+
+log = logging.getLogger(__name__)
+
+
+class Sweeper:
+    """Sweeps now and then, until it is stopped or what it sweeps is closed. A sweep that fails is logged.
+
+    Args:
+        sweep: Erases what has expired.
+        interval: Seconds between two sweeps.
+    """
+
+    def __init__(self, sweep: Callable[[], object], interval: float) -> None:
+        self.ended: Future[None] = Future()
+        self._sweep = sweep
+        self._interval = interval
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="deltamem-sweeper", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether it still sweeps."""
+        return self._thread.is_alive() and not self._stop.is_set()
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Stop; whether it has stopped within ``timeout`` seconds."""
+        self._stop.set()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        while not self._stop.wait(self._interval):
+            try:
+                self._sweep()
+            except ClosedError:
+                break
+            except DeltaMemError as error:
+                log.warning("a sweep of expired items failed, the next tries again: %s", error)
+        self.ended.set_result(None)

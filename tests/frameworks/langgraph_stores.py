@@ -1,0 +1,130 @@
+"""A pytest plugin that runs LangGraph's own store tests, unchanged, on `DeltaMemStore`.
+
+It puts stand-ins in place of LangGraph's stores before the tests import them. A stand-in opens a memory as the store it
+stands for would open a database, and is otherwise `DeltaMemStore`. See `run.py` beside this file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import langgraph.store.memory
+from langgraph.store.base import ensure_embeddings
+
+from deltamem_agents import DeltaMem
+from langchain_deltamem import DeltaMemStore
+from langchain_deltamem.store.sweeper import Sweeper
+
+KEPT: list[DeltaMem] = []  # one that stays open, so that the model is loaded once
+
+
+def opened(url: str, index: dict[str, Any] | None) -> DeltaMem:
+    """A memory at a URL, with the embedder of LangGraph's index configuration."""
+    if not KEPT:
+        KEPT.append(DeltaMem.open("tiny", url="sqlite://", embedder=False))
+    return DeltaMem.open("tiny", url=url, embedder=ensure_embeddings(index["embed"]) if index else False)
+
+
+class StandIn(DeltaMemStore):
+    """`DeltaMemStore` with the constructor of `InMemoryStore`."""
+
+    def __init__(self, *, index: dict[str, Any] | None = None, url: str = "sqlite://", ttl: Any = None) -> None:
+        fields = (index or {}).get("text_fields") or (index or {}).get("fields")
+        super().__init__(opened(url, index), fields=fields, ttl=ttl)
+        self.index_config = index
+        self.embeddings = index["embed"] if index else None
+
+    def setup(self) -> None:
+        """Nothing to do: a memory's tables are made when it is opened."""
+
+    def close(self) -> None:
+        """Close the memory that was opened for this store."""
+        self._mem.close()
+
+
+class AsyncStandIn(StandIn):
+    """The same, used as LangGraph's async stores are."""
+
+    async def setup(self) -> None:  # type: ignore[override]
+        """Nothing to do."""
+
+    async def sweep_ttl(self) -> int:  # type: ignore[override]
+        """As LangGraph names the async one."""
+        return await self.asweep_ttl()
+
+    async def start_ttl_sweeper(self, *given: float) -> asyncio.Future[None]:  # type: ignore[override]
+        """As LangGraph has it in its async stores; the sweeping thread needs no event loop."""
+        sweeping = StandIn.sweep_ttl.__get__(self)
+        self._sweeper = Sweeper(sweeping, 60 * (self.ttl_config or {}).get("sweep_interval_minutes", 5))
+        return asyncio.wrap_future(self._sweeper.ended)
+
+    async def stop_ttl_sweeper(self, timeout: float | None = None) -> bool:  # type: ignore[override]
+        """As LangGraph names the async one."""
+        return await asyncio.to_thread(super().stop_ttl_sweeper, timeout)
+
+
+class FromConnection:
+    """What LangGraph's SQLite and PostgreSQL stores have: a store for a connection string."""
+
+    MIGRATIONS: tuple[str, ...] = ()
+
+    @classmethod
+    @contextmanager
+    def from_conn_string(cls, conn: str, *, index: Any = None, ttl: Any = None, **_: Any) -> Iterator[StandIn]:
+        """A store that is closed at the end."""
+        store = StandIn(index=index, url=_url(conn), ttl=ttl)
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+class AsyncFromConnection:
+    """The same with `async with`."""
+
+    @classmethod
+    @asynccontextmanager
+    async def from_conn_string(
+        cls, conn: str, *, index: Any = None, ttl: Any = None, **_: Any
+    ) -> AsyncIterator[StandIn]:
+        """A store that is closed at the end."""
+        store = AsyncStandIn(index=index, url=_url(conn), ttl=ttl)
+        try:
+            yield store
+        finally:
+            await store._mem.aclose()
+
+
+def _url(conn: str) -> str:
+    if conn.startswith("postgres"):
+        return conn.replace("postgres://", "postgresql://", 1)
+    return "sqlite://" if conn == ":memory:" else f"sqlite:///{conn}"
+
+
+def pytest_configure(config: Any) -> None:
+    """Put the stand-ins in place."""
+    langgraph.store.memory.InMemoryStore = StandIn
+    for name, sync, asynchronous in (
+        ("sqlite", "SqliteStore", "AsyncSqliteStore"),
+        ("postgres", "PostgresStore", "AsyncPostgresStore"),
+    ):
+        try:
+            module = __import__(f"langgraph.store.{name}", fromlist=[sync])
+            aio = __import__(f"langgraph.store.{name}.aio", fromlist=[asynchronous])
+        except ImportError:
+            continue
+        for each in (module, aio, sys.modules.get(f"langgraph.store.{name}.base")):
+            if hasattr(each, sync):
+                setattr(each, sync, FromConnection)
+            if hasattr(each, asynchronous):
+                setattr(each, asynchronous, AsyncFromConnection)
+
+
+def pytest_unconfigure(config: Any) -> None:
+    """Close what was kept open."""
+    while KEPT:
+        KEPT.pop().close()
