@@ -31,13 +31,14 @@ test: lint types layers
 check: lint types layers
 	$(PYTEST) -m "not slow"
 
-# The integrations on the lowest versions of the frameworks that pyproject.toml allows, in an environment of their own.
+# Integrations and store on the lowest versions of frameworks, SQLAlchemy and psycopg that pyproject.toml allows, in an
+# environment of their own.
 test-lowest:
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python tests/integrations/lowest.py > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python -m pip install --disable-pip-version-check --constraint .venv-lowest/constraints.txt \
 		--editable '.[$(EXTRAS)]'
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest tests/integrations
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest tests/integrations tests/store
 
 # Ten minutes on SQLite and ten on a private PostgreSQL: processes are killed, interrupted and forked; nothing is lost.
 # `make test` has a minute of it. SEED=n does again what another run did, though not at the same moments.

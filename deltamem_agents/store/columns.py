@@ -11,8 +11,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Integer, LargeBinary, String, Text
+from sqlalchemy import JSON, BigInteger, ColumnElement, DateTime, Integer, LargeBinary, String, Text
 from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from deltamem_agents.errors import StoreError
@@ -192,6 +194,22 @@ def in_utc(value: datetime) -> datetime:
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class _ReadInUtc(ColumnElement[datetime]):
+    """A time as it is read: PostgreSQL gives it in the session's zone, where years 1 and 9999 may be no years."""
+
+    inherit_cache = True
+
+    def __init__(self, column: ColumnElement[Any]) -> None:
+        self.column = column
+        self.type = column.type
+
+
+@compiles(_ReadInUtc)
+def _compiled(element: _ReadInUtc, compiler: SQLCompiler, **options: Any) -> str:
+    column = compiler.process(element.column, **options)
+    return column if compiler.dialect.name != "postgresql" else f"({column} AT TIME ZONE 'UTC')"
+
+
 class UtcDateTime(Checked):
     """An aware datetime, kept in UTC; SQLite, which has no time zones, gets it without one."""
 
@@ -199,11 +217,18 @@ class UtcDateTime(Checked):
     cache_ok = True
     expected = "a time"
 
+    def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """In UTC, whatever the session's zone is."""
+        return _ReadInUtc(column)
+
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """In UTC, as the dialect wants it."""
         if value is None:
             return None
-        utc = in_utc(value)
+        try:
+            utc = in_utc(value)
+        except OverflowError:  # a bound of what is looked for: nothing lies beyond
+            utc = (datetime.min if value.year == 1 else datetime.max).replace(tzinfo=UTC)
         return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:

@@ -85,6 +85,15 @@ class Database:
         """
         self._tried(lambda: self.dialect.prepare(self._engine, self.schema), "prepare")
 
+    def check_server(self) -> None:
+        """As `Dialect.check_server`; the first thing to do with a database.
+
+        Raises:
+            ConfigError: What it connects to is not supported.
+            StoreError: The database cannot be reached.
+        """
+        self._tried(lambda: self.dialect.check_server(self._engine), "reach")
+
     def be_patient(self) -> None:
         """From now on a database that is gone for some seconds is waited for."""
         self._patience = RETRY_SECONDS

@@ -30,7 +30,6 @@ from deltamem_agents.store.schema import (
     RevisionRow,
     RollbackRow,
     chunked,
-    in_utc,
 )
 
 NAMED = 5  # sessions that an error names; there may be thousands
@@ -278,10 +277,14 @@ def check_selection(chosen: Selection) -> None:
     for name, value in (("since", chosen.since), ("until", chosen.until)):
         if value is not None and not isinstance(value, datetime):
             raise ConfigError(f"{name} is {value!r}; give a datetime (UTC where it has no zone)")
-    if chosen.since and chosen.until and not in_utc(chosen.since) < in_utc(chosen.until):
+    if chosen.since and chosen.until and not _aware(chosen.since) < _aware(chosen.until):
         raise ConfigError(f"since {chosen.since} is not before until {chosen.until}; give an earlier one")
 
 
 def _names_a_message(value: object) -> bool:
     pair = isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, str) for part in value)
     return pair or isinstance(value, str)
+
+
+def _aware(value: datetime) -> datetime:
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value

@@ -90,8 +90,6 @@ def _masked_file(url: URL, ordered: bool) -> str:
 
 def _masked_server(url: URL, ordered: bool) -> str:
     host, database, driver = url.host, url.database, url.drivername
-    if not _KNOWN.fullmatch(driver):
-        driver = driver.partition("+")[0] + (f"+{HIDDEN}" if "+" in driver else "")
     if host is not None and "@" in host and url.password is not None:
         host = host.rpartition("@")[2]  # what stands before it belongs to the password
     if misplaced(url.set(host=host)):

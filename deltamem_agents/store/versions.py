@@ -27,8 +27,10 @@ def current(database: Database) -> str | None:
     """The version of a database's tables; None where there are none.
 
     Raises:
+        ConfigError: The server's encoding, version or pooler is not supported.
         StoreError: The database cannot be read.
     """
+    database.check_server()
     return database.read(lambda connection: _current(connection, database.schema))
 
 

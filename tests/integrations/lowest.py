@@ -1,4 +1,6 @@
-"""Prints pip constraints: the lowest versions of the frameworks that pyproject.toml allows, the rest as it is pinned.
+"""Prints pip constraints: the lowest versions of frameworks, SQLAlchemy and psycopg that pyproject.toml allows.
+
+The rest is as it is pinned.
 
 python tests/integrations/lowest.py > constraints-lowest.txt
 """
@@ -8,15 +10,26 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-EXTRAS = ("langchain", "llama-index")
-FAMILIES = ("langchain", "langgraph", "langmem", "langsmith", "llama-index", "trustcall")  # pip finds what fits
+EXTRAS = ("langchain", "llama-index", "postgres")
+FAMILIES = (
+    "sqlalchemy",
+    "psycopg",
+    "langchain",
+    "langgraph",
+    "langmem",
+    "langsmith",
+    "llama-index",
+    "trustcall",
+)  # pip finds what fits
 
 
 def main() -> None:
     """Print them."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    for requirement in (each for extra in EXTRAS for each in project["optional-dependencies"][extra]):
-        print("==".join(re.fullmatch(r"([\w-]+)>=([\d.]+),.*", requirement).groups()))
+    required = [each for extra in EXTRAS for each in project["optional-dependencies"][extra]]
+    required += [each for each in project["dependencies"] if each.startswith("sqlalchemy")]
+    for requirement in required:
+        print("==".join(re.fullmatch(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)(?:,.*)?", requirement).groups()))
     for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
         if "==" in line and not line.startswith(FAMILIES):
             print(line)

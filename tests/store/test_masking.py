@@ -53,7 +53,7 @@ WRONG = [
     "mysql://app:hunter2@db/x",
     "mysql://app@db/x?password=hunter2",
     "oracle+cx_oracle://app:hunter2@db/x",
-    "odd+hunter2://app:hunter2@db/x",
+    "odd+thing://app:hunter2@db/x",
     "sqlite://app:hunter2@db/x",
     "sqlite+pysqlcipher://:hunter2@/x.db",
     "postgresql+psycopg_async://app:hunter2@db/x",

@@ -85,11 +85,11 @@ class Pgvector:
         if dim > DIMENSIONS:
             self._tell(f"its index takes up to {DIMENSIONS} dimensions, model {model!r} has {dim}")
             return None
+        prefix = schema_prefix(connection)
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
         types = self._types(connection, create=True)
         if types is None:
             return None
-        prefix = schema_prefix(connection)
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
         made = not self._exists(connection)
         for statement in TABLES:
             connection.exec_driver_sql(statement.format(prefix=prefix, types=types, limit=ID_LIMIT))
@@ -223,8 +223,9 @@ class Pgvector:
                 with connection.begin_nested():
                     connection.exec_driver_sql("CREATE EXTENSION IF NOT EXISTS vector")
             except DBAPIError as error:
-                self._tell(" ".join(str(error.orig).split("\n")[0].split()))
-                return None
+                if not self._version(connection):  # somebody else made it meanwhile
+                    self._tell(" ".join(str(error.orig).split("\n")[0].split()))
+                    return None
         version = self._version(connection)
         if version < OLDEST:
             self._tell(f"this one is {'.'.join(map(str, version))}, 0.7 or a newer one is needed")

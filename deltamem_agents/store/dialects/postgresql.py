@@ -1,24 +1,37 @@
-"""PostgreSQL, through psycopg 3. Agents are locked one by one (their row in ``deltamem_agents``); nothing is global."""
+"""PostgreSQL, through psycopg 3 (see `psycopg3`).
+
+Agents are locked one by one (their row in ``deltamem_agents``); nothing is global.
+"""
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from contextlib import AbstractContextManager, nullcontext
 from zlib import crc32
 
-from sqlalchemy import URL, Connection, Engine, create_engine, text
+from sqlalchemy import URL, Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.schema import CreateSchema
 
-from deltamem_agents.errors import ConfigError, MissingExtraError
-from deltamem_agents.store.dialects import rewriting
+from deltamem_agents.errors import ConfigError
+from deltamem_agents.store.dialects import psycopg3, rewriting
 from deltamem_agents.store.dialects.pgvector import Pgvector
 from deltamem_agents.store.dialects.tsvector import Tsvector, schema_prefix
-from deltamem_agents.store.masking import masked, misplaced, redacted
+from deltamem_agents.store.masking import redacted
 
-PASSING = ("08", "40", "53300", "57P01", "57P02", "57P03")  # SQLSTATEs: connection lost, deadlock, full, restarting
+PASSING = (  # SQLSTATEs
+    "08",  # connection lost
+    "25P03",  # ended by the server, as this process stood still within a transaction
+    "40",  # deadlock, serialisation
+    "53300",  # too many connections
+    "55P03",  # a lock not had in the time that the server or the caller has set
+    "57P",  # shut down, crashed, starting, database dropped (the next try says so), idle for too long
+)
+UNPREPARED = ("26000", "42P05")  # a pooler hands out a process that knows other prepared statements
+READ_ONLY = "25006"  # after a failover: the server that was the primary
 REMEDIES = (  # part of the message, what to do about it
+    ("prepared statement", psycopg3.REMEDY),
+    ("codec not available", "create the database with ENCODING 'UTF8', or set client_encoding to UTF8"),
     ("password authentication", "check user and password in the URL"),
     ("no password supplied", "put the password into the URL, or into a .pgpass file"),
     ("does not exist", "create it, or check the URL"),
@@ -27,7 +40,9 @@ REMEDIES = (  # part of the message, what to do about it
     ("failed to resolve", "check the host in the URL"),
     ("disk full", "free some disk space and try again"),
     ("no space left", "free some disk space and try again"),
-    ("read-only transaction", "connect to the primary server"),
+    ("read-only transaction", "connect to the primary server, or name all and add ?target_session_attrs=read-write"),
+    ("statement timeout", "raise statement_timeout for this user"),
+    ("transaction timeout", "raise transaction_timeout for this user"),
 )
 _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 
@@ -45,8 +60,18 @@ class Postgresql:
     )
 
     def __init__(self, engine: Engine) -> None:
+        psycopg3.check_engine(engine)
         self.fulltext = Tsvector()
         self.vectors = Pgvector()
+        self._engine = engine
+        self._reads_committed = True
+        self._checked = False
+
+    def check_server(self, engine: Engine) -> None:
+        """As `Dialect.check_server`."""
+        if not self._checked:
+            self._reads_committed = psycopg3.check_server(engine)
+            self._checked = True
 
     def check_schema(self, engine: Engine, schema: str) -> None:
         """As `Dialect.check_schema`: its name must do without quoting."""
@@ -59,8 +84,17 @@ class Postgresql:
             return
         with engine.begin() as connection:
             known = connection.dialect.has_schema(connection, schema)  # may be there without the right to create it
-            if not known:
+        if known:
+            return
+        try:
+            with engine.begin() as connection:
+                self.begin_write(connection)
+                self.lock(connection, "create")
                 connection.execute(CreateSchema(schema, if_not_exists=True))
+        except DBAPIError:
+            with engine.begin() as connection:  # who does not take our lock may have been first: CREATE waits for it
+                if not connection.dialect.has_schema(connection, schema):
+                    raise
 
     def lock(self, connection: Connection, name: str) -> None:
         """As `Dialect.lock`."""
@@ -82,14 +116,29 @@ class Postgresql:
     def begin_write(self, connection: Connection) -> None:
         """As `Dialect.begin_write`: whoever writes locks the agent's row first."""
         if _begins_nothing(connection):
-            connection.exec_driver_sql("BEGIN")
+            connection.exec_driver_sql("BEGIN ISOLATION LEVEL READ COMMITTED")
+        elif not self._reads_committed:
+            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
 
     def passing(self, error: DBAPIError) -> bool:
         """As `Dialect.passing`."""
         state = getattr(error.orig, "sqlstate", None)
         if state is None:  # no connection, or it broke
             return error.connection_invalidated or type(error.orig).__name__ == "OperationalError"
+        if state in UNPREPARED:
+            return self._stop_preparing()
+        if state == READ_ONLY and _names_several(self._engine.url):
+            self._engine.dispose()  # the next connections are made anew, to the server that writes
+            return True
         return str(state).startswith(PASSING)
+
+    def _stop_preparing(self) -> bool:
+        """Prepare no statements any more; whether that was to be done, and was ours to do."""
+        prepares: psycopg3.Prepares | None = self._engine.get_execution_options().get(psycopg3.OPTION)
+        if prepares is None or prepares.threshold is None:
+            return False
+        prepares.threshold = None
+        return True
 
     def remedy(self, cause: str) -> str | None:
         """As `Dialect.remedy`."""
@@ -121,29 +170,11 @@ class Postgresql:
         return []
 
 
-def engine(url: URL) -> Engine:
-    """A new engine with a pool of connections.
-
-    Raises:
-        ConfigError: The URL's host or database cannot be one.
-        MissingExtraError: psycopg is not installed.
-    """
-    part = misplaced(url)
-    if part is not None:
-        raise ConfigError(
-            f"{masked(url)}: its {part} cannot be one; in user and password write @ as %40, : as %3A, / as %2F and a "
-            "space as %20, and give a URL like postgresql://user@host/database, not keywords"
-        )
-    plain = url.set(drivername="postgresql+psycopg") if "+" not in url.drivername else url
-    if plain.get_driver_name() == "psycopg" and importlib.util.find_spec("psycopg") is None:
-        raise MissingExtraError(f"{masked(url)}: psycopg is not installed; pip install 'deltamem-agents[postgres]'")
-    # The driver begins no transactions: we do, where one statement alone is not enough. What it costs to ask it to
-    # begin another kind, and to go back, is as much as a statement.
-    return create_engine(
-        plain, isolation_level="AUTOCOMMIT", pool_size=8, max_overflow=24, hide_parameters=True, pool_recycle=1800
-    )
-
-
 def _begins_nothing(connection: Connection) -> bool:
     """Whether the driver leaves it to us to begin transactions; a caller's engine usually does not."""
     return bool(getattr(connection.connection.dbapi_connection, "autocommit", False))
+
+
+def _names_several(url: URL) -> bool:
+    """Whether a URL leads to whichever of several servers writes."""
+    return "target_session_attrs" in url.query or "," in f"{url.host} {url.query.get('host')}"

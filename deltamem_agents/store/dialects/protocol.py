@@ -63,6 +63,9 @@ class Dialect(Protocol):
     def check_schema(self, engine: Engine, schema: str) -> None:
         """Raise ConfigError where there can be no such schema."""
 
+    def check_server(self, engine: Engine) -> None:
+        """Raise ConfigError where what an engine connects to is not supported."""
+
     def prepare(self, engine: Engine, schema: str | None) -> None:
         """Set up what holds for the database as a whole, before tables are looked for."""
 

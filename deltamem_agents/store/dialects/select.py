@@ -28,7 +28,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import InstrumentedAttribute
 
 from deltamem_agents.errors import ConfigError, MissingExtraError
-from deltamem_agents.store.dialects import postgresql, sqlite
+from deltamem_agents.store.dialects import postgresql, psycopg3, sqlite
 from deltamem_agents.store.dialects.protocol import Dialect
 from deltamem_agents.store.dialects.rows import plain_rows
 from deltamem_agents.store.masking import masked, redacted
@@ -51,7 +51,7 @@ def engine_for(url: str | URL) -> Engine:
         if name == "sqlite":
             return sqlite.engine(parsed)
         if name in ("postgresql", "postgres"):
-            return postgresql.engine(parsed)
+            return psycopg3.engine(parsed)
     except (ConfigError, MissingExtraError):
         raise
     except ImportError as error:

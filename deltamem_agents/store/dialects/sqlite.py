@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import ConnectionPoolEntry, SingletonThreadPool, StaticPool
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool, QueuePool, SingletonThreadPool, StaticPool
 
 from deltamem_agents.errors import ConfigError, StoreError
 from deltamem_agents.store.dialects import fts5, purging
@@ -57,6 +57,11 @@ class Sqlite:
                 f"{masked(engine.url)}: this engine gives every thread a database of its own; "
                 "create it with poolclass=StaticPool and connect_args={'check_same_thread': False}"
             )
+        if engine.dialect.driver != "pysqlite" or not isinstance(engine.pool, QueuePool | NullPool | StaticPool):
+            raise ConfigError(
+                f"{masked(engine.url)}: the driver '{engine.dialect.driver}' with a {type(engine.pool).__name__} is "
+                "not supported, as it was not tested; use one like sqlite:///memory.db"
+            )
         self.fulltext = Fts5()
         self.shares_commits = not isinstance(engine.pool, StaticPool)
         self._turn = threading.RLock()
@@ -68,6 +73,9 @@ class Sqlite:
     def check_schema(self, engine: Engine, schema: str) -> None:
         """As `Dialect.check_schema`: there is none."""
         raise ConfigError(f"{masked(engine.url)}: SQLite has no schemas, {schema!r} was given; leave it out")
+
+    def check_server(self, engine: Engine) -> None:
+        """As `Dialect.check_server`: there is none."""
 
     def prepare(self, engine: Engine, schema: str | None) -> None:
         """Switch to a write-ahead log, so that readers and a writer work side by side.

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, func, literal_column, select
+from sqlalchemy import ARRAY, ColumnElement, Connection, Select, Text, bindparam, cast, func, literal_column, select
+from sqlalchemy.dialects.postgresql import TSQUERY
 
 from deltamem_agents.normal_form import normalized
 from deltamem_agents.store.dialects.narrowing import Within
@@ -24,6 +26,7 @@ from deltamem_agents.store.dialects.rows import plain_rows
 from deltamem_agents.store.schema import MessageRow, RecordRow
 from deltamem_agents.unspaced import UNSPACED, spelled_out
 
+TOGETHER = 4_096  # terms in one query: one that is much larger takes more than a stack
 INDEXED = 100_000  # characters of a record, and of its terms; a tsvector holds one megabyte at most
 JOINING = "!#&*+-./:;<=>?@_~"  # without what would have to be quoted in SQL
 _SPACES = " " * len(JOINING)
@@ -71,18 +74,21 @@ class Tsvector:
         self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int, session: str | None
     ) -> list[tuple[int, float]]:
         """As `FullText.search`."""
-        found = _ranked(agent_key, terms, limit)
-        if found is None:
-            return []
-        found = _narrowed(found.order_by(RecordRow.position.desc(), RecordRow.chunk), Within(session))
-        return [(row[0], float(row[1])) for row in connection.execute(found)]
+        found = []
+        for query in _queries(terms):
+            hits = _ranked(agent_key, query, limit).order_by(RecordRow.position.desc(), RecordRow.chunk)
+            found.append(connection.execute(_narrowed(hits, Within(session))).all())
+        return [(row[0], float(row[1])) for row in _together(found, limit)]
 
     def scores(
         self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int, within: Within
     ) -> Sequence[tuple[int, float]]:
         """As `FullText.scores`."""
-        found = _ranked(agent_key, terms, limit)
-        return [] if found is None else plain_rows(connection.execute(_narrowed(found, within)))
+        queries = _queries(terms)
+        return _together(
+            [plain_rows(connection.execute(_narrowed(_ranked(agent_key, query, limit), within))) for query in queries],
+            limit,
+        )
 
 
 def schema_prefix(connection: Connection) -> str:
@@ -100,15 +106,23 @@ def fold(word: str) -> str:
     return "".join(each for each in normalized("NFD", word) if not unicodedata.combining(each))
 
 
-def _ranked(agent_key: int, terms: Sequence[str], limit: int) -> Select[Any] | None:
-    """Keys and ranks of an agent's records that hold any of the terms, best first; None where there is no term."""
-    query = _query(terms)
-    if query is None:
-        return None
+def _ranked(agent_key: int, query: ColumnElement[object], limit: int) -> Select[Any]:
+    """Keys and ranks of an agent's records that hold any of a query's terms, best first."""
     once = select(query.label("query")).scalar_subquery()  # not anew for each record
     score = func.ts_rank(_WORDS, once).label("score")
     found = select(RecordRow.key, score).where(RecordRow.agent_key == agent_key, _WORDS.op("@@")(once))
     return found.order_by(score.desc()).limit(limit)
+
+
+def _together(found: Sequence[Sequence[Any]], limit: int) -> Sequence[Any]:
+    """Keys and ranks of several queries' records as of one query: the ranks of each record are added up."""
+    if len(found) < 2:
+        return found[0] if found else []
+    ranks: dict[int, float] = {}
+    for hits in found:
+        for key, rank in hits:
+            ranks[key] = ranks.get(key, 0.0) + rank
+    return sorted(ranks.items(), key=lambda hit: -hit[1])[:limit]
 
 
 def _narrowed(found: Select[Any], within: Within) -> Select[Any]:
@@ -118,17 +132,29 @@ def _narrowed(found: Select[Any], within: Within) -> Select[Any]:
     return found.join(MessageRow, message).where(*within.conditions())
 
 
-def _query(terms: Sequence[str]) -> ColumnElement[object] | None:
-    """Any of the terms; whatever they hold is a bound value, never syntax."""
+def _queries(terms: Sequence[str]) -> list[ColumnElement[object]]:
+    """Any of the terms; whatever they hold is a bound value, never syntax. More than one where there are very many."""
     phrases: dict[str, None] = {}
     for term in terms:
         for run in UNSPACED.findall(term):
             phrases.update((" ".join(run[i : i + 2]), None) for i in range(max(1, len(run) - 1)))
         spaced = UNSPACED.sub(" ", term).translate(_APART).strip()
-        if any(character.isalnum() for character in spaced):
+        if any(character.isalnum() for character in spaced) and len(spaced) <= INDEXED:
             phrases[fold(spaced)] = None
-    parts: list[ColumnElement[object]] = [func.phraseto_tsquery(_ENGLISH, phrase) for phrase in phrases]
-    while len(parts) > 1:  # in pairs, as an expression of a thousand terms one inside the other is too deep
-        paired = [first.op("||")(second) for first, second in zip(parts[::2], parts[1::2], strict=False)]
-        parts = paired + parts[len(parts) // 2 * 2 :]
-    return parts[0] if parts else None
+    return [_query(batch) for batch in batched(phrases, TOGETHER)]
+
+
+def _query(phrases: Sequence[str]) -> ColumnElement[object]:
+    given = (
+        func.unnest(bindparam(None, list(phrases), type_=ARRAY(Text))).table_valued("phrase").render_derived("given")
+    )
+    each = select(func.phraseto_tsquery(_ENGLISH, given.c.phrase).label("query")).subquery("each")
+    joined = func.string_agg(cast(each.c.query, Text), literal_column("' | '"))
+    return select(cast(joined, TSQUERY)).where(func.numnode(each.c.query) > 0).scalar_subquery()
+
+
+def batched(values: Iterable[str], size: int) -> Iterator[list[str]]:
+    """The values, so many at a time."""
+    left = iter(values)
+    while batch := list(islice(left, size)):
+        yield batch

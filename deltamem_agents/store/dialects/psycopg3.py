@@ -1,0 +1,168 @@
+"""Connections to PostgreSQL: which drivers, pools, servers and poolers are served, and what is set up for each."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import URL, Engine, NullPool, QueuePool, create_engine, event
+
+from deltamem_agents.errors import ConfigError, MissingExtraError
+from deltamem_agents.store.masking import masked, misplaced
+
+DRIVER = "psycopg"
+OLDEST = 13
+LOOKS = 4  # for another server process behind the same connection
+THRESHOLD = 5  # executions after which psycopg prepares a statement, unless told otherwise
+OPTION = "deltamem_prepares"  # of our engines: their `Prepares`
+REMEDY = "behind a transaction pooler add ?prepare_threshold=none to the URL, or to your engine's connect_args"
+
+
+@dataclass(slots=True)
+class Prepares:
+    """After how many executions the connections of an engine prepare a statement; None for never."""
+
+    threshold: int | None
+
+
+def engine(url: URL) -> Engine:
+    """A new engine with a pool of connections.
+
+    Raises:
+        ConfigError: The URL's host or database cannot be one, its driver is not psycopg, or an option is none.
+        MissingExtraError: psycopg is not installed.
+    """
+    part = misplaced(url)
+    if part is not None:
+        raise ConfigError(
+            f"{masked(url)}: its {part} cannot be one; in user and password write @ as %40, : as %3A, / as %2F and a "
+            "space as %20, and give a URL like postgresql://user@host/database, not keywords"
+        )
+    driver = url.drivername.partition("+")[2] or DRIVER
+    if driver != DRIVER:
+        raise ConfigError(refused(masked(url), masked(url).partition("://")[0]))
+    if importlib.util.find_spec(DRIVER) is None:
+        raise MissingExtraError(f"{masked(url)}: psycopg is not installed; pip install 'deltamem-agents[postgres]'")
+    prepares = Prepares(_threshold(url))
+    plain = url.set(drivername=f"postgresql+{DRIVER}").difference_update_query(["prepare_threshold"])
+    encoding = {} if "client_encoding" in url.query else {"client_encoding": "utf8"}
+    # The driver begins no transactions: we do, where one statement alone is not enough. What it costs to ask it to
+    # begin another kind, and to go back, is as much as a statement.
+    made = create_engine(
+        plain,
+        connect_args=encoding,
+        isolation_level="AUTOCOMMIT",
+        pool_size=8,
+        max_overflow=24,
+        hide_parameters=True,
+        pool_recycle=1800,
+        execution_options={OPTION: prepares},
+    )
+
+    def connected(connection: Any, _entry: object) -> None:
+        # Statements are named by a counter. Behind a transaction pooler that we did not notice, the same name could
+        # stand for another client's statement: so nobody else is to count from the same number.
+        manager = getattr(connection, "_prepared", None)
+        if hasattr(manager, "_prepared_idx"):
+            manager._prepared_idx = random.getrandbits(62)  # type: ignore[union-attr]
+        else:
+            prepares.threshold = None
+
+    def taken(connection: Any, _entry: object, _proxy: object) -> None:
+        connection.prepare_threshold = prepares.threshold
+
+    event.listen(made, "connect", connected)
+    event.listen(made, "checkout", taken)
+    return made
+
+
+def refused(name: str, driver: str) -> str:
+    """Why a driver is refused."""
+    return (
+        f"{name}: the driver '{driver}' is not supported, as writes through it were not tested; "
+        "use psycopg 3, as in postgresql://user@host/database (pip install 'deltamem-agents[postgres]')"
+    )
+
+
+def check_engine(engine: Engine) -> None:
+    """Raise ConfigError where an engine's driver or pool was not tested."""
+    name, driver = engine.dialect.name, engine.dialect.driver
+    if driver != DRIVER:
+        raise ConfigError(refused(masked(engine.url), f"{name}+{driver}"))
+    if not isinstance(engine.pool, QueuePool | NullPool):
+        raise ConfigError(
+            f"{masked(engine.url)}: an engine with a {type(engine.pool).__name__} is not supported, as threads would "
+            "share a connection and its transaction; create it with QueuePool (the default) or NullPool"
+        )
+
+
+def check_server(engine: Engine) -> bool:
+    """Look at what an engine connects to; whether its transactions are READ COMMITTED without being asked for.
+
+    Behind a transaction pooler our own engines prepare no statements from then on.
+
+    Raises:
+        ConfigError: The database's encoding, the server's version or the pooler is not supported.
+        SQLAlchemyError: The server cannot be reached.
+    """
+    name = masked(engine.url)
+    try:
+        connection = engine.connect()
+    except TypeError:  # SQLAlchemy asks for the version, and psycopg gives it as bytes
+        raise ConfigError(_encoding(name, "SQL_ASCII", "encoding")) from None
+    with connection:
+        driver: Any = connection.connection.driver_connection
+        threshold, driver.prepare_threshold = driver.prepare_threshold, None
+        encoding = str(connection.exec_driver_sql("SHOW server_encoding").scalar())
+        if encoding != "UTF8":
+            raise ConfigError(_encoding(name, encoding, "encoding"))
+        client = str(connection.exec_driver_sql("SHOW client_encoding").scalar())
+        if client != "UTF8":
+            raise ConfigError(_encoding(name, client, "client_encoding"))
+        version = int(connection.exec_driver_sql("SHOW server_version_num").scalar() or 0) // 10_000
+        if version < OLDEST:
+            raise ConfigError(f"{name}: PostgreSQL {version} is not supported; use {OLDEST} or newer")
+        level = str(connection.exec_driver_sql("SHOW transaction_isolation").scalar())
+        connection.rollback()
+        if threshold is not None and _is_pooled(connection, driver.info.backend_pid):
+            prepares: Prepares | None = engine.get_execution_options().get(OPTION)
+            if prepares is None:
+                raise ConfigError(
+                    f"{name}: this engine prepares statements and reaches PostgreSQL through a transaction pooler, "
+                    "where that mixes up clients; create it with connect_args={'prepare_threshold': None}"
+                )
+            prepares.threshold = None
+        else:
+            driver.prepare_threshold = threshold
+    return level == "read committed"
+
+
+def _is_pooled(connection: Any, process: int) -> bool:
+    """Whether another server process answers than the one that the connection was made to."""
+    for _ in range(LOOKS):
+        found = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+        connection.rollback()
+        if found != process:
+            return True
+    return False
+
+
+def _encoding(name: str, encoding: str, what: str) -> str:
+    remedy = (
+        "create the database with ENCODING 'UTF8' (and TEMPLATE template0)"
+        if what == "encoding"
+        else "leave client_encoding and PGCLIENTENCODING out, or set them to UTF8"
+    )
+    return f"{name}: its {what} is {encoding}, which cannot hold every character; {remedy}"
+
+
+def _threshold(url: URL) -> int | None:
+    """The URL's ``prepare_threshold``, which psycopg takes as a number only."""
+    given = url.query.get("prepare_threshold", str(THRESHOLD))
+    if isinstance(given, str) and given.lower() in ("none", "off"):
+        return None
+    if isinstance(given, str) and given.isdecimal() and len(given) < 9:
+        return int(given)
+    raise ConfigError(f"{masked(url)}: prepare_threshold is {given!r}; give a number, or none to prepare no statements")
