@@ -151,7 +151,8 @@ class Postgresql:
     def purge(self, engine: Engine, *, whole: bool) -> str | None:
         """As `Dialect.purge`: tables are rewritten, large ones only where ``whole``; nobody can use them meanwhile."""
         try:
-            with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            with engine.connect() as made:
+                connection = made.execution_options(isolation_level="AUTOCOMMIT")
                 left = rewriting.patiently(connection, "deltamem_vectors", self.vectors.tidy)
                 left += rewriting.purge(connection, whole=whole)
                 return "; ".join(dict.fromkeys(left)) or None

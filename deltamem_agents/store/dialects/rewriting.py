@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 
 from deltamem_agents.store.dialects.tsvector import TRIGGERS, schema_prefix
 
-SMALL = 32 * 2**20  # bytes of a table with its indexes, that an erasure rewrites; what is larger waits for a purge
+SMALL = 8 * 2**20  # bytes of a table with its indexes, that an erasure rewrites; what is larger waits for a purge
 PURGE_SECONDS = 2.0  # that a purge waits for others, before it leaves the rest to a later one
 LOCK_SECONDS = 0.5  # that a lock is waited for at a time, as others queue up behind
 STEP_SECONDS = 10.0  # that a step on a large table may take within an erasure
