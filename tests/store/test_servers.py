@@ -220,7 +220,10 @@ def test_a_callers_engine_behind_one_must_not_prepare(pooled: str, say: Say, eng
         written_at_once(store, say)
 
 
-def test_a_pooler_that_was_not_noticed_is_found_out(pooled: str, say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pooler_that_was_not_noticed_is_found_out(
+    url: str, pooled: str, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Store.open(url).close()
     monkeypatch.setattr("deltamem_agents.store.dialects.psycopg3.LOOKS", 0)
     with Store.open(pooled) as store:
         for i in range(30):

@@ -162,7 +162,8 @@ class Postgresql:
 
     def repair(self, engine: Engine) -> list[str]:
         """As `Dialect.repair`: the index of the records' words."""
-        with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        with engine.connect() as made:
+            connection = made.execution_options(isolation_level="AUTOCOMMIT")
             connection.exec_driver_sql(f"REINDEX INDEX {schema_prefix(connection)}deltamem_records_words")
         return ["the full-text index was made anew from the records"]
 
