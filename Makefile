@@ -7,7 +7,7 @@ STAMP := .venv/.stamp
 SOURCES := pyproject.toml constraints.txt hatch_build.py $(wildcard kernels/deltamem_kernels/cpu/*.[ch])
 
 # A process a core, each with one thread of PyTorch; a file's tests stay together, as they share what is costly to make.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(shell nproc 2>/dev/null || echo 2) --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(shell nproc 2>/dev/null || echo 2) --dist loadfile --no-loadscope-reorder
 
 .PHONY: install demo test test-lowest soak soak-erasures check lint types layers bench bench-store bench-search
 .PHONY: bench-engine bench-recall bench-gpu

@@ -13,6 +13,20 @@ from sqlalchemy import create_engine, make_url, text
 
 FreshUrl = Callable[[], str]
 
+# The files that take longest, longest first. Begun last, one of them would occupy a core and leave the others idle.
+LONGEST = """
+    soak/test_soak.py kernels/test_gpu_scan.py kernels/test_gpu_compile.py integrations/test_llama_index_agents.py
+    cli/test_demo.py core/test_tracing.py bench/test_recall_bench.py training/test_training.py memory/test_hot.py
+    kernels/test_tracing.py integrations/test_langchain_agents.py kernels/test_gpu_decode.py cli/test_commands.py
+    faults/test_killed.py faults/test_processes.py faults/test_restarted.py engine/test_batching.py
+""".split()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; pytest-xdist hands them out in this order, told not to choose its own."""
+    place = {Path(__file__).parent / file: number for number, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
 
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Agents and chat engines of LlamaIndex, each with a memory of its own; a program, run twice on one database.
+"""Agents and chat engines of LlamaIndex, each with a memory of its own; a program, run after another on one database.
 
     llama_index_two_runs.py URL TEXT SESSION       says TEXT to each of them, in a session
 

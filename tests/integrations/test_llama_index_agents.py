@@ -78,15 +78,15 @@ def agent_of(kind: str, mem: DeltaMem, tools: list[Any] | None = None, **options
 def runs(
     python: Callable[..., subprocess.CompletedProcess[str]], tmp_path_factory: pytest.TempPathFactory
 ) -> list[dict[str, dict[str, Any]]]:
-    """What was said and seen in each of two processes: told in the first, asked in the second."""
+    """What was said and seen in each of two processes: told in this one, asked in another."""
     url = f"sqlite:///{tmp_path_factory.mktemp('runs') / 'memory.db'}"
-    said = (("My favourite colour is teal.", "monday"), ("What is my favourite colour?", "tuesday"))
-    done = [python(str(SCRIPT), url, text, session) for text, session in said]
-    assert [each.returncode for each in done] == [0, 0], "\n".join(each.stderr[-2000:] for each in done)
-    return [json.loads(each.stdout) for each in done]
+    told = asyncio.run(two_runs.say(url, "My favourite colour is teal.", "monday"))
+    done = python(str(SCRIPT), url, "What is my favourite colour?", "tuesday")
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [told, json.loads(done.stdout)]
 
 
-@pytest.mark.slow  # two processes that import torch and LlamaIndex
+@pytest.mark.slow  # a process that imports torch and LlamaIndex
 @every_kind
 def test_told_in_one_process_used_in_the_next(runs: list[dict[str, dict[str, Any]]], kind: str) -> None:
     told, asked = (run[kind] for run in runs)
@@ -292,10 +292,9 @@ async def test_a_turn_that_broke_off_is_journalled_with_the_next(mem: DeltaMem, 
 
 @pytest.mark.slow  # two processes that import torch and LlamaIndex
 def test_the_example_remembers_its_first_run(python: Callable[..., Any], url: str) -> None:
-    first, second = (python("examples/llama_index_agent.py", *options) for options in ([], ["--url", url]))
-    third = python("examples/llama_index_agent.py", "--url", url)
-    for done in (first, second, third):
+    first, second = (python("examples/llama_index_agent.py", "--url", url) for _ in range(2))
+    for done in (first, second):
         assert done.returncode == 0, done.stderr
         assert "- user: My favourite colour is teal." in done.stdout
         assert "tuesday  agent: teal" in done.stdout
-    assert "remembered" not in second.stdout and "4 messages are remembered" in third.stdout
+    assert "remembered" not in first.stdout and "4 messages are remembered" in second.stdout
