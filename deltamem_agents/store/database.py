@@ -57,9 +57,7 @@ class Database:
         self._patience = 0.0  # none while it is opened: a wrong URL is to fail at once
         self._engine = engine.execution_options(schema_translate_map={None: schema}) if schema else engine
         file = file_of(engine.url)
-        self._in_use: AbstractContextManager[None] = (
-            nullcontext() if file is None else watch(engine, file, owned=owned)
-        )
+        self._in_use: AbstractContextManager[None] = nullcontext() if file is None else watch(engine, file, owned=owned)
         self._queue: WriteQueue[Work[Any]] | None = WriteQueue(self._transact) if self.dialect.shares_commits else None
 
     def require_file(self) -> None:

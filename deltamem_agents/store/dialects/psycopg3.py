@@ -17,6 +17,7 @@ OLDEST = 13
 LOOKS = 4  # for another server process behind the same connection
 THRESHOLD = 5  # executions after which psycopg prepares a statement, unless told otherwise
 OPTION = "deltamem_prepares"  # of our engines: their `Prepares`
+NOT_IN_A_URL = ("autocommit", "conninfo", "context", "cursor_factory", "row_factory")  # of `psycopg.connect`
 REMEDY = "behind a transaction pooler add ?prepare_threshold=none to the URL, or to your engine's connect_args"
 
 
@@ -40,6 +41,9 @@ def engine(url: URL) -> Engine:
             f"{masked(url)}: its {part} cannot be one; in user and password write @ as %40, : as %3A, / as %2F and a "
             "space as %20, and give a URL like postgresql://user@host/database, not keywords"
         )
+    for name in NOT_IN_A_URL:
+        if name in url.query:
+            raise ConfigError(f"{masked(url)}: {name} is an option of Python's, not of a URL's; leave it out")
     driver = url.drivername.partition("+")[2] or DRIVER
     if driver != DRIVER:
         raise ConfigError(refused(masked(url), masked(url).partition("://")[0]))

@@ -13,12 +13,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from zlib import crc32
 
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from deltamem_agents.store.dialects.tsvector import TRIGGERS, schema_prefix
 
@@ -213,7 +213,7 @@ def patiently(connection: Connection, what: str, work: Callable[[Connection], ob
                 work(connection)
                 connection.exec_driver_sql("COMMIT")
             except BaseException:
-                if not connection.invalidated:
+                with suppress(SQLAlchemyError):  # where the connection is gone, so is the transaction
                     connection.exec_driver_sql("ROLLBACK")
                 raise
             return []
