@@ -135,6 +135,21 @@ def test_erased_text_is_in_no_file(store: Store, path: Path, chosen: Selection) 
     assert traces(path) == []
 
 
+def test_the_secret_key_of_a_deleted_agent_is_in_no_file(store: Store, path: Path) -> None:
+    """With it, guesses could be tried on the hashes that checkpoints keep."""
+    keys = [store.secret(agent) for agent in ("alice", "fork", "zoe")]
+
+    def found() -> list[bool]:
+        files = [file.read_bytes() for file in path.parent.iterdir() if file.name.startswith(path.name)]
+        return [any(key in each for each in files) for key in keys if key is not None]
+
+    assert found() == [True] * 3
+    store.erase("alice", Selection(ids=IDS))
+    assert store.purge() is None and found() == [True] * 3
+    store.erase("alice", Selection(whole=True))
+    assert store.purge() is None and found() == [False, True, True]
+
+
 def test_without_forks_only_theirs_is_left(store: Store, path: Path) -> None:
     before = contents(store, "fork")
     plan = store.erase("alice", Selection(ids=IDS))
