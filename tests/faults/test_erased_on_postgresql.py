@@ -134,9 +134,11 @@ def test_nothing_is_left_in_the_servers_files(
         assert len(store.search_text("alice", kept[0].split()[:1], 5)) == 1
         assert versions.differences(store._database) == []
         files.run("ANALYZE")
+        left = {"agent": b"alice", "text": kept[0].encode(), "secret key": store.secret("alice") or b""}
+        assert len(files.traces(left)) == len(left)
         store.erase("alice", Selection(whole=True))
         assert store.purge(whole=False) is None
-        assert files.traces({"agent": b"alice", "text": kept[0].encode()}) == {}
+        assert files.traces(left) == {}
 
 
 def test_statistics_that_an_older_version_let_be_made_are_forgotten(url: str, files: Files) -> None:
