@@ -215,18 +215,20 @@ def test_a_lock_that_is_not_had_in_time_makes_it_pending(url: str, files: Files)
         assert files.traces(traces) == {}
 
 
-def test_who_may_still_read_the_rows_makes_it_pending(url: str, files: Files) -> None:
-    with Store.open(url) as store:
+def test_who_may_still_read_the_rows_makes_it_pending(url: str, files: Files, postgresql_url: FreshUrl) -> None:
+    elsewhere = create_engine(postgresql_url(), isolation_level="AUTOCOMMIT")
+    with Store.open(url) as store, elsewhere.connect() as another:
         traces = tell(store, random.Random(7), "alice", 10, 5, 5)
         with files.engine.connect() as other:
-            for begin, end in (
-                ("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class", "ROLLBACK"),
-                ("BEGIN; CREATE TABLE other (x int)", "ROLLBACK"),  # has written something, and reads nothing now
+            for begin, connection in (
+                ("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class", other),
+                ("BEGIN; CREATE TABLE other (x int)", other),  # has written something, and reads nothing now
+                ("BEGIN; CREATE TABLE other (x int)", another),  # in another database
             ):
-                other.exec_driver_sql(begin)
+                connection.exec_driver_sql(begin)
                 erase(store, "alice")
                 assert "1 open transactions" in str(store.purge())
-                other.exec_driver_sql(end)
+                connection.exec_driver_sql("ROLLBACK")
         assert store.purge() is None
         assert files.traces(traces) == {}
 

@@ -58,8 +58,9 @@ _COUNTED = text(  # columns that ANALYZE looks at and must not
 _NOW = text("SELECT pg_current_xact_id()::xid::text")
 _OLDER = text(  # what keeps rows that were deleted before :now
     "SELECT (SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
-    " AND (datname = current_database() OR backend_type = 'walsender')"
-    " AND (age(backend_xmin) > age(CAST(:now AS xid)) OR age(backend_xid) > age(CAST(:now AS xid)))),"
+    " AND ((datname = current_database() OR backend_type = 'walsender') AND age(backend_xmin) > age(CAST(:now AS xid))"
+    # Writes in any database: whoever reads here meanwhile goes by them.
+    " OR age(backend_xid) > age(CAST(:now AS xid)))),"
     " (SELECT count(*) FROM pg_prepared_xacts WHERE age(transaction) > age(CAST(:now AS xid))),"
     " (SELECT count(*) FROM pg_replication_slots WHERE age(xmin) > age(CAST(:now AS xid)))"
 )
