@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from deltamem_agents import __version__, terminal, tiny
+from deltamem_agents.engine import failures
 from deltamem_agents.errors import ConfigError, MissingExtraError, StoreError
 from deltamem_agents.recall import default_embedder
 from deltamem_agents.store import masked, versions
@@ -130,7 +131,13 @@ def check_up(url: str | None = None, schema: str | None = None) -> Checkup:
     embedder, note = default_embedder()
     missing_files = [name for name in MODEL_FILES if not _has_bytes(tiny.FOLDER / name)]
     database = None if url is None else _database(url, schema)
-    problems = [*_compiled_problems(), *_thread_problems(), *_cuda_problems(devices), *_sqlite_problems()]
+    problems = [
+        *_engine_problems(),
+        *_compiled_problems(),
+        *_thread_problems(),
+        *_cuda_problems(devices),
+        *_sqlite_problems(),
+    ]
     if embedder is None:
         what, _, remedy = (note or "").partition(": ")
         problems.append(Problem(f"no embedder is installed, so recall searches by {what}", remedy))
@@ -201,6 +208,12 @@ def _missing_by_extra() -> dict[str, list[str]]:
         if extra and distribution and extra[1] in missing and _installed(distribution[0]) is None:
             missing[extra[1]].append(distribution[0])
     return missing
+
+
+def _engine_problems() -> list[Problem]:
+    """Of engines in this process, where a program asks."""
+    remedy = "close every DeltaMem that uses it and open it again, and report the error"
+    return [Problem(f"an engine in this process has stopped: {each}", remedy) for each in failures()]
 
 
 def _compiled_problems() -> list[Problem]:

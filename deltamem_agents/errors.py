@@ -94,6 +94,10 @@ class EngineMemoryError(DeltaMemError, MemoryError):
     """The device has too little memory for a request by itself."""
 
 
+class EngineFailedError(DeltaMemError, RuntimeError):
+    """The engine met an error outside any request and has stopped; what it met is the cause."""
+
+
 class MissingExtraError(DeltaMemError, ImportError):
     """An optional dependency is not installed; the message names the extra."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,8 +17,9 @@ from deltamem_agents.core.hooks import Hooks, opened
 from deltamem_agents.core.passes import Frame, Pass, by_key, by_layer
 from deltamem_agents.core.state import State, select_state, validate_state
 from deltamem_agents.errors import AdapterMismatchError, ClosedError, InertAdapterError
+from deltamem_agents.processes import ProcessLock
 
-_lock = threading.Lock()
+_lock = ProcessLock()
 _attached: WeakKeyDictionary[nn.Module, ref[Attached]] = WeakKeyDictionary()
 
 

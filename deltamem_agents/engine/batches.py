@@ -7,8 +7,9 @@ from typing import Protocol
 
 import torch
 
-from deltamem_agents.core import Attached
+from deltamem_agents.core import Attached, State
 from deltamem_agents.engine.decoding import Active, Decoding
+from deltamem_agents.engine.failures import out_of_memory
 from deltamem_agents.engine.hot import HotSegment, HotSegments
 from deltamem_agents.engine.pool import StatePool, only
 from deltamem_agents.engine.requests import Fold, Generate, Request, Score
@@ -24,18 +25,21 @@ class Batch(Protocol):
     def requests(self) -> Sequence[Request]:
         """Whose futures depend on it."""
 
-    def finish(self) -> list[Request]:
-        """After the last chunk: answer what is answered; the requests that go on waiting."""
+    def finish(self) -> Sequence[Request]:
+        """After the last chunk: answer what is answered; the requests that go on waiting.
 
-    def abandon(self) -> None:
-        """Give back what is held; the run was not finished."""
+        Where it fails, nothing was answered.
+        """
+
+    def abandon(self) -> Sequence[Request]:
+        """Give back what is held, as a step failed; the requests that have to run again."""
 
 
 class Prompts:
     """Prompts of answers; their rows join the ones that are generated.
 
     Args:
-        slots: Of each request's state in the pool; given back here or when the answer has ended.
+        slots: Of each request's state in the pool; given back in `abandon` or when the answer has ended.
         end: Called with the rows that have ended with their first token.
     """
 
@@ -50,25 +54,24 @@ class Prompts:
     ) -> None:
         self.requests = requests
         self._end = end
-        self._slots = slots
         self._pool = pool
         self._decoding = decoding
         states = pool.gather(slots)
         rows = [Row(each.ids, {n: t[i] for n, t in states.items()}) for i, each in enumerate(requests)]
         self.run = Run(attached, rows, write=False, keep=1)
+        self._active = [decoding.activate(each, slot) for each, slot in zip(requests, slots, strict=True)]
 
-    def finish(self) -> list[Request]:
+    def finish(self) -> Sequence[Request]:
         """As `Batch.finish`."""
-        active = [self._decoding.activate(each, slot) for each, slot in zip(self.requests, self._slots, strict=True)]
-        caches = [self.run.past(index) for index in range(len(active))]
+        caches = [self.run.past(index) for index in range(len(self._active))]
         assert self.run.logits is not None  # the run is done
-        self._end(self._decoding.join(active, caches, self.run.logits[:, -1]))
+        self._end(self._decoding.join(self._active, caches, self.run.logits[:, -1]))
         return []
 
-    def abandon(self) -> None:
-        """As `Batch.abandon`."""
-        for slot in self._slots:
-            self._pool.give(slot)
+    def abandon(self) -> Sequence[Request]:
+        """As `Batch.abandon`. Some may have drawn their first token already."""
+        self._end([each for each in self._active if each.ended])
+        return interrupt(self._pool, [each for each in self._active if not each.ended])
 
 
 class Scores:
@@ -86,11 +89,12 @@ class Scores:
         likely = self.run.logits[:, :-1].float().log_softmax(-1)
         ids = torch.tensor(self._request.ids, device=likely.device).view(1, -1, 1).expand(likely.shape[0], -1, 1)
         scores = likely.gather(-1, ids).squeeze(-1).mean(-1)
-        self._request.answer.set_result(scores.tolist())
+        self._request.succeed(scores.tolist())
         return []
 
-    def abandon(self) -> None:
+    def abandon(self) -> Sequence[Request]:
         """As `Batch.abandon`."""
+        return self.requests
 
 
 class Folds:
@@ -105,24 +109,35 @@ class Folds:
         # Where spans are written, all tokens of a segment read the state from before it: they run at once.
         self.run = Run(attached, rows, write=True, whole=spans)
 
-    def finish(self) -> list[Request]:
+    def finish(self) -> Sequence[Request]:
         """As `Batch.finish`."""
         self._attached.check()  # that the adapter wrote; on a GPU that is known only when the device has come so far
-        going: list[Request] = []
-        for index, request in enumerate(self.requests):
-            segment, before = request.segment, request.before
-            request.states.append(only(self.run.state, index))
-            if len(request.states) < len(request.segments):
-                going.append(request)
-                continue
-            if request.open_for is not None and self._hot.enabled:
-                past = self.run.past(index)
-                self._hot.put(HotSegment(request.open_for, list(segment.ids), before, request.states[-1], past))
-            request.answer.set_result(request.states)
-        return going
+        after = [only(self.run.state, index) for index in range(len(self.requests))]
+        hot = [self._kept(index, state) for index, state in enumerate(after)]
+        for request, state, segment in zip(self.requests, after, hot, strict=True):  # from here on nothing can fail
+            request.states.append(state)
+            if segment is not None:
+                self._hot.put(segment)
+            if not request.left:
+                request.succeed(request.states)
+        return [request for request in self.requests if request.left]
 
-    def abandon(self) -> None:
+    def abandon(self) -> Sequence[Request]:
         """As `Batch.abandon`."""
+        return self.requests
+
+    def _kept(self, index: int, after: State) -> HotSegment | None:
+        """What is kept of a request whose last segment has run, where there is memory for it."""
+        request = self.requests[index]
+        if request.left > 1 or request.open_for is None or not self._hot.enabled:
+            return None
+        try:
+            past = self.run.past(index)
+        except Exception as error:
+            if out_of_memory(error):
+                return None
+            raise
+        return HotSegment(request.open_for, list(request.segment.ids), request.before, after, past)
 
     def _row(self, request: Fold, spans: bool) -> Row:
         """What is to run of a request's next segment: of a hot one the new tokens only."""
@@ -152,17 +167,29 @@ def all_hot(hot: HotSegments, request: Fold) -> bool:
         hot.put(held)
         return False
     request.states.append(held.after)
-    if len(request.states) < len(request.segments):
+    if request.left:
         return False
     hot.put(held)
     return True
+
+
+def interrupt(pool: StatePool, rows: Sequence[Active]) -> list[Generate]:
+    """Take rows out of generation, to go on later from the tokens they have; their requests."""
+    for each in rows:
+        pool.give(each.slot)
+        each.request.interrupted = each.pause()
+    return [each.request for each in rows]
 
 
 def end(decoding: Decoding, pool: StatePool, ended: Sequence[Active]) -> None:
     """Answer requests whose generation has ended, and give back their slots."""
     for each in ended:
         pool.give(each.slot)
+        try:
+            result = decoding.result(each) if each.failed is None else None
+        except Exception as error:
+            each.failed = error
         if each.failed is not None:
             each.request.fail(each.failed)
         else:
-            each.request.answer.set_result(decoding.result(each))
+            each.request.succeed(result)

@@ -8,25 +8,33 @@ batch axis; what one agent computes does not depend on who else is there.
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
+from weakref import WeakSet
 
 from deltamem_agents.core import State, attach, backbone_fingerprint, unstack_states
+from deltamem_agents.engine.drawing import Drawing
+from deltamem_agents.engine.forked import settle_after_fork
 from deltamem_agents.engine.generation import Cancellation, Generation, Sampling
 from deltamem_agents.engine.hot import HotSegments
+from deltamem_agents.engine.limits import Limits
 from deltamem_agents.engine.loading import Loaded
+from deltamem_agents.engine.options import deadline_seconds, shown, whole
 from deltamem_agents.engine.pool import check_state
 from deltamem_agents.engine.rendering import Rendering
 from deltamem_agents.engine.requests import AgentKey, Fold, Generate, Score, StateKey
-from deltamem_agents.engine.scheduler import Limits, Scheduler
+from deltamem_agents.engine.scheduler import Scheduler
 from deltamem_agents.engine.segments import Segment
 from deltamem_agents.engine.statistics import Stats
-from deltamem_agents.errors import ContextLengthError
+from deltamem_agents.errors import ConfigError, ContextLengthError
+from deltamem_agents.processes import check_process
 
 HOT_BYTES = 256 << 20  # of keys and values of open segments that are kept
 CPU_LIMITS = Limits(chunk=64, batch=4096)
 GPU_LIMITS = Limits(chunk=2048, batch=65_536)
+_made: WeakSet[Engine] = WeakSet()
 _NOBODY: StateKey = (AgentKey(None, "", 0), 0)  # the zero state
 
 
@@ -40,9 +48,11 @@ class Engine:
     Raises:
         UnsupportedModelError: The backbone's family or chat format is unknown.
         AdapterMismatchError: The adapter was trained for another backbone, or the model carries one already.
+        ConfigError: ``hot_bytes`` is not a number of bytes, or the device has no room for the states.
     """
 
     def __init__(self, loaded: Loaded, *, limits: Limits | None = None, hot_bytes: int = HOT_BYTES) -> None:
+        settle_after_fork()
         self.name = loaded.name
         self.tokenizer = loaded.tokenizer
         self.rendering = Rendering(loaded.tokenizer)
@@ -58,10 +68,26 @@ class Engine:
         self.fingerprint = hashlib.sha256("\n".join(facts).encode()).hexdigest()
         self._zero = unstack_states(self._attached.zero_state(1))[0]
         self._zero = {name: tensor.cpu() for name, tensor in self._zero.items()}
-        self.hot = HotSegments(hot_bytes)
         if limits is None:
             limits = GPU_LIMITS if self._attached.device.type == "cuda" else CPU_LIMITS
-        self._scheduler = Scheduler(self._attached, loaded.tokenizer, self._ends, limits, self.hot)
+        self._vocabulary = _rows_of(loaded.model.get_input_embeddings(), len(loaded.tokenizer))
+        try:
+            self.hot = HotSegments(whole("hot_bytes", hot_bytes, 0, 1 << 50))
+            self._scheduler = Scheduler(self._attached, loaded.tokenizer, self._ends, limits, self.hot)
+        except BaseException:
+            self._attached.detach()
+            raise
+        _made.add(self)
+
+    @property
+    def failure(self) -> str | None:
+        """Why the engine has stopped by itself; None while it has not."""
+        return self._scheduler.failure
+
+    @property
+    def usable(self) -> bool:
+        """Whether it takes requests: it was opened in this process, and neither failed nor was closed."""
+        return self._scheduler.usable
 
     @property
     def window(self) -> int:
@@ -108,10 +134,19 @@ class Engine:
         Raises:
             StateMismatchError: The state is another adapter's, or not finite.
             InertAdapterError: The adapter wrote nothing.
+            ConfigError: A segment has no tokens or some that the backbone does not know, or ``open_for`` is no key.
             EngineBusyError: The queue is full.
+            EngineFailedError, ForkedError, ClosedError: The engine takes no requests; see `Scheduler.check`.
         """
+        self._scheduler.check()
+        deadline = _after(timeout)
+        _check_key(open_for)
+        for segment in segments:
+            self._check_ids("a segment", segment.ids)
+            if not len(segment.ids) == len(segment.messages) == len(segment.sentences):
+                raise ConfigError("a segment needs one message and one sentence for each of its tokens; use cut")
         before = self._checked(state, open_for.agent if open_for else None)
-        request = Fold(state=before, segments=list(segments), open_for=open_for, deadline=_after(timeout))
+        request = Fold(state=before, segments=list(segments), open_for=open_for, deadline=deadline)
         if request.segments:
             self._scheduler.submit(request, wait=wait)
         else:
@@ -143,24 +178,35 @@ class Engine:
         Raises:
             ContextLengthError: Prompt and answer do not fit the window.
             StateMismatchError: The state is another adapter's, or not finite.
+            ConfigError: The prompt holds what is no token of the backbone, or the key is none.
             EngineBusyError: The queue is full.
+            EngineFailedError, ForkedError, ClosedError: The engine takes no requests; see `Scheduler.check`.
         """
-        chosen = sampling or Sampling()
-        if not prompt:
+        self._scheduler.check()
+        deadline = _after(timeout)
+        chosen = Sampling() if sampling is None else sampling
+        if not isinstance(chosen, Sampling):
+            raise ConfigError(f"sampling is {shown(chosen)}; give a Sampling")
+        if on_text is not None and not callable(on_text):
+            raise ConfigError(f"on_text is {shown(on_text)}; give a function of a text")
+        _check_key(key)
+        if len(prompt) == 0:
             raise ContextLengthError("the prompt is empty; give at least one token")
         if len(prompt) + chosen.max_tokens > self.window:
             raise ContextLengthError(
                 f"a prompt of {len(prompt)} tokens and {chosen.max_tokens} new ones exceed the window of {self.name}, "
                 f"{self.window}; shorten the messages, recall fewer records, or lower max_tokens"
             )
+        self._check_ids("the prompt", prompt)
         request = Generate(
             ids=list(prompt),
             state=self._checked(state, key[0].agent if key else None),
             sampling=chosen,
+            drawing=Drawing(chosen, self.tokenizer, self._attached.device),
             key=_NOBODY if state is None else key,
             on_text=on_text,
             prompt_tokens=len(prompt),
-            deadline=_after(timeout),
+            deadline=deadline,
             cancellation=cancellation or Cancellation(),
         )
         self._scheduler.submit(request, wait=wait)
@@ -177,18 +223,40 @@ class Engine:
         """How likely an answer is after each prompt and under each state: its tokens' mean log-probability.
 
         All items run in one padded batch.
+
+        Raises:
+            ConfigError: There are no items, the answer is empty, or one holds what is no token of the backbone.
+            StateMismatchError: A state is another adapter's, or not finite.
+            EngineBusyError: The queue is full.
+            EngineFailedError, ForkedError, ClosedError: The engine takes no requests; see `Scheduler.check`.
         """
+        self._scheduler.check()
+        deadline = _after(timeout)
+        if len(items) == 0:
+            raise ConfigError("there is nothing to score; give at least one prompt")
+        for each in (*(prompt for prompt, _ in items), answer):
+            self._check_ids("a prompt or answer", each)
         checked = [(list(prompt), self._checked(state)) for prompt, state in items]
-        request = Score(items=checked, ids=list(answer), deadline=_after(timeout))
+        request = Score(items=checked, ids=list(answer), deadline=deadline)
         self._scheduler.submit(request, wait=wait)
         return request.answer
 
     def forget(self, owner: Hashable, agent: str) -> None:
-        """Drop keys and values that are held of an agent. Its states on the device are never asked for again."""
+        """Drop keys and values that are held of an agent. Its states on the device are never asked for again.
+
+        Raises:
+            ForkedError: The engine belongs to the process that this one was forked from.
+        """
+        check_process(self._scheduler.process, "engine")
         self.hot.drop(owner, agent)
 
     def stats(self) -> Stats:
-        """What the engine has done and is doing."""
+        """What the engine has done and is doing.
+
+        Raises:
+            ForkedError: The engine belongs to the process that this one was forked from.
+        """
+        check_process(self._scheduler.process, "engine")
         scheduler = self._scheduler
         batch, rate, first = scheduler.counters.rates()
         return Stats(
@@ -204,12 +272,17 @@ class Engine:
             evictions=scheduler.pool.evictions,
             pool_bytes=scheduler.pool.bytes,
             hot_bytes=self.hot.bytes,
+            failure=scheduler.failure,
         )
 
     def close(self) -> None:
-        """Finish the step under way, fail what is waiting, take the adapter off; calling it again does nothing."""
-        self._scheduler.close()
-        self._attached.detach()
+        """Finish the step under way, fail what is waiting, take the adapter off; calling it again does nothing.
+
+        Nor does calling it in a process that was forked meanwhile.
+        """
+        if self._scheduler.process == os.getpid():
+            self._scheduler.close()
+            self._attached.detach()
 
     def _checked(self, state: State | None, agent: str | None = None) -> State:
         if state is None:
@@ -217,11 +290,43 @@ class Engine:
         check_state(state, self._zero, agent)
         return state
 
+    def _check_ids(self, what: str, ids: Sequence[int]) -> None:
+        """Refuse what is not token ids: in a batch it would fail the others, and on a GPU end the process's use of it.
+
+        Raises:
+            ConfigError: It is not.
+        """
+        if len(ids) == 0:
+            raise ConfigError(f"{what} has no tokens; give at least one")
+        for each in ids:
+            if type(each) is not int or not 0 <= each < self._vocabulary:
+                raise ConfigError(
+                    f"{what} holds {shown(each)}; give token ids of {self.name}, integers from 0 to "
+                    f"{self._vocabulary - 1}"
+                )
+
     def _ends(self) -> set[int]:
         ends = self._model.generation_config.eos_token_id if self._model.generation_config else None
         ends = ends if ends is not None else self.tokenizer.eos_token_id
         return set(ends) if isinstance(ends, list) else {ends} if ends is not None else set()
 
 
+def _rows_of(embeddings: object, otherwise: int) -> int:
+    return int(getattr(embeddings, "num_embeddings", otherwise))
+
+
+def failures() -> list[str]:
+    """Of each engine in this process that has stopped by itself, its backbone and why."""
+    return [f"{each.name}: {each.failure}" for each in list(_made) if each.failure is not None]
+
+
 def _after(timeout: float | None) -> float | None:
-    return None if timeout is None else time.monotonic() + timeout
+    seconds = deadline_seconds(timeout)
+    return None if seconds is None else time.monotonic() + seconds
+
+
+def _check_key(key: object) -> None:
+    try:
+        hash(key)
+    except TypeError as error:
+        raise ConfigError(f"the key {shown(key)} cannot be hashed ({error}); make it of strings and numbers") from error

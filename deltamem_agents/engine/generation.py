@@ -9,7 +9,11 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
+from deltamem_agents.engine.options import real, shown, whole
 from deltamem_agents.errors import ConfigError
+
+GREEDY = 1e-5  # temperatures below it divide scores into infinities
+STOPS, STOP_LENGTH = 64, 1024  # each is compared with all words of the vocabulary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,15 +22,15 @@ class Sampling:
 
     Args:
         max_tokens: The most tokens generated.
-        temperature: 0 is greedy.
+        temperature: 0 is greedy, and so is anything below `GREEDY`.
         top_p: Nucleus; 1 is off.
         top_k: 0 is off.
         repetition_penalty: 1 is off.
-        stop: Strings that end the answer; not part of it.
+        stop: Strings that end the answer; not part of it. At most `STOPS`, of `STOP_LENGTH` characters each.
         seed: Makes sampling repeatable.
 
     Raises:
-        ConfigError: A value is out of range.
+        ConfigError: A value is out of range or of another type.
     """
 
     max_tokens: int = 256
@@ -38,18 +42,17 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("max_tokens", 1, 1_000_000),
-            ("temperature", 0.0, 100.0),
-            ("top_p", 1e-6, 1.0),
-            ("top_k", 0, 1_000_000),
-            ("repetition_penalty", 1e-6, 100.0),
-        ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-                raise ConfigError(f"{name} is {value!r}; give a number from {low:g} to {high:g}")
-        if any(not isinstance(each, str) or not each for each in self.stop):
-            raise ConfigError(f"stop is {self.stop!r}; give non-empty strings")
+        checked: dict[str, object] = {
+            "max_tokens": whole("max_tokens", self.max_tokens, 1, 1_000_000),
+            "temperature": real("temperature", self.temperature, 0.0, 100.0),
+            "top_p": real("top_p", self.top_p, 1e-6, 1.0),
+            "top_k": whole("top_k", self.top_k, 0, 1_000_000),
+            "repetition_penalty": real("repetition_penalty", self.repetition_penalty, 1e-6, 100.0),
+            "stop": _checked_stop(self.stop),
+            "seed": None if self.seed is None else whole("seed", self.seed, -(1 << 63), (1 << 64) - 1),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +138,17 @@ class CallbackStreamer(TextStreamer):
             self._begun = True
             self._on_text(ready)
         self._held = self._held[len(ready) :]
+
+
+def _checked_stop(stop: object) -> tuple[str, ...]:
+    if isinstance(stop, str) or not isinstance(stop, list | tuple):
+        raise ConfigError(f"stop is {shown(stop)}; give a tuple of strings")
+    if len(stop) > STOPS:
+        raise ConfigError(f"stop has {len(stop)} strings; give at most {STOPS}")
+    for each in stop:
+        if not isinstance(each, str) or not 0 < len(each) <= STOP_LENGTH:
+            raise ConfigError(f"stop holds {shown(each)}; give strings of 1 to {STOP_LENGTH} characters")
+    return tuple(stop)
 
 
 def without_stop(text: str, stop: Sequence[str]) -> str:

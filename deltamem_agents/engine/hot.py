@@ -94,3 +94,8 @@ class HotSegments:
         """Forget an agent's."""
         with self._lock:
             self._held.pop((owner, agent), None)
+
+    def clear(self) -> None:
+        """Forget all."""
+        with self._lock:
+            self._held.clear()

@@ -13,7 +13,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from deltamem_agents import tiny
 from deltamem_agents.core import FAMILIES, load_adapter
-from deltamem_agents.errors import BackboneFileError, ConfigError, MissingExtraError, UnsupportedModelError
+from deltamem_agents.engine.forked import in_forked_process, settle_after_fork
+from deltamem_agents.errors import (
+    BackboneFileError,
+    ConfigError,
+    ForkedError,
+    MissingExtraError,
+    UnsupportedModelError,
+)
 
 if TYPE_CHECKING:
     from deltamem_agents.core import Adapter
@@ -59,7 +66,9 @@ def load(
         BackboneFileError: The backbone is not found, truncated or malformed.
         UnsupportedModelError: The backbone's family is not one of ``FAMILIES``.
         AdapterFileError: The adapter is not found or not one.
+        ForkedError: The device is a GPU that the parent of this process has used.
     """
+    settle_after_fork()
     if (model is None) != (tokenizer is None):
         raise ConfigError("give a loaded model together with its tokenizer, or neither")
     folder = tiny.FOLDER if backbone == "tiny" else Path(backbone)
@@ -111,7 +120,15 @@ def _load_model(
             "Hugging Face model in safetensors, or a hub id that this machine can reach"
         ) from error
     if quantization is None:
-        model.to(place)  # type: ignore[arg-type]
+        try:
+            model.to(place)  # type: ignore[arg-type]
+        except RuntimeError as error:
+            if in_forked_process(error):
+                raise ForkedError(
+                    "this process was forked from one that had used CUDA, and cannot use it; start workers with "
+                    "'spawn', open nothing on the GPU before the fork, or give device='cpu'"
+                ) from error
+            raise
     return model, tokenizer
 
 

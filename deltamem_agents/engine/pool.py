@@ -24,12 +24,16 @@ class StatePool:
     """
 
     def __init__(self, like: State, slots: int, device: torch.device) -> None:
-        if slots < 1:
-            raise ConfigError(f"slots is {slots}; give 1 or more")
         self.slots = slots
-        self.tensors = {
-            name: torch.zeros(slots, *each.shape, dtype=torch.float32, device=device) for name, each in like.items()
-        }
+        try:
+            self.tensors = {
+                name: torch.zeros(slots, *each.shape, dtype=torch.float32, device=device) for name, each in like.items()
+            }
+        except (RuntimeError, MemoryError) as error:
+            size = slots * sum(each.numel() for each in like.values()) * 4
+            raise ConfigError(
+                f"slots is {slots}, for which {device} has too little memory: {size} bytes of states; give fewer"
+            ) from error
         self._free = list(range(slots))
         self._held: dict[int, int] = {}  # slot -> requests that read it
         self._known: OrderedDict[Hashable, int] = OrderedDict()  # what a slot holds, least recently used first
@@ -56,9 +60,13 @@ class StatePool:
             slot = self._make_room()
             if slot is None:
                 return None
-            for name, tensor in state.items():
-                self.tensors[name][slot].copy_(tensor)
-            self._known[("once", slot) if key is None else key] = slot
+            try:
+                for name, tensor in state.items():
+                    self.tensors[name][slot].copy_(tensor)
+                self._known[("once", slot) if key is None else key] = slot
+            except BaseException:
+                self._free.append(slot)
+                raise
         if key is not None:
             self._known.move_to_end(key)
         self._held[slot] = self._held.get(slot, 0) + 1

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 from deltamem_agents.core import State
+from deltamem_agents.engine.drawing import Drawing
 from deltamem_agents.engine.generation import Cancellation, Generation, Sampling
 from deltamem_agents.engine.segments import Segment
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class AgentKey(NamedTuple):
@@ -29,6 +37,23 @@ class AgentKey(NamedTuple):
 StateKey = tuple[AgentKey, int]  # a history, and the position its state stands for
 
 
+class Answer(Future[T]):
+    """A future whose callbacks cannot end the engine's thread: what they raise there is logged."""
+
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
+        """As `Future.add_done_callback`."""
+        super().add_done_callback(partial(_call, fn))
+
+
+def _call(callback: Callable[[Future[T]], object], future: Future[T]) -> None:
+    try:
+        callback(future)
+    except BaseException as error:
+        if threading.current_thread() is threading.main_thread():
+            raise
+        log.error("a callback of an engine's future failed: %s", type(error).__name__, exc_info=error)
+
+
 @dataclass(slots=True, kw_only=True, eq=False)  # a request is itself alone
 class Request:
     """Something to be done under one or more states.
@@ -36,12 +61,15 @@ class Request:
     Args:
         deadline: On the monotonic clock; None for none.
         cancellation: Ends it from another thread.
+        failures: Steps that failed with this request alone on the device.
     """
 
     deadline: float | None = None
     cancellation: Cancellation = field(default_factory=Cancellation)
     submitted: float = field(default_factory=time.monotonic)
     begun: bool = False
+    dropped: bool = False
+    failures: int = 0
 
     @property
     def future(self) -> Future[Any]:
@@ -50,17 +78,38 @@ class Request:
 
     def begin(self) -> bool:
         """Whether it is still wanted; from now on its future cannot be cancelled. May be asked again."""
-        self.begun = self.begun or self.future.set_running_or_notify_cancel()
+        if not self.begun and not self.dropped:
+            try:
+                self.begun = self.future.set_running_or_notify_cancel()
+            except Exception:  # the caller answered its own future
+                self.begun = False
+            self.dropped = not self.begun
         return self.begun
 
     def late(self, now: float) -> bool:
         """Whether its deadline has passed."""
         return self.deadline is not None and now > self.deadline
 
+    @property
+    def unwanted(self) -> bool:
+        """Whether it was cancelled before anything of it was shown."""
+        return self.cancellation.cancelled
+
+    def succeed(self, result: object) -> None:
+        """Answer it, unless it was cancelled."""
+        if self.begin():
+            try:
+                self.future.set_result(result)
+            except InvalidStateError:
+                log.debug("a request was answered by somebody else")
+
     def fail(self, error: BaseException) -> None:
         """Answer it with an error, unless it was cancelled."""
         if self.begin():
-            self.future.set_exception(error)
+            try:
+                self.future.set_exception(error)
+            except InvalidStateError:
+                log.debug("a request was answered by somebody else")
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -76,12 +125,22 @@ class Fold(Request):
     segments: Sequence[Segment]
     open_for: AgentKey | None = None
     states: list[State] = field(default_factory=list)
-    answer: Future[list[State]] = field(default_factory=Future)
+    answer: Future[list[State]] = field(default_factory=Answer)
 
     @property
     def future(self) -> Future[Any]:
         """As `Request.future`."""
         return self.answer
+
+    @property
+    def agent(self) -> tuple[Hashable, str] | None:
+        """Whose it is, where that is known."""
+        return None if self.open_for is None else self.open_for[:2]
+
+    @property
+    def left(self) -> int:
+        """Segments that have not run."""
+        return len(self.segments) - len(self.states)
 
     @property
     def size(self) -> int:
@@ -105,6 +164,7 @@ class Generate(Request):
 
     Args:
         ids: The prompt; after an interruption what was generated as well.
+        drawing: Made for this request.
         key: What its state is known by, None for a state nobody shares.
         prompt_tokens: Length of the prompt itself.
         interrupted: How far its generation had come, where it was taken out to go on later.
@@ -113,16 +173,22 @@ class Generate(Request):
     ids: list[int]
     state: State
     sampling: Sampling
+    drawing: Drawing
     key: StateKey | None = None
     on_text: Callable[[str], None] | None = None
     prompt_tokens: int = 0
     interrupted: object = None
-    answer: Future[Generation] = field(default_factory=Future)
+    answer: Future[Generation] = field(default_factory=Answer)
 
     @property
     def future(self) -> Future[Any]:
         """As `Request.future`."""
         return self.answer
+
+    @property
+    def unwanted(self) -> bool:
+        """As `Request.unwanted`; one that was interrupted ends with its next token."""
+        return self.cancellation.cancelled and self.interrupted is None
 
     @property
     def size(self) -> int:
@@ -136,7 +202,7 @@ class Score(Request):
 
     items: Sequence[tuple[Sequence[int], State]]
     ids: Sequence[int]
-    answer: Future[list[float]] = field(default_factory=Future)
+    answer: Future[list[float]] = field(default_factory=Answer)
 
     @property
     def future(self) -> Future[Any]:

@@ -3,53 +3,46 @@
 Each turn runs, as far as there is any: one token of every row that is being generated, and one chunk of a batch of
 prompts or of a batch of folds. A chunk is short, so nobody waits long for anybody. Prompts come before folds, but folds
 are not starved. Folds of one agent keep their order, because each needs the state the one before left.
+
+A step that fails is tried again with half as many requests, and by then nothing is left of its keys and values. A
+request that fails with nobody else on the device is tried once more, and then it fails, by itself. An error outside a
+step ends the thread, and with it every request there is and will be.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 import time
-from collections import deque
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from deltamem_agents.core import Attached
-from deltamem_agents.engine.batches import Batch, Folds, Prompts, Scores, all_hot, end
+from deltamem_agents.engine.batches import Batch, Folds, Prompts, Scores, all_hot, end, interrupt
 from deltamem_agents.engine.decoding import Active, Decoding
+from deltamem_agents.engine.failures import check_device, closed, described, failed, out_of_memory, told, unfinished
 from deltamem_agents.engine.hot import HotSegments
+from deltamem_agents.engine.limits import Limits
 from deltamem_agents.engine.pace import Pace
 from deltamem_agents.engine.pool import StatePool
 from deltamem_agents.engine.requests import Fold, Generate, Request, Score
+from deltamem_agents.engine.shutdown import stop_at_exit
 from deltamem_agents.engine.statistics import Counters
-from deltamem_agents.errors import ClosedError, EngineBusyError, EngineMemoryError, EngineTimeoutError
+from deltamem_agents.engine.waiting import Waiting
+from deltamem_agents.errors import DeltaMemError, EngineTimeoutError
+from deltamem_agents.processes import check_process
+
+log = logging.getLogger(__name__)
 
 PATIENCE = 4  # chunks of prompts that run before a waiting fold gets one
 PROMPT_CHUNKS = 4  # a prompt is somebody's wait, a fold mostly nobody's
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How much runs at once.
-
-    Args:
-        chunk: The least tokens of one chunk of a fold, all rows together; more on a fast device, see `Pace`. Of prompts
-            `PROMPT_CHUNKS` times as many.
-        batch: Tokens of one batch of prompts or folds, with padding.
-        rows: Rows that are generated together.
-        waiting: Requests in the queue.
-        slots: States on the device.
-    """
-
-    chunk: int
-    batch: int
-    rows: int = 64
-    waiting: int = 4096
-    slots: int = 256
+TRIES = 2  # of a request that fails with nobody else on the device
+NARROW_SECONDS = 60.0  # after a failure, until twice as many rows are tried again
 
 
 class Scheduler:
@@ -57,6 +50,9 @@ class Scheduler:
 
     Args:
         ends: Gives the token ids that end an answer.
+
+    Attributes:
+        failure: Why the thread has stopped by itself; None while it has not.
     """
 
     def __init__(
@@ -74,166 +70,171 @@ class Scheduler:
         zero = {name: tensor[0] for name, tensor in attached.zero_state(1).items()}
         self.pool = StatePool(zero, limits.slots, attached.device)
         self._decoding = Decoding(attached, tokenizer, self.pool, ends)
-        self._prompts: deque[Generate | Score] = deque()
-        self._folds: deque[Fold] = deque()
+        self._waiting = Waiting(limits.waiting)
         self._prompting: Batch | None = None
         self._folding: Batch | None = None
+        self._alone = False  # whether what runs is to run by itself
         self._pace = Pace(limits.chunk)
         self._turns = 0  # chunks of prompts since a fold's
-        self._most_rows = limits.rows  # less after the device ran out of memory
-        self._changed = threading.Condition()
+        self._most_rows = self._most_folds = limits.rows  # less after a step failed
+        self._narrowed = 0.0  # when that was
         self._closed = False
+        self.failure: str | None = None
+        self.process = os.getpid()
         self._thread = threading.Thread(target=self._work, name="deltamem-engine", daemon=True)
         self._thread.start()
+        stop_at_exit(self)
 
     @property
     def waiting(self) -> int:
         """Requests in the queue."""
-        return len(self._prompts) + len(self._folds)
+        return len(self._waiting)
 
     @property
     def generating(self) -> int:
         """Rows that are being generated."""
         return len(self._decoding)
 
+    @property
+    def usable(self) -> bool:
+        """Whether it takes requests in this process."""
+        return not self._closed and self.failure is None and self.process == os.getpid()
+
+    def check(self) -> None:
+        """Say why no requests are taken, where that is so.
+
+        Raises:
+            ForkedError: The engine belongs to the process that this one was forked from.
+            EngineFailedError: Its thread has stopped after an error of its own.
+            ClosedError: It was closed.
+        """
+        check_process(self.process, "engine")
+        self._waiting.check()
+
     def submit(self, request: Request, *, wait: bool = True) -> None:
         """Queue a request.
 
         Args:
-            wait: Whether to wait while the queue is full.
+            wait: Whether to wait while the queue is full; the engine's own thread, in a callback, never waits.
 
         Raises:
             EngineBusyError: The queue is full, and not to be waited for, or was until the request's deadline.
-            ClosedError: The engine was closed.
+            ForkedError, EngineFailedError, ClosedError: As `check`.
         """
-        with self._changed:
-            while not self._closed and self.waiting >= self._limits.waiting:
-                left = None if request.deadline is None else request.deadline - time.monotonic()
-                if not wait or (left is not None and left <= 0):
-                    raise EngineBusyError(
-                        f"{self.waiting} requests are waiting, as many as the engine takes; try again later, or "
-                        "submit fewer at once"
-                    )
-                self._changed.wait(left)
-            if self._closed:
-                raise ClosedError("this DeltaMem was closed; open it again")
-            if isinstance(request, Fold):
-                self._folds.append(request)
-            elif isinstance(request, Generate | Score):
-                self._prompts.append(request)
-            self._changed.notify_all()
+        self.check()
+        self._waiting.put(request, wait=wait and threading.current_thread() is not self._thread)
 
     def close(self) -> None:
-        """Finish the step under way; what is not finished then fails with ClosedError."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        """Finish the step under way; what is not finished then fails with ClosedError. Does nothing after a fork."""
+        if self.process == os.getpid():
+            self.stop()
+            self.join(None)
+
+    def stop(self) -> None:
+        """Ask the thread to end after the step under way."""
+        self._closed = True
+        self._waiting.refuse(closed)
+
+    def join(self, seconds: float | None) -> None:
+        """Wait until the thread has ended."""
         if threading.current_thread() is not self._thread:
-            self._thread.join()
+            self._thread.join(seconds)
 
     def _work(self) -> None:
-        with torch.inference_mode():
-            while self._await_work():
-                self._turn()
-        self._fail_all(ClosedError("this DeltaMem was closed before the request was finished; open it again"))
+        try:
+            with torch.inference_mode():
+                while self._await_work():
+                    self._turn()
+        except BaseException as error:
+            self._break_down(error)
+        else:
+            self._fail_all(unfinished)
+
+    def _break_down(self, error: BaseException) -> None:
+        """Fail all requests, and all to come. Nothing here depends on what was being done."""
+        self.failure = described(error)
+        self._waiting.refuse(lambda: failed(error))
+        self._fail_all(lambda: failed(error))
+        log.error("the engine has stopped after an error outside any request", exc_info=error)
+        self._prompting = self._folding = None
+        self._decoding.clear()
+        traceback.clear_frames(error.__traceback__)  # they hold tensors
+
+    def _fail_all(self, error: Callable[[], Exception]) -> None:
+        for request in self._waiting.unanswered():
+            request.fail(error())
 
     def _await_work(self) -> bool:
-        with self._changed:
-            while not (self._closed or self.waiting or self._prompting or self._folding or len(self._decoding)):
-                self._most_rows = self._limits.rows  # what ran out of memory is over
-                self._changed.wait()
+        with self._waiting.changed:
+            while not (self._closed or self._waiting or self._running):
+                self._most_rows = self._most_folds = self._limits.rows  # what failed is over
+                self._waiting.changed.wait()
             return not self._closed
+
+    @property
+    def _running(self) -> bool:
+        return self._prompting is not None or self._folding is not None or len(self._decoding) > 0
 
     def _turn(self) -> None:
         """One token of everything that is generated, one chunk of what is read."""
         self._expire()
         if len(self._decoding):
             self._decode()
-        self._prompting = self._prompting or self._begin_prompts()
-        self._folding = self._folding or self._begin_folds()
+        self._begin()
         if self._prompting is None or (self._folding is not None and self._turns >= PATIENCE):
             self._turns = 0
-            self._folding = self._advance(self._folding)
+            self._advance(self._folding)
         else:
             self._turns += 1
-            self._prompting = self._advance(self._prompting)
+            self._advance(self._prompting)
 
-    def _advance(self, batch: Batch | None) -> Batch | None:
-        """Run a batch's next chunk; the batch, or None where it has ended."""
-        if batch is None:
-            return None
-        try:
-            tokens = self._pace.tokens * (1 if isinstance(batch, Folds) else PROMPT_CHUNKS)
-            started = time.perf_counter()
-            ran = batch.run.step(tokens)
-            self._pace.ran(ran, tokens, time.perf_counter() - started)
-            self.counters.read(ran)
-            if not batch.run.done:
-                return batch
-            for request in batch.finish():
-                self._again(request)
-        except Exception as error:
-            batch.abandon()
-            self._failed(batch.requests, error)
-        return None
-
-    def _decode(self) -> None:
-        rows = list(self._decoding.active)
-        started = time.perf_counter()
-        try:
-            ended = self._decoding.step()
-        except torch.OutOfMemoryError as error:
-            self._most_rows = max(1, len(rows) // 2)
-            self._interrupt(rows[self._most_rows :] if len(rows) > 1 else rows, None if len(rows) > 1 else error)
-        except Exception as error:
-            self._interrupt(rows, error)
-        else:
-            self.counters.wrote(len(rows), time.perf_counter() - started)
-            self._end(ended)
-
-    def _interrupt(self, rows: Sequence[Active], error: Exception | None) -> None:
-        """Take rows out: to go on later from what they have, or failed."""
-        self._decoding.leave(rows)
-        for each in rows:
-            self.pool.give(each.slot)
-            if error is not None:
-                each.request.fail(_told(error))
+    def _begin(self) -> None:
+        """Form batches of what waits. What is to run by itself waits until nothing runs, and all else until it has."""
+        self._alone = self._alone and self._running
+        if self._alone:
+            return
+        if not self._waiting.alone:
+            self._widen()
+            self._prompting = self._prompting or self._begin_prompts(self._most_rows - len(self._decoding))
+            self._folding = self._folding or self._begin_folds(self._most_folds)
+        elif not self._running:
+            self._alone = True
+            if self._waiting.next_alone():
+                self._prompting = self._begin_prompts(1)
             else:
-                each.request.interrupted = each.pause()
-                self._again(each.request)
+                self._folding = self._begin_folds(1)
 
-    def _end(self, ended: Sequence[Active]) -> None:
-        end(self._decoding, self.pool, ended)
-        for each in ended:
-            self.counters.answered(each.first_token - each.request.submitted)
-
-    def _begin_prompts(self) -> Batch | None:
+    def _begin_prompts(self, most: int) -> Batch | None:
         """As many waiting prompts as fit, first come first served; a score runs by itself."""
-        head = self._head(self._prompts)
-        if isinstance(head, Score):
-            self._pop(self._prompts)
-            if not head.begin():
-                return None
-            return self._built([head], lambda: Scores(self._attached, head))
         chosen: list[Generate] = []
         slots: list[int] = []
         longest = 0
-        while isinstance(head, Generate) and len(chosen) < self._most_rows - len(self._decoding):
+        while isinstance(head := self._waiting.prompt(), Generate) and len(chosen) < most:
             longest = max(longest, head.size)
             if chosen and longest * (len(chosen) + 1) > self._limits.batch:
                 break
-            slot = self.pool.take(head.key, head.state)
+            try:
+                slot = self.pool.take(head.key, head.state)
+            except Exception as error:
+                self._waiting.pop(head)
+                self._failed([head], error)
+                continue
             if slot is None:
                 break  # until an answer has ended
-            self._pop(self._prompts)
-            if head.begin():
+            self._waiting.pop(head)
+            if _wanted(head):
                 chosen.append(head)
                 slots.append(slot)
             else:
                 self.pool.give(slot)
-            head = self._head(self._prompts)
-        if not chosen:
-            return None
+        if chosen:
+            return self._prompts(chosen, slots)
+        if isinstance(head, Score):
+            self._waiting.pop(head)
+            return self._built([head], lambda: Scores(self._attached, head)) if _wanted(head) else None
+        return None
+
+    def _prompts(self, chosen: Sequence[Generate], slots: Sequence[int]) -> Batch | None:
         batch = self._built(
             chosen,
             lambda: Prompts(self._attached, self.pool, self._decoding, chosen, slots, self._end),
@@ -243,24 +244,31 @@ class Scheduler:
                 self.pool.give(slot)
         return batch
 
-    def _begin_folds(self) -> Batch | None:
-        """The next segments of as many waiting folds as fit."""
+    def _begin_folds(self, most: int) -> Batch | None:
+        """The next segments of as many waiting folds as fit, and of one of an agent."""
         chosen: list[Fold] = []
+        agents: set[object] = set()
         longest = 0
-        while (head := self._head(self._folds)) is not None and len(chosen) < self._most_rows:
+        while (head := self._waiting.fold()) is not None and len(chosen) < most:
             longest = max(longest, head.size)
-            if chosen and longest * (len(chosen) + 1) > self._limits.batch:
+            if chosen and (longest * (len(chosen) + 1) > self._limits.batch or head.agent in agents):
                 break
-            self._pop(self._folds)
-            if not head.begin():
-                continue
-            if all_hot(self._hot, head):
-                head.answer.set_result(head.states)
-            else:
+            self._waiting.pop(head)
+            if _wanted(head) and not self._is_hot(head):
                 chosen.append(head)
-        if not chosen:
-            return None
-        return self._built(chosen, lambda: Folds(self._attached, self._hot, chosen))
+                agents |= {head.agent} - {None}
+        return self._built(chosen, lambda: Folds(self._attached, self._hot, chosen)) if chosen else None
+
+    def _is_hot(self, fold: Fold) -> bool:
+        """Whether nothing of it is to run now: it was answered from what is hot, or looking there failed."""
+        try:
+            if not all_hot(self._hot, fold):
+                return False
+        except Exception as error:
+            self._failed([fold], error)
+        else:
+            fold.succeed(fold.states)
+        return True
 
     def _built(self, requests: Sequence[Request], make: Callable[[], Batch]) -> Batch | None:
         try:
@@ -269,70 +277,113 @@ class Scheduler:
             self._failed(requests, error)
             return None
 
+    def _advance(self, batch: Batch | None) -> None:
+        """Run a batch's next chunk, and take it away where it has ended."""
+        if batch is None:
+            return
+        try:
+            tokens = self._pace.tokens * (1 if isinstance(batch, Folds) else PROMPT_CHUNKS)
+            started = time.perf_counter()
+            ran = batch.run.step(tokens)
+            self._pace.ran(ran, tokens, time.perf_counter() - started)
+            self.counters.read(ran)
+            if not batch.run.done:
+                return
+            unfinished = batch.finish()
+        except Exception as error:
+            self._forget(batch)
+            self._failed(batch.abandon(), error)
+        else:
+            self._forget(batch)
+            self._waiting.put_back(unfinished)
+
+    def _forget(self, batch: Batch) -> None:
+        if batch is self._prompting:
+            self._prompting = None
+        else:
+            self._folding = None
+
+    def _decode(self) -> None:
+        """One token of every row."""
+        rows = len(self._decoding)
+        started = time.perf_counter()
+        try:
+            ended = self._decoding.step()
+        except Exception as error:
+            self._interrupt(error)
+        else:
+            self.counters.wrote(rows, time.perf_counter() - started)
+            self._end(ended)
+
+    def _interrupt(self, error: Exception) -> None:
+        """After a failed step: take all rows out, to go on later from the tokens they have."""
+        rows = self._decoding.clear()
+        self._end([each for each in rows if each.ended])
+        self._failed(interrupt(self.pool, [each for each in rows if not each.ended]), error)
+
+    def _end(self, ended: Sequence[Active]) -> None:
+        end(self._decoding, self.pool, ended)
+        for each in ended:
+            if each.failed is None:
+                self.counters.answered(each.first_token - each.request.submitted)
+
     def _failed(self, requests: Sequence[Request], error: Exception) -> None:
-        """Fail a batch's requests; where memory ran out and there are several, run half as many at a time."""
-        if isinstance(error, torch.OutOfMemoryError) and len(requests) > 1:
-            self._most_rows = max(1, len(requests) // 2)
-            for request in reversed(requests):
-                self._again(request)
+        """See that requests of a failed step run again, with less beside them; fail one that had nothing beside it."""
+        if not out_of_memory(error):
+            check_device(self._attached.device)
+        if len(requests) > 1:
+            self._narrow(requests)
+            self._waiting.put_back(requests)
             return
         for request in requests:
-            request.fail(_told(error))
+            if self._running and not isinstance(error, DeltaMemError):
+                self._waiting.alone.append(request)
+                continue
+            request.failures += 1
+            if request.failures < TRIES and not isinstance(error, DeltaMemError):
+                self._hot.clear()  # for its memory
+                self._waiting.alone.append(request)
+            else:
+                request.fail(told(error))
+                self._most_rows = self._most_folds = self._limits.rows  # it was not the others
 
-    def _again(self, request: Request) -> None:
-        """Put a request that has begun at the head of its queue."""
-        with self._changed:
-            if isinstance(request, Fold):
-                self._folds.appendleft(request)
-            elif isinstance(request, Generate | Score):
-                self._prompts.appendleft(request)
+    def _narrow(self, failed: Sequence[Request]) -> None:
+        self._narrowed = time.monotonic()
+        half = len(failed) // 2
+        if isinstance(failed[0], Fold):
+            self._most_folds = half
+        else:
+            self._most_rows = min(self._most_rows, len(self._decoding) + half)
 
-    def _head(self, queue: deque[Any]) -> Any:
-        """The first request of a queue; None where it is empty. Only this thread takes requests out."""
-        with self._changed:
-            return queue[0] if queue else None
-
-    def _pop(self, queue: deque[Any]) -> None:
-        with self._changed:
-            queue.popleft()
-            self._changed.notify_all()
+    def _widen(self) -> None:
+        """Some time after a failure, try more at once again."""
+        rows = self._limits.rows
+        if min(self._most_rows, self._most_folds) < rows and time.monotonic() > self._narrowed + NARROW_SECONDS:
+            self._narrowed = time.monotonic()
+            self._most_rows, self._most_folds = min(2 * self._most_rows, rows), min(2 * self._most_folds, rows)
 
     def _expire(self) -> None:
         """Fail what is too late, and drop what was cancelled while it waited."""
         now = time.monotonic()
-        with self._changed:
-            for queue in (self._prompts, self._folds):
-                late = [each for each in queue if each.late(now) or each.cancellation.cancelled]
-                for request in late:
-                    queue.remove(request)  # type: ignore[arg-type]
-                    request.fail(_too_late(request) if request.late(now) else CancelledError())
-                if late:
-                    self._changed.notify_all()
+        for request in self._waiting.take_out(lambda each: each.late(now) or each.unwanted):
+            request.fail(_too_late(request) if request.late(now) else CancelledError())
         expired = [each for each in self._decoding.active if each.request.late(now)]
-        self._decoding.leave(expired)
         for each in expired:
-            self.pool.give(each.slot)
-            each.request.fail(_too_late(each.request))
-
-    def _fail_all(self, error: Exception) -> None:
-        with self._changed:
-            requests: list[Request] = [*self._prompts, *self._folds]
-            self._prompts.clear()
-            self._folds.clear()
-        for batch in (self._prompting, self._folding):
-            requests += batch.requests if batch is not None else []
-        requests += [each.request for each in self._decoding.active]
-        for request in requests:
-            request.fail(error)
+            each.failed, each.ended = _too_late(each.request), True
+        try:
+            self._decoding.leave(expired)
+        except Exception as error:
+            self._interrupt(error)
+        else:
+            self._end(expired)
 
 
-def _told(error: Exception) -> Exception:
-    if isinstance(error, torch.OutOfMemoryError):
-        return EngineMemoryError(
-            f"the device ran out of memory with a single request ({error}); use a shorter prompt, a smaller backbone "
-            "or dtype, or a larger device"
-        )
-    return error
+def _wanted(request: Request) -> bool:
+    """Whether a request that is about to run was cancelled neither way."""
+    if request.unwanted:
+        request.fail(CancelledError())
+        return False
+    return request.begin()
 
 
 def _too_late(request: Request) -> EngineTimeoutError:

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Hashable
 from pathlib import Path
 
 from deltamem_agents.engine.engine import Engine
+from deltamem_agents.processes import ProcessLock
 
-_lock = threading.Lock()
-_loading: dict[Hashable, threading.Lock] = {}
+_lock = ProcessLock()
+_loading: dict[Hashable, ProcessLock] = {}
 _engines: dict[Hashable, tuple[Engine, int]] = {}  # and how many use it
 
 
 def shared(key: Hashable, make: Callable[[], Engine]) -> Engine:
-    """The engine of this key, made where there is none; `release` it once for each call.
+    """The engine of this key, made where there is none that works; `release` it once for each call.
 
     Args:
         key: Whatever the engine depends on.
     """
     with _lock:
-        loading = _loading.setdefault(key, threading.Lock())
+        loading = _loading.setdefault(key, ProcessLock())
     with loading:  # two that ask at once load once
         with _lock:
-            if key in _engines:
-                engine, users = _engines[key]
+            engine, users = _engines.get(key, (None, 0))
+            if engine is not None and engine.usable:
                 _engines[key] = engine, users + 1
                 return engine
         engine = make()

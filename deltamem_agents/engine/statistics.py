@@ -23,6 +23,7 @@ class Stats:
         tokens_read: Of prompts and folds, with padding.
         slots, slots_used, evictions: Of the states on the device.
         pool_bytes, hot_bytes: Of these states, and of keys and values that are kept of open segments.
+        failure: Why the engine has stopped by itself and takes no more requests; None while it works.
     """
 
     waiting: int
@@ -37,6 +38,7 @@ class Stats:
     evictions: int
     pool_bytes: int
     hot_bytes: int
+    failure: str | None = None
 
 
 class Counters:

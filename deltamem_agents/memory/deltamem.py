@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,7 @@ from deltamem_agents.memory.agent import AgentMemory
 from deltamem_agents.memory.folding import Folder
 from deltamem_agents.memory.opened import register
 from deltamem_agents.memory.twins import twin
+from deltamem_agents.processes import check_process
 from deltamem_agents.recall import AnyEmbedder, Embedder, Reindexed, Retriever, choose_embedder, split_text
 from deltamem_agents.store import AgentInfo, Progress, Retention, Store, check_id
 
@@ -38,7 +40,8 @@ class DeltaMem:
         self.notes = notes
         self.folder = Folder(store, engine)
         self.retriever = Retriever(store, embedder)
-        self.pool = ThreadPoolExecutor(CALLS, thread_name_prefix="deltamem-call")
+        self._pool = ThreadPoolExecutor(CALLS, thread_name_prefix="deltamem-call")
+        self._process = os.getpid()
         self._closed = False
         self._behind: set[str] = set()
         self._lock = threading.Lock()
@@ -88,6 +91,8 @@ class DeltaMem:
 
         Raises:
             DeltaMemError: Something cannot be opened; the message says what and how to mend it. Nothing stays open.
+
+        A process that was forked opens one of its own: one that its parent opened raises ForkedError there.
         """
         chosen, note = choose_embedder(embedder)
         # The model first: a database is made only when everything else is there.
@@ -113,6 +118,16 @@ class DeltaMem:
             release(running)
             raise
         return cls(running, store, chosen, (note,) if note else ())
+
+    @property
+    def pool(self) -> ThreadPoolExecutor:
+        """Where async twins run, and what is done in the background.
+
+        Raises:
+            ForkedError: This was opened by the process that this one was forked from; the pool's threads are there.
+        """
+        check_process(self._process, "DeltaMem")
+        return self._pool
 
     def agent(self, agent_id: str) -> AgentMemory:
         """A handle on one agent's memory; nothing is read or written yet.
@@ -184,11 +199,14 @@ class DeltaMem:
         return {each: self.retriever.reindex(each, prune=prune, progress=progress) for each in agents}
 
     def close(self) -> None:
-        """Finish the calls under way and close everything; calling it again does nothing."""
-        if self._closed:
+        """Finish the calls under way and close everything; calling it again does nothing.
+
+        Nor does calling it in a process that was forked meanwhile: what is open belongs to the parent.
+        """
+        if self._closed or self._process != os.getpid():
             return
         self._closed = True
-        self.pool.shutdown(wait=True)
+        self._pool.shutdown(wait=True)
         release(self.engine)
         self.store.close()
 
@@ -217,7 +235,13 @@ class DeltaMem:
         await self.aclose()
 
     def check_open(self) -> None:
-        """Raise ClosedError if this was closed."""
+        """Refuse what cannot work.
+
+        Raises:
+            ClosedError: This was closed.
+            ForkedError: It was opened by the process that this one was forked from.
+        """
+        check_process(self._process, "DeltaMem")
         if self._closed:
             raise ClosedError("this DeltaMem was closed; open it again with DeltaMem.open")
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, NoReturn, Self
 from weakref import WeakKeyDictionary
 
-from deltamem_agents.errors import ClosedError, ConfigError, NotPicklableError
+from deltamem_agents.errors import ClosedError, ConfigError, ForkedError, NotPicklableError
+from deltamem_agents.processes import ProcessLock
 
 if TYPE_CHECKING:
     from deltamem_agents.memory.deltamem import DeltaMem
 
-_lock = threading.Lock()
+_lock = ProcessLock()
 _opened: WeakKeyDictionary[DeltaMem, None] = WeakKeyDictionary()  # in the order they were opened
 
 
@@ -72,7 +72,7 @@ def find_open(url: str) -> DeltaMem:
 def _is_open(mem: DeltaMem) -> bool:
     try:
         mem.check_open()
-    except ClosedError:
+    except (ClosedError, ForkedError):
         return False
     return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from deltamem_agents.errors import ClosedError, ConfigError, DeltaMemError, StoreError
+from deltamem_agents.processes import check_process
 from deltamem_agents.store.columns import DamagedValue
 from deltamem_agents.store.dialects import Dialect, dialect_of, engine_for, sqlite
 from deltamem_agents.store.file_locks import file_of, watch
@@ -54,6 +56,7 @@ class Database:
         self._owned = owned
         self._closed = False
         self._damage: Callable[[Connection], str | None] = _none
+        self._process = os.getpid()
         self._patience = 0.0  # none while it is opened: a wrong URL is to fail at once
         self._engine = engine.execution_options(schema_translate_map={None: schema}) if schema else engine
         file = file_of(engine.url)
@@ -101,7 +104,12 @@ class Database:
         self._damage = find
 
     def close(self) -> None:
-        """Refuse further use, and close the connections that are ours."""
+        """Refuse further use, and close the connections that are ours.
+
+        In a forked process it does nothing: the connections belong to the parent, which still talks through them.
+        """
+        if self._process != os.getpid():
+            return
         with self.dialect.writing():
             if not self._closed and self._owned:
                 self._engine.dispose()
@@ -141,6 +149,7 @@ class Database:
             StoreError: The database cannot be written.
         """
 
+        check_process(self._process, "store")  # before the queue's lock, which another thread held at the fork
         if self._queue is not None:
             return cast(T, self._queue.write(work))
         return self._transact([work], alone=alone)[0]
@@ -173,6 +182,7 @@ class Database:
         return self._tried(lambda: self.dialect.repair(self._engine), "repair")
 
     def _tried(self, once: Callable[[], T], action: str) -> T:
+        check_process(self._process, "store")
         if self._closed:
             raise ClosedError(f"{self.name}: the store was closed; open it again")
         until = time.monotonic() + self._patience

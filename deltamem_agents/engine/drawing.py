@@ -1,0 +1,83 @@
+"""How one request's tokens are drawn from scores. Knows nothing of batches."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    RepetitionPenaltyLogitsProcessor,
+    StopStringCriteria,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from deltamem_agents.engine.generation import GREEDY, Sampling
+from deltamem_agents.errors import ConfigError
+from deltamem_agents.processes import ProcessLock
+
+_stop_strings = ProcessLock()  # Transformers remembers stop strings in a cache that threads must not share
+
+
+class Drawing:
+    """Transformers' logits processors, and random numbers of its own. Made in the caller's thread.
+
+    Raises:
+        ConfigError: The tokenizer cannot tell where a stop string ends.
+    """
+
+    def __init__(self, sampling: Sampling, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> None:
+        self.processors = LogitsProcessorList()
+        if sampling.repetition_penalty != 1.0:
+            self.processors.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
+        self.draws = sampling.temperature >= GREEDY
+        if self.draws:
+            self.processors.append(TemperatureLogitsWarper(sampling.temperature))
+            if sampling.top_k > 0:
+                self.processors.append(TopKLogitsWarper(sampling.top_k))
+            if sampling.top_p < 1.0:
+                self.processors.append(TopPLogitsWarper(sampling.top_p))
+        self._stop = _criteria(tokenizer, sampling.stop) if sampling.stop else None
+        self._generator = torch.Generator(device=device)
+        self._before: Tensor | None = None  # the generator's state before the last token
+        if sampling.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(sampling.seed)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the likeliest token is taken, whatever came before."""
+        return not self.draws and not self.processors
+
+    def next(self, ids: Tensor, scores: Tensor) -> int:
+        """The next token after ids [1, n] from scores [1, V]."""
+        self._before = None
+        scores = self.processors(ids, scores)  # type: ignore[arg-type]  # ids are int64
+        if not self.draws:
+            return int(scores.argmax(-1))
+        self._before = self._generator.get_state()
+        return int(torch.multinomial(scores.softmax(-1), 1, generator=self._generator))
+
+    def take_back(self) -> None:
+        """As if the last token had not been drawn."""
+        if self._before is not None:
+            self._generator.set_state(self._before)
+            self._before = None
+
+    def stops(self, ids: Tensor) -> bool:
+        """Whether ids [1, n] end with a stop string."""
+        return self._stop is not None and bool(self._stop(ids, None))
+
+
+def _criteria(tokenizer: PreTrainedTokenizerBase, stop: tuple[str, ...]) -> StopStringCriteria:
+    try:
+        with _stop_strings:
+            return StopStringCriteria(tokenizer, list(stop))
+    except Exception as error:
+        raise ConfigError(
+            f"this backbone's tokenizer cannot watch for the stop strings {stop!r} ({type(error).__name__}: {error}); "
+            "give others, or cut the answer yourself"
+        ) from error
