@@ -43,12 +43,13 @@ class Active:
         What the request itself makes fail, a callback or a processor, ends it. Where memory runs out, that is raised,
         and it is as if nothing had been drawn.
         """
+        before = self.request.drawing.random_state()
         try:
             token, ended = self._drawn(likeliest, scores, ends)
             piece = torch.tensor([token], device="cpu")
         except Exception as error:
             if out_of_memory(error):
-                self.request.drawing.take_back()
+                self.request.drawing.restore(before)
                 raise
             self.failed, self.ended = error, True
             return

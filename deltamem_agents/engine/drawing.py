@@ -41,7 +41,6 @@ class Drawing:
                 self.processors.append(TopPLogitsWarper(sampling.top_p))
         self._stop = _criteria(tokenizer, sampling.stop) if sampling.stop else None
         self._generator = torch.Generator(device=device)
-        self._before: Tensor | None = None  # the generator's state before the last token
         if sampling.seed is None:
             self._generator.seed()
         else:
@@ -54,18 +53,19 @@ class Drawing:
 
     def next(self, ids: Tensor, scores: Tensor) -> int:
         """The next token after ids [1, n] from scores [1, V]."""
-        self._before = None
         scores = self.processors(ids, scores)  # type: ignore[arg-type]  # ids are int64
         if not self.draws:
             return int(scores.argmax(-1))
-        self._before = self._generator.get_state()
         return int(torch.multinomial(scores.softmax(-1), 1, generator=self._generator))
 
-    def take_back(self) -> None:
-        """As if the last token had not been drawn."""
-        if self._before is not None:
-            self._generator.set_state(self._before)
-            self._before = None
+    def random_state(self) -> Tensor | None:
+        """What the next random number depends on; None where none are drawn."""
+        return self._generator.get_state() if self.draws else None
+
+    def restore(self, random_state: Tensor | None) -> None:
+        """As if nothing had been drawn since."""
+        if random_state is not None:
+            self._generator.set_state(random_state)
 
     def stops(self, ids: Tensor) -> bool:
         """Whether ids [1, n] end with a stop string."""

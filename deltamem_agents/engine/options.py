@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import reprlib
 from numbers import Integral, Real
 from typing import Any
@@ -45,7 +44,7 @@ def deadline_seconds(timeout: Any) -> float | None:
     """
     if timeout is None:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, Real) or math.isnan(timeout):
+    if isinstance(timeout, bool) or not isinstance(timeout, Real) or timeout != timeout:
         raise ConfigError(f"timeout is {shown(timeout)}; give a number of seconds, or None")
     clipped: Any = sorted((-LONGEST, timeout, LONGEST))[1]  # a huge integer cannot become a float
     return float(clipped)
