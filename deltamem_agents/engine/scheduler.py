@@ -154,10 +154,10 @@ class Scheduler:
         """Fail all requests, and all to come. Nothing here depends on what was being done."""
         self.failure = described(error)
         self._waiting.refuse(lambda: failed(error))
-        self._fail_all(lambda: failed(error))
-        log.error("the engine has stopped after an error outside any request", exc_info=error)
         self._prompting = self._folding = None
         self._decoding.clear()
+        self._fail_all(lambda: failed(error))
+        log.error("the engine has stopped after an error outside any request", exc_info=error)
         traceback.clear_frames(error.__traceback__)  # they hold tensors
 
     def _fail_all(self, error: Callable[[], Exception]) -> None:

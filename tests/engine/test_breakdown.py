@@ -1,0 +1,178 @@
+"""The engine's thread ends: every request fails by name, new ones are refused, and a new engine takes its place."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future, wait
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from deltamem_agents import DeltaMem, doctor
+from deltamem_agents.engine import Engine, Limits, Sampling, Segment, load, release, shared
+from deltamem_agents.engine.scheduler import Scheduler
+from deltamem_agents.engine.waiting import Waiting
+from deltamem_agents.errors import ClosedError, DeltaMemError, EngineBusyError, EngineFailedError
+
+LIMITS = Limits(chunk=16, batch=512, rows=2, waiting=3)
+SHORT = Sampling(max_tokens=2)
+WHOLE = Segment(0, 1, [5, 6], [0, 0], [0, 0])
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    made = Engine(load("tiny"), limits=LIMITS)
+    yield made
+    made.close()
+
+
+def broken(*_: Any, **__: Any) -> None:
+    raise ZeroDivisionError("broken")
+
+
+def always_out_of_memory(*_: Any, **__: Any) -> None:
+    raise torch.OutOfMemoryError("no room")
+
+
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        (Scheduler, "_expire"),
+        (Scheduler, "_begin"),
+        (Scheduler, "_begin_prompts"),
+        (Scheduler, "_built"),
+        (Scheduler, "_end"),
+        (Waiting, "pop"),
+        (Waiting, "put_back"),
+    ],
+)
+def test_an_error_anywhere_fails_every_request_and_refuses_new_ones(
+    engine: Engine, where: type, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(where, name, broken)
+    blocked: list[BaseException] = []
+
+    def more() -> None:
+        try:
+            blocked.append(engine.generate([5, 6], sampling=SHORT).exception(30) or AssertionError())
+        except DeltaMemError as error:
+            blocked.append(error)
+
+    with engine._scheduler._waiting.changed:
+        asked: list[Future[Any]] = [
+            engine.generate([5, 6, 7], sampling=SHORT),
+            engine.fold(None, [WHOLE, WHOLE]),
+            engine.score([([5], None)], [6]),
+        ]
+        threads = [threading.Thread(target=more) for _ in range(2)]  # they wait for room in the queue
+        for each in threads:
+            each.start()
+    for each in threads:
+        each.join(30)
+    for error in [*blocked, *(future.exception(30) for future in asked)]:
+        assert isinstance(error, EngineFailedError) and isinstance(error, RuntimeError)
+        assert isinstance(error.__cause__, ZeroDivisionError) and "broken" in str(error)
+    assert len(blocked) == 2
+    monkeypatch.undo()
+    for call in (
+        lambda: engine.generate([5]),
+        lambda: engine.fold(None, [WHOLE]),
+        lambda: engine.score([([5], None)], [6]),
+    ):
+        with pytest.raises(EngineFailedError, match="open it again"):
+            call()
+    assert engine.stats().failure == "ZeroDivisionError: broken" and engine.stats().generating == 0
+    assert any("ZeroDivisionError: broken" in each.problem for each in doctor.check_up().problems)
+    engine.close()
+    with pytest.raises(EngineFailedError):
+        engine.generate([5])
+
+
+def test_memory_that_runs_out_while_rows_are_taken_out(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine._attached.model, "forward", always_out_of_memory)
+    monkeypatch.setattr("deltamem_agents.engine.scheduler.interrupt", always_out_of_memory)
+    asked = [engine.generate([5, 6, 7], sampling=Sampling(max_tokens=8)) for _ in range(3)]
+    assert all(isinstance(each.exception(30), DeltaMemError) for each in asked)
+
+
+def test_an_engine_that_has_failed_is_not_shared_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"sqlite:///{tmp_path}/m.db"
+    limits = Limits(chunk=17, batch=512)  # shared with no other test
+    first = DeltaMem.open(url=url, embedder=False, limits=limits)
+    second = DeltaMem.open(url=url, embedder=False, limits=limits)
+    try:
+        assert first.engine is second.engine
+        first.agent("a").write([{"role": "user", "content": "My dog is red."}])
+        with monkeypatch.context() as patch:
+            patch.setattr(first.engine._scheduler, "_turn", broken)
+            for mem in (first, second):
+                with pytest.raises(EngineFailedError):
+                    mem.agent("a").recall("What is my dog?")
+        with DeltaMem.open(url=url, embedder=False, limits=limits) as third:
+            assert third.engine is not first.engine
+            assert third.agent("a").recall("What is my dog?").answer
+            first.close()
+            second.close()
+            assert third.agent("a").recall("What is my dog?").answer
+    finally:
+        first.close()
+        second.close()
+
+
+def test_an_engine_that_was_closed_is_not_shared_again() -> None:
+    def make() -> Engine:
+        return Engine(load("tiny"), limits=LIMITS)
+
+    first = shared("a key", make)
+    first.close()
+    second = shared("a key", make)
+    try:
+        assert second is not first and second.generate([5], sampling=SHORT).result(30).ids
+        release(first)
+        assert shared("a key", make) is second
+        release(second)
+        assert second.generate([5], sampling=SHORT).result(30).ids
+    finally:
+        release(second)
+    with pytest.raises(ClosedError):
+        second.generate([5])
+
+
+def test_what_callers_do_to_their_futures_hurts_nobody(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    called = threading.Event()
+
+    def leaves(_: Future[Any]) -> None:
+        raise SystemExit(3)
+
+    with caplog.at_level(logging.CRITICAL), engine._scheduler._waiting.changed:
+        cancelled, answered, awaited = (engine.generate([5, 6], sampling=SHORT) for _ in range(3))
+        awaited.add_done_callback(leaves)
+        awaited.add_done_callback(broken)
+        awaited.add_done_callback(lambda _: called.set())
+        assert cancelled.cancel()
+        answered.set_exception(KeyError("mine"))
+    assert awaited.result(30).ids and called.wait(30)
+    assert isinstance(answered.exception(30), KeyError)
+    with pytest.raises(CancelledError):
+        cancelled.result(30)
+    assert not wait([cancelled], 30).not_done
+    assert engine.generate([5, 6], sampling=SHORT).result(30).ids and engine.stats().failure is None
+    assert not engine._scheduler.pool._held and not engine._scheduler._waiting._open
+
+
+def test_a_callback_never_waits_for_room_in_the_queue(engine: Engine) -> None:
+    refused: list[Exception] = []
+
+    def asks_more(_: str) -> None:
+        for _ in range(LIMITS.waiting + 1):
+            try:
+                engine.generate([5], sampling=SHORT)
+            except EngineBusyError as error:
+                refused.append(error)
+
+    assert engine.generate([5, 6, 7], sampling=SHORT, on_text=asks_more).exception(30) is None
+    assert refused
