@@ -30,6 +30,7 @@ from sqlalchemy import Connection, create_engine, insert, make_url, select, text
 from deltamem_agents.bench.figures import Figure, figure, machine, table, timed, write_csv
 from deltamem_agents.store import Store
 from deltamem_agents.store.codec import TENSOR, module_names
+from deltamem_agents.store.dialects import engine_for
 from deltamem_agents.store.revisions import checksum_of
 from deltamem_agents.store.schema import AgentRow, EmbeddingRow, MessageRow, RecordRow, RevisionRow
 
@@ -93,8 +94,8 @@ def postgresql(folder: Path, url: str | None) -> Iterator[Place]:
             server = get_server(own, cleanup_mode="stop")
             stack.callback(server.cleanup)
             url = server.get_uri()
+        engine = engine_for(url)  # whose errors print no password
         parsed = make_url(url).set(drivername="postgresql+psycopg")
-        engine = create_engine(parsed, isolation_level="AUTOCOMMIT")
         stack.callback(engine.dispose)
 
         def run(statement: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from pathlib import Path
 
 import pytest
 from sqlalchemy import URL, create_engine, make_url
@@ -48,7 +49,6 @@ WRONG = [
     "postgresql://app:h@nter2@127.0.0.1:9/x",
     "postgresql://app:a@hunter2/b@127.0.0.1:9/x",
     "postgresql://app:a@b/hunter2@127.0.0.1:9/x",
-    "postgresql://app:a@127.0.0.1:9?hunter2@127.0.0.1:9/x",
     "postgresql+psycopg:hunter2://db/x",
     "mysql://app:hunter2@db/x",
     "mysql://app@db/x?password=hunter2",
@@ -60,6 +60,7 @@ WRONG = [
     "postgresql+nosuch://app:hunter2@db/x",
 ]
 RIGHT = [  # understood, and nothing listens there
+    "postgresql://app:a@127.0.0.1:9?hunter2@127.0.0.1:9/x",
     "postgresql://app:hunter2@127.0.0.1:9/x",
     "postgresql+psycopg://app:hunter2@127.0.0.1:9/x",
     "postgresql://app:hunter%32@127.0.0.1:9/x",
@@ -132,6 +133,16 @@ def test_nor_on_the_command_line(command: tuple[str, ...]) -> None:
     for url in urls:
         done = CliRunner().invoke(app, [part.format(url) for part in command])
         assert done.exit_code != 0 and not leaked(done.stdout + done.stderr), url
+
+
+def test_nor_by_the_benchmarks(tmp_path: Path) -> None:
+    from deltamem_agents.bench.store import Place, postgresql
+
+    for url in (each for each in WRONG if "mysql" not in each):
+        with pytest.raises(ConfigError) as caught, postgresql(tmp_path, url):
+            pass
+        assert not leaked("".join(traceback.format_exception(caught.value)))
+    assert not leaked(repr(Place(name="x", url=RIGHT[0], schema=None, size=int)))
 
 
 def test_the_environment_is_not_echoed_in_help(monkeypatch: pytest.MonkeyPatch) -> None:
