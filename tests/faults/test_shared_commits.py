@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -120,3 +121,36 @@ def test_whoever_is_interrupted_leaves_the_others_to_be_written(store: Store) ->
             break
     assert [type(error) for error in raised] == [Interrupted]
     assert sorted(entry.id for entry in store.live("bob")) == sorted(ids)
+
+
+def test_when_an_interrupt_is_raised_the_write_is_over(store: Store) -> None:
+    """Another thread may be writing it just then: who looks afterwards must not see it come later."""
+    main, writing, end = threading.main_thread(), threading.Event(), threading.Event()
+    assert main is threading.current_thread() and main.ident is not None
+    queue = store._database._queue
+    assert queue is not None
+
+    def slow(_: Connection) -> None:
+        if len(queue._waiting) == 0:  # this thread writes both
+            writing.set()
+            end.wait(10)
+
+    def interrupt() -> None:
+        writing.wait(10)
+        signal.pthread_kill(main.ident or 0, signal.SIGINT)
+        end.wait(0.3)
+        end.set()
+
+    threads = [held(store, 2), threading.Thread(target=store._database.write, args=(slow,))]
+    threads[1].start()
+    while len(queue._waiting) < 1:
+        threading.Event().wait(0.001)
+    threads.append(threading.Thread(target=interrupt))
+    threads[2].start()
+    with pytest.raises(KeyboardInterrupt):
+        store.append("bob", [{"role": "user", "content": "said once"}], "s")
+    before = [entry.text for entry in store.live("bob")]
+    for thread in threads:
+        thread.join(30)
+    store.append("bob", [{"role": "user", "content": "said later"}], "s")
+    assert [entry.text for entry in store.live("bob")] == [*before, "said later"]
