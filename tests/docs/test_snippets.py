@@ -1,9 +1,11 @@
-"""Every Python block of README and docs runs, in an empty folder and a process of its own."""
+"""Every Python block of README and docs runs, in an empty folder and a process of its own, and so do the examples."""
 
+import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,9 @@ SNIPPETS = [
     for number, code in enumerate(BLOCK.findall(page.read_text(encoding="utf-8")), 1)
 ]
 LINK = re.compile(r"\]\(([^)#]+)")
+
+
+Program = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def run(arguments: list[str], folder: Path) -> str:
@@ -33,11 +38,34 @@ def run(arguments: list[str], folder: Path) -> str:
     return done.stdout
 
 
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """Runs a file as a program: in a process of its own, which finds torch and the frameworks imported, see `warm`."""
+    command = [sys.executable, str(Path(__file__).with_name("warm.py"))]
+    python = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert python.stdin is not None and python.stdout is not None
+    out, err = (tmp_path_factory.mktemp("program") / name for name in ("out", "err"))
+
+    def run(file: Path, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+        for each in (out, err):
+            each.write_bytes(b"")
+        request = dict(program=str(file), arguments=arguments, folder=str(folder), out=str(out), err=str(err))
+        python.stdin.write(json.dumps(request).encode() + b"\n")
+        python.stdin.flush()
+        code = int(python.stdout.readline())
+        return subprocess.CompletedProcess(sys.argv, code, out.read_text(), err.read_text())
+
+    yield run
+    python.stdin.close()
+    python.wait(30)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("code", SNIPPETS)
-def test_snippet_runs(code: str, tmp_path: Path) -> None:
+def test_snippet_runs(code: str, tmp_path: Path, program: Program) -> None:
     (tmp_path / "snippet.py").write_text(code, encoding="utf-8")
-    run(["snippet.py"], tmp_path)
+    done = program(tmp_path / "snippet.py", folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.slow
@@ -56,18 +84,20 @@ def test_time_travel_and_erasure(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_langgraph_store_lasts(tmp_path: Path) -> None:
-    script = str(ROOT / "examples" / "langgraph_store.py")
+def test_langgraph_store_lasts(tmp_path: Path, program: Program) -> None:
     for _ in range(2):
-        printed = run([script, "--url", "sqlite:///memory.db"], tmp_path)
+        script = ROOT / "examples" / "langgraph_store.py"
+        done = program(script, "--url", "sqlite:///memory.db", folder=tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+        printed = done.stdout
         assert "best: ('users', 'alice') drink Alice drinks green tea." in printed
         assert "heavy: ['dog']" in printed and "dog: None" in printed
 
 
 @pytest.mark.slow
-def test_langchain_agent_knows_on_tuesday(tmp_path: Path) -> None:
-    printed = run([str(ROOT / "examples" / "langchain_agent.py")], tmp_path)
-    assert "- user: My favourite colour is teal." in printed
+def test_langchain_agent_knows_on_tuesday(tmp_path: Path, program: Program) -> None:
+    done = program(ROOT / "examples" / "langchain_agent.py", folder=tmp_path)
+    assert done.returncode == 0 and "- user: My favourite colour is teal." in done.stdout, done.stderr[-3000:]
 
 
 def test_there_are_snippets() -> None:
