@@ -20,7 +20,8 @@ from deltamem_agents import __version__, terminal, tiny
 from deltamem_agents.engine import failures
 from deltamem_agents.errors import ConfigError, MissingExtraError, StoreError
 from deltamem_agents.recall import default_embedder
-from deltamem_agents.store import masked, versions
+from deltamem_agents.store import Backlog, masked, versions
+from deltamem_agents.store.backlog import count
 from deltamem_agents.store.database import open_database, reopen_immutable
 from deltamem_kernels import explain_backend
 from deltamem_kernels.cpu import compiled
@@ -55,11 +56,15 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseFacts:
-    """A database that was asked about. ``error`` is None if it can be used, ``version`` None if it has no tables."""
+    """A database that was asked about. ``error`` is None if it can be used, ``version`` None if it has no tables.
+
+    ``backlog`` is what the next recalls will fold, index and embed; None where it was not counted.
+    """
 
     url: str
     version: str | None
     error: str | None
+    backlog: Backlog | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +120,13 @@ class Checkup:
             version = self.database.version
             tables = "no tables yet" if version is None else f"tables of version {version}"
             rows.append(("database", f"{self.database.url}: {'cannot be used' if self.database.error else tables}"))
+            if (backlog := self.database.backlog) is not None:
+                unfolded = f"{terminal.counted(backlog.unfolded, 'message')} not folded"
+                unindexed = f"{terminal.counted(backlog.unindexed, 'message')} not indexed"
+                unembedded = f"{terminal.counted(backlog.unembedded, 'record')} without embedding"
+                rows.append(
+                    ("backlog", f"{unfolded}, {unindexed}, {unembedded}; the next recall of each agent does it")
+                )
         console.print(terminal.table(("memory", ""), rows))
         console.print()
         if not self.problems:
@@ -146,6 +158,13 @@ def check_up(url: str | None = None, schema: str | None = None) -> Checkup:
             Problem(
                 f"the bundled model in {tiny.FOLDER} lacks {', '.join(missing_files)}",
                 f"install {DISTRIBUTION} again, or give --backbone",
+            )
+        )
+    if database is not None and database.backlog is not None and database.backlog.unindexed:
+        problems.append(
+            Problem(
+                f"full text does not find {terminal.counted(database.backlog.unindexed, 'message')} of {database.url}",
+                "bring the database up to date with 'deltamem db upgrade', or restore it from an export",
             )
         )
     if database is not None and database.error is not None:
@@ -285,8 +304,10 @@ def _database(url: str, schema: str | None) -> DatabaseFacts:
             except StoreError as error:
                 database = reopen_immutable(database, error)
                 version = versions.current(database)
+            backlog = None
             if version == versions.LATEST:
                 damage = versions.damage(database)
+                backlog = None if damage else database.read(lambda connection: count(connection, None, None))
         finally:
             database.close()
     except (ConfigError, MissingExtraError, StoreError) as error:
@@ -295,4 +316,4 @@ def _database(url: str, schema: str | None) -> DatabaseFacts:
         return DatabaseFacts(name, version, versions.mismatch(name, version))
     if damage:
         return DatabaseFacts(name, version, f"{name} is damaged: {damage[0]}; 'deltamem db check' tells all")
-    return DatabaseFacts(name, version, None)
+    return DatabaseFacts(name, version, None, backlog)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from deltamem_agents.core import State, state_norm
 from deltamem_agents.engine import Cancellation, Generation, Sampling, StateKey
-from deltamem_agents.errors import ConfigError
+from deltamem_agents.errors import ClosedError, ConfigError, InertAdapterError, StateMismatchError
 from deltamem_agents.memory.answering import Answer, ask
 from deltamem_agents.memory.folding import Folded, under
 from deltamem_agents.memory.history import History
@@ -43,6 +43,8 @@ from deltamem_agents.store import check_messages
 
 Messages = Sequence[Mapping[str, Any]]
 
+NAMED = 100  # ids, at most, that the note on an interrupt names
+
 
 class _Ready(NamedTuple):
     """What a reply is generated from: prompt, state and its key; and what goes into the report."""
@@ -59,7 +61,12 @@ class AgentMemory(History):
     """
 
     def write(self, messages: Messages, session: str = "default", *, wait: bool = True) -> list[str]:
-        """Journal messages and fold them into the state.
+        """Journal messages, then fold them into the state and index them.
+
+        The ids are returned once the messages are durable, whatever comes of folding and indexing: a failure there is
+        noted in `DeltaMem.stats`, logged once, and made up for by the next recall. What raises has journalled nothing,
+        but for an interrupt (Ctrl-C) while folding, whose notes name what is durable. A recall finds the messages by
+        their words at once, in every process.
 
         Args:
             messages: Mappings with ``role`` (system, user, assistant, tool) and ``content`` (text, or a list of
@@ -67,8 +74,8 @@ class AgentMemory(History):
                 the session knows is passed over with the same text, with another text it replaces the old message;
                 another session's message of that id is another one.
             session: The conversation they belong to.
-            wait: Whether to return after folding and indexing, or as soon as the messages are durable; the rest is
-                then done in the background, or by the next recall, whichever comes first.
+            wait: Whether to return after folding and indexing, done or failed, or as soon as the messages are durable;
+                the rest is then done in the background, or by the next recall, whichever comes first.
 
         Returns:
             Their ids, in order.
@@ -77,13 +84,22 @@ class AgentMemory(History):
             InvalidMessageError: A message is empty, not text, or of an unknown role; none was written.
             InvalidAgentError: The session id is not one.
             StoreError: The database could not be written; nothing was.
+            ClosedError: The memory was closed; nothing was written.
         """
         self._mem.check_open()
         ids = self._mem.store.append(self.id, messages, session)
-        if wait:
-            self._settle()
-        else:
-            self._mem.behind(self.id, self._settle)
+        try:
+            if wait:
+                self._mem.background.now(self.id)
+            else:
+                self._mem.background.later(self.id)
+        except BaseException as interrupt:  # Ctrl-C; all else is noted
+            interrupt.add_note(
+                f"{len(ids)} messages of agent {self.id!r} in session {session!r} are journalled, so do not write them "
+                f"again; the next recall folds them. Their ids: {', '.join(ids[:NAMED])}"
+                f"{', …' if len(ids) > NAMED else ''}"
+            )
+            raise
         return ids
 
     def recall(
@@ -119,6 +135,10 @@ class AgentMemory(History):
         Raises:
             ConfigError: Unknown mode, k or budget out of range, or a query that is not text.
             ContextLengthError: Query and records do not fit the backbone's window.
+            StateMismatchError: The stored state is damaged, and the mode reads it.
+
+        Where the embedder fails, records are found by words; where the state cannot be folded, mode "hybrid" answers
+        from the records: ``notes`` say so.
         """
         started = time.perf_counter()
         chosen, way = check_mode(mode), check_handover(handover)
@@ -129,11 +149,12 @@ class AgentMemory(History):
         if not self._mem.store.knows(self.id):
             return Recall(notes=self._mem.notes if chosen != "state" else ())
         narrowed = {"session": session, "since": since, "until": until, "metadata": metadata}
-        records = [] if chosen == "state" else self._retrieve(query, k, budget, narrowed)
+        notes = list(self._mem.notes) if chosen != "state" else []
+        records = [] if chosen == "state" else self._retrieve(query, k, budget, narrowed, notes.append)
         text = _text(records, way)
         answer, folded = None, None
         if generate and query.strip():
-            folded = None if chosen == "vector" else self._mem.folder.current(self.id)
+            folded = self._state_for(chosen, notes)
             scratch = preload(self._mem.engine, None, records) if records and way != "context" else None
             answer = ask(self._mem.engine, query, text, folded, scratch)
         if lean and answer is not None and answer.source == "both":
@@ -148,7 +169,7 @@ class AgentMemory(History):
             source=answer.source if answer else "neither",
             confidence=answer.confidence if answer else 0.0,
             usage=self._usage(started, text, answer, folded),
-            notes=self._mem.notes if chosen != "state" else (),
+            notes=tuple(notes),
         )
 
     def generate(
@@ -290,13 +311,10 @@ class AgentMemory(History):
     arecall = twin(recall)
     agenerate = twin(generate)
 
-    def _settle(self) -> None:
-        """Do now what the next recall would have to: fold, and embed what is new."""
-        self._mem.folder.current(self.id)
-        self._mem.retriever.embed_missing(self.id)
-
-    def _retrieve(self, query: str, k: int, budget: int | None, narrowed: Mapping[str, Any]) -> list[Record]:
-        records = self._mem.retriever.search(self.id, query, k, **narrowed)
+    def _retrieve(
+        self, query: str, k: int, budget: int | None, narrowed: Mapping[str, Any], tell: Callable[[str], None]
+    ) -> list[Record]:
+        records = self._mem.retriever.search(self.id, query, k, **narrowed, tell=tell)
         return records if budget is None else within_budget(records, budget, self._mem.engine.count)
 
     def _hinted(self, text: str, hint: str, budget: int | None) -> str:
@@ -327,13 +345,37 @@ class AgentMemory(History):
         prompt = render(plain)
         if room is not None and len(prompt) > room:
             prompt = render(newest_that_fit(plain, lambda chosen: len(render(chosen)) <= room))
-        folded = None if mode == "vector" else self._mem.folder.current(self.id)
+        notes = list(recalled.notes)
+        folded = self._state_for(check_mode(mode), notes)
+        recalled = replace(recalled, notes=tuple(notes))
         if folded is not None and recalled.records and self._is_full(folded):
             folded = None
         state, key = under(folded)
         if recalled.records and way != "context":
             state, key = preload(self._mem.engine, state, recalled.records), None
         return _Ready((prompt, state, key), folded, recalled)
+
+    def _state_for(self, mode: Mode, notes: list[str]) -> Folded | None:
+        """The state that a mode reads; none in mode "hybrid" where it cannot be folded, and then a note says why.
+
+        Raises:
+            StateMismatchError, InertAdapterError: The stored state or the adapter is damaged, and the mode reads it.
+            Exception: It cannot be folded, in mode "state".
+        """
+        if mode == "vector":
+            return None
+        try:
+            folded = self._mem.folder.current(self.id)
+        except (StateMismatchError, InertAdapterError, ClosedError):
+            raise
+        except Exception as error:  # whatever a model, a device or a database may raise
+            told = self._mem.failures.failed("folding", self.id, error)
+            if mode == "state":
+                raise
+            notes.append(f"without the state, which could not be folded: {told}")
+            return None
+        self._mem.failures.succeeded("folding", self.id)
+        return folded
 
     def _is_full(self, folded: Folded) -> bool:
         """Whether a state holds more than it can tell apart, so that records are better read without it."""

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from deltamem_agents.engine import HOT_BYTES, Engine, Limits, load, release, shared, stamp
 from deltamem_agents.errors import ClosedError
+from deltamem_agents.failures import Failures
 from deltamem_agents.memory.agent import AgentMemory
+from deltamem_agents.memory.background import CLOSE_SECONDS, Background, CallPool
 from deltamem_agents.memory.folding import Folder
 from deltamem_agents.memory.opened import register
+from deltamem_agents.memory.results import MemoryStats
 from deltamem_agents.memory.twins import twin
 from deltamem_agents.processes import check_process
 from deltamem_agents.recall import AnyEmbedder, Embedder, Reindexed, Retriever, choose_embedder, split_text
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
     from deltamem_agents.core import Adapter
 
-log = logging.getLogger(__name__)
-
 CALLS = 8  # blocking calls of async twins at once; the model itself runs in a thread of its own
 
 
@@ -38,13 +37,14 @@ class DeltaMem:
         self.engine = engine
         self.store = store
         self.notes = notes
-        self.folder = Folder(store, engine)
-        self.retriever = Retriever(store, embedder)
-        self._pool = ThreadPoolExecutor(CALLS, thread_name_prefix="deltamem-call")
         self._process = os.getpid()
         self._closed = False
-        self._behind: set[str] = set()
         self._lock = threading.Lock()
+        self.failures = Failures()
+        self.folder = Folder(store, engine, self._is_closed)
+        self.retriever = Retriever(store, embedder, failures=self.failures, stopping=self._is_closed)
+        self.background = Background(self.folder, self.retriever, self.failures, self._is_closed)
+        self._pool = CallPool(CALLS)
         register(self)
 
     @classmethod
@@ -95,6 +95,8 @@ class DeltaMem:
         A process that was forked opens one of its own: one that its parent opened raises ForkedError there.
         """
         chosen, note = choose_embedder(embedder)
+        if chosen is not None and isinstance(embedder, str | Path):
+            _ = chosen.dim  # loads it: one that cannot be is refused before anything is journalled
         # The model first: a database is made only when everything else is there.
         options: dict[str, Any] = {
             "device": device,
@@ -120,7 +122,7 @@ class DeltaMem:
         return cls(running, store, chosen, (note,) if note else ())
 
     @property
-    def pool(self) -> ThreadPoolExecutor:
+    def pool(self) -> CallPool:
         """Where async twins run, and what is done in the background.
 
         Raises:
@@ -198,16 +200,42 @@ class DeltaMem:
         agents = [each.id for each in self.store.agents()] if agent is None else [agent]
         return {each: self.retriever.reindex(each, prune=prune, progress=progress) for each in agents}
 
+    def stats(self) -> MemoryStats:
+        """What the engine does, what has failed since this was opened, and what there is left to fold and to index.
+
+        Counts in the whole database, so ask now and then, not at each call.
+
+        Raises:
+            StoreError: The database cannot be read.
+        """
+        self.check_open()
+        return MemoryStats(
+            engine=self.engine.stats(),
+            folding=self.failures.stats("folding"),
+            embedding=self.failures.stats("embedding"),
+            refused=self.retriever.refused,
+            waiting=self.background.waiting,
+            backlog=self.store.backlog(self.engine.fingerprint, self.retriever.model),
+        )
+
     def close(self) -> None:
         """Finish the calls under way and close everything; calling it again does nothing.
 
-        Nor does calling it in a process that was forked meanwhile: what is open belongs to the parent.
+        What is journalled stays journalled. Nothing more is folded or embedded: what is waiting is dropped, what is
+        under way stops at its next step, and the next recall after opening does the rest. Other calls under way are
+        waited for, ten seconds at most; what then still runs fails with ClosedError. In a process that was forked
+        meanwhile it does nothing: what is open belongs to the parent.
         """
-        if self._closed or self._process != os.getpid():
+        if self._process != os.getpid():
             return
-        self._closed = True
-        self._pool.shutdown(wait=True)
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self.background.close(CLOSE_SECONDS)
+        self._pool.close(CLOSE_SECONDS)
         release(self.engine)
+        self.retriever.close()
         self.store.close()
 
     def __enter__(self) -> Self:
@@ -221,6 +249,7 @@ class DeltaMem:
     aexport = twin(export)
     aimport_ = twin(import_)
     areindex = twin(reindex)
+    astats = twin(stats)
 
     async def aclose(self) -> None:
         """Async twin of `close`; never blocks the event loop."""
@@ -245,25 +274,5 @@ class DeltaMem:
         if self._closed:
             raise ClosedError("this DeltaMem was closed; open it again with DeltaMem.open")
 
-    def behind(self, agent: str, catch_up: Callable[[], None]) -> None:
-        """Bring an agent's state up to its journal in the background, once for all that was written meanwhile.
-
-        A failure is logged, and met again by the next recall, which would do the same.
-        """
-
-        def run() -> None:
-            with self._lock:
-                self._behind.discard(agent)  # what is written from here on needs another run
-            catch_up()
-
-        with self._lock:
-            if agent in self._behind:
-                return
-            self._behind.add(agent)
-        self.pool.submit(run).add_done_callback(_report)
-
-
-def _report(future: Future[None]) -> None:
-    error = future.exception()
-    if error is not None:
-        log.warning("folding in the background failed, the next recall tries again: %s", error)
+    def _is_closed(self) -> bool:
+        return self._closed

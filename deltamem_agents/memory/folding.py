@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
+import time
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import uuid4
 
 from deltamem_agents.core import State
 from deltamem_agents.engine import AgentKey, Engine, Segment, StateKey, cut
-from deltamem_agents.errors import StoreError, UnknownAgentError
+from deltamem_agents.errors import ClosedError, StoreError, UnknownAgentError
 from deltamem_agents.store import Revision, Store, Tail
 from deltamem_agents.store.codec import decode, encode
 
 log = logging.getLogger(__name__)
 
-_LOCKS = 64  # agents share them by hash; two agents on one lock only wait for one another
+PIECE = 4  # segments folded between two looks at whether to go on
+STORE_EVERY = 2.0  # seconds of folding after which the state so far is stored
+PARTIALS = 64  # agents whose interrupted folds are held
+POLL = 0.2  # seconds between two such looks while a piece is folded
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,24 +47,56 @@ def under(folded: Folded | None) -> tuple[State | None, StateKey | None]:
     return (None, None) if folded is None else (folded.state, folded.key)
 
 
-class Folder:
-    """Folds journals of one store with one engine. Threads that ask for one agent at once fold it once."""
+@dataclass(frozen=True, slots=True)
+class _Partial:
+    """How far a fold had come that was interrupted within a message, where nothing can be stored.
 
-    def __init__(self, store: Store, engine: Engine) -> None:
+    Args:
+        start: The position it began after.
+        ids: Tokens of the segments that were folded, as a hash.
+        count: How many segments.
+    """
+
+    history: AgentKey
+    start: int
+    ids: bytes
+    count: int
+    state: State
+
+
+class Folder:
+    """Folds journals of one store with one engine. Threads that ask for one agent at once fold it once.
+
+    Args:
+        stopping: Whether no further piece of a journal is to be folded.
+    """
+
+    def __init__(self, store: Store, engine: Engine, stopping: Callable[[], bool] = lambda: False) -> None:
         self._store = store
         self._engine = engine
+        self._stopping = stopping
         self._owner = uuid4().hex  # tells this database's agents from those of others that share the engine
-        self._locks = [threading.Lock() for _ in range(_LOCKS)]
+        self._locks: dict[str, tuple[threading.Lock, int]] = {}  # and how many threads hold it or wait for it
+        self._locks_lock = threading.Lock()
+        self._partial: OrderedDict[str, _Partial] = OrderedDict()
 
-    def current(self, agent: str) -> Folded | None:
+    def current(self, agent: str, *, stopping: Callable[[], bool] | None = None) -> Folded | None:
         """The state of an agent's whole live journal; None for an unknown agent.
+
+        A long journal is folded piece by piece, and the states between pieces are stored: whoever is interrupted, or
+        fails, leaves less to do.
+
+        Args:
+            stopping: In place of the folder's own.
 
         Raises:
             StateMismatchError: The stored state is damaged; the message says how to fold anew.
             InertAdapterError: The adapter wrote nothing.
+            ClosedError: The memory is being closed.
         """
-        with self._locks[hash(agent) % _LOCKS]:
-            return self._folded(agent, self._store.tail(agent, self._engine.fingerprint), keep=True)
+        with self._turn(agent):
+            tail = self._store.tail(agent, self._engine.fingerprint)
+            return self._folded(agent, tail, keep=True, stopping=stopping or self._stopping)
 
     def at(self, agent: str, position: int) -> Folded | None:
         """The state of the journal as it stood at a position; None for an unknown agent. Stores nothing.
@@ -72,50 +114,99 @@ class Folder:
     def rebuild(self, agent: str) -> Folded | None:
         """Fold an agent's whole journal anew, whatever was stored; None for an unknown agent."""
         self.forget(agent)
-        with self._locks[hash(agent) % _LOCKS]:
+        with self._turn(agent):
             self._store.drop_revisions(agent)
         return self.current(agent)
 
     def forget(self, agent: str) -> None:
         """Drop what is held of an agent in memory."""
         self._engine.forget(self._owner, agent)
+        self._partial.pop(agent, None)
 
-    def _folded(self, agent: str, tail: Tail | None, *, keep: bool) -> Folded | None:
+    @contextmanager
+    def _turn(self, agent: str) -> Iterator[None]:
+        """Wait for whoever folds the same agent."""
+        with self._locks_lock:
+            lock, users = self._locks.get(agent, (threading.Lock(), 0))
+            self._locks[agent] = lock, users + 1
+        try:
+            with lock:
+                yield
+        finally:
+            with self._locks_lock:
+                users = self._locks[agent][1] - 1
+                if users:
+                    self._locks[agent] = lock, users
+                else:
+                    del self._locks[agent]
+
+    def _folded(
+        self, agent: str, tail: Tail | None, *, keep: bool, stopping: Callable[[], bool] | None = None
+    ) -> Folded | None:
         """The state a tail comes to; to keep is to store it, and to hold the open segment hot."""
         if tail is None:
             return None
         history = AgentKey(self._owner, agent, tail.epoch)
         if tail.newest is not None and not tail.entries:
             return Folded(self._decoded(agent, tail.newest), tail.position, history)
-        before, segments, states = self._fold(agent, tail, open_for=history if keep else None)
-        if keep:
-            self._save(agent, tail, segments, states)
-        return Folded(states[-1] if states else before, tail.position, history)
-
-    def _fold(self, agent: str, tail: Tail, open_for: AgentKey | None) -> tuple[State, list[Segment], list[State]]:
-        """The state before the tail, its segments, and the state after each."""
         start = tail.base.position if tail.base else 0
-        before = self._decoded(agent, tail.base) if tail.base else self._engine.zero_state()
+        state = self._decoded(agent, tail.base) if tail.base else self._engine.zero_state()
         readable = [entry for entry in tail.entries if entry.text]
         segments = list(cut(readable, self._engine.rendering, self._engine.config.write_length, after=start))
-        return before, segments, self._engine.fold(before, segments, open_for=open_for).result()
+        fold = _Fold(history, start, segments, state)
+        if keep:
+            fold.resume(self._partial.pop(agent, None))
+        stored = time.monotonic()
+        try:
+            while fold.left:
+                piece = fold.left[:PIECE]
+                fold.advance(self._run(fold.state, piece, history if keep else None, stopping or self._stopping))
+                if keep and fold.left and time.monotonic() - stored > STORE_EVERY:
+                    self._save(agent, tail, fold, last=False)
+                    stored = time.monotonic()
+        except BaseException:
+            if keep and fold.done:
+                self._partial[agent] = fold.partial()
+                if len(self._partial) > PARTIALS:
+                    self._partial.popitem(last=False)
+                self._save(agent, tail, fold, last=False)
+            raise
+        if keep:
+            self._save(agent, tail, fold, last=True)
+        return Folded(fold.state, tail.position, history)
 
     def _decoded(self, agent: str, revision: Revision) -> State:
         state = decode(revision.state)
         self._engine.check(state, agent)  # it may fit its checksum, and be another's
         return state
 
-    def _save(self, agent: str, tail: Tail, segments: list[Segment], states: list[State]) -> None:
-        """Store the states at the start of the segment that is still open, and at the end of the journal."""
-        opened = max((i for i, segment in enumerate(segments) if segment.start >= 0), default=None)
-        if opened is None:
-            return
-        start = tail.base.position if tail.base else 0
-        boundary = segments[opened].start
+    def _run(
+        self, state: State, segments: Sequence[Segment], open_for: AgentKey | None, stopping: Callable[[], bool]
+    ) -> list[State]:
+        """The state after each segment.
+
+        Raises:
+            ClosedError: It is time to stop.
+        """
+        if stopping():
+            raise ClosedError("this DeltaMem is being closed; what is not folded yet is when it is opened again")
+        future = self._engine.fold(state, segments, open_for=open_for)
+        while not wait((future,), timeout=POLL).done:
+            if stopping():
+                future.cancel()
+                raise ClosedError("this DeltaMem is being closed; what is not folded yet is when it is opened again")
+        return future.result()
+
+    def _save(self, agent: str, tail: Tail, fold: _Fold, *, last: bool) -> None:
+        """Store the state at the newest start of a segment, and at the end of the journal where that is reached."""
+        boundary = fold.boundary()
         try:
-            if opened > 0 and boundary > start:
-                self._commit(agent, tail.epoch, boundary, states[opened - 1], after=start)
-            self._commit(agent, tail.epoch, tail.position, states[-1], after=boundary)
+            if boundary is not None:
+                position, state = boundary
+                self._commit(agent, tail.epoch, position, state, after=fold.stored)
+                fold.stored = position
+            if last and fold.begun:
+                self._commit(agent, tail.epoch, tail.position, fold.state, after=fold.stored)
         except UnknownAgentError:
             log.debug("agent %r was deleted while its journal was folded", agent)
         except StoreError as error:
@@ -125,3 +216,60 @@ class Folder:
     def _commit(self, agent: str, epoch: int, position: int, state: State, *, after: int) -> None:
         revision = Revision(position=position, epoch=epoch, fingerprint=self._engine.fingerprint, state=encode(state))
         self._store.commit(agent, revision, after=after)
+
+
+class _Fold:
+    """Segments on their way into a state.
+
+    Args:
+        start: The position before the first of them.
+    """
+
+    def __init__(self, history: AgentKey, start: int, segments: Sequence[Segment], state: State) -> None:
+        self.state = state
+        self.done = 0
+        self.stored = start
+        self._history = history
+        self._start = start
+        self._segments = segments
+        self._boundary: tuple[int, State] | None = None
+
+    @property
+    def left(self) -> Sequence[Segment]:
+        """What is not folded yet."""
+        return self._segments[self.done :]
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is anything to store: a segment that begins with a message."""
+        return any(each.start >= 0 for each in self._segments)
+
+    def advance(self, states: Sequence[State]) -> None:
+        """Take the states after the next segments."""
+        for state in states:
+            self.done, self.state = self.done + 1, state
+            following = self._segments[self.done].start if self.done < len(self._segments) else -1
+            if following > self.stored:
+                self._boundary = following, state
+
+    def boundary(self) -> tuple[int, State] | None:
+        """Position and state at the newest start of a segment that was come to and not given before."""
+        found, self._boundary = self._boundary, None
+        return found
+
+    def partial(self) -> _Partial:
+        """How far it has come."""
+        return _Partial(self._history, self._start, self._ids(self.done), self.done, self.state)
+
+    def resume(self, partial: _Partial | None) -> None:
+        """Go on from where an earlier one of the same journal was interrupted."""
+        if partial is None or (partial.history, partial.start) != (self._history, self._start):
+            return
+        if partial.count < len(self._segments) and partial.ids == self._ids(partial.count):
+            self.done, self.state = partial.count, partial.state
+
+    def _ids(self, count: int) -> bytes:
+        digest = hashlib.blake2b(digest_size=16)
+        for segment in self._segments[:count]:
+            digest.update(array("q", [len(segment.ids), *segment.ids]).tobytes())
+        return digest.digest()

@@ -269,11 +269,15 @@ class History:
         )
 
     def _folded_after_erasing(self) -> Folded | None:
-        """The state of what is left. A damaged one must not keep the receipt from whoever asked for it."""
+        """The state of what is left; None where it cannot be folded. The receipt is given in any case."""
         try:
-            return self._mem.folder.current(self.id)
-        except (StateMismatchError, StoreError):
-            return self._mem.folder.rebuild(self.id)
+            try:
+                return self._mem.folder.current(self.id)
+            except (StateMismatchError, StoreError):
+                return self._mem.folder.rebuild(self.id)
+        except Exception as error:  # whatever a model, a device or a database may raise
+            self._mem.failures.failed("folding", self.id, error)
+            return None
 
     def _purge(self) -> str | None:
         """As `Store.purge`; what is erased by now must not go without its receipt."""

@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Literal, get_args
 
+from deltamem_agents.engine import Stats
 from deltamem_agents.errors import ConfigError
+from deltamem_agents.failures import FailureStats
 from deltamem_agents.recall import Record
-from deltamem_agents.store import Entry
+from deltamem_agents.store import Backlog, Entry
 
 Mode = Literal["state", "vector", "hybrid"]
 Handover = Literal["context", "preload", "both"]
@@ -186,3 +188,32 @@ class Health:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self) | {"folded_at": self.folded_at.isoformat() if self.folded_at else None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryStats:
+    """How an open memory does; see `DeltaMem.stats`.
+
+    Args:
+        engine: Of the backbone's engine, which several memories of a process may share.
+        folding: Failures to fold a journal, since the memory was opened.
+        embedding: Failures to embed records or queries, or to store embeddings.
+        refused: Texts that the embedder refuses while it takes others; `DeltaMem.reindex` tries them again.
+        waiting: Agents that wait to be folded and embedded in the background.
+        backlog: What the database holds that is not folded or not indexed yet.
+    """
+
+    engine: Stats
+    folding: FailureStats
+    embedding: FailureStats
+    refused: int
+    waiting: int
+    backlog: Backlog
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        found = asdict(self)
+        for kind in ("folding", "embedding"):
+            at = found[kind]["last_at"]
+            found[kind]["last_at"] = at.isoformat() if at else None
+        return found

@@ -11,17 +11,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deltamem_agents.errors import StoreError
+from deltamem_agents.errors import EmbedderError, StoreError
+from deltamem_agents.recall.embedding import Embeddings
 from deltamem_agents.recall.fusion import REACH
 from deltamem_agents.recall.lexical import query_terms
-from deltamem_agents.recall.protocols import Embedder, IndexedRecord, RecordIndex
-from deltamem_agents.recall.snapshot import Scope, Snapshot, joined
+from deltamem_agents.recall.protocols import IndexedRecord, RecordIndex
+from deltamem_agents.recall.snapshot import Scope, Snapshot, joined, placed
 from deltamem_agents.recall.words import Postings, looked_for, text_terms
 
 if TYPE_CHECKING:
@@ -73,15 +74,13 @@ class LargeAgents:
     """Searches through the index. Safe to share among threads.
 
     Args:
-        embed_missing: Embeds an agent's records beyond a position that have no embedding.
+        embeddings: None searches by full text alone.
     """
 
-    def __init__(
-        self, index: RecordIndex, embedder: Embedder | None, embed_missing: Callable[[str, int], object]
-    ) -> None:
+    def __init__(self, index: RecordIndex, embeddings: Embeddings | None) -> None:
         self._index = index
-        self._embedder = embedder
-        self._embed_missing = embed_missing
+        self._embeddings = embeddings
+        self._embedder = embeddings.embedder if embeddings else None
         self._samples: OrderedDict[str, Sample] = OrderedDict()
         self._prepared: dict[str, Prepared] = {}
         self._lock = threading.Lock()
@@ -92,29 +91,43 @@ class LargeAgents:
             self._samples.pop(agent, None)
             self._prepared.pop(agent, None)
 
+    def clear(self) -> None:
+        """Drop everything."""
+        with self._lock:
+            self._samples.clear()
+            self._prepared.clear()
+
     def knows(self, agent: str, epoch: int) -> bool:
         """Whether an agent was large in this epoch, and so still is."""
         with self._lock:
             done = self._prepared.get(agent)
         return done is not None and done.version[0] == epoch
 
-    def prepare(self, agent: str, version: tuple[int, int]) -> None:
-        """Embed what has no embedding, and index what is not indexed. A read-only index is searched as it is."""
+    def prepare(self, agent: str, version: tuple[int, int]) -> EmbedderError | None:
+        """Embed what has no embedding, and index what is not indexed. A read-only index is searched as it is.
+
+        Returns:
+            Why something has no embedding yet; the next search tries again.
+        """
         with self._lock:
             done = self._prepared.get(agent)
         if done is not None and done.version == version:
-            return
+            return None
+        down: EmbedderError | None = None
         embedded = done.embedded if done is not None and done.version[0] == version[0] else 0
-        if self._embedder is not None:
+        if self._embedder is not None and self._embeddings is not None:
             try:
-                self._embed_missing(agent, embedded)
+                self._embeddings.fill(agent, after=embedded)
                 if not embedded:
                     self._index.index_vectors(agent, self._embedder.name)
                 embedded = version[1]
             except StoreError as error:
                 log.warning("agent %r is searched without what is not embedded or not indexed: %s", agent, error)
+            except EmbedderError as error:
+                down = error
         with self._lock:
-            self._prepared[agent] = Prepared(version, embedded)
+            self._prepared[agent] = Prepared((version[0], 0) if down else version, embedded)
+        return down
 
     def dimension(self, agent: str, version: tuple[int, int]) -> int | None:
         """Of the vectors that are stored; None where there are none."""
@@ -143,7 +156,7 @@ class LargeAgents:
         vectors = None
         if vector is not None:
             stored = self._vectors(agent, sample, [record for record in records if record.key not in sample.vectors])
-            vectors = np.stack([stored[record.key] for record in records]) if records else None
+            vectors = placed(records, list(stored), list(stored.values()))
         counts = [sample.counts.get(record.key) or Counter(text_terms(record.text)) for record in records]
         words = Postings.counted(counts, looked_for(query))
         snapshot = joined(None, version, records, vectors, words)
@@ -210,11 +223,15 @@ class LargeAgents:
 
     def _vectors(self, agent: str, sample: Sample, records: Sequence[IndexedRecord]) -> dict[int, NDArray[np.float32]]:
         """Vectors of records and of the sample's, by key; one that is not stored is computed."""
-        assert self._embedder is not None
+        assert self._embedder is not None and self._embeddings is not None
         keys, stored = self._index.embeddings_of(agent, self._embedder.name, [record.key for record in records])
         vectors = dict(zip(keys, stored, strict=True))
         missing = [record for record in records if record.key not in vectors]
-        if missing:  # the index is read-only, or they were written just now
-            fresh = self._embedder.embed([record.text for record in missing])
-            vectors |= {record.key: vector for record, vector in zip(missing, fresh, strict=True)}
+        if missing:  # the index is read-only, they were written just now, or the embedder does not take them
+            try:
+                fresh = self._embeddings.vectors([record.text for record in missing])
+            except EmbedderError:
+                fresh = []  # `prepare` has told of it
+            found = zip(missing, fresh, strict=False)
+            vectors |= {record.key: vector for record, vector in found if vector is not None}
         return sample.vectors | vectors

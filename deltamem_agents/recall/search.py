@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import accumulate
@@ -13,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deltamem_agents.errors import ConfigError, EmbedderError, StoreError
+from deltamem_agents.errors import ClosedError, ConfigError, EmbedderError, StoreError
+from deltamem_agents.failures import Failures
 from deltamem_agents.recall.contradiction import newer_first, outdated
+from deltamem_agents.recall.embedding import Embeddings
 from deltamem_agents.recall.fusion import Signals, fuse
 from deltamem_agents.recall.large import LargeAgents
 from deltamem_agents.recall.lexical import speaks_of_self
 from deltamem_agents.recall.protocols import Embedder, IndexedRecord, Record, RecordIndex
 from deltamem_agents.recall.selection import select
-from deltamem_agents.recall.snapshot import Scope, Snapshot, Snapshots, joined
+from deltamem_agents.recall.snapshot import Scope, Snapshot, Snapshots, joined, placed
+from deltamem_agents.recall.words import forget_words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,19 +29,16 @@ if TYPE_CHECKING:
 IN_MEMORY = 50_000  # records of an agent; beyond them it is searched through the index
 POOL = 20  # candidates looked at by their text, or more where k asks for more
 RESEMBLING = 0.25  # cosine; on LoCoMo no evidence among the first 10 is lost by it, nor at 0.4
-EMBED_BATCH = 64  # records embedded at a time
-STORE_EVERY = 0.2  # seconds of embedding that are stored in one transaction, if it is more than one batch
-LISTED = 2_048  # records without an embedding that are looked for at a time
-
-log = logging.getLogger(__name__)
+MOST_ASKED = 1 << 31  # candidates; no agent has as many
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reindexed:
-    """How many records were embedded, and how many embeddings of other models deleted."""
+    """How many records were embedded, how many embeddings of other models deleted, and how many texts were refused."""
 
     embedded: int
     dropped: int
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +62,26 @@ class Retriever:
         index: Where the records are.
         embedder: None searches by full text alone.
         in_memory: Records of an agent up to which all are held in memory, and a search is exact.
+        failures: Where it is noted that the embedder failed.
+        stopping: Whether no further records are to be embedded.
     """
 
-    def __init__(self, index: RecordIndex, embedder: Embedder | None = None, *, in_memory: int = IN_MEMORY) -> None:
+    def __init__(
+        self,
+        index: RecordIndex,
+        embedder: Embedder | None = None,
+        *,
+        in_memory: int = IN_MEMORY,
+        failures: Failures | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._index = index
         self._embedder = embedder
         self._in_memory = in_memory
+        self._failures = failures or Failures()
+        self._embeddings = Embeddings(index, embedder, stopping) if embedder else None
         self._snapshots = Snapshots(index, embedder.name if embedder else None)
-        self._large = LargeAgents(index, embedder, lambda agent, after: self.embed_missing(agent, after=after))
+        self._large = LargeAgents(index, self._embeddings)
 
     def search(
         self,
@@ -85,6 +95,7 @@ class Retriever:
         metadata: Mapping[str, Any] | None = None,
         holds: Callable[[str, Mapping[str, Any]], bool] | None = None,
         weed: bool = True,
+        tell: Callable[[str], None] = lambda note: None,
     ) -> list[Record]:
         """The k records that a query is best answered from, best first; fewer where fewer are found.
 
@@ -98,15 +109,17 @@ class Retriever:
             holds: Only records of messages whose session and metadata it says yes to.
             weed: Whether to hold back what says the same as another, asks, or knows nothing, and to put what a newer
                 record contradicts behind that; see `selection` and `contradiction`.
+            tell: Called with what a user should know of this search, such as that the embedder failed; it then went
+                by words, as far as records or the query have no embedding.
 
         Raises:
             ConfigError: k is not a positive integer, or the query is not text.
-            EmbedderError: The embedder failed, or its vectors do not fit the stored ones.
+            EmbedderError: The embedder's vectors do not fit the stored ones.
             StoreError: The index cannot be read or written.
         """
         scope = Scope(session=session, since=since, until=until, metadata=metadata, holds=holds)
         query = _checked(query, k)
-        candidates = self._candidates(agent, query, scope, max(POOL, 3 * k))
+        candidates = self._candidates(agent, query, scope, max(POOL, 3 * k), tell)
         if candidates is None:
             return []
         snapshot = candidates.snapshot
@@ -137,11 +150,11 @@ class Retriever:
 
         Raises:
             ConfigError: k is not a positive integer, or the query is not text.
-            EmbedderError: The embedder failed, or its vectors do not fit the stored ones.
+            EmbedderError: The embedder's vectors do not fit the stored ones; one that fails leaves words to go by.
             StoreError: The index cannot be read or written.
         """
         query = _checked(query, k)
-        candidates = self._candidates(agent, query, Scope(holds=holds), k)
+        candidates = self._candidates(agent, query, Scope(holds=holds), k, lambda note: None)
         if candidates is None:
             return []
         snapshot = candidates.snapshot
@@ -152,21 +165,31 @@ class Retriever:
         found = self._records(agent, candidates, list(scores))
         return [_record(record, scores[record.key], outdated=False) for record in found]
 
-    def _candidates(self, agent: str, query: str, scope: Scope, count: int) -> _Candidates | None:
+    def _candidates(
+        self, agent: str, query: str, scope: Scope, count: int, tell: Callable[[str], None]
+    ) -> _Candidates | None:
         """The records that a search ranks: all of the agent's, or of a large one those that the index finds."""
+        down: list[EmbedderError] = []
+        count = min(count, MOST_ASKED)
         version = self._index.version(agent) if query.strip() else None
         if version is None:
             return None
         if self._is_large(agent, version):
-            self._large.prepare(agent, version)
-            vector = self._embedded(query, self._large.dimension(agent, version))
+            down += filter(None, [self._large.prepare(agent, version)])
+            vector = self._of_query(agent, query, self._large.dimension(agent, version), down)
             large = self._large.search(agent, version, query, vector, scope, count)
             snapshot, records, allowed = large.snapshot, large.by_key, large.eligible
         else:
-            held = self._snapshot(agent, version)
+            held = self._snapshot(agent, version, down)
             if held is None:
                 return None
-            snapshot, vector, records, allowed = held, None, None, np.ones(len(held), bool)
+            dim = None if held.vectors is None else held.vectors.shape[1]
+            vector = self._of_query(agent, query, dim, down)
+            snapshot, records, allowed = held, None, np.ones(len(held), bool)
+        if down:
+            tell(f"by words: {self._failures.failed('embedding', agent, down[0])}")
+        elif self._embedder is not None:
+            self._failures.succeeded("embedding", agent)
         if not len(snapshot):
             return None
         return _Candidates(snapshot, vector, allowed & snapshot.within(scope), records, count)
@@ -188,42 +211,38 @@ class Retriever:
         Raises:
             EmbedderError: The embedder failed; the batches before are stored.
         """
-        done = 0
-        if self._embedder is None:
-            return done
-        while found := self._index.missing_embeddings(agent, self._embedder.name, LISTED, after=after):
-            if not done and len(found) >= EMBED_BATCH:
-                self._tell_of_change(agent, self._embedder.name)
-            tell = (lambda more, before=done: progress(before + more)) if progress is not None else None
-            for keys, vectors in self._in_batches(self._embedder, found, tell):
-                self._index.put_embeddings(agent, self._embedder.name, keys, vectors)
-                done += len(keys)
-        return done
+        return 0 if self._embeddings is None else self._embeddings.fill(agent, progress, after=after)
 
-    def _in_batches(
-        self, embedder: Embedder, missing: Sequence[tuple[int, str]], tell: Callable[[int], None] | None
-    ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-        """Keys and vectors to be stored: of one call of the embedder, or of as many as are quickly answered."""
-        keys: list[int] = []
-        vectors: list[NDArray[np.float32]] = []
-        began = time.monotonic()
+    def catch_up(self, agent: str) -> None:
+        """As `embed_missing`; that it failed is noted, and the next search tries again.
+
+        Raises:
+            ClosedError: The memory is being closed.
+        """
         try:
-            for start in range(0, len(missing), EMBED_BATCH):
-                batch = missing[start : start + EMBED_BATCH]
-                vectors.append(embedder.embed([text for _, text in batch]))
-                keys += [key for key, _ in batch]
-                if tell is not None:
-                    tell(start + len(batch))
-                if time.monotonic() - began > STORE_EVERY:
-                    ready, (keys, vectors) = (keys, np.concatenate(vectors)), ([], [])
-                    yield ready
-                    began = time.monotonic()
-        except EmbedderError:
-            if keys:
-                yield keys, np.concatenate(vectors)
+            self.embed_missing(agent)
+        except ClosedError:
             raise
-        if keys:
-            yield keys, np.concatenate(vectors)
+        except Exception as error:  # an embedder or a database of the user's choosing
+            self._failures.failed("embedding", agent, error)
+        else:
+            self._failures.succeeded("embedding", agent)
+
+    @property
+    def refused(self) -> int:
+        """How many texts the embedder has refused, and no search tries again."""
+        return 0 if self._embeddings is None else self._embeddings.refused
+
+    @property
+    def model(self) -> str | None:
+        """The name that embeddings are stored under; None without an embedder."""
+        return None if self._embedder is None else self._embedder.name
+
+    def close(self) -> None:
+        """Drop all that is held in memory, words included."""
+        self._snapshots.clear()
+        self._large.clear()
+        forget_words()
 
     def reindex(
         self, agent: str, *, prune: bool = False, progress: Callable[[int, int], None] | None = None
@@ -231,7 +250,7 @@ class Retriever:
         """Embed an agent's records that have no embedding under the present embedder, and index a large agent's.
 
         A search does that by itself, for whoever asks first after a change of embedder has to wait. Interrupted, it
-        goes on where it was.
+        goes on where it was. Texts that the embedder refused are tried once more.
 
         Args:
             prune: Whether to delete the embeddings under other models afterwards.
@@ -242,19 +261,22 @@ class Retriever:
             EmbedderError: The embedder failed; the batches before are stored, and nothing was deleted.
             StoreError: The index cannot be written.
         """
-        if self._embedder is None:
+        if self._embedder is None or self._embeddings is None:
             raise ConfigError("there is no embedder to index with; install deltamem-agents[retrieval], or name one")
+        self._embeddings.forget_refusals()
         missing = len(self._index.missing_embeddings(agent, self._embedder.name, sys.maxsize)) if progress else 0
         embedded = self.embed_missing(agent, (lambda done: progress(done, missing)) if progress else None)
         if self._index.size(agent, self._in_memory + 1) > self._in_memory:
             self._index.index_vectors(agent, self._embedder.name)
         dropped = self._index.drop_embeddings(agent, keep=self._embedder.name) if prune else 0
-        return Reindexed(embedded=embedded, dropped=dropped)
+        self.forget(agent)
+        return Reindexed(embedded=embedded, dropped=dropped, refused=self._embeddings.refused)
 
     def forget(self, agent: str) -> None:
         """Drop what is held of an agent in memory; a search after it reads it anew."""
         self._snapshots.forget(agent)
         self._large.forget(agent)
+        forget_words()
 
     def _is_large(self, agent: str, version: tuple[int, int]) -> bool:
         """Whether an agent has too many records to be held; they are counted where it has changed."""
@@ -265,57 +287,79 @@ class Retriever:
             self._snapshots.forget(agent)
         return large
 
-    def _tell_of_change(self, agent: str, name: str) -> None:
-        """Where many records are to be embedded because the embedder is another, say so."""
-        models = self._index.embedding_models(agent)
-        if models and name not in models:
-            log.warning(
-                "records of agent %r were embedded by %s and are now embedded anew by %r; 'deltamem reindex' does that "
-                "beforehand, for all agents",
-                agent,
-                " and ".join(map(repr, models)),
-                name,
-            )
+    def _snapshot(self, agent: str, version: tuple[int, int], down: list[EmbedderError]) -> Snapshot | None:
+        """The agent's records, embedded as far as can be; a read-only index gets nothing stored, and is searched.
 
-    def _snapshot(self, agent: str, version: tuple[int, int] | None = None) -> Snapshot | None:
-        """The agent's records, all embedded; a read-only index gets nothing stored, and is searched."""
-        try:
-            return self._snapshots.of(agent, self.embed_missing, version)
-        except StoreError:
-            if self._embedder is None:
-                raise
-            unsaved = dict(self._index.missing_embeddings(agent, self._embedder.name, sys.maxsize))
-            return self._unsaved(agent, self._embedder, unsaved)
+        Args:
+            down: Gets the error of an embedder that failed.
+        """
+        unstored: list[StoreError] = []
+        given_up = frozenset[int]()
 
-    def _unsaved(self, agent: str, embedder: Embedder, unsaved: dict[int, str]) -> Snapshot:
+        def prepare(agent: str) -> frozenset[int]:
+            nonlocal given_up
+            try:
+                self.embed_missing(agent)
+            except EmbedderError as error:
+                down.append(error)
+            except StoreError as error:
+                unstored.append(error)
+            if self._embeddings is not None and self._embeddings.refused:
+                missing = self._index.missing_embeddings(agent, self._embeddings.embedder.name, sys.maxsize)
+                given_up = self._embeddings.given_up(missing)
+            return given_up
+
+        snapshot = self._snapshots.of(agent, prepare, version)
+        if unstored and snapshot is not None and self._embeddings is not None and not down:
+            self._failures.failed("embedding", agent, unstored[0])
+            return self._unsaved(agent, self._embeddings, down)
+        return snapshot
+
+    def _unsaved(self, agent: str, embeddings: Embeddings, down: list[EmbedderError]) -> Snapshot:
         """A snapshot with vectors that could not be stored."""
-        keys, stored = self._index.embeddings(agent, embedder.name)
-        fresh = embedder.embed(list(unsaved.values()))
-        vector_of = dict(zip([*keys, *unsaved], [*stored, *fresh], strict=True))
-        records = [record for record in self._index.records(agent) if record.key in vector_of]
-        return joined(None, (0, 0), records, np.stack([vector_of[record.key] for record in records]))
+        name = embeddings.embedder.name
+        missing = self._index.missing_embeddings(agent, name, sys.maxsize)
+        keys, stored = self._index.embeddings(agent, name)
+        vector_of: dict[int, NDArray[np.float32]] = dict(zip(keys, stored, strict=True))
+        try:
+            fresh = embeddings.vectors([text for _, text in missing])
+            vector_of |= {key: each for (key, _), each in zip(missing, fresh, strict=True) if each is not None}
+        except EmbedderError as error:
+            down.append(error)
+        records = self._index.records(agent)
+        return joined(None, (0, 0), records, placed(records, list(vector_of), list(vector_of.values())))
 
-    def _embedded(self, query: str, dim: int | None) -> NDArray[np.float32] | None:
-        """The query's vector [dim]; None where there is no embedder, or there are no vectors to compare it with."""
-        if self._embedder is None or dim is None:
+    def _of_query(
+        self, agent: str, query: str, dim: int | None, down: list[EmbedderError]
+    ) -> NDArray[np.float32] | None:
+        """The query's vector [dim]; None without an embedder that works, or vectors to compare it with.
+
+        Args:
+            down: As `_snapshot`; an embedder that failed just now is not asked again.
+        """
+        if self._embeddings is None or dim is None or down:
             return None
-        embed_query = getattr(self._embedder, "embed_query", None)  # not every embedder tells queries from texts
-        vector: NDArray[np.float32] = self._embedder.embed([query])[0] if embed_query is None else embed_query(query)
+        try:
+            vector = self._embeddings.of_query(query)
+        except EmbedderError as error:
+            down.append(error)
+            return None
         if dim != len(vector):
             raise EmbedderError(
-                f"embedder {self._embedder.name!r} has dimension {len(vector)}, vectors stored under its name have "
-                f"{dim}; give it another name"
+                f"embedder {self._embeddings.embedder.name!r} has dimension {len(vector)}, vectors stored under its "
+                f"name have {dim}; give it another name"
             )
         return vector
 
-    def _signals(self, query: str, snapshot: Snapshot, vector: NDArray[np.float32] | None = None) -> Signals:
+    def _signals(self, query: str, snapshot: Snapshot, vector: NDArray[np.float32] | None) -> Signals:
         meaning = around = None
-        if snapshot.vectors is not None and vector is None:
-            vector = self._embedded(query, snapshot.vectors.shape[1])
-        if snapshot.vectors is not None and vector is not None:
+        if snapshot.vectors is not None and vector is not None and not snapshot.blank.all():
             # Rounded, so that equal texts tie whatever order a BLAS adds in.
             meaning = np.round(snapshot.vectors @ vector, 6)
             around = snapshot.sessions.around(meaning) / snapshot.lengths
+            if snapshot.blank.any():  # nothing is known of these: they are neither near nor far
+                meaning[snapshot.blank] = meaning[~snapshot.blank].mean()
+                around[snapshot.blank] = around[~snapshot.blank].mean()
         return Signals(
             words=snapshot.words.scores(query, snapshot.weights),
             meaning=meaning,
@@ -339,7 +383,7 @@ def _spoken_for(signals: Signals, snapshot: Snapshot) -> NDArray[np.bool_]:
     """Which records share a word with the query or resemble it, or stand beside one that shares a word."""
     found = snapshot.sessions.around(signals.words) > 0
     if signals.meaning is not None and signals.around is not None:
-        found |= (signals.meaning >= RESEMBLING) | (signals.around >= RESEMBLING)
+        found |= ((signals.meaning >= RESEMBLING) | (signals.around >= RESEMBLING)) & ~snapshot.blank
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from deltamem_agents.recall.fusion import REACH, Sessions
 from deltamem_agents.recall.lexical import speaks_of_self
 from deltamem_agents.recall.protocols import IndexedRecord, RecordIndex
-from deltamem_agents.recall.words import Postings
+from deltamem_agents.recall.words import Postings, forget_words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,6 +69,8 @@ class Snapshot:
     vectors: NDArray[np.float32] | None
     sessions: Sessions
     lengths: NDArray[np.float32]  # of the sums of the vectors of a record and its neighbours
+    blank: NDArray[np.bool_]  # which have no vector, or one of zeros
+    pending: frozenset[int] = frozenset()  # keys of records that may get a vector later
     weights: NDArray[np.float32] | None = None  # how many of the agent's records each is for, where not all are held
 
     def __len__(self) -> int:
@@ -111,12 +113,13 @@ class Snapshots:
         self._lock = threading.Lock()
 
     def of(
-        self, agent: str, prepare: Callable[[str], object], version: tuple[int, int] | None = None
+        self, agent: str, prepare: Callable[[str], frozenset[int]], version: tuple[int, int] | None = None
     ) -> Snapshot | None:
         """An agent's records as they are now; None where it is unknown.
 
         Args:
-            prepare: Called first where something was written since: it is to embed what has no embedding.
+            prepare: Called first where something was written since, or has no embedding: it is to embed what it can,
+                and gives the keys of the records that will never have one.
             version: The agent's, where it was asked for just now.
         """
         version = version or self._index.version(agent)
@@ -126,11 +129,26 @@ class Snapshots:
             known = self._kept.get(agent)
             if known is not None:
                 self._kept.move_to_end(agent)
-        if known is None or known.version != version:
-            prepare(agent)
-            grown = known is not None and known.version[0] == version[0] and known.version[1] < version[1]
-            known = self._read(agent, version, known if grown else None)
+        if known is not None and known.version[0] != version[0]:
+            forget_words()  # some of what was said may be erased
+        if known is None or known.version != version or known.pending:
+            given_up = prepare(agent)
+            known = self._still_good(agent, known, version)
+            if known is None or known.version != version:
+                known = self._read(agent, version, known, given_up)
+            elif known.pending & given_up:
+                known = replace(known, pending=known.pending - given_up)
             self._keep(agent, known)
+        return known
+
+    def _still_good(self, agent: str, known: Snapshot | None, version: tuple[int, int]) -> Snapshot | None:
+        """What is held, where it can be used or grown: of this epoch, no newer, and none got a vector meanwhile."""
+        if known is None or known.version[0] != version[0] or known.version[1] > version[1]:
+            return None
+        if known.pending and self._model is not None:
+            embedded, _ = self._index.embeddings_of(agent, self._model, sorted(known.pending))
+            if embedded:
+                return None
         return known
 
     def current(self, agent: str, version: tuple[int, int]) -> bool:
@@ -144,6 +162,11 @@ class Snapshots:
         with self._lock:
             self._kept.pop(agent, None)
 
+    def clear(self) -> None:
+        """Drop everything."""
+        with self._lock:
+            self._kept.clear()
+
     def _keep(self, agent: str, snapshot: Snapshot) -> None:
         with self._lock:
             self._kept[agent] = snapshot
@@ -152,19 +175,33 @@ class Snapshots:
             while total > KEPT_BYTES and len(self._kept) > 1:
                 total -= self._kept.popitem(last=False)[1].bytes
 
-    def _read(self, agent: str, version: tuple[int, int], known: Snapshot | None) -> Snapshot:
+    def _read(self, agent: str, version: tuple[int, int], known: Snapshot | None, given_up: frozenset[int]) -> Snapshot:
         after = known.version[1] if known else 0
         records = self._index.records(agent, after=after)
-        vectors = None
+        vectors, pending = None, frozenset[int]()
         head = max(version[1], max((record.position for record in records), default=0))
         if self._model is not None:
-            keys, vectors = self._index.embeddings(agent, self._model, after=after)
-            place_of = {key: place for place, key in enumerate(keys)}
-            # What came since all were embedded is for the next search.
-            head = min((record.position - 1 for record in records if record.key not in place_of), default=head)
-            records = [record for record in records if record.position <= head]
-            vectors = vectors[[place_of[record.key] for record in records]]
-        return joined(known, (version[0], head), records, vectors)
+            keys, stored = self._index.embeddings(agent, self._model, after=after)
+            vectors = placed(records, keys, stored)
+            pending = frozenset(record.key for record in records) - frozenset(keys) - given_up
+            pending |= known.pending - given_up if known else frozenset()
+        return replace(joined(known, (version[0], head), records, vectors), pending=pending)
+
+
+def placed(
+    records: Sequence[IndexedRecord], keys: Sequence[int], vectors: Sequence[NDArray[np.float32]] | NDArray[np.float32]
+) -> NDArray[np.float32] | None:
+    """Vectors [len(records), dim] of records by key, zeros where there is none; None where there is none at all."""
+    dim = next((len(vector) for vector in vectors), 0)
+    if not dim:
+        return None
+    place_of = {record.key: place for place, record in enumerate(records)}
+    found = [(place_of[key], number) for number, key in enumerate(keys) if key in place_of]
+    result = np.zeros((len(records), dim), np.float32)
+    if found:
+        places, numbers = np.array(found).T
+        result[places] = np.asarray(vectors)[numbers]
+    return result
 
 
 def joined(
@@ -195,8 +232,7 @@ def joined(
         speaker, asks = np.concatenate([known.speaker, speaker]), np.concatenate([known.asks, asks])
         own = np.concatenate([known.own, own])
         written, metadata = np.concatenate([known.written, written]), [*known.metadata, *metadata]
-        if vectors is not None and known.vectors is not None:
-            vectors = np.concatenate([known.vectors, vectors]) if len(vectors) else known.vectors
+        vectors = _grown(known.vectors, vectors, len(known), len(records))
     order = Sessions.from_numbers(session)
     return Snapshot(
         version=version,
@@ -212,8 +248,23 @@ def joined(
         words=words,
         vectors=vectors,
         sessions=order,
-        lengths=_lengths(known.lengths if known else np.zeros(0, np.float32), order, session, vectors),
+        lengths=_lengths(
+            known.lengths if known and known.vectors is not None else np.zeros(0, np.float32), order, session, vectors
+        ),
+        blank=np.zeros(len(keys), bool) if vectors is None else np.logical_not(vectors.any(axis=1)),
     )
+
+
+def _grown(
+    known: NDArray[np.float32] | None, more: NDArray[np.float32] | None, before: int, added: int
+) -> NDArray[np.float32] | None:
+    """Vectors of all records; zeros for those before or added where these have none."""
+    if known is None and more is None:
+        return None
+    dim = known.shape[1] if known is not None else more.shape[1] if more is not None else 0
+    first = np.zeros((before, dim), np.float32) if known is None else known
+    second = np.zeros((added, dim), np.float32) if more is None else more
+    return np.concatenate([first, second]) if len(second) else first
 
 
 def _lengths(

@@ -4,6 +4,7 @@ May import: SQLAlchemy, `deltamem_agents.errors`. Knows nothing of models, adapt
 """
 
 from deltamem_agents.store.archive import Progress
+from deltamem_agents.store.backlog import Backlog
 from deltamem_agents.store.by_id import Described
 from deltamem_agents.store.erasing import Erased, Plan, Selection
 from deltamem_agents.store.journal import AgentInfo
@@ -17,6 +18,7 @@ from deltamem_agents.store.tail import Tail
 
 __all__ = [
     "AgentInfo",
+    "Backlog",
     "Described",
     "Entry",
     "Erased",

@@ -14,6 +14,7 @@ from deltamem_agents.store import (
     archive,
     archive_reading,
     at_once,
+    backlog,
     damage,
     erasing,
     forking,
@@ -24,6 +25,7 @@ from deltamem_agents.store import (
 )
 from deltamem_agents.store import tail as tails
 from deltamem_agents.store.at_once import Append
+from deltamem_agents.store.backlog import Backlog
 from deltamem_agents.store.by_id import ById
 from deltamem_agents.store.database import Database, open_database, reopen_immutable
 from deltamem_agents.store.erasing import Plan, Selection
@@ -390,6 +392,15 @@ class Store(ById):
         """How many states of an agent are stored, how large they are, and where the newest of a fingerprint stands."""
         check_id(agent)
         return self._database.read(lambda connection: revisions.summary(connection, agent, fingerprint))
+
+    def backlog(self, fingerprint: str | None = None, model: str | None = None) -> Backlog:
+        """What there is left to fold, to index and to embed, of all agents.
+
+        Args:
+            fingerprint: Of the states that count; any by default.
+            model: Of the embeddings that count; any by default.
+        """
+        return self._database.read(lambda connection: backlog.count(connection, fingerprint, model))
 
     def drop_revisions(self, agent: str) -> int:
         """Delete an agent's stored states, which the journal can be folded into again.

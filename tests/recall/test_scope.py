@@ -100,8 +100,10 @@ def test_a_record_that_nobody_has_embedded_is_not_lost(store: Store) -> None:
         return done
 
     retriever.embed_missing = late  # type: ignore[method-assign,assignment]
-    assert texts(retriever.search("alice", "apple")) == {"apple one"}
+    assert texts(retriever.search("alice", "apple")) == {"apple one", "apple two"}  # the new one by its words
+    assert len(store.missing_embeddings("alice", "letters", 9)) == 1
     assert texts(retriever.search("alice", "apple")) == {"apple one", "apple two"}
+    assert not store.missing_embeddings("alice", "letters", 9)
 
 
 def test_threads_search_while_others_write(store: Store, retriever: Retriever) -> None:
@@ -131,12 +133,14 @@ def test_the_vectors_in_memory_are_those_of_the_store(store: Store) -> None:
     for number in range(3):
         tell(store, f"apple {number}\n" + "sentence after sentence. " * 100, session=f"s{number % 2}")
         retriever.search("alice", "apple")
-    snapshot = retriever._snapshots.of("alice", lambda agent: None)
+    snapshot = retriever._snapshots.of("alice", lambda agent: frozenset())
     keys, vectors = store.embeddings("alice", "letters")
     assert snapshot is not None and snapshot.vectors is not None and len(snapshot) > 3
     assert snapshot.keys.tolist() == keys and np.array_equal(snapshot.vectors, vectors)
     # A memory that has grown knows of each record's neighbourhood what one that was read at once does.
-    whole = Retriever(store, CallableEmbedder(letters, name="letters"))._snapshots.of("alice", lambda agent: None)
+    whole = Retriever(store, CallableEmbedder(letters, name="letters"))._snapshots.of(
+        "alice", lambda agent: frozenset()
+    )
     assert whole is not None and np.allclose(snapshot.lengths, whole.lengths, rtol=1e-6)
 
 

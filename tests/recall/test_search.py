@@ -130,21 +130,25 @@ def test_records_are_embedded_once_in_batches(store: Store) -> None:
     assert seen == [64, 64, 22, 1, 1, 1]  # the new record once, then the queries
 
 
-def test_an_embedder_that_fails_half_way_resumes(store: Store) -> None:
-    calls = [0]
+def test_an_embedder_that_goes_away_half_way_leaves_words_and_is_gone_on_with(store: Store) -> None:
+    calls, away = [0], True
 
     def embed(texts: list[str]) -> list[list[float]]:
         calls[0] += 1
-        if calls[0] == 2:
+        if away and calls[0] >= 2:
             raise OSError("out of coffee")
         return count_letters(texts)
 
     tell(store, *(f"message {i}" for i in range(100)))
-    retriever = Retriever(store, CallableEmbedder(embed, name="flaky"))
-    with pytest.raises(EmbedderError, match=r"'flaky' failed on 36 texts \(OSError: out of coffee\)"):
-        retriever.search("alice", "message")
+    retriever, notes = Retriever(store, CallableEmbedder(embed, name="flaky")), []
+    assert len(retriever.search("alice", "message 99", tell=notes.append)) == 5
+    assert notes == ["by words: EmbedderError by OSError"]
+    assert retriever.search("alice", "message 99")[0].text == "message 99"
     assert len(store.embeddings("alice", "flaky")[0]) == 64
-    assert len(retriever.search("alice", "message")) == 5
+    with pytest.raises(EmbedderError, match=r"'flaky' failed on 36 texts \(OSError: out of coffee\)"):
+        retriever.reindex("alice")
+    away = False
+    assert len(retriever.search("alice", "message", tell=notes.append)) == 5 and len(notes) == 1
     assert len(store.embeddings("alice", "flaky")[0]) == 100
 
 

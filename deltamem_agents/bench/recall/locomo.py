@@ -132,10 +132,11 @@ def measure(path: Path, embedder: Embedder) -> list[Figure]:
             retriever.embed_missing("a")
             records = store.records("a")
             positions = np.array([record.position for record in records])
-            snapshot = retriever._snapshot("a")
-            assert snapshot is not None
+            snapshot = retriever._snapshot("a", store.version("a") or (0, 0), [])
+            assert snapshot is not None and snapshot.vectors is not None
             for question in questions:
-                signals = retriever._signals(question.text, snapshot)
+                vector = retriever._of_query("a", question.text, snapshot.vectors.shape[1], [])
+                signals = retriever._signals(question.text, snapshot, vector)
                 for name, form in forms().items():
                     order = np.argsort(-form(signals, snapshot.sessions), kind="stable")
                     for first in FIRST:

@@ -1,0 +1,127 @@
+"""Folding and indexing after a write: at once or in the background, never a reason for the write to fail.
+
+What is journalled is durable. Whatever fails here is noted, logged once, and done by the next recall.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
+
+from deltamem_agents.errors import ClosedError
+from deltamem_agents.failures import Failures
+from deltamem_agents.memory.folding import Folder
+from deltamem_agents.recall import Retriever
+
+THREADS = 4  # agents that are caught up with at once
+CLOSE_SECONDS = 10.0  # that closing waits for calls under way
+
+log = logging.getLogger(__name__)
+
+
+class CallPool(ThreadPoolExecutor):
+    """Threads for the blocking calls of async twins; refuses calls by our own error once it is shut down."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads, thread_name_prefix="deltamem-call")
+        self._under_way: set[Future[Any]] = set()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """As `ThreadPoolExecutor.submit`.
+
+        Raises:
+            ClosedError: It was shut down, or the interpreter is ending.
+        """
+        try:
+            future = super().submit(fn, *args, **kwargs)
+        except RuntimeError as error:
+            raise ClosedError(f"this DeltaMem was closed ({error}); open it again with DeltaMem.open") from None
+        self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
+        return future
+
+    def close(self, seconds: float) -> None:
+        """Take no more calls, and wait for those under way, but no longer than so many seconds."""
+        self.shutdown(wait=False)
+        wait(list(self._under_way), timeout=seconds)
+
+
+class Background:
+    """Catches up with what was journalled: folds it and embeds it.
+
+    Args:
+        closing: Whether the memory is being closed.
+    """
+
+    def __init__(self, folder: Folder, retriever: Retriever, failures: Failures, closing: Callable[[], bool]) -> None:
+        self._folder = folder
+        self._retriever = retriever
+        self._failures = failures
+        self._closing = closing
+        self._waiting: deque[str] = deque()
+        self._threads: set[threading.Thread] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def waiting(self) -> int:
+        """Agents that are waiting."""
+        return len(self._waiting)
+
+    def now(self, agent: str, stopping: Callable[[], bool] | None = None) -> None:
+        """Do what the next recall would have to: fold, and embed what is new. Raises no `Exception`."""
+        try:
+            self._folder.current(agent, stopping=stopping)
+        except ClosedError as error:
+            log.debug("folding of agent %r is left to the next recall: %s", agent, error)
+        except Exception as error:  # whatever a model, a device or a database may raise
+            self._failures.failed("folding", agent, error)
+        else:
+            self._failures.succeeded("folding", agent)
+        try:
+            self._retriever.catch_up(agent)
+        except ClosedError as error:
+            log.debug("embedding of agent %r is left to the next recall: %s", agent, error)
+
+    def later(self, agent: str) -> None:
+        """As `now`, in a thread, once for all that was written meanwhile; nothing where the memory is being closed."""
+        with self._lock:
+            if agent in self._waiting or self._stopping():
+                return
+            self._waiting.append(agent)
+            if len(self._threads) >= THREADS:
+                return
+            thread = threading.Thread(target=self._work, name="deltamem-background", daemon=False)
+            self._threads.add(thread)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the interpreter is ending
+            with self._lock:
+                self._threads.discard(thread)
+                self._waiting.clear()
+            log.debug("folding of agent %r is left to the next recall: %s", agent, error)
+
+    def close(self, seconds: float) -> None:
+        """Drop what is waiting, and wait for what is under way, which stops after the step it is at."""
+        with self._lock:
+            self._waiting.clear()
+            threads = [each for each in self._threads if each is not threading.current_thread()]
+        for thread in threads:
+            thread.join(seconds)
+
+    def _stopping(self) -> bool:
+        """Also where the process is ending: nobody waits then for what the next recall does anyway."""
+        return self._closing() or not threading.main_thread().is_alive()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting or self._stopping():
+                    self._waiting.clear()
+                    self._threads.discard(threading.current_thread())
+                    return
+                agent = self._waiting.popleft()  # what is written from here on needs another run
+            self.now(agent, self._stopping)
