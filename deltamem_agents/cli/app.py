@@ -21,7 +21,11 @@ class Commands(TyperGroup):
         """Run the command that was asked for."""
         try:
             return super().invoke(ctx)
-        except (typer.Exit, typer.Abort, typer.BadParameter, KeyboardInterrupt, BrokenPipeError):
+        except KeyboardInterrupt as interrupt:
+            for note in getattr(interrupt, "__notes__", ()):  # what is durable
+                typer.echo(f"\n{terminal.printable(note)}", err=True)
+            raise
+        except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
             raise
         except Exception as error:
             if hasattr(error, "exit_code"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from itertools import chain
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,6 +32,9 @@ from deltamem_agents.cli.options import (
     opened,
 )
 from deltamem_agents.errors import ConfigError, InvalidMessageError
+
+if TYPE_CHECKING:
+    from deltamem_agents.memory import DeltaMem
 
 
 @app.command()
@@ -62,6 +65,7 @@ def write(
     with opened(url, schema, backbone, adapter, device, dtype, embedder) as mem:
         with terminal.progress(f"Folding {terminal.counted(len(messages), 'message')}"):
             ids = mem.agent(agent).write(messages, session)
+        _tell_of_failures(mem)
         if json:
             terminal.print_json({"agent": agent, "session": session, "ids": ids})
         else:
@@ -157,6 +161,15 @@ def chat(
                 for piece in chain([first], pieces):
                     typer.echo(terminal.printable(piece), nl=False)
                 typer.echo()
+
+
+def _tell_of_failures(mem: DeltaMem) -> None:
+    """On stderr: the messages are journalled all the same."""
+    for kind in ("folding", "embedding"):
+        failed = mem.failures.stats(kind)
+        if failed.agents:
+            told = terminal.printable(f"note: {kind} failed, the next recall tries again: {failed.last}")
+            typer.echo(told, err=True)
 
 
 def _check_handover(handover: str, budget: int | None) -> None:

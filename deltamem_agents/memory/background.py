@@ -95,14 +95,13 @@ class Background:
             if len(self._threads) >= THREADS:
                 return
             thread = threading.Thread(target=self._work, name="deltamem-background", daemon=False)
-            self._threads.add(thread)
-        try:
-            thread.start()
-        except RuntimeError as error:  # the interpreter is ending
-            with self._lock:
-                self._threads.discard(thread)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the interpreter is ending
                 self._waiting.clear()
-            log.debug("folding of agent %r is left to the next recall: %s", agent, error)
+                log.debug("folding of agent %r is left to the next recall: %s", agent, error)
+            else:
+                self._threads.add(thread)
 
     def close(self, seconds: float) -> None:
         """Drop what is waiting, and wait for what is under way, which stops after the step it is at."""

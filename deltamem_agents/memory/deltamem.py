@@ -233,6 +233,7 @@ class DeltaMem:
                 return
             self._closed = True
         self.background.close(CLOSE_SECONDS)
+        self.folder.wait(CLOSE_SECONDS)
         self._pool.close(CLOSE_SECONDS)
         release(self.engine)
         self.retriever.close()

@@ -77,7 +77,7 @@ class Folder:
         self._stopping = stopping
         self._owner = uuid4().hex  # tells this database's agents from those of others that share the engine
         self._locks: dict[str, tuple[threading.Lock, int]] = {}  # and how many threads hold it or wait for it
-        self._locks_lock = threading.Lock()
+        self._changed = threading.Condition()  # of the locks
         self._partial: OrderedDict[str, _Partial] = OrderedDict()
 
     def current(self, agent: str, *, stopping: Callable[[], bool] | None = None) -> Folded | None:
@@ -123,22 +123,28 @@ class Folder:
         self._engine.forget(self._owner, agent)
         self._partial.pop(agent, None)
 
+    def wait(self, seconds: float) -> None:
+        """Wait until nobody folds, but no longer than so many seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._locks, seconds)
+
     @contextmanager
     def _turn(self, agent: str) -> Iterator[None]:
         """Wait for whoever folds the same agent."""
-        with self._locks_lock:
+        with self._changed:
             lock, users = self._locks.get(agent, (threading.Lock(), 0))
             self._locks[agent] = lock, users + 1
         try:
             with lock:
                 yield
         finally:
-            with self._locks_lock:
+            with self._changed:
                 users = self._locks[agent][1] - 1
                 if users:
                     self._locks[agent] = lock, users
                 else:
                     del self._locks[agent]
+                    self._changed.notify_all()
 
     def _folded(
         self, agent: str, tail: Tail | None, *, keep: bool, stopping: Callable[[], bool] | None = None
@@ -207,6 +213,8 @@ class Folder:
                 fold.stored = position
             if last and fold.begun:
                 self._commit(agent, tail.epoch, tail.position, fold.state, after=fold.stored)
+        except ClosedError:
+            log.debug("the state of agent %r was folded and not stored: the database was closed", agent)
         except UnknownAgentError:
             log.debug("agent %r was deleted while its journal was folded", agent)
         except StoreError as error:

@@ -130,7 +130,12 @@ def test_database(deltamem, url, tmp_path):
         store.append("alice", [{"role": "user", "content": "hello"}], "s")
     before = (tmp_path / "memory.db").read_bytes()
     done = deltamem("doctor", "--json", env={"DELTAMEM_URL": url})
-    assert done.code == 0 and done.json["database"] == {"url": url, "version": versions.LATEST, "error": None}
+    assert done.code == 0 and done.json["database"] == {
+        "url": url,
+        "version": versions.LATEST,
+        "error": None,
+        "backlog": {"unfolded": 1, "unindexed": 0, "unembedded": 1},
+    }
     assert (tmp_path / "memory.db").read_bytes() == before
 
 
@@ -144,7 +149,12 @@ def test_database_in_a_file_that_cannot_be_written(deltamem, url, tmp_path):
 def test_database_without_tables(deltamem, url, tmp_path):
     (tmp_path / "memory.db").touch()
     done = deltamem("doctor", "--json", "--url", url)
-    assert done.code == 0 and done.json["database"] == {"url": url, "version": None, "error": None}
+    assert done.code == 0 and done.json["database"] == {
+        "url": url,
+        "version": None,
+        "error": None,
+        "backlog": None,
+    }
     assert (tmp_path / "memory.db").stat().st_size == 0
     assert "no tables yet" in " ".join(deltamem("doctor", "--url", url, env={"COLUMNS": "200"}).out.split())
 

@@ -234,8 +234,8 @@ def test_a_fold_that_fails_leaves_nothing_half_run(mem, distance, monkeypatch) -
 
     with monkeypatch.context() as patch:
         patch.setattr(mem.engine._attached, "forward", fail)
-        with pytest.raises(RuntimeError, match="out of memory"):
-            agent.write([more])
+        agent.write([more])  # journalled, whatever folding does
+        assert mem.stats().folding.last == "RuntimeError"
     assert [entry.text for entry in agent.log()] == [first["content"], more["content"]]
     mem.agent("fresh").write([first, more])
     assert distance(agent.state(), mem.agent("fresh").state()) < SAME

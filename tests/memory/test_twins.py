@@ -152,7 +152,7 @@ async def test_errors_come_through(mem) -> None:
 
 @pytest.mark.parametrize("kind", [AgentMemory, DeltaMem])
 def test_every_method_that_visits_the_database_has_a_twin_with_its_arguments(kind) -> None:
-    alone = {"agent", "check_open", "behind", "open", "from_dict", "to_dict"}
+    alone = {"agent", "check_open", "open", "from_dict", "to_dict"}
     names = [name for name, _ in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")]
     plain_names = [
         name for name in names if f"a{name}" in names or not inspect.iscoroutinefunction(getattr(kind, name))
