@@ -19,7 +19,8 @@ from deltamem_agents.store.columns import DamagedValue
 from deltamem_agents.store.dialects import Dialect, dialect_of, engine_for, sqlite
 from deltamem_agents.store.file_locks import file_of, watch
 from deltamem_agents.store.masking import masked, redacted
-from deltamem_agents.store.write_queue import WriteQueue
+from deltamem_agents.store.turns import TurnBusyError, in_turn, transact
+from deltamem_agents.store.write_queue import QueueBusyError, WriteQueue
 
 RETRY_SECONDS = 30.0  # that a database may be gone before a call fails
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # between two tries
@@ -48,7 +49,8 @@ class Database:
     """
 
     def __init__(self, engine: Engine, *, owned: bool, schema: str | None = None) -> None:
-        self.dialect: Dialect = dialect_of(engine)
+        self.dialect: Dialect = dialect_of(engine, owned=owned)
+        self._made = time.monotonic()
         if schema is not None:
             self.dialect.check_schema(engine, schema)
         self.schema = schema
@@ -110,10 +112,13 @@ class Database:
         """
         if self._process != os.getpid():
             return
-        with self.dialect.writing():
+
+        def close() -> None:
             if not self._closed and self._owned:
                 self._engine.dispose()
             self._closed = True
+
+        in_turn(self.dialect.writing(), close)
 
     def read(self, work: Work[T], *, alone: bool = False) -> T:
         """What ``work`` makes of a connection that sees one snapshot of the database.
@@ -126,13 +131,17 @@ class Database:
             StoreError: The database cannot be read.
         """
 
-        def once() -> T:
-            with self.dialect.reading(), self._engine.connect() as connection, connection.begin():
-                if not alone:
-                    self.dialect.begin_read(connection)
-                return work(connection)
+        until = self._busy_until()
 
-        return self._tried(once, "read")
+        def begin(connection: Connection, driver: Any) -> None:
+            self.dialect.wait_until(driver, until)
+            if not alone:
+                self.dialect.begin_read(connection)
+
+        def once() -> T:
+            return transact(self._engine, begin, work, lambda _: None, owned=self._owned)
+
+        return self._tried(lambda: in_turn(self.dialect.reading(), once, until), "read")
 
     def write(self, work: Work[T], *, alone: bool = False) -> T:
         """What ``work`` makes of a connection; all that it writes is stored, or nothing.
@@ -150,20 +159,44 @@ class Database:
         """
 
         check_process(self._process, "store")  # before the queue's lock, which another thread held at the fork
-        if self._queue is not None:
-            return cast(T, self._queue.write(work))
-        return self._transact([work], alone=alone)[0]
+        if self._queue is None:
+            return self._transact([work], self._busy_until(), alone=alone)[0]
+        try:
+            return cast(T, self._queue.write(work, self._busy_until()))
+        except QueueBusyError:
+            raise self._busy("write") from None
 
-    def _transact(self, works: Sequence[Work[T]], *, alone: bool = False) -> list[T]:
-        """Run works in one transaction."""
+    def _transact(self, works: Sequence[Work[T]], until: float | None, *, alone: bool = False) -> list[T]:
+        """Run works in one transaction, for which others are waited for until then."""
+
+        def begin(connection: Connection, driver: Any) -> None:
+            self.dialect.wait_until(driver, until)
+            if not alone:
+                self.dialect.begin_write(connection)
+
+        def work(connection: Connection) -> list[T]:
+            return [each(connection) for each in works]
 
         def once() -> list[T]:
-            with self.dialect.writing(), self._engine.connect() as connection, connection.begin():
-                if not alone:
-                    self.dialect.begin_write(connection)
-                return [work(connection) for work in works]
+            # Where there is no write-ahead log, readers are waited for at the end once more.
+            wait = self.dialect.wait_until
+            return transact(self._engine, begin, work, lambda driver: wait(driver, until), owned=self._owned)
 
-        return self._tried(once, "write")
+        return self._tried(lambda: in_turn(self.dialect.writing(), once, until), "write")
+
+    def _busy_until(self) -> float | None:
+        """When a call that begins now gives up waiting for others; all that opening takes has one such time."""
+        seconds = self.dialect.busy_seconds
+        if seconds is None:
+            return None
+        now = time.monotonic()
+        return now + seconds if self._patience else max(self._made + seconds, now + min(seconds, 1.0))
+
+    def _busy(self, action: str) -> StoreError:
+        return StoreError(
+            f"cannot {action} {self.name}: threads of this process used it for {self.dialect.busy_seconds:.0f} s; "
+            "nothing was changed: try again, or write less at a time"
+        )
 
     def purge(self, *, whole: bool) -> str | None:
         """As `Dialect.purge`.
@@ -191,6 +224,8 @@ class Database:
             try:
                 with self._in_use:
                     return once()
+            except TurnBusyError:
+                raise self._busy(action) from None
             except SQLAlchemyError as error:
                 passing = isinstance(error, DBAPIError) and self.dialect.passing(error)
                 if not passing or time.monotonic() + pause > until:

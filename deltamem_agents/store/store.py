@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -35,6 +34,7 @@ from deltamem_agents.store.messages import Entry, check_id, check_messages
 from deltamem_agents.store.records import Splitter, Words
 from deltamem_agents.store.retention import Retention, check_retention
 from deltamem_agents.store.revisions import Revision, StoredStates
+from deltamem_agents.store.turns import Turn, in_turn
 from deltamem_agents.store.write_queue import WriteQueue
 
 DEFAULT_URL = "sqlite:///memory.db"
@@ -54,7 +54,7 @@ class Store(ById):
     def __init__(self, database: Database, split: Splitter, retention: Retention = "thin") -> None:
         super().__init__(database, Words(split, database.dialect.fulltext))
         self._retention = check_retention(retention)
-        self._purging = threading.Lock()
+        self._purging = Turn()
         database.look_for_damage(damage.found)
         shared = database.dialect.writes_tables_at_once
         self._appends: WriteQueue[Append] | None = WriteQueue(self._append_at_once) if shared else None
@@ -99,7 +99,7 @@ class Store(ById):
         database.be_patient()
         return cls(database, split, retention)
 
-    def _append_at_once(self, appends: Sequence[Append]) -> list[bool]:
+    def _append_at_once(self, appends: Sequence[Append], _until: float | None) -> list[bool]:
         return self._database.write(lambda connection: at_once.append(connection, appends), alone=True)
 
     def close(self) -> None:
@@ -281,7 +281,8 @@ class Store(ById):
         Raises:
             StoreError: The database cannot be reached.
         """
-        with self._purging:  # whoever waited here finds that others have purged for all
+
+        def purge() -> str | None:
             waiting = self._database.read(erasing.pending)
             if not waiting:
                 return None
@@ -289,6 +290,8 @@ class Store(ById):
             if reason is None:
                 self._database.write(lambda connection: erasing.finished(connection, waiting))
             return reason
+
+        return in_turn(self._purging, purge)  # whoever waited here finds that others have purged for all
 
     @property
     def outside_reach(self) -> tuple[str, ...]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 GATHER_SECONDS = 0.0005  # that a writer waits for those who wrote together with it the last time
@@ -12,90 +12,154 @@ GATHER_SECONDS = 0.0005  # that a writer waits for those who wrote together with
 Item = TypeVar("Item")
 
 
+class QueueBusyError(Exception):
+    """What is to be written could not be begun in time."""
+
+
 class _Waiting(Generic[Item]):
     """What a thread wants written, what came of it, and a lock that is let go when the thread has something to do."""
 
-    def __init__(self, item: Item) -> None:
+    def __init__(self, item: Item, until: float | None) -> None:
         self.item = item
-        self.outcome: Future[Any] = Future()
+        self.until = until
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.done = False
+        self.taken: list[_Waiting[Item]] = []  # what its thread writes
+        self.being_written = False
         self.thread = threading.get_ident()
         self.called = threading.Lock()
         self.called.acquire()
+
+    def call(self) -> None:
+        """Wake its thread; more than once does nothing."""
+        if self.called.locked():
+            self.called.release()
 
 
 class WriteQueue(Generic[Item]):
     """Threads that write queue up here; whoever finds nobody writing, writes for all that wait by then.
 
     Args:
-        transact: Writes what is given in one transaction; what came of each, or an error, and then none was stored.
+        transact: Writes what is given in one transaction, begun before a time of `time.monotonic` (None: at any); what
+            came of each, or an error, and then none was stored.
     """
 
-    def __init__(self, transact: Callable[[Sequence[Item]], list[Any]]) -> None:
+    def __init__(self, transact: Callable[[Sequence[Item], float | None], list[Any]]) -> None:
         self._transact = transact
         self._waiting: list[_Waiting[Item]] = []
-        self._writer: int | None = None  # the thread that writes now, or was called to
-        self._lock = threading.Lock()
+        self._writer: _Waiting[Item] | None = None  # whose thread writes now, or was called to
+        self._lock = threading.RLock()
         self._together = 1  # how many were written together last; they are likely to come again together
         self._gathered = threading.Condition(self._lock)
 
-    def write(self, item: Item) -> Any:
+    def write(self, item: Item, until: float | None = None) -> Any:
         """What came of ``item``, once that is durable; it may have been tried several times, the last one counts.
 
+        Args:
+            until: By `time.monotonic`, when it is to be begun at the latest.
+
         Raises:
+            QueueBusyError: Its turn did not come in time; nothing of it was stored.
             Exception: What writing it raised; nothing of it was stored.
         """
-        if self._writer == threading.get_ident():  # from within a write: nobody else could go first
-            return self._transact([item])[0]
-        mine = _Waiting(item)
-        with self._lock:
-            self._waiting.append(mine)
-            first = self._writer is None
-            if first:
-                self._writer = mine.thread
-            elif len(self._waiting) >= self._together:
-                self._gathered.notify()
-        taken: list[_Waiting[Item]] = []
+        writer = self._writer
+        if writer is not None and writer.thread == threading.get_ident():  # from within a write: nobody else could go
+            return self._transact([item], until)[0]
+        mine = _Waiting(item, until)
         try:
-            if not first:
-                mine.called.acquire()  # until another has written it, or this thread is to write for all
-            if not mine.outcome.done():
-                with self._lock:
-                    self._gathered.wait_for(lambda: len(self._waiting) >= self._together, GATHER_SECONDS)
-                    taken, self._waiting = self._waiting, []
-                    self._together = len(taken)
-                self._write(taken)
-        finally:
-            self._go_on(mine, taken)
-        return mine.outcome.result()
+            try:
+                self._written(mine)
+            finally:
+                self._leave(mine)
+        except BaseException:
+            self._leave(mine)  # the first was interrupted
+            raise
+        if mine.error is not None:
+            raise mine.error
+        return mine.result
+
+    def _written(self, mine: _Waiting[Item]) -> None:
+        self._lock.acquire()  # `_leave` lets it go, wherever this is interrupted
+        self._waiting.append(mine)
+        first = self._writer is None
+        if first:
+            self._writer = mine
+        elif len(self._waiting) >= self._together:
+            self._gathered.notify()
+        self._lock.release()
+        while not mine.done:
+            if self._writer is not mine:
+                self._wait(mine)
+                continue
+            self._lock.acquire()
+            self._gathered.wait_for(lambda: len(self._waiting) >= self._together, GATHER_SECONDS)
+            mine.taken = self._waiting
+            self._waiting = []
+            self._together = max(len(mine.taken), 1)
+            for each in mine.taken:
+                each.being_written = True
+            self._lock.release()
+            self._write(mine.taken)
+            self._put_back(mine)
+
+    def _wait(self, mine: _Waiting[Item]) -> None:
+        """Until another thread has written it, or this one is to write for all."""
+        if mine.until is None:
+            mine.called.acquire()
+            return
+        if mine.called.acquire(timeout=max(mine.until - time.monotonic(), 0.0)):
+            return
+        self._lock.acquire()
+        late = not mine.done and not mine.being_written and self._writer is not mine
+        self._lock.release()
+        if late:
+            raise QueueBusyError
+        if not mine.done and self._writer is not mine:
+            mine.called.acquire(timeout=0.05)  # it is being written
 
     def _write(self, taken: Sequence[_Waiting[Item]]) -> None:
         if len(taken) > 1:
+            limits = [each.until for each in taken if each.until is not None]
             try:
-                results = self._transact([each.item for each in taken])
+                results = self._transact([each.item for each in taken], min(limits, default=None))
             except Exception:
                 pass  # whose fault it was will show: now each has a transaction of its own
             else:
                 for each, result in zip(taken, results, strict=True):
-                    each.outcome.set_result(result)
+                    each.result = result
+                    each.done = True
                 return
         for each in taken:
             try:
-                each.outcome.set_result(self._transact([each.item])[0])
+                each.result = self._transact([each.item], each.until)[0]
             except Exception as error:
-                each.outcome.set_exception(error)
+                each.error = error
+            each.done = True
 
-    def _go_on(self, mine: _Waiting[Item], taken: Sequence[_Waiting[Item]]) -> None:
-        """Tell those whose items were written, and call one of the others to write what has come meanwhile."""
-        with self._lock:
-            # Interrupted: what is left of the others is for them, and nobody waits any more for what is left of mine.
-            self._waiting[:0] = [each for each in taken if not each.outcome.done()]
-            self._waiting = [each for each in self._waiting if each is not mine]
-            following = None
-            if self._writer == mine.thread:
-                following = next(iter(self._waiting), None)
-                self._writer = following.thread if following else None
-        for each in taken:
-            if each is not mine and each.outcome.done():
-                each.called.release()
-        if following is not None:
-            following.called.release()
+    def _put_back(self, mine: _Waiting[Item]) -> None:
+        """Tell those whose items were written; what is left of the others waits again."""
+        if not self._lock._is_owned():  # type: ignore[attr-defined]  # as threading.Condition does
+            self._lock.acquire()
+        there = set(map(id, self._waiting))
+        left = [each for each in mine.taken if not each.done and id(each) not in there]
+        for each in mine.taken:
+            each.being_written = False
+        self._waiting = left + self._waiting
+        for each in mine.taken:
+            if each is not mine and each.done:
+                each.call()
+        mine.taken = []
+        self._lock.release()
+
+    def _leave(self, mine: _Waiting[Item]) -> None:
+        """Have nothing more to do with the queue, and call one of the others to write what has come meanwhile."""
+        self._put_back(mine)
+        self._lock.acquire()
+        self._waiting = [each for each in self._waiting if each is not mine]
+        if self._writer is mine:
+            self._writer = next(iter(self._waiting), None)
+        if self._writer is not None:
+            self._writer.call()  # for the second time, perhaps: the first may have been interrupted
+        while self._lock._is_owned():  # type: ignore[attr-defined]
+            self._lock.release()

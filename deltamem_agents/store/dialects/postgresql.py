@@ -6,7 +6,6 @@ Agents are locked one by one (their row in ``deltamem_agents``); nothing is glob
 from __future__ import annotations
 
 import re
-from contextlib import AbstractContextManager, nullcontext
 from zlib import crc32
 
 from sqlalchemy import URL, Connection, Engine, text
@@ -18,6 +17,7 @@ from deltamem_agents.store.dialects import psycopg3, rewriting
 from deltamem_agents.store.dialects.pgvector import Pgvector
 from deltamem_agents.store.dialects.tsvector import Tsvector, schema_prefix
 from deltamem_agents.store.masking import redacted
+from deltamem_agents.store.turns import NoTurn, Turn
 
 PASSING = (  # SQLSTATEs
     "08",  # connection lost
@@ -51,6 +51,7 @@ class Postgresql:
     """As `Dialect`."""
 
     writes_tables_at_once = True
+    busy_seconds = None
     shares_commits = False  # the server does so itself
     outside_reach = (
         "PostgreSQL's write-ahead log, archives and replicas",
@@ -100,13 +101,16 @@ class Postgresql:
         """As `Dialect.lock`."""
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": crc32(f"deltamem {name}".encode())})
 
-    def reading(self) -> AbstractContextManager[object]:
+    def reading(self) -> Turn:
         """As `Dialect.reading`."""
-        return nullcontext()
+        return NoTurn()
 
-    def writing(self) -> AbstractContextManager[object]:
+    def writing(self) -> Turn:
         """As `Dialect.writing`."""
-        return nullcontext()
+        return NoTurn()
+
+    def wait_until(self, driver: object, until: float | None) -> None:
+        """As `Dialect.wait_until`: nothing to do."""
 
     def begin_read(self, connection: Connection) -> None:
         """As `Dialect.begin_read`."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from deltamem_agents.store.dialects.narrowing import Within
 from deltamem_agents.store.dialects.pgvector import Pgvector
+from deltamem_agents.store.turns import Turn
 
 
 class FullText(Protocol):
@@ -72,11 +72,18 @@ class Dialect(Protocol):
     def lock(self, connection: Connection, name: str) -> None:
         """Wait until nobody else holds the lock of this name; it is given back when the transaction ends."""
 
-    def reading(self) -> AbstractContextManager[object]:
-        """Entered around a transaction that reads."""
+    def reading(self) -> Turn:
+        """Waited for by a transaction that reads."""
 
-    def writing(self) -> AbstractContextManager[object]:
-        """Entered around a transaction that writes."""
+    def writing(self) -> Turn:
+        """Waited for by a transaction that writes."""
+
+    @property
+    def busy_seconds(self) -> float | None:
+        """That a call waits at most for others who use the database; None where the database itself decides."""
+
+    def wait_until(self, driver: Any, until: float | None) -> None:
+        """Let what follows on the driver's connection wait for others until then at most, by `time.monotonic`."""
 
     def begin_read(self, connection: Connection) -> None:
         """Let the transaction that has begun see one snapshot."""

@@ -63,7 +63,7 @@ def engine_for(url: str | URL) -> Engine:
     raise ConfigError(f"{masked(parsed)}: '{name}' is not supported; {EXAMPLES}")
 
 
-def dialect_of(engine: Engine) -> Dialect:
+def dialect_of(engine: Engine, *, owned: bool) -> Dialect:
     """The dialect of an engine.
 
     Raises:
@@ -76,7 +76,7 @@ def dialect_of(engine: Engine) -> Dialect:
             "(async calls run in threads of ours); take the ordinary one"
         )
     if name == "sqlite":
-        return sqlite.Sqlite(engine)
+        return sqlite.Sqlite(engine, owned=owned)
     if name == "postgresql":
         return postgresql.Postgresql(engine)
     raise ConfigError(f"{masked(engine.url)}: '{name}' is not supported; {EXAMPLES}")

@@ -7,11 +7,13 @@ their turn here, in order, rather than in SQLite's busy handler, which polls.
 from __future__ import annotations
 
 import sqlite3
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, QueuePool, SingletonThreadPool, StaticPool
 
@@ -19,8 +21,10 @@ from deltamem_agents.errors import ConfigError, StoreError
 from deltamem_agents.store.dialects import fts5, purging
 from deltamem_agents.store.dialects.fts5 import Fts5
 from deltamem_agents.store.masking import masked
+from deltamem_agents.store.turns import NoTurn, Turn, TurnBusyError, in_turn, with_driver
 
 BUSY_SECONDS = 30.0
+SWITCH_SECONDS = 1.0  # that switching to a write-ahead log waits for others, who may be switching right now
 PURGE_SECONDS = 2.0  # that a purge waits for readers, before it leaves the rest to a later one
 DAMAGED = (
     "'deltamem db check' says whether the file is damaged, or only the full-text index, which 'deltamem db repair' "
@@ -29,7 +33,7 @@ DAMAGED = (
 REMEDIES = (  # part of SQLite's message, what to do about it
     ("readonly", "give this process write permission to the file and its folder, or open a writable copy"),
     ("unable to open", "check that the folder exists, and that this process may read and write it"),
-    ("locked", f"another process held it for more than {BUSY_SECONDS:.0f} s; try again, or end that process"),
+    ("locked", f"another process held it for {BUSY_SECONDS:.0f} s; try again, or end that process"),
     ("not a database", "it is some other kind of file: choose another path"),
     ("malformed", DAMAGED),
     ("fts5: corrupt", DAMAGED),
@@ -51,7 +55,7 @@ class Sqlite:
     writes_tables_at_once = False
     outside_reach = ("copies and backups of the database's files",)
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, owned: bool) -> None:
         if isinstance(engine.pool, SingletonThreadPool):
             raise ConfigError(
                 f"{masked(engine.url)}: this engine gives every thread a database of its own; "
@@ -64,11 +68,10 @@ class Sqlite:
             )
         self.fulltext = Fts5()
         self.shares_commits = not isinstance(engine.pool, StaticPool)
-        self._turn = threading.RLock()
+        self._owned = owned
+        self._turn = Turn()
         # A single connection cannot run two transactions at once.
-        self._single: AbstractContextManager[object] = (
-            self._turn if isinstance(engine.pool, StaticPool) else nullcontext()
-        )
+        self._single = self._turn if isinstance(engine.pool, StaticPool) else NoTurn()
 
     def check_schema(self, engine: Engine, schema: str) -> None:
         """As `Dialect.check_schema`: there is none."""
@@ -85,25 +88,36 @@ class Sqlite:
         Raises:
             StoreError: The file cannot be used.
         """
-        with self._single:
-            connection = engine.raw_connection()  # below SQLAlchemy, as the mode cannot change in a transaction
-            try:
-                connection.cursor().execute("PRAGMA journal_mode=WAL")
-            except sqlite3.Error as error:
-                if not any(part in str(error) for part in ("readonly", "locked")):
-                    remedy = self.remedy(str(error)) or "nothing was changed"
-                    raise StoreError(f"cannot prepare {masked(engine.url)}: {error}; {remedy}") from error
-            finally:
-                connection.close()
+
+        def switch(driver: sqlite3.Connection) -> None:  # below SQLAlchemy, as the mode cannot change in a transaction
+            _wait(driver, SWITCH_SECONDS)
+            driver.execute("PRAGMA journal_mode=WAL")
+
+        try:
+            in_turn(self._single, lambda: with_driver(engine, switch, owned=self._owned))
+        except sqlite3.Error as error:
+            if not any(part in str(error) for part in ("readonly", "locked")):
+                remedy = self.remedy(str(error)) or "nothing was changed"
+                raise StoreError(f"cannot prepare {masked(engine.url)}: {error}; {remedy}") from error
 
     def lock(self, connection: Connection, name: str) -> None:
         """Nothing to do: there is one writer at a time."""
 
-    def reading(self) -> AbstractContextManager[object]:
+    @property
+    def busy_seconds(self) -> float:
+        """As `Dialect.busy_seconds`."""
+        return BUSY_SECONDS
+
+    def wait_until(self, driver: sqlite3.Connection, until: float | None) -> None:
+        """As `Dialect.wait_until`; a caller's engine keeps the time that it was made with."""
+        if self._owned and until is not None:
+            _wait(driver, until - time.monotonic())
+
+    def reading(self) -> Turn:
         """As `Dialect.reading`."""
         return self._single
 
-    def writing(self) -> AbstractContextManager[object]:
+    def writing(self) -> Turn:
         """As `Dialect.writing`."""
         return self._turn
 
@@ -133,33 +147,26 @@ class Sqlite:
 
     def purge(self, engine: Engine, *, whole: bool) -> str | None:
         """As `Dialect.purge`; see `purging`."""
-        with self._turn, self._driver(engine) as driver:
-            driver.execute(f"PRAGMA busy_timeout = {int(PURGE_SECONDS * 1000)}")
+
+        def work(driver: sqlite3.Connection) -> str | None:
+            _wait(driver, PURGE_SECONDS)
             return purging.purge(driver)
+
+        try:
+            return in_turn(
+                self._turn, lambda: with_driver(engine, work, owned=self._owned), time.monotonic() + BUSY_SECONDS
+            )
+        except TurnBusyError:
+            return "other threads are writing"
 
     def repair(self, engine: Engine) -> list[str]:
         """As `Dialect.repair`: the full-text index is made anew."""
-        with self._turn, self._driver(engine) as driver:
-            try:
-                fts5.rebuild(driver)
-            except sqlite3.Error as error:
-                remedy = self.remedy(str(error)) or "nothing was changed"
-                raise StoreError(f"cannot repair {masked(engine.url)}: {error}; {remedy}") from error
-        return ["the full-text index was made anew from the records"]
-
-    @contextmanager
-    def _driver(self, engine: Engine) -> Iterator[sqlite3.Connection]:
-        """The driver's connection of an engine, on which nothing begins a transaction but statements."""
-        connection = engine.raw_connection()
-        driver: sqlite3.Connection = connection.driver_connection  # type: ignore[assignment]
-        before = driver.isolation_level, driver.execute("PRAGMA busy_timeout").fetchone()[0]
         try:
-            driver.isolation_level = None  # as VACUUM cannot run in a transaction
-            yield driver
-        finally:
-            driver.isolation_level = before[0]
-            driver.execute(f"PRAGMA busy_timeout = {before[1]}")
-            connection.close()
+            in_turn(self._turn, lambda: with_driver(engine, fts5.rebuild, owned=self._owned))
+        except sqlite3.Error as error:
+            remedy = self.remedy(str(error)) or "nothing was changed"
+            raise StoreError(f"cannot repair {masked(engine.url)}: {error}; {remedy}") from error
+        return ["the full-text index was made anew from the records"]
 
     def check(self, connection: Connection) -> list[str]:
         """As `Dialect.check`."""
@@ -183,7 +190,49 @@ def engine(url: URL) -> Engine:
     if not made.dialect.is_async:
         connect: Callable[..., None] = _on_connect
         event.listen(made, "connect", connect)
+        event.listen(made, "invalidate", _on_invalidate)
+        event.listen(made, "handle_error", _on_error)
+        if in_memory:
+            _keep(made)
     return made
+
+
+def _keep(made: Engine) -> None:
+    """Keep an engine's only connection open until the engine is disposed of: with it the database would go.
+
+    SQLAlchemy closes a connection at which Ctrl-C interrupts it.
+    """
+    kept: list[sqlite3.Connection] = []
+
+    def connect(dialect: Any, _record: object, arguments: Any, parameters: Any) -> sqlite3.Connection:
+        if not kept:
+            kept.append(dialect.loaded_dbapi.connect(*arguments, **parameters))
+        return kept[0]
+
+    def disposed(_: Engine) -> None:
+        while kept:
+            kept.pop().close()
+
+    event.listen(made, "do_connect", connect)
+    event.listen(made, "engine_disposed", disposed)
+    made.dialect.do_close = made.dialect.do_terminate = lambda _: None  # type: ignore[method-assign,assignment]
+
+
+def _on_error(context: ExceptionContext) -> None:
+    """Let SQLAlchemy not close a connection at which Ctrl-C interrupts it: whoever has it rolls back, see `turns`."""
+    if not isinstance(context.original_exception, Exception):
+        context.is_disconnect = False
+
+
+def _on_invalidate(connection: sqlite3.Connection, _entry: object, _error: object) -> None:
+    """Roll back before SQLAlchemy closes: SQLite itself would, but only when the last cursor has gone."""
+    with suppress(sqlite3.Error):
+        connection.rollback()
+
+
+def _wait(driver: sqlite3.Connection, seconds: float) -> None:
+    """Let the connection wait so long for locks."""
+    driver.execute(f"PRAGMA busy_timeout = {max(int(1000 * seconds), 0)}")
 
 
 def _on_connect(connection: object, _entry: ConnectionPoolEntry) -> None:

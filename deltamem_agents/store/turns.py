@@ -1,0 +1,253 @@
+"""Taking turns, and ending what was begun, whatever interrupts it.
+
+Ctrl-C can come between any two steps: after a lock was taken and before that was noted, within SQLAlchemy's own ends
+of a transaction, and within what would tidy up after it. So what must be undone is undone twice where need be, and
+doing it again does nothing. Knows no tables and no dialect.
+"""
+
+from __future__ import annotations
+
+import gc
+import sqlite3
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.pool import StaticPool
+
+T = TypeVar("T")
+
+
+class TurnBusyError(Exception):
+    """Others had the turn for all of the time that was given."""
+
+
+class Turn:
+    """Whose turn it is, among threads. A thread that has it may take it again."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    @property
+    def mine(self) -> bool:
+        """Whether this thread has it."""
+        return bool(self._lock._is_owned())  # type: ignore[attr-defined]  # as threading.Condition does
+
+    def take(self, until: float | None = None) -> None:
+        """Wait for it.
+
+        Args:
+            until: By `time.monotonic`; None waits without end.
+
+        Raises:
+            TurnBusyError: It did not come.
+        """
+        seconds = -1.0 if until is None else max(until - time.monotonic(), 0.0)
+        if not self._lock.acquire(timeout=min(seconds, threading.TIMEOUT_MAX)):
+            raise TurnBusyError
+
+    def give_back(self) -> None:
+        """Let another thread have it."""
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self.take()
+
+    def __exit__(self, *_: object) -> None:
+        self.give_back()
+
+
+class NoTurn(Turn):
+    """Where nobody needs to wait."""
+
+    @property
+    def mine(self) -> bool:
+        """Always."""
+        return True
+
+    def take(self, until: float | None = None) -> None:
+        """At once."""
+
+    def give_back(self) -> None:
+        """Nothing to do."""
+
+
+def in_turn(turn: Turn, work: Callable[[], T], until: float | None = None) -> T:
+    """Run ``work`` while it is this thread's turn.
+
+    Raises:
+        TurnBusyError: The turn did not come in time.
+    """
+    had = turn.mine
+    try:
+        try:
+            if not had:
+                turn.take(until)
+            return work()
+        finally:
+            _give_back(turn, had)
+    except BaseException:
+        _give_back(turn, had)  # the first was interrupted
+        raise
+
+
+def _give_back(turn: Turn, had: bool) -> None:
+    if not had and turn.mine:
+        turn.give_back()
+
+
+def transact(
+    engine: Engine,
+    begin: Callable[[Connection, Any], None],
+    work: Callable[[Connection], T],
+    commit: Callable[[Any], None],
+    *,
+    owned: bool,
+) -> T:
+    """Run ``work`` in one transaction, and give its connection back, whatever happens.
+
+    Args:
+        begin: Gets the connection and the driver's, once SQLAlchemy has begun.
+        commit: Gets the driver's connection before it commits.
+        owned: Whether the engine is ours, so that its pool may be made anew.
+    """
+    lease = _Lease(engine, owned)
+    try:
+        try:
+            return lease.transact(begin, work, commit)
+        finally:
+            lease.end()
+    except BaseException as error:
+        cause = _interruption(error)
+        lease.abandon(cause)
+        if cause is not error:  # it came while a transaction was being ended, of which SQLAlchemy made another error
+            raise cause from None
+        raise
+
+
+def with_driver(engine: Engine, work: Callable[[sqlite3.Connection], T], *, owned: bool) -> T:
+    """Run ``work`` with SQLite's own connection, on which nothing but statements begins a transaction."""
+    lease = _Lease(engine, owned)
+    try:
+        try:
+            return lease.with_driver(work)
+        finally:
+            lease.end()
+    except BaseException as error:
+        cause = _interruption(error)
+        lease.abandon(cause)
+        if cause is not error:  # it came while a transaction was being ended, of which SQLAlchemy made another error
+            raise cause from None
+        raise
+
+
+class _Lease:
+    """A connection of an engine's pool, from when it is asked for until it is given back."""
+
+    def __init__(self, engine: Engine, owned: bool) -> None:
+        self._engine, self._owned = engine, owned
+        self._connection: Any = None
+        self._driver: Any = None
+        self._transaction: Any = None
+        self._restore: tuple[str | None, int] | None = None
+        self._idle = False  # whether no transaction is open any more; only then may it be back in the pool
+        self._ended = False
+
+    def transact(
+        self, begin: Callable[[Connection, Any], None], work: Callable[[Connection], T], commit: Callable[[Any], None]
+    ) -> T:
+        connection: Connection = self._engine.connect()
+        self._connection = connection
+        self._driver = connection.connection.dbapi_connection
+        self._transaction = connection.begin()
+        begin(connection, self._driver)
+        result = work(connection)
+        commit(self._driver)
+        self._transaction.commit()
+        self._idle = True
+        return result
+
+    def with_driver(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        self._connection = self._engine.raw_connection()
+        driver: sqlite3.Connection = self._connection.driver_connection
+        self._driver = driver
+        self._restore = driver.isolation_level, driver.execute("PRAGMA busy_timeout").fetchone()[0]
+        driver.isolation_level = None
+        return work(driver)
+
+    def end(self) -> None:
+        """Give the connection back; a transaction that was not committed is rolled back."""
+        if self._connection is None:
+            return  # it was asked for, and never came
+        if not self._idle and self._transaction is not None:
+            self._transaction.rollback()
+        self._restore_driver()
+        self._idle = True
+        self._connection.close()
+        self._ended = True
+
+    def _restore_driver(self) -> None:
+        if self._restore is not None:
+            if self._driver.in_transaction:
+                self._driver.rollback()
+            self._driver.isolation_level = self._restore[0]
+            self._driver.execute(f"PRAGMA busy_timeout = {self._restore[1]}")
+
+    def abandon(self, error: BaseException) -> None:
+        """As `end`, which was interrupted, or never came to an end for another reason."""
+        interrupted = not isinstance(error, Exception)
+        if self._ended:
+            self._connection = self._transaction = self._driver = None
+            if interrupted:
+                _let_go(error)
+            return
+        kept = isinstance(self._engine.pool, StaticPool)  # its only connection: closing it would lose the database
+        if self._driver is not None and not self._idle:
+            with suppress(Exception):
+                self._driver.rollback()
+            with suppress(Exception):
+                self._restore_driver()
+            if not kept:
+                with suppress(Exception):
+                    self._connection.invalidate()
+                with suppress(Exception):
+                    self._driver.close()
+        if self._connection is not None and not self._idle:
+            with suppress(Exception):
+                self._connection.close()
+        self._connection = self._transaction = self._driver = None
+        if interrupted:
+            _let_go(error)
+            if not kept:
+                self._engine.dispose()  # a pool that counts a connection as lent is replaced
+        self._ended = True
+
+
+def _interruption(error: BaseException) -> BaseException:
+    """What interrupted, where an error came of that; else the error."""
+    each: BaseException | None = error
+    for _ in range(10):
+        if each is None:
+            break
+        if not isinstance(each, Exception):
+            return each
+        each = each.__context__
+    return error
+
+
+def _let_go(error: BaseException) -> None:
+    """Free what the frames of an error hold: connections that were not handed over, and cursors.
+
+    SQLAlchemy closes a connection at which it is interrupted, and SQLite rolls back only when the last cursor has gone.
+    """
+    seen: set[int] = set()
+    each: BaseException | None = error
+    while each is not None and id(each) not in seen:
+        seen.add(id(each))
+        traceback.clear_frames(each.__traceback__)
+        each = each.__cause__ or each.__context__
+    gc.collect()
