@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import takewhile
 from typing import Any
 
-from deltamem_agents.errors import InvalidAgentError, InvalidMessageError
+from deltamem_agents.errors import InvalidAgentError
+from deltamem_agents.frameworks.sanitizing import plain_json, plain_text
 from deltamem_agents.memory.results import ToolCall
 from deltamem_agents.store import Entry, check_id, check_messages
-from deltamem_agents.store.messages import NewMessage
+from deltamem_agents.store.messages import TEXT_TYPES, NewMessage
+
+log = logging.getLogger(__name__)
 
 ROLES: Mapping[str, str] = {
     "user": "user",
@@ -31,6 +36,7 @@ ROLES: Mapping[str, str] = {
 }
 # Blocks without text are kept in the journal, and neither folded nor retrieved.
 TOOL_CALL = "tool_call"
+SANITIZED = "sanitized"  # of metadata: which parts of the message hold something else than they were given
 CLEARED: Mapping[str, str] = {"type": "history_cleared"}
 
 
@@ -54,26 +60,43 @@ class FrameworkMessage:
 
     def for_prompt(self) -> dict[str, Any] | None:
         """As `AgentMemory.generate` takes it; None for a system or assistant message that says nothing."""
-        plain: dict[str, Any] = {"role": self.role, "content": self.content or ""}
+        content = _plain_content(self.content)
+        plain: dict[str, Any] = {"role": self.role, "content": content or ""}
         if self.tool_calls:
             return plain | {"tool_calls": [_function(call) for call in self.tool_calls]}
-        return None if self.role in ("system", "assistant") and not _says_something(self.content) else plain
+        return None if self.role in ("system", "assistant") and not _says_something(content) else plain
 
     def for_journal(self) -> dict[str, Any] | None:
         """As `AgentMemory.write` takes it; None where there is nothing to keep.
 
-        Tool calls are kept as blocks after the text. Whoever reads the journal sees them; they are not folded.
+        Tool calls are kept as blocks after the text. Whoever reads the journal sees them; they are not folded. What a
+        journal cannot hold is replaced, see `sanitizing`; the metadata then name what was, under `SANITIZED`.
         """
-        content = self.content if _says_something(self.content) else None
-        if self.tool_calls:
+        content = _plain_content(self.content)
+        calls = [_block(call) for call in self.tool_calls]
+        metadata = {plain_text(key): plain_json(value) for key, value in self.metadata.items() if not _is_empty(value)}
+        changed = [
+            name
+            for name, given, kept in (
+                ("content", self.content, content),
+                ("tool_calls", [call.arguments for call in self.tool_calls], [call["args"] for call in calls]),
+                ("metadata", {key: value for key, value in self.metadata.items() if not _is_empty(value)}, metadata),
+            )
+            if not _equal(given, kept)
+        ]
+        if not _says_something(content):
+            content = None
+        if calls:
             texts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
-            content = [*texts, *map(_block, self.tool_calls)]
+            content = [*texts, *calls]
         if content is None:
             return None
         message: dict[str, Any] = {"role": self.role, "content": content}
         if self.id:
-            message["id"] = self.id
-        metadata = {key: value for key, value in self.metadata.items() if _fits_json(value)}
+            message["id"] = id_name(self.id)
+        if changed:
+            metadata[SANITIZED] = changed
+            _tell_once()
         return message | {"metadata": metadata} if metadata else message
 
 
@@ -100,14 +123,8 @@ def for_journal(messages: Iterable[FrameworkMessage]) -> list[dict[str, Any]]:
 
 
 def own_role(role: str) -> str:
-    """Our name of a framework's role.
-
-    Raises:
-        InvalidMessageError: No framework we know has it.
-    """
-    if role not in ROLES:
-        raise InvalidMessageError(f"role {role!r} is none that is known; roles are {', '.join(ROLES)}")
-    return ROLES[role]
+    """Our name of a framework's role. One that no framework we know has is a user's: somebody said it."""
+    return ROLES.get(role, "user")
 
 
 def from_journal(entry: Entry) -> FrameworkMessage:
@@ -174,8 +191,11 @@ def since_cleared(log: Sequence[Entry]) -> list[Entry]:
 
 def session_name(value: object) -> str:
     """A session id from whatever a framework calls one; what the journal cannot hold as an id is hashed."""
-    if value is None:
-        return "default"
+    return "default" if value is None else id_name(value)
+
+
+def id_name(value: object) -> str:
+    """An id of a session or message from a framework's; what the journal cannot hold as an id is hashed."""
     name = str(value)
     try:
         return check_id(name, "session")
@@ -217,6 +237,32 @@ def _blocks(entry: Entry) -> list[Any] | None:
     return entry.content if isinstance(entry.content, list) else None
 
 
+def _plain_content(content: Any) -> str | list[Any] | None:
+    """Content as the journal takes it: text, or a list of texts and mappings; None stays None."""
+    if content is None or isinstance(content, str):
+        return content if content is None else plain_text(content)
+    blocks = content if isinstance(content, list | tuple) else [content]
+    return [_plain_block(block) for block in blocks if block is not None and block != {}]
+
+
+def _plain_block(block: Any) -> str | dict[str, Any]:
+    plain = plain_json(block)
+    if not isinstance(plain, dict):
+        return plain if isinstance(plain, str) else json.dumps(plain)
+    kind = plain.get("type", plain.get("block_type"))
+    if kind in TEXT_TYPES and (kind is not None or "text" in plain) and not isinstance(plain.get("text"), str):
+        text = plain.get("text")
+        return plain | {"text": "" if text is None else json.dumps(text)}
+    return plain
+
+
+def _equal(given: Any, kept: Any) -> bool:
+    try:
+        return bool(given == kept)
+    except Exception:  # whatever an object's `__eq__` raises
+        return False
+
+
 def _says_something(content: str | list[Any] | None) -> bool:
     """Whether the journal takes it: text that is not blank, or any block that is not text."""
     if not isinstance(content, list):
@@ -230,18 +276,23 @@ def _says_something(content: str | list[Any] | None) -> bool:
 
 def _function(call: ToolCall) -> dict[str, Any]:
     """A call as chat templates take it."""
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": dict(call.arguments)}}
+    function = {"name": plain_text(call.name), "arguments": plain_json(call.arguments)}
+    return {"id": plain_text(call.id), "type": "function", "function": function}
 
 
 def _block(call: ToolCall) -> dict[str, Any]:
-    return {"type": TOOL_CALL, "id": call.id, "name": call.name, "args": dict(call.arguments)}
+    named = {"type": TOOL_CALL, "id": plain_text(call.id), "name": plain_text(call.name)}
+    return named | {"args": plain_json(call.arguments)}
 
 
-def _fits_json(value: Any) -> bool:
-    if value is None or value == {} or value == []:
-        return False
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        return False
-    return True
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, dict | list | tuple | str) and not value)
+
+
+@cache
+def _tell_once() -> None:
+    log.warning(
+        "a message held what a journal cannot (NUL, bytes, NaN, an object…); it was replaced, and metadata[%r] of such "
+        "messages says where. This is logged once",
+        SANITIZED,
+    )

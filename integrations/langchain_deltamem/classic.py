@@ -10,9 +10,11 @@ from pydantic import Field
 
 from deltamem_agents.errors import ConfigError, MissingExtraError
 from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
+from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open
 from deltamem_agents.memory import DeltaMem, Recall
 from deltamem_agents.memory.results import check_k
 from langchain_deltamem.history import DeltaMemChatMessageHistory
+from langchain_deltamem.messages import without_orphans
 
 try:
     from langchain_classic.base_memory import BaseMemory
@@ -38,6 +40,7 @@ class DeltaMemClassicMemory(BaseMemory):
         mode: "hybrid" or "vector", which are the same here as no backbone is asked, or "state" (its hint).
         k: Records at most.
         budget: Tokens they may have, by the backbone's tokenizer.
+        on_error: "log" goes on without memory where it fails (the database is away, say), "raise" raises.
 
     Raises:
         ConfigError: An option is out of range, or, on a call, several variables may be the input or the output.
@@ -57,9 +60,11 @@ class DeltaMemClassicMemory(BaseMemory):
     mode: str = "hybrid"
     k: int = 5
     budget: int | None = None
+    on_error: OnError = "log"
 
     def __init__(self, **fields: Any) -> None:
         check_k(fields.get("k", 5))  # before validation, which takes True for 1
+        check_on_error(fields.get("on_error", "log"))
         super().__init__(**fields)
         self._options()  # after validation, as pydantic would turn our errors into its own
         if self.window < 0:
@@ -75,14 +80,18 @@ class DeltaMemClassicMemory(BaseMemory):
         """What belongs to the input; reads only."""
         said, query = self._window(self._history().messages), self._query(inputs)
         options = self._options().for_search([message.text for message in said])
-        recalled = self.mem.agent(self.agent_id).recall(query, **options) if query else Recall()
+        recalled = Recall()
+        with fails_open(self.on_error, "recall"):
+            recalled = self.mem.agent(self.agent_id).recall(query, **options) if query else recalled
         return {self.memory_key: self._shown(said, recalled)}
 
     async def aload_memory_variables(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Async twin of `load_memory_variables`; never blocks the event loop."""
         said, query = self._window(await self._history().aget_messages()), self._query(inputs)
         options = self._options().for_search([message.text for message in said])
-        recalled = await self.mem.agent(self.agent_id).arecall(query, **options) if query else Recall()
+        recalled = Recall()
+        with fails_open(self.on_error, "recall"):
+            recalled = await self.mem.agent(self.agent_id).arecall(query, **options) if query else recalled
         return {self.memory_key: self._shown(said, recalled)}
 
     def save_context(self, inputs: dict[str, Any], outputs: dict[str, str]) -> None:
@@ -102,13 +111,13 @@ class DeltaMemClassicMemory(BaseMemory):
         await self._history().aclear()
 
     def _history(self) -> DeltaMemChatMessageHistory:
-        return DeltaMemChatMessageHistory(self.mem, self.agent_id, self.session_id)
+        return DeltaMemChatMessageHistory(self.mem, self.agent_id, self.session_id, on_error=self.on_error)
 
     def _options(self) -> RecallOptions:
         return RecallOptions(mode=self.mode, k=self.k, budget=self.budget)
 
     def _window(self, messages: list[BaseMessage]) -> list[BaseMessage]:
-        return messages[-self.window :] if self.window else []
+        return without_orphans(messages[-self.window :]) if self.window else []
 
     def _query(self, inputs: Mapping[str, Any]) -> str:
         names = [name for name in inputs if name not in (self.memory_key, "stop")]

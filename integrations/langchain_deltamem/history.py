@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage
 
+from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open
 from deltamem_agents.frameworks.messages import clearing, session_name, since_cleared
 from deltamem_agents.memory import DeltaMem
 from deltamem_agents.store import Entry
@@ -23,13 +24,15 @@ class DeltaMemChatMessageHistory(BaseChatMessageHistory):
         mem: An open one; not closed by this class.
         agent_id: Whose journal.
         session_id: Any string; one the journal cannot hold as an id is hashed.
+        on_error: Where messages cannot be journalled, "log" goes on without, "raise" raises. Reading raises always.
 
     Raises:
         InvalidAgentError: The agent id is not one.
     """
 
-    def __init__(self, mem: DeltaMem, agent_id: str, session_id: str = "default") -> None:
+    def __init__(self, mem: DeltaMem, agent_id: str, session_id: str = "default", *, on_error: OnError = "log") -> None:
         super().__init__()
+        self._on_error = check_on_error(on_error)
         self._agent = mem.agent(agent_id)
         self._session = session_name(session_id)
 
@@ -43,7 +46,8 @@ class DeltaMemChatMessageHistory(BaseChatMessageHistory):
 
         Returns once they are durable; the next recall folds them.
         """
-        self._agent.write(for_journal(messages), self._session, wait=False)
+        with fails_open(self._on_error, "journalling"):
+            self._agent.write(for_journal(messages), self._session, wait=False)
 
     def clear(self) -> None:
         """Start the conversation anew. The agent's memory, its journal and its state stay."""
@@ -56,7 +60,8 @@ class DeltaMemChatMessageHistory(BaseChatMessageHistory):
 
     async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Async twin of `add_messages`; never blocks the event loop."""
-        await self._agent.awrite(for_journal(messages), self._session, wait=False)
+        with fails_open(self._on_error, "journalling"):
+            await self._agent.awrite(for_journal(messages), self._session, wait=False)
 
     async def aclear(self) -> None:
         """Async twin of `clear`; never blocks the event loop."""

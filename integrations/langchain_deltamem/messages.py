@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langchain_core.messages import (
     AIMessage,
     BaseMessage,
     ChatMessage,
+    FunctionMessage,
     HumanMessage,
     SystemMessage,
     ToolMessage,
@@ -19,21 +20,35 @@ from deltamem_agents.frameworks.messages import FrameworkMessage, from_journal, 
 from deltamem_agents.memory.results import ToolCall
 from deltamem_agents.store import Entry
 
-KEPT = ("name", "tool_call_id", "status", "additional_kwargs")  # fields of a message that go into metadata
+# Fields of a message that go into metadata, and come back from there.
+KEPT = (
+    *("name", "tool_call_id", "status", "artifact", "additional_kwargs"),
+    *("usage_metadata", "response_metadata", "invalid_tool_calls"),
+)
+_OF_EVERY, _OF_TOOLS = ("name", "additional_kwargs", "response_metadata"), ("artifact",)
+_OF_MODELS = ("usage_metadata", "invalid_tool_calls")
+_ROLES: Sequence[tuple[type[BaseMessage], str]] = (  # their chunks are of these classes too
+    (AIMessage, "assistant"),
+    (HumanMessage, "user"),
+    (SystemMessage, "system"),
+    (ToolMessage, "tool"),
+    (FunctionMessage, "tool"),
+)
 
 
 def taken_apart(message: BaseMessage) -> FrameworkMessage:
-    """A message of LangChain as ours.
-
-    Raises:
-        InvalidMessageError: Its role is unknown.
-    """
+    """A message of LangChain as ours. One with a role of its own counts as a user's, and keeps the role as metadata."""
     calls = message.tool_calls if isinstance(message, AIMessage) else []
+    metadata = {key: getattr(message, key, None) for key in KEPT}
+    if isinstance(message, ChatMessage):
+        role, metadata["role"] = own_role(message.role), message.role
+    else:
+        role = next((ours for kind, ours in _ROLES if isinstance(message, kind)), own_role(message.type))
     return FrameworkMessage(
-        role=own_role(message.role if isinstance(message, ChatMessage) else message.type),
-        content=message.content,
+        role=role,
+        content=_with_invalid_calls(message),
         id=message.id,
-        metadata={key: getattr(message, key, None) for key in KEPT},
+        metadata=metadata,
         tool_calls=tuple(ToolCall(id=call["id"] or "", name=call["name"], arguments=call["args"]) for call in calls),
     )
 
@@ -41,13 +56,18 @@ def taken_apart(message: BaseMessage) -> FrameworkMessage:
 def put_together(entry: Entry) -> BaseMessage:
     """An entry of the journal as a message of LangChain."""
     found = from_journal(entry)
-    fields: dict[str, Any] = {"content": found.content or "", "id": found.id}
-    fields |= {key: found.metadata[key] for key in ("name", "additional_kwargs") if key in found.metadata}
+    kept, content = found.metadata, found.content or ""
+    if isinstance(content, list):
+        content = [block for block in content if not _is_invalid_call(block)] or ""
+    fields: dict[str, Any] = {"content": content, "id": found.id}
+    fields |= {key: kept[key] for key in _OF_EVERY if key in kept}
+    if isinstance(kept.get("role"), str):
+        return ChatMessage(**fields, role=kept["role"])
     if found.role == "tool":
-        fields["tool_call_id"] = found.metadata.get("tool_call_id", "")
-        fields["status"] = found.metadata.get("status", "success")
-        return ToolMessage(**fields)
+        fields |= {key: kept[key] for key in _OF_TOOLS if key in kept}
+        return ToolMessage(**fields, tool_call_id=kept.get("tool_call_id", ""), status=kept.get("status", "success"))
     if found.role == "assistant":
+        fields |= {key: kept[key] for key in _OF_MODELS if key in kept}
         calls = [{"name": c.name, "args": dict(c.arguments), "id": c.id} for c in found.tool_calls]
         return AIMessage(**fields, tool_calls=calls)
     return SystemMessage(**fields) if found.role == "system" else HumanMessage(**fields)
@@ -61,3 +81,28 @@ def for_prompt(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
 def for_journal(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     """What to write of these messages, less those that say nothing."""
     return shared.for_journal(map(taken_apart, messages))
+
+
+def without_orphans(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """The messages less tools' answers to calls that are not among them, which providers refuse."""
+    called: set[str] = set()
+    kept: list[BaseMessage] = []
+    for message in messages:
+        if isinstance(message, AIMessage):
+            called.update(call["id"] for call in (*message.tool_calls, *message.invalid_tool_calls) if call["id"])
+        if not isinstance(message, ToolMessage) or message.tool_call_id in called:
+            kept.append(message)
+    return kept
+
+
+def _with_invalid_calls(message: BaseMessage) -> str | list[Any]:
+    """What a message says; a model that only wrote a call badly has said that, and a tool answers it."""
+    calls = message.invalid_tool_calls if isinstance(message, AIMessage) else []
+    if not calls or (isinstance(message.content, list) and any(map(_is_invalid_call, message.content))):
+        return message.content
+    said = message.content if isinstance(message.content, list) else [message.content] if message.content else []
+    return [*said, *(dict(call) for call in calls)]
+
+
+def _is_invalid_call(block: Any) -> bool:
+    return isinstance(block, Mapping) and block.get("type") == "invalid_tool_call"

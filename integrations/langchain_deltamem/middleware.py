@@ -15,6 +15,7 @@ from langgraph.runtime import Runtime
 
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt, resolve_agent
+from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open
 from deltamem_agents.frameworks.messages import edited, session_name, unwritten
 from deltamem_agents.frameworks.written import mark, unmarked
 from deltamem_agents.memory import AgentMemory, DeltaMem, Recall
@@ -54,6 +55,7 @@ class DeltaMemMiddleware(AgentMiddleware[DeltaMemState, Any, Any]):
         write: "all" (what was said by people, models and tools; never system messages), "human", or a predicate.
         tools: Whether the model gets tools to `remember`, `recall` and `forget` by itself; what they do is journalled
             by their effect only.
+        on_error: "log" goes on without memory where it fails (the database is away, say), "raise" raises.
 
     Raises:
         ConfigError: An option is out of range.
@@ -72,8 +74,10 @@ class DeltaMemMiddleware(AgentMiddleware[DeltaMemState, Any, Any]):
         budget: int | None = None,
         write: Write = "all",
         tools: bool = False,
+        on_error: OnError = "log",
     ) -> None:
         super().__init__()
+        self._on_error = check_on_error(on_error)
         if write not in ("all", "human") and not callable(write):
             raise ConfigError(f"write is {write!r}; give 'all', 'human', or a callable that takes a message")
         self._mem = mem
@@ -87,27 +91,34 @@ class DeltaMemMiddleware(AgentMiddleware[DeltaMemState, Any, Any]):
     ) -> ModelResponse[Any]:
         """Recall what belongs to the newest human message, and hand the model a system message with it."""
         agent = self._agent(request.state, request.runtime)
-        query, present = self._query(request), _present(request)
-        recalled = agent.recall(query, **self._options.for_search(present)) if query else Recall()
-        return handler(self._with_memory(request, agent, beyond_prompt(self._mem, recalled, self._options, present)))
+        query, present, text = self._query(request), _present(request), ""
+        with fails_open(self._on_error, "recall"):
+            recalled = agent.recall(query, **self._options.for_search(present)) if query else Recall()
+            text = beyond_prompt(self._mem, recalled, self._options, present)
+        return handler(self._with_memory(request, agent, text))
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ModelResponse[Any]:
         """Async twin of `wrap_model_call`; never blocks the event loop."""
         agent = self._agent(request.state, request.runtime)
-        query, present = self._query(request), _present(request)
-        recalled = await agent.arecall(query, **self._options.for_search(present)) if query else Recall()
-        text = beyond_prompt(self._mem, recalled, self._options, present)
+        query, present, text = self._query(request), _present(request), ""
+        with fails_open(self._on_error, "recall"):
+            recalled = await agent.arecall(query, **self._options.for_search(present)) if query else Recall()
+            text = beyond_prompt(self._mem, recalled, self._options, present)
         return await handler(self._with_memory(request, agent, text))
 
     def after_agent(self, state: DeltaMemState, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Journal what is new; returns once it is durable; the next recall folds it."""
-        return self._journal(self._agent(state, runtime), _session(), state)
+        with fails_open(self._on_error, "journalling"):
+            return self._journal(self._agent(state, runtime), _session(), state)
+        return None
 
     async def aafter_agent(self, state: DeltaMemState, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Async twin of `after_agent`; never blocks the event loop."""
-        return await self._ajournal(self._agent(state, runtime), _session(), state)
+        with fails_open(self._on_error, "journalling"):
+            return await self._ajournal(self._agent(state, runtime), _session(), state)
+        return None
 
     @property
     def pool(self) -> ThreadPoolExecutor:

@@ -14,6 +14,7 @@ from llama_index.core.memory import BaseMemoryBlock
 from llama_index.core.utils import get_tokenizer
 
 from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt, resolve_agent
+from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open
 from deltamem_agents.frameworks.messages import for_journal, session_name
 from deltamem_agents.frameworks.recalled import RecalledText
 from deltamem_agents.memory import AgentMemory, DeltaMem
@@ -34,7 +35,8 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
         mem: An open one; not closed by this class.
         agent_id: Whose memory.
         fields: ``mode`` ("hybrid", "vector" or "state"), ``k``, ``budget``, ``tokenizer_fn`` (that of the `Memory`,
-            where it was given one), and those of any block. Where tokens are short, blocks of the lowest ``priority``
+            where it was given one), ``on_error`` ("log" goes on without memory where it fails, "raise" raises), and
+            those of any block. Where tokens are short, blocks of the lowest ``priority``
             are truncated first, those of 0 never; this one keeps its highest-ranked records.
 
     Raises:
@@ -49,6 +51,7 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
     mode: str = Field(default="hybrid", description="'hybrid', 'vector' or 'state'.")
     k: int = Field(default=5, description="Records at most.")
     budget: int | None = Field(default=None, description="Tokens that recall may have.")
+    on_error: OnError = Field(default="log", description="'log' or 'raise'.")
     tokenizer_fn: Callable[[str], list[Any]] = Field(default_factory=get_tokenizer, exclude=True, repr=False)
 
     _handle: Handle = PrivateAttr()
@@ -58,6 +61,7 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
         # Before pydantic, which would say it in its own words.
         resolve_agent(mem, agent_id, ways=WAYS)
         RecallOptions(**{name: fields[name] for name in ("mode", "k", "budget") if name in fields})
+        check_on_error(fields.get("on_error", "log"))
         super().__init__(agent_id=agent_id, **fields)  # type: ignore[call-arg]  # a field of this class
         self._handle = Handle(mem)
 
@@ -70,8 +74,10 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
             return ""
         present = texts(messages or [])
         options = RecallOptions(mode=self.mode, k=self.k, budget=self.budget)
-        found = await self._agent.arecall(asked, **options.for_search(present))
-        return beyond_prompt(self._handle.mem, found, options, present)
+        with fails_open(self.on_error, "recall"):
+            found = await self._agent.arecall(asked, **options.for_search(present))
+            return beyond_prompt(self._handle.mem, found, options, present)
+        return ""
 
     async def atruncate(self, content: str, tokens_to_truncate: int) -> str | None:
         """What `aget` gave without its lowest-ranked records, as many as it takes; None where none is left."""
@@ -80,6 +86,10 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
         return content.within(self._measure(content) - tokens_to_truncate, self._measure) or None
 
     async def _aput(self, messages: list[ChatMessage]) -> None:
+        with fails_open(self.on_error, "journalling"):
+            await self._write(messages)
+
+    async def _write(self, messages: list[ChatMessage]) -> None:
         for session, portion in groupby(messages, lambda each: session_name(each.additional_kwargs.get("session_id"))):
             last, new = self._last.get(session, session), []
             for message in for_journal(taken_apart(each) for each in portion):

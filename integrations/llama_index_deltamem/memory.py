@@ -13,6 +13,7 @@ from llama_index.core.storage.chat_store.base_db import MessageStatus
 
 from deltamem_agents.errors import UnknownAgentError
 from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt, resolve_agent
+from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open
 from deltamem_agents.frameworks.messages import clearing, session_name, since_cleared, unwritten
 from deltamem_agents.memory import AgentMemory, DeltaMem, Receipt
 from deltamem_agents.memory.opened import find_open, refuse_pickle
@@ -23,7 +24,17 @@ from llama_index_deltamem.turn import OpenTurn, Said, journalled, said
 
 WAYS = "give DeltaMemory.from_defaults(mem, agent_id=…), a string, such as a user's id"
 SERIALISED = (
-    *("agent_id", "session_id", "mode", "k", "budget", "token_limit", "token_flush_size", "chat_history_token_ratio"),
+    *(
+        "agent_id",
+        "session_id",
+        "mode",
+        "k",
+        "budget",
+        "on_error",
+        "token_limit",
+        "token_flush_size",
+        "chat_history_token_ratio",
+    ),
     *("image_token_size_estimate", "audio_token_size_estimate", "video_token_size_estimate"),
 )
 
@@ -44,6 +55,7 @@ class DeltaMemory(Memory):
     mode: str = Field(default="hybrid", description="'hybrid', 'vector' or 'state'.")
     k: int = Field(default=5, description="Records at most.")
     budget: int | None = Field(default=None, description="Tokens that recall may have, besides the token limit.")
+    on_error: OnError = Field(default="log", description="'log' or 'raise'.")
 
     _turn: OpenTurn = PrivateAttr()
 
@@ -51,6 +63,7 @@ class DeltaMemory(Memory):
         # Before pydantic, which would say it in its own words.
         resolve_agent(mem, agent_id, ways=WAYS)
         RecallOptions(**{name: fields[name] for name in ("mode", "k", "budget") if name in fields})
+        check_on_error(fields.get("on_error", "log"))
         super().__init__(agent_id=agent_id, **fields)  # type: ignore[call-arg]  # a field of this class
         self._turn = OpenTurn(mem)
 
@@ -69,6 +82,7 @@ class DeltaMemory(Memory):
         mode: str = "hybrid",
         k: int = 5,
         budget: int | None = None,
+        on_error: OnError = "log",
         token_limit: int = DEFAULT_TOKEN_LIMIT,
         chat_history: list[ChatMessage] | None = None,
         **options: Any,
@@ -79,6 +93,8 @@ class DeltaMemory(Memory):
             mem: Not closed by this class.
             agent_id: Whose memory; has to be given.
             session_id: The conversation; a new one where none is given.
+            on_error: Where memory fails, "log" goes on without recall, and keeps what cannot be journalled for the next
+                turn; "raise" raises.
             token_limit: Of buffer and recall together, by the backbone's tokenizer unless ``tokenizer_fn`` is given.
             chat_history: What the conversation begins with; what the journal does not have of it is written.
             options: Any other of `Memory.from_defaults`.
@@ -91,7 +107,7 @@ class DeltaMemory(Memory):
         options.setdefault("tokenizer_fn", tokenizer_of(mem))
         stock = Memory.from_defaults(session_id=session_id, token_limit=token_limit, **options)
         fields = {name: getattr(stock, name) for name in Memory.model_fields}
-        memory = cls(mem, agent_id, mode=mode, k=k, budget=budget, **fields)
+        memory = cls(mem, agent_id, mode=mode, k=k, budget=budget, on_error=on_error, **fields)
         if chat_history is not None:
             memory.set(chat_history)
         return memory
@@ -254,18 +270,20 @@ class DeltaMemory(Memory):
         recalled = self._turn.recalled
         if query not in recalled:
             options = RecallOptions(mode=self.mode, k=self.k, budget=self.budget)
-            found = await self._agent.arecall(query, **options.for_search(present))
-            recalled[query] = beyond_prompt(self._turn.mem, found, options, present)
-        return recalled[query].within(left, self._estimate_token_count)
+            with fails_open(self.on_error, "recall"):
+                found = await self._agent.arecall(query, **options.for_search(present))
+                recalled[query] = beyond_prompt(self._turn.mem, found, options, present)
+        return recalled[query].within(left, self._estimate_token_count) if query in recalled else ""
 
     async def _write(self, due: list[Said]) -> None:
         """Journal messages; returns once they are durable. Where that fails they stay in the open turn."""
-        try:
-            if new := journalled(due):
-                await self._agent.awrite(new, self._session, wait=False)
-        except BaseException:
-            self._turn.begin(due)
-            raise
+        with fails_open(self.on_error, "journalling"):
+            try:
+                if new := journalled(due):
+                    await self._agent.awrite(new, self._session, wait=False)
+            except BaseException:
+                self._turn.begin(due)
+                raise
 
     async def _restored(self) -> None:
         """Fill a deserialised memory's buffer with what its session's journal has, unless it is stored elsewhere."""
