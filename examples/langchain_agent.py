@@ -23,10 +23,12 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder, DeltaMem.open(url=url or f"sqlite:///{folder}/memory.db") as mem:
         # With tools=True a model that calls tools gets `remember`, `recall` and `forget` besides.
-        agent = create_agent(ChatDeltaMem(mem=mem, max_tokens=32), middleware=[DeltaMemMiddleware(mem)])
+        agent = create_agent(
+            ChatDeltaMem(mem=mem, max_tokens=32), middleware=[DeltaMemMiddleware(mem, agent_id="alice")]
+        )
 
         def say(text: str, thread: str) -> None:
-            config = {"configurable": {"agent_id": "alice", "thread_id": thread}}
+            config = {"configurable": {"thread_id": thread}}
             answer = agent.invoke({"messages": [("user", text)]}, config)["messages"][-1]
             print(f"{thread}  you:   {text}\n{thread}  agent: {answer.text}")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deltamem_agents.engine import Sampling
-from deltamem_agents.errors import ConfigError, InvalidAgentError
+from deltamem_agents.errors import ConfigError
 from deltamem_agents.frameworks.recalled import RecalledText
 from deltamem_agents.memory.prompting import beyond, sought
 from deltamem_agents.memory.results import Mode, Recall, Reply, check_k, check_mode
@@ -57,22 +57,6 @@ class RecallOptions:
         if not _holds_recall(messages):
             return self.arguments()
         return {"mode": "state" if self.mode == "hybrid" else self.mode, "k": self.k, "budget": 0}
-
-
-def resolve_agent(mem: DeltaMem, *given: object, ways: str) -> AgentMemory:
-    """The memory of the first agent id that is not None.
-
-    Args:
-        ways: How a caller can give one, for the error.
-
-    Raises:
-        InvalidAgentError: There is none, or it is not an id.
-        ClosedError: ``mem`` was closed.
-    """
-    for agent_id in given:
-        if agent_id is not None:
-            return mem.agent(agent_id)  # type: ignore[arg-type]  # `agent` checks it
-    raise InvalidAgentError(f"no agent id, so nobody knows whose memory is meant; {ways}")
 
 
 def beyond_prompt(mem: DeltaMem, recalled: Recall, options: RecallOptions, present: Sequence[str]) -> RecalledText:

@@ -37,7 +37,8 @@ def plain_json(value: Any, depth: int = 0) -> Any:
     """The value as JSON holds it, equal to it where JSON can.
 
     Text is as in `plain_text`. Bytes become ``{"base64": …}``; a number that is not finite, its name; a set or tuple a
-    list; dates, ids, models and other known types as pydantic writes them; any other object the beginning of its `str`.
+    list; dates, ids, models and other known types as pydantic writes them; any other object the beginning of its `str`,
+    or its type's name where that says no more.
     What contains itself, or is nested deeper than `DEEPEST`, ends in such a text.
     """
     if value is None or isinstance(value, bool):
@@ -68,6 +69,9 @@ def _key(key: object) -> str:
 
 
 def _as_text(value: object) -> str:
+    kind = type(value)
+    if kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__:  # which would give its address
+        return f"<{kind.__name__}>"
     try:
         return plain_text(str(value))[:LONGEST]
     except Exception:  # whatever its `__str__` raises

@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field
@@ -26,15 +26,16 @@ from deltamem_agents.frameworks.calling import (
     chosen_sampling,
     chosen_tools,
     reply_facts,
-    resolve_agent,
 )
+from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.memory import AgentMemory, DeltaMem, Reply
 from deltamem_agents.memory.results import check_k
 from langchain_deltamem.messages import for_prompt
+from langchain_deltamem.running import named_by_run
 
 WAYS = (
-    "give ChatDeltaMem(agent_id=…), config={'configurable': {'agent_id': …}}, or delta_agent_id=… with the call "
-    "(model_settings of an agent, or bind)"
+    "give ChatDeltaMem(agent_id=…), delta_agent_id=… with the call (model_settings of an agent, or bind), "
+    "context={'agent_id': …} with the run, or trust_configurable=True and config={'configurable': {'agent_id': …}}"
 )
 
 
@@ -42,12 +43,15 @@ class ChatDeltaMem(BaseChatModel):
     """The backbone of a `DeltaMem` under the state of one of its agents, with recall in the system message.
 
     It journals nothing: write with `DeltaMemMiddleware`, `DeltaMemChatMessageHistory` or `AgentMemory.write`. A prompt
-    that holds recalled text already, such as the middleware's, is given no more. An agent id given with a call goes
-    before one in its config, and that before the constructor's.
+    that holds recalled text already, such as the middleware's, is given no more.
 
     Args:
         mem: An open one; not closed by this class.
-        agent_id: Whose memory; may come with each call instead.
+        agent_id: Whose memory, finally: an id, or a callable that takes the run's config. A run that names another
+            agent raises.
+        default_agent_id: Whose memory where a run names none: neither the call (``delta_agent_id``), nor the run's
+            context (``agent_id``), nor its ``configurable``.
+        trust_configurable: Whether ``configurable`` counts. Clients of a server can set it: leave it off there.
         mode: "hybrid" (state and records), "vector" (records, the state zero) or "state".
         k: Records at most.
         budget: Tokens they may have.
@@ -56,12 +60,14 @@ class ChatDeltaMem(BaseChatModel):
         stop: Strings that end a reply.
 
     Raises:
-        ConfigError: An option is out of range.
-        InvalidAgentError: On a call, where no agent id is given anywhere.
+        ConfigError: An option is out of range; on a call, no agent is named anywhere, or another than ``agent_id`` is.
+        InvalidAgentError: The agent id is not one.
     """
 
     mem: DeltaMem = Field(exclude=True, repr=False)
-    agent_id: str | None = None
+    agent_id: str | Callable[[RunnableConfig], str] | None = None
+    default_agent_id: str | None = None
+    trust_configurable: bool = False
     mode: str = "hybrid"
     k: int = 5
     budget: int | None = None
@@ -75,7 +81,8 @@ class ChatDeltaMem(BaseChatModel):
     def __init__(self, **fields: Any) -> None:
         check_k(fields.get("k", 5))  # before validation, which takes True for 1
         super().__init__(**fields)
-        self._recall_options()  # after validation, as pydantic would turn our errors into its own
+        self._owner()  # after validation, as pydantic would turn our errors into its own
+        self._recall_options()
         self._sampling(None, {})
 
     @property
@@ -84,7 +91,8 @@ class ChatDeltaMem(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {"model_name": self.mem.engine.name, "agent_id": self.agent_id, "mode": self.mode}
+        named = self.agent_id if isinstance(self.agent_id, str) else self.default_agent_id
+        return {"model_name": self.mem.engine.name, "agent_id": named, "mode": self.mode}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
@@ -107,7 +115,7 @@ class ChatDeltaMem(BaseChatModel):
         """
         return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], tool_choice=tool_choice, **kwargs)
 
-    # The config does not reach `_generate`; the agent id in it is handed on as a keyword argument.
+    # The config does not reach `_generate`; the agent it means is handed on as a keyword argument.
 
     def invoke(
         self,
@@ -118,7 +126,7 @@ class ChatDeltaMem(BaseChatModel):
         **kwargs: Any,
     ) -> AIMessage:
         """As of `BaseChatModel`; ``delta_agent_id`` names the agent."""
-        return super().invoke(input, config, stop=stop, **_with_agent(config, kwargs))
+        return super().invoke(input, config, stop=stop, **self._with_agent(config, kwargs))
 
     async def ainvoke(
         self,
@@ -129,7 +137,7 @@ class ChatDeltaMem(BaseChatModel):
         **kwargs: Any,
     ) -> AIMessage:
         """Async twin of `invoke`; never blocks the event loop."""
-        return await super().ainvoke(input, config, stop=stop, **_with_agent(config, kwargs))
+        return await super().ainvoke(input, config, stop=stop, **self._with_agent(config, kwargs))
 
     def stream(
         self,
@@ -140,7 +148,7 @@ class ChatDeltaMem(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
         """Text as it comes; closing it stops the backbone."""
-        yield from super().stream(input, config, stop=stop, **_with_agent(config, kwargs))
+        yield from super().stream(input, config, stop=stop, **self._with_agent(config, kwargs))
 
     async def astream(
         self,
@@ -151,7 +159,7 @@ class ChatDeltaMem(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
         """Async twin of `stream`; never blocks the event loop."""
-        async for chunk in super().astream(input, config, stop=stop, **_with_agent(config, kwargs)):
+        async for chunk in super().astream(input, config, stop=stop, **self._with_agent(config, kwargs)):
             yield chunk
 
     def _generate(
@@ -205,12 +213,25 @@ class ChatDeltaMem(BaseChatModel):
         self, messages: list[BaseMessage], stop: list[str] | None, given: Mapping[str, Any]
     ) -> tuple[AgentMemory, list[dict[str, Any]], dict[str, Any]]:
         """Agent, prompt, and the keyword arguments of `AgentMemory.generate`."""
-        agent = resolve_agent(self.mem, given.get("delta_agent_id"), self.agent_id, ways=WAYS)
+        agent = self._owner().memory(self.mem, call=given.get("delta_agent_id"), **named_by_run(None))
         prompt = for_prompt(messages)
         options = self._recall_options().for_prompt(prompt)
         options["sampling"] = self._sampling(stop, given)
         options["tools"] = chosen_tools(given.get("tools"), given.get("tool_choice"))
         return agent, prompt, options
+
+    def _owner(self) -> Owner:
+        return Owner(
+            agent_id=self.agent_id,
+            default_agent_id=self.default_agent_id,
+            trust_configurable=self.trust_configurable,
+            ways=WAYS,
+        )
+
+    def _with_agent(self, config: RunnableConfig | None, given: dict[str, Any]) -> dict[str, Any]:
+        """The call's keyword arguments, with the id of the agent that they and its run name."""
+        named = self._owner().id(call=given.get("delta_agent_id"), **named_by_run(config))
+        return given | {"delta_agent_id": named}
 
     def _recall_options(self) -> RecallOptions:
         return RecallOptions(mode=self.mode, k=self.k, budget=self.budget)
@@ -248,14 +269,6 @@ class ChatDeltaMem(BaseChatModel):
 
     def _facts(self, agent: AgentMemory, prompt: list[dict[str, Any]], reply: Reply) -> dict[str, Any]:
         return {"model_provider": "deltamem", **reply_facts(self.mem, agent, prompt, reply)}
-
-
-def _with_agent(config: RunnableConfig | None, given: dict[str, Any]) -> dict[str, Any]:
-    """The call's keyword arguments, with the agent id of its config (or of the graph it runs in)."""
-    if given.get("delta_agent_id") is None:
-        agent_id = ensure_config(config).get("configurable", {}).get("agent_id")
-        return given if agent_id is None else given | {"delta_agent_id": agent_id}
-    return given
 
 
 def _usage(reply: Reply) -> UsageMetadata:

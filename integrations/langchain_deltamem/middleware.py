@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import types
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired, cast
 
 from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
 from langchain.agents.middleware.types import PrivateStateAttr
@@ -14,31 +16,37 @@ from langgraph.config import get_config
 from langgraph.runtime import Runtime
 
 from deltamem_agents.errors import ConfigError
-from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt, resolve_agent
+from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open
 from deltamem_agents.frameworks.messages import edited, session_name, unwritten
+from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.frameworks.written import mark, unmarked
 from deltamem_agents.memory import AgentMemory, DeltaMem, Recall
 from deltamem_agents.memory.twins import twin
 from langchain_deltamem.chat_model import ChatDeltaMem
 from langchain_deltamem.memory_tools import by_our_tools, memory_tools
 from langchain_deltamem.messages import for_journal
+from langchain_deltamem.running import named_in_context
 
 WAYS = (
     "give DeltaMemMiddleware(agent_id=…), a string or a callable of state and runtime; or context={'agent_id': …} with "
-    "the run; or config={'configurable': {'agent_id': …}}"
+    "the run; or trust_configurable=True and config={'configurable': {'agent_id': …}}"
 )
 AgentId = str | Callable[[Any, Any], str]
 Write = Literal["all", "human"] | Callable[[BaseMessage], bool]
 
 
-class DeltaMemState(AgentState[Any]):
-    """State of an agent with memory: which of its messages are journalled (id to a mark, see `frameworks.written`)."""
+def _state_of(key: str) -> type[AgentState[Any]]:
+    """The state of an agent with a memory that keeps, under ``key``, which messages are journalled.
 
-    delta_mem_written: NotRequired[Annotated[dict[str, str], PrivateStateAttr]]
+    Id to a mark, see `frameworks.written`. Each of several memories on one agent has a key of its own.
+    """
+    kept = NotRequired[Annotated[dict[str, str], PrivateStateAttr]]
+    body = {"__annotations__": {key: kept}, "__module__": __name__, "__doc__": "State of an agent with memory."}
+    return cast(type[AgentState[Any]], types.new_class("DeltaMemState", (AgentState,), {}, lambda ns: ns.update(body)))
 
 
-class DeltaMemMiddleware(AgentMiddleware[DeltaMemState, Any, Any]):
+class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
     """Puts recall into the system message of each model call, and journals the messages when the agent is done.
 
     Writing is idempotent: messages are known by their ids, edited ones replace the old, and a conversation that a
@@ -47,8 +55,10 @@ class DeltaMemMiddleware(AgentMiddleware[DeltaMemState, Any, Any]):
 
     Args:
         mem: An open one; not closed by this class.
-        agent_id: Whose memory: an id, or a callable ``(state, runtime) -> id``, which alone decides. Before an id goes
-            ``agent_id`` of the run's context, then of its ``configurable``.
+        agent_id: Whose memory, finally: an id, or a callable ``(state, runtime) -> id``. A run whose context names
+            another agent raises.
+        default_agent_id: Whose memory where neither the run's context has an ``agent_id``, nor its ``configurable``.
+        trust_configurable: Whether ``configurable`` counts. Clients of a server can set it: leave it off there.
         mode: "hybrid", "vector" or "state"; "state" puts the backbone's own hint into the prompt, if it has one.
         k: Records at most.
         budget: Tokens they may have, by the backbone's tokenizer.
@@ -56,35 +66,51 @@ class DeltaMemMiddleware(AgentMiddleware[DeltaMemState, Any, Any]):
         tools: Whether the model gets tools to `remember`, `recall` and `forget` by itself; what they do is journalled
             by their effect only.
         on_error: "log" goes on without memory where it fails (the database is away, say), "raise" raises.
+        name: Of the middleware, which tells several in one agent apart; by default the class's, with a hash of an
+            ``agent_id`` that is an id.
 
     Raises:
-        ConfigError: An option is out of range.
-        InvalidAgentError: In a run, where no agent id is given anywhere.
+        ConfigError: An option is out of range; in a run, no agent is named anywhere, or another than ``agent_id`` is.
+        InvalidAgentError: The agent id is not one.
     """
-
-    state_schema = DeltaMemState
 
     def __init__(
         self,
         mem: DeltaMem,
         agent_id: AgentId | None = None,
         *,
+        default_agent_id: str | None = None,
+        trust_configurable: bool = False,
         mode: str = "hybrid",
         k: int = 5,
         budget: int | None = None,
         write: Write = "all",
         tools: bool = False,
         on_error: OnError = "log",
+        name: str | None = None,
     ) -> None:
         super().__init__()
         self._on_error = check_on_error(on_error)
         if write not in ("all", "human") and not callable(write):
             raise ConfigError(f"write is {write!r}; give 'all', 'human', or a callable that takes a message")
+        if not isinstance(mem, DeltaMem):
+            raise ConfigError(f"mem is a {type(mem).__name__}; give an open DeltaMem, as of DeltaMem.open(url=…)")
         self._mem = mem
-        self._agent_id = agent_id
+        self._owner = Owner(
+            agent_id=agent_id, default_agent_id=default_agent_id, trust_configurable=trust_configurable, ways=WAYS
+        )
+        self._name = type(self).__name__ + (f"-{_short(agent_id)}" if isinstance(agent_id, str) else "")
+        self._name = self._name if name is None else name
+        self._key = f"delta_mem_written_{_short(self._name)}"
+        self.state_schema = _state_of(self._key)  # each middleware's own
         self._options = RecallOptions(mode=mode, k=k, budget=budget)
         self._write = write
         self.tools = memory_tools(self._of_tool, self._options) if tools else []
+
+    @property
+    def name(self) -> str:
+        """As LangChain names the nodes of the agent's graph."""
+        return self._name
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
@@ -108,13 +134,13 @@ class DeltaMemMiddleware(AgentMiddleware[DeltaMemState, Any, Any]):
             text = beyond_prompt(self._mem, recalled, self._options, present)
         return await handler(self._with_memory(request, agent, text))
 
-    def after_agent(self, state: DeltaMemState, runtime: Runtime[Any]) -> dict[str, Any] | None:
+    def after_agent(self, state: AgentState[Any], runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Journal what is new; returns once it is durable; the next recall folds it."""
         with fails_open(self._on_error, "journalling"):
             return self._journal(self._agent(state, runtime), _session(), state)
         return None
 
-    async def aafter_agent(self, state: DeltaMemState, runtime: Runtime[Any]) -> dict[str, Any] | None:
+    async def aafter_agent(self, state: AgentState[Any], runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Async twin of `after_agent`; never blocks the event loop."""
         with fails_open(self._on_error, "journalling"):
             return await self._ajournal(self._agent(state, runtime), _session(), state)
@@ -126,9 +152,10 @@ class DeltaMemMiddleware(AgentMiddleware[DeltaMemState, Any, Any]):
         self._mem.check_open()
         return self._mem.pool
 
-    def _journal(self, agent: AgentMemory, session: str, state: DeltaMemState) -> dict[str, Any] | None:
+    def _journal(self, agent: AgentMemory, session: str, state: AgentState[Any]) -> dict[str, Any] | None:
         """Write what is new; what is to change in the state."""
-        known, chosen = state.get("delta_mem_written"), self._chosen(state["messages"])
+        known: dict[str, str] | None = state.get(self._key)  # type: ignore[assignment]  # see `_state_of`
+        chosen = self._chosen(state["messages"])
         key = self._mem.store.secret(agent.id)
         if known is None:
             messages = for_journal(chosen)
@@ -141,16 +168,17 @@ class DeltaMemMiddleware(AgentMiddleware[DeltaMemState, Any, Any]):
         if key is None:
             return None
         marks = _marks(key, session, chosen)
-        return None if marks == known else {"delta_mem_written": marks}
+        return None if marks == known else {self._key: marks}
 
     _ajournal = twin(_journal)
 
     def _agent(self, state: Any, runtime: Runtime[Any] | ToolRuntime) -> AgentMemory:
-        if callable(self._agent_id):
-            return resolve_agent(self._mem, self._agent_id(state, runtime), ways=WAYS)
-        context = getattr(runtime, "context", None)
-        named = context.get("agent_id") if isinstance(context, Mapping) else getattr(context, "agent_id", None)
-        return resolve_agent(self._mem, named, _configurable().get("agent_id"), self._agent_id, ways=WAYS)
+        return self._owner.memory(
+            self._mem,
+            context=named_in_context(getattr(runtime, "context", None)),
+            configurable=_configurable().get("agent_id"),
+            arguments=(state, runtime),
+        )
 
     def _of_tool(self, runtime: ToolRuntime) -> tuple[AgentMemory, str]:
         """The agent that a tool of ours is to serve, and the session."""
@@ -181,6 +209,10 @@ class DeltaMemMiddleware(AgentMiddleware[DeltaMemState, Any, Any]):
         if message.type == "system" or message.additional_kwargs.get("lc_source") == "summarization":
             return False
         return self._write(message) if callable(self._write) else self._write == "all" or message.type == "human"
+
+
+def _short(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 def _present(request: ModelRequest[Any]) -> list[str]:

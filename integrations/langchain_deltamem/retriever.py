@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import RunnableConfig
 from pydantic import Field
 
-from deltamem_agents.frameworks.calling import resolve_agent
+from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.frameworks.records import record_facts, record_id, search_arguments
 from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.results import check_k
 from deltamem_agents.recall import Record
+from langchain_deltamem.running import named_by_run
 
-WAYS = "give DeltaMemRetriever(agent_id=…), or agent_id=… with the call"
+WAYS = (
+    "give DeltaMemRetriever(agent_id=…), agent_id=… with the call, context={'agent_id': …} with the run, or "
+    "trust_configurable=True and config={'configurable': {'agent_id': …}}"
+)
 
 
 class DeltaMemRetriever(BaseRetriever):
@@ -29,19 +34,26 @@ class DeltaMemRetriever(BaseRetriever):
 
     Args:
         mem: An open one; not closed by this class.
-        agent_id: Whose memory; may come with each call instead, as may the others.
-        k: Documents at most.
+        agent_id: Whose memory, finally: an id, or a callable that takes the run's config. A run that names another
+            agent raises.
+        default_agent_id: Whose memory where a run names none: neither the call (``agent_id``), nor the run's context
+            (``agent_id``), nor its ``configurable``.
+        trust_configurable: Whether ``configurable`` counts. Clients of a server can set it: leave it off there.
+        k: Documents at most; it and what follows may come with each call instead.
         session: Only of this conversation.
         since, until: Only messages written at or after, and before.
         where: Only messages whose metadata has these values.
 
     Raises:
-        ConfigError: k is not a positive integer.
-        InvalidAgentError: On a call, where no agent id is given anywhere.
+        ConfigError: k is not a positive integer; on a call, no agent is named anywhere, or another than ``agent_id``
+            is.
+        InvalidAgentError: The agent id is not one.
     """
 
     mem: DeltaMem = Field(exclude=True, repr=False)
-    agent_id: str | None = None
+    agent_id: str | Callable[[RunnableConfig], str] | None = None
+    default_agent_id: str | None = None
+    trust_configurable: bool = False
     k: int = 5
     session: str | None = None
     since: datetime | None = None
@@ -51,6 +63,17 @@ class DeltaMemRetriever(BaseRetriever):
     def __init__(self, **fields: Any) -> None:
         check_k(fields.get("k", 5))  # before validation, as pydantic would turn our error into its own
         super().__init__(**fields)
+        self._owner()
+
+    # The config does not reach `_get_relevant_documents`; the agent it means is handed on as a keyword argument.
+
+    def invoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:
+        """Records that a query is answered from; ``agent_id`` names the agent."""
+        return super().invoke(input, config, **self._with_agent(config, kwargs))
+
+    async def ainvoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:
+        """Async twin of `invoke`; never blocks the event loop."""
+        return await super().ainvoke(input, config, **self._with_agent(config, kwargs))
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **given: Any
@@ -64,8 +87,19 @@ class DeltaMemRetriever(BaseRetriever):
         agent, narrowed = self._asked(given)
         return _documents(agent, (await agent.arecall(query, **narrowed)).records)
 
+    def _owner(self) -> Owner:
+        return Owner(
+            agent_id=self.agent_id,
+            default_agent_id=self.default_agent_id,
+            trust_configurable=self.trust_configurable,
+            ways=WAYS,
+        )
+
+    def _with_agent(self, config: RunnableConfig | None, given: dict[str, Any]) -> dict[str, Any]:
+        return given | {"agent_id": self._owner().id(call=given.get("agent_id"), **named_by_run(config))}
+
     def _asked(self, given: Mapping[str, Any]) -> tuple[AgentMemory, dict[str, Any]]:
-        agent = resolve_agent(self.mem, given.get("agent_id"), self.agent_id, ways=WAYS)
+        agent = self._owner().memory(self.mem, call=given.get("agent_id"), **named_by_run(None))
         chosen = {name: given.get(name, getattr(self, name)) for name in ("k", "session", "since", "until", "where")}
         return agent, search_arguments(**chosen)
 

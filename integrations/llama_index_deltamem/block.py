@@ -13,9 +13,10 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.memory import BaseMemoryBlock
 from llama_index.core.utils import get_tokenizer
 
-from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt, resolve_agent
+from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open
 from deltamem_agents.frameworks.messages import for_journal, session_name
+from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.frameworks.recalled import RecalledText
 from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.opened import Handle, refuse_pickle
@@ -40,8 +41,8 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
             are truncated first, those of 0 never; this one keeps its highest-ranked records.
 
     Raises:
-        ConfigError: An option is out of range.
-        InvalidAgentError: There is no agent id, or it is not one.
+        ConfigError: An option is out of range, or there is no agent id.
+        InvalidAgentError: The agent id is not one.
         ClosedError: ``mem`` was closed.
     """
 
@@ -55,11 +56,12 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
     tokenizer_fn: Callable[[str], list[Any]] = Field(default_factory=get_tokenizer, exclude=True, repr=False)
 
     _handle: Handle = PrivateAttr()
+    _held: list[ChatMessage] = PrivateAttr(default_factory=list)  # what could not be journalled, for the next time
     _last: dict[str, str] = PrivateAttr(default_factory=dict)  # by session: the id of what was written last
 
     def __init__(self, mem: DeltaMem, agent_id: str | None = None, **fields: Any) -> None:
         # Before pydantic, which would say it in its own words.
-        resolve_agent(mem, agent_id, ways=WAYS)
+        Owner(agent_id=agent_id, ways=WAYS).memory(mem)
         RecallOptions(**{name: fields[name] for name in ("mode", "k", "budget") if name in fields})
         check_on_error(fields.get("on_error", "log"))
         super().__init__(agent_id=agent_id, **fields)  # type: ignore[call-arg]  # a field of this class
@@ -87,7 +89,13 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
 
     async def _aput(self, messages: list[ChatMessage]) -> None:
         with fails_open(self.on_error, "journalling"):
-            await self._write(messages)
+            held, self._held = self._held, []
+            try:
+                await self._write([*held, *messages])
+            except BaseException:
+                # `Memory` does not hand them over again.
+                self._held = [*held, *messages] if self.on_error == "log" else held
+                raise
 
     async def _write(self, messages: list[ChatMessage]) -> None:
         for session, portion in groupby(messages, lambda each: session_name(each.additional_kwargs.get("session_id"))):

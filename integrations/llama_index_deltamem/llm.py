@@ -31,9 +31,9 @@ from deltamem_agents.frameworks.calling import (
     chosen_sampling,
     chosen_tools,
     reply_facts,
-    resolve_agent,
 )
 from deltamem_agents.frameworks.messages import for_prompt
+from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.memory import AgentMemory, DeltaMem, Reply
 from deltamem_agents.memory.opened import Handle, refuse_pickle
 from llama_index_deltamem.messages import taken_apart, tool_call_blocks
@@ -51,16 +51,18 @@ class DeltaMemLLM(FunctionCallingLLM):
 
     Args:
         mem: An open one; not closed by this class.
-        agent_id: Whose memory; may come with each call instead.
+        agent_id: Whose memory, finally; a call that names another agent raises.
+        default_agent_id: Whose memory where a call names none.
         fields: ``mode`` ("hybrid", "vector", "state"), ``k``, ``budget``, ``temperature`` (0 is greedy), ``top_p``,
             ``max_tokens``, ``stop``, ``seed``, and those of any LLM of LlamaIndex.
 
     Raises:
-        ConfigError: An option is out of range.
-        InvalidAgentError: The agent id is not one, or, on a call, none is given anywhere.
+        ConfigError: An option is out of range; on a call, no agent is named anywhere, or another than ``agent_id`` is.
+        InvalidAgentError: The agent id is not one.
     """
 
-    agent_id: str | None = Field(default=None, description="Whose memory.")
+    agent_id: str | None = Field(default=None, description="Whose memory, finally.")
+    default_agent_id: str | None = Field(default=None, description="Whose memory where a call names none.")
     mode: str = Field(default="hybrid", description="'hybrid', 'vector' or 'state'.")
     k: int = Field(default=5, description="Records at most.")
     budget: int | None = Field(default=None, description="Tokens that records may have.")
@@ -194,7 +196,8 @@ class DeltaMemLLM(FunctionCallingLLM):
         self, messages: Sequence[ChatMessage], given: Mapping[str, Any]
     ) -> tuple[AgentMemory, list[dict[str, Any]], dict[str, Any]]:
         """Agent, prompt, and the keyword arguments of `AgentMemory.generate`."""
-        agent = resolve_agent(self._handle.mem, given.get("delta_agent_id"), self.agent_id, ways=WAYS)
+        owner = Owner(agent_id=self.agent_id, default_agent_id=self.default_agent_id, ways=WAYS)
+        agent = owner.memory(self._handle.mem, call=given.get("delta_agent_id"))
         prompt = for_prompt(map(taken_apart, messages))
         options = RecallOptions(mode=self.mode, k=self.k, budget=self.budget).for_prompt(prompt)
         options["sampling"] = chosen_sampling(self, given)

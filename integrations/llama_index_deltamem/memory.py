@@ -12,9 +12,10 @@ from llama_index.core.memory.memory import DEFAULT_TOKEN_LIMIT, InsertMethod
 from llama_index.core.storage.chat_store.base_db import MessageStatus
 
 from deltamem_agents.errors import UnknownAgentError
-from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt, resolve_agent
+from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open
 from deltamem_agents.frameworks.messages import clearing, session_name, since_cleared, unwritten
+from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.memory import AgentMemory, DeltaMem, Receipt
 from deltamem_agents.memory.opened import find_open, refuse_pickle
 from llama_index_deltamem.blocking import finished
@@ -61,7 +62,7 @@ class DeltaMemory(Memory):
 
     def __init__(self, mem: DeltaMem, agent_id: str | None = None, **fields: Any) -> None:
         # Before pydantic, which would say it in its own words.
-        resolve_agent(mem, agent_id, ways=WAYS)
+        Owner(agent_id=agent_id, ways=WAYS).memory(mem)
         RecallOptions(**{name: fields[name] for name in ("mode", "k", "budget") if name in fields})
         check_on_error(fields.get("on_error", "log"))
         super().__init__(agent_id=agent_id, **fields)  # type: ignore[call-arg]  # a field of this class
@@ -100,8 +101,8 @@ class DeltaMemory(Memory):
             options: Any other of `Memory.from_defaults`.
 
         Raises:
-            ConfigError: Unknown mode, k or budget out of range.
-            InvalidAgentError: There is no agent id, or it is not one.
+            ConfigError: Unknown mode, k or budget out of range, or there is no agent id.
+            InvalidAgentError: The agent id is not one.
             ClosedError: ``mem`` was closed.
         """
         options.setdefault("tokenizer_fn", tokenizer_of(mem))

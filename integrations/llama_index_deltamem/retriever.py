@@ -9,7 +9,7 @@ from typing import Any
 from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
-from deltamem_agents.frameworks.calling import resolve_agent
+from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.frameworks.records import record_facts, record_id, search_arguments
 from deltamem_agents.memory import DeltaMem
 from deltamem_agents.memory.results import check_k
@@ -34,8 +34,8 @@ class DeltaMemRetriever(BaseRetriever):
         options: Of ``BaseRetriever``, such as ``callback_manager``.
 
     Raises:
-        ConfigError: k is not a positive integer.
-        InvalidAgentError: There is no agent id, or it is not one.
+        ConfigError: k is not a positive integer, or there is no agent id.
+        InvalidAgentError: The agent id is not one.
         ClosedError: ``mem`` was closed.
     """
 
@@ -53,7 +53,7 @@ class DeltaMemRetriever(BaseRetriever):
     ) -> None:
         check_k(k)
         super().__init__(**options)
-        self._agent = resolve_agent(mem, agent_id, ways=WAYS)
+        self._agent = Owner(agent_id=agent_id, ways=WAYS).memory(mem)
         self._asked = search_arguments(k, session, since, until, where)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
+from deltamem_agents.frameworks.sanitizing import plain_text
 from deltamem_agents.memory import DeltaMem
 
 Tokenizer = Callable[[str], list[int]]
@@ -17,6 +18,6 @@ def tokenizer_of(mem: DeltaMem) -> Tokenizer:
 
     @lru_cache(maxsize=REMEMBERED)
     def tokens(text: str) -> tuple[int, ...]:
-        return tuple(tokenizer.encode(text, add_special_tokens=False))
+        return tuple(tokenizer.encode(plain_text(text), add_special_tokens=False))
 
     return lambda text: list(tokens(text))

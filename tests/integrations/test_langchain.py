@@ -105,8 +105,8 @@ async def test_streams_are_the_reply_in_pieces(mem: DeltaMem) -> None:
     assert [reply.content for reply in llm.batch([QUESTION, QUESTION])] == [whole.content] * 2
 
 
-def test_the_agent_comes_from_call_config_or_constructor(mem: DeltaMem) -> None:
-    llm = ChatDeltaMem(mem=mem, agent_id="alice", max_tokens=4)
+def test_the_agent_comes_from_call_config_or_default(mem: DeltaMem) -> None:
+    llm = ChatDeltaMem(mem=mem, default_agent_id="alice", trust_configurable=True, max_tokens=4)
 
     def agent_of(reply: BaseMessage) -> str:
         return str(reply.response_metadata["agent_id"])
@@ -174,10 +174,10 @@ def test_bad_input_of_the_chat_model(mem: DeltaMem) -> None:
     for bad in ({"mode": "both"}, {"k": 0}, {"budget": -1}, {"temperature": -1}, {"max_tokens": 0}):
         with pytest.raises(ConfigError):
             ChatDeltaMem(mem=mem, agent_id="alice", **bad)
-    with pytest.raises(InvalidAgentError, match=r"agent_id=….*configurable.*delta_agent_id"):
+    with pytest.raises(ConfigError, match=r"agent_id=….*delta_agent_id.*context.*configurable"):
         ChatDeltaMem(mem=mem).invoke("Hi")
     with pytest.raises(InvalidAgentError, match="is a int"):
-        ChatDeltaMem(mem=mem).invoke("Hi", {"configurable": {"agent_id": 7}})
+        ChatDeltaMem(mem=mem, trust_configurable=True).invoke("Hi", {"configurable": {"agent_id": 7}})
     llm = ChatDeltaMem(mem=mem, agent_id="alice")
     with pytest.raises(InvalidMessageError):
         llm.invoke([HumanMessage("")])
@@ -198,7 +198,9 @@ def test_told_in_one_process_used_in_the_next(
     assert "- user: My favourite colour is teal." in done.stdout
     mem = open_mem()
     prompts = prompts_of(mem)
-    agent = create_agent(ChatDeltaMem(mem=mem, max_tokens=8), middleware=[DeltaMemMiddleware(mem)])
+    agent = create_agent(
+        ChatDeltaMem(mem=mem, max_tokens=8), middleware=[DeltaMemMiddleware(mem, trust_configurable=True)]
+    )
     agent.invoke(said("What is my favourite colour?"), config("alice", "next"))
     assert prompts[-1].count("My favourite colour is teal.") == 1  # by the middleware, not by the model once more
     other = Listening()
@@ -230,7 +232,9 @@ def test_recall_joins_the_system_prompt(mem: DeltaMem) -> None:
 
 def test_two_agents_never_see_each_other(mem: DeltaMem) -> None:
     model = Listening()
-    agent = create_agent(model, middleware=[DeltaMemMiddleware(mem)], checkpointer=InMemorySaver())
+    agent = create_agent(
+        model, middleware=[DeltaMemMiddleware(mem, trust_configurable=True)], checkpointer=InMemorySaver()
+    )
 
     async def both() -> None:
         for text in ("My locker code is {}.", QUESTION, "What was said about my locker?"):
@@ -250,7 +254,7 @@ def test_two_agents_never_see_each_other(mem: DeltaMem) -> None:
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_with_a_checkpointer_each_message_is_written_once(mem: DeltaMem, asynchronous: bool) -> None:
     saver = InMemorySaver()
-    agent = create_agent(Listening(), middleware=[DeltaMemMiddleware(mem)], checkpointer=saver)
+    agent = create_agent(Listening(), middleware=[DeltaMemMiddleware(mem, trust_configurable=True)], checkpointer=saver)
 
     def run(text: str) -> dict[str, Any]:
         if asynchronous:
@@ -267,7 +271,9 @@ def test_with_a_checkpointer_each_message_is_written_once(mem: DeltaMem, asynchr
 
 
 def test_an_edited_message_replaces_the_old_one(mem: DeltaMem) -> None:
-    agent = create_agent(Listening(), middleware=[DeltaMemMiddleware(mem)], checkpointer=InMemorySaver())
+    agent = create_agent(
+        Listening(), middleware=[DeltaMemMiddleware(mem, trust_configurable=True)], checkpointer=InMemorySaver()
+    )
     first = agent.invoke(said(FACT), config())["messages"][0]
     agent.update_state(config(), {"messages": [HumanMessage("My locker code is 1234.", id=first.id)]})
     agent.invoke(said(QUESTION), config())
@@ -290,7 +296,10 @@ def test_after_an_error_the_next_run_writes_what_is_missing(mem: DeltaMem) -> No
             return self
 
     agent = create_agent(
-        Calling(messages=replies()), [broken], middleware=[DeltaMemMiddleware(mem)], checkpointer=InMemorySaver()
+        Calling(messages=replies()),
+        [broken],
+        middleware=[DeltaMemMiddleware(mem, trust_configurable=True)],
+        checkpointer=InMemorySaver(),
     )
     with pytest.raises(RuntimeError):
         agent.invoke(said(FACT), config())
@@ -304,7 +313,7 @@ def test_after_an_error_the_next_run_writes_what_is_missing(mem: DeltaMem) -> No
 
 
 def test_a_client_that_resends_its_history_is_aligned(mem: DeltaMem) -> None:
-    agent = create_agent(Listening(), middleware=[DeltaMemMiddleware(mem)])  # no checkpointer
+    agent = create_agent(Listening(), middleware=[DeltaMemMiddleware(mem, trust_configurable=True)])  # no checkpointer
     history: list[BaseMessage] = []
     for text in (FACT, QUESTION, "Thanks"):
         history.append(HumanMessage(text))
@@ -329,16 +338,15 @@ def test_what_is_written(mem: DeltaMem) -> None:
 def test_three_ways_to_name_the_agent(mem: DeltaMem) -> None:
     def run(agent_id: Any = None, **given: Any) -> list[str]:
         before = {info.id for info in mem.agents()}
-        create_agent(Listening(), middleware=[DeltaMemMiddleware(mem, agent_id)], context_schema=dict).invoke(
-            said("Hi"), **given
-        )
+        middleware = DeltaMemMiddleware(mem, agent_id, trust_configurable=True)
+        create_agent(Listening(), middleware=[middleware], context_schema=dict).invoke(said("Hi"), **given)
         return [info.id for info in mem.agents() if info.id not in before]
 
     assert run("constructor") == ["constructor"]
-    assert run("nobody", config=config("configured")) == ["configured"]
+    assert run(config=config("configured")) == ["configured"]
     assert run(context={"agent_id": "context"}, config=config("nobody")) == ["context"]
-    assert run(lambda state, runtime: f"said {state['messages'][0].text}", config=config("nobody")) == ["said Hi"]
-    with pytest.raises(InvalidAgentError, match=r"agent_id=….*context=.*configurable"):
+    assert run(lambda state, runtime: f"said {state['messages'][0].text}") == ["said Hi"]
+    with pytest.raises(ConfigError, match=r"agent_id=….*context=.*configurable"):
         run()
     with pytest.raises(InvalidAgentError, match="is a int"):
         run(config={"configurable": {"agent_id": 7}})

@@ -60,7 +60,11 @@ def looks_up(word: str) -> str:
 
 
 def agent_of(mem: DeltaMem, *tools: Any, **options: Any) -> Any:
-    chosen = {"middleware": [DeltaMemMiddleware(mem)], "checkpointer": InMemorySaver(), **options}
+    chosen = {
+        "middleware": [DeltaMemMiddleware(mem, trust_configurable=True)],
+        "checkpointer": InMemorySaver(),
+        **options,
+    }
     return create_agent(ChatDeltaMem(mem=mem, max_tokens=4), list(tools), **chosen)
 
 
@@ -93,7 +97,7 @@ def test_a_failing_tool(mem: DeltaMem, speak: Callable[..., None]) -> None:
 
     speak(mem, calling('{"name": "broken", "arguments": {}}'), "It failed.")
     tries = ToolRetryMiddleware(max_retries=1, initial_delay=0.0, on_failure="continue")
-    agent = agent_of(mem, broken, middleware=[tries, DeltaMemMiddleware(mem)])
+    agent = agent_of(mem, broken, middleware=[tries, DeltaMemMiddleware(mem, trust_configurable=True)])
     agent.invoke(said("Try it."), config())
     log = mem.agent("alice").log()
     assert [entry.role for entry in log] == ["user", "assistant", "tool", "assistant"]
@@ -114,7 +118,7 @@ def test_parallel_tool_calls(mem: DeltaMem, speak: Callable[..., None], asynchro
 def test_an_interrupt_writes_when_the_run_ends(mem: DeltaMem, speak: Callable[..., None]) -> None:
     speak(mem, calling(look_up("teal")), "A word.")
     asks = HumanInTheLoopMiddleware(interrupt_on={"look_up": True})
-    agent = agent_of(mem, looks_up, middleware=[asks, DeltaMemMiddleware(mem)])
+    agent = agent_of(mem, looks_up, middleware=[asks, DeltaMemMiddleware(mem, trust_configurable=True)])
     stopped = agent.invoke(said("Look teal up."), config())
     assert stopped["__interrupt__"]
     assert texts(mem) == []
@@ -261,7 +265,7 @@ def test_tools_to_remember_recall_and_forget(mem: DeltaMem, speak: Callable[...,
         call("forget", "id", "nothing"),
         "Gone.",
     )
-    agent = agent_of(mem, middleware=[DeltaMemMiddleware(mem, tools=True)])
+    agent = agent_of(mem, middleware=[DeltaMemMiddleware(mem, tools=True, trust_configurable=True)])
 
     def run(text: str, thread: str) -> list[str]:
         given = said(text), config(thread=thread)
@@ -279,7 +283,7 @@ def test_tools_to_remember_recall_and_forget(mem: DeltaMem, speak: Callable[...,
 def test_tools_serve_the_agent_of_the_run(mem: DeltaMem, speak: Callable[..., None]) -> None:
     mem.agent("bob").write([{"role": "user", "content": FACT}])
     speak(mem, calling('{"name": "recall", "arguments": {"query": "locker code"}}'), "Nothing.")
-    agent = agent_of(mem, middleware=[DeltaMemMiddleware(mem, tools=True)])
+    agent = agent_of(mem, middleware=[DeltaMemMiddleware(mem, tools=True, trust_configurable=True)])
     result = agent.invoke(said("Search."), config("alice"))
     assert [m.text for m in result["messages"] if isinstance(m, ToolMessage)] == ["Nothing was found."]
-    assert DeltaMemMiddleware(mem).tools == []
+    assert DeltaMemMiddleware(mem, trust_configurable=True).tools == []

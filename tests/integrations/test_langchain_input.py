@@ -32,9 +32,9 @@ def run(middleware: DeltaMemMiddleware, *messages: Any) -> None:
 
 
 def test_an_agent_id_that_is_none(mem: DeltaMem) -> None:
-    with pytest.raises(InvalidAgentError, match=r"agent_id=….*context=.*configurable"):
+    with pytest.raises(ConfigError, match=r"agent_id=….*context=.*configurable"):
         run(DeltaMemMiddleware(mem), HumanMessage("Hi"))
-    with pytest.raises(InvalidAgentError, match="agent_id=…"):
+    with pytest.raises(ConfigError, match="agent_id=…"):
         DeltaMemRetriever(mem=mem).invoke("Hi")
     for bad in (7, "", "  ", "x" * 300):
         with pytest.raises(InvalidAgentError):

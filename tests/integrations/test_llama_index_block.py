@@ -76,12 +76,21 @@ async def test_a_conversation_handed_over_again_is_written_once(mem: DeltaMem) -
 
 
 async def test_a_failed_write_is_made_up_for(mem: DeltaMem, monkeypatch: pytest.MonkeyPatch) -> None:
-    block = DeltaMemoryBlock(mem, "alice")
+    block = DeltaMemoryBlock(mem, "alice", on_error="raise")
     with monkeypatch.context() as patch:
         patch.setattr(mem.store, "append", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             await block.aput(turn(0))
     await block.aput([*turn(0), *turn(1)])
+    assert texts(mem, "default") == [message.content for message in (*turn(0), *turn(1))]
+
+
+async def test_what_could_not_be_written_is_written_next_time(mem: DeltaMem, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = DeltaMemoryBlock(mem, "alice")
+    with monkeypatch.context() as patch:
+        patch.setattr(mem.store, "append", lambda *_: 1 / 0)
+        await block.aput(turn(0))
+    await block.aput(turn(1))
     assert texts(mem, "default") == [message.content for message in (*turn(0), *turn(1))]
 
 
@@ -143,7 +152,7 @@ def test_bad_input(mem: DeltaMem) -> None:
     for bad in ({"mode": "both"}, {"k": 0}, {"k": "3"}, {"budget": -1}):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             DeltaMemoryBlock(mem, "alice", **bad)
-    with pytest.raises(InvalidAgentError, match=r"no agent id.*give DeltaMemoryBlock\(mem, agent_id=…\)"):
+    with pytest.raises(ConfigError, match=r"no agent id.*give DeltaMemoryBlock\(mem, agent_id=…\)"):
         DeltaMemoryBlock(mem)
     for agent in ("", 7):
         with pytest.raises(InvalidAgentError):

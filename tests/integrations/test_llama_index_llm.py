@@ -89,7 +89,7 @@ def test_metadata(mem: DeltaMem, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_agent_by_call(mem: DeltaMem, prompts: list[str]) -> None:
     for agent in ("alice", "bob"):
         mem.agent(agent).write([{"role": "user", "content": f"{agent} has a dog."}])
-    llm = DeltaMemLLM(mem, "alice", max_tokens=1)
+    llm = DeltaMemLLM(mem, default_agent_id="alice", max_tokens=1)
     for given, expected in (({}, "alice"), ({"delta_agent_id": "bob"}, "bob")):
         reply = llm.chat([user("Who has a dog?")], **given)
         assert reply.raw is not None and reply.raw["agent_id"] == expected
@@ -188,9 +188,9 @@ def test_no_tool_call(mem: DeltaMem) -> None:
 async def test_no_agent_anywhere(mem: DeltaMem) -> None:
     llm = DeltaMemLLM(mem, max_tokens=4)
     ways = r"no agent id.*agent_id=….*delta_agent_id=…"
-    with pytest.raises(InvalidAgentError, match=ways):
+    with pytest.raises(ConfigError, match=ways):
         llm.chat([user("Hi")])
-    with pytest.raises(InvalidAgentError, match=ways):
+    with pytest.raises(ConfigError, match=ways):
         await llm.achat([user("Hi")])
     for agent in (7, "", b"alice"):
         with pytest.raises(InvalidAgentError):

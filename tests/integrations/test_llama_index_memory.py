@@ -8,7 +8,8 @@ import json
 import pickle
 import re
 from collections.abc import Callable
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, Literal
 
 import pytest
 from llama_index.core.agent.workflow import FunctionAgent
@@ -171,11 +172,14 @@ def test_a_conversation_that_went_another_way_doubles_nothing(mem: DeltaMem) -> 
 
 
 @pytest.mark.parametrize("at", ["put", "set"])
-def test_a_failed_write_is_made_up_for(mem: DeltaMem, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
-    memory = DeltaMemory.from_defaults(mem, "alice")
+@pytest.mark.parametrize("on_error", ["log", "raise"])
+def test_a_failed_write_is_made_up_for(
+    mem: DeltaMem, monkeypatch: pytest.MonkeyPatch, at: str, on_error: Literal["log", "raise"]
+) -> None:
+    memory = DeltaMemory.from_defaults(mem, "alice", on_error=on_error)
     with monkeypatch.context() as patch:
         patch.setattr(mem.store, "append", locked)
-        with pytest.raises(StoreError):
+        with pytest.raises(StoreError) if on_error == "raise" else nullcontext():
             if at == "put":
                 memory.put_messages([user(FACT), assistant("Noted.")])
             else:
@@ -465,7 +469,7 @@ def test_options_out_of_range(mem: DeltaMem, bad: dict[str, Any]) -> None:
 
 def test_agents_that_are_none(mem: DeltaMem) -> None:
     for given in ((), (None,)):
-        with pytest.raises(InvalidAgentError, match=r"no agent id.*give DeltaMemory\.from_defaults\(mem, agent_id=…\)"):
+        with pytest.raises(ConfigError, match=r"no agent id.*give DeltaMemory\.from_defaults\(mem, agent_id=…\)"):
             DeltaMemory.from_defaults(mem, *given)
     for agent, fault in (("", "empty"), (7, "int"), ("x" * 300, "300")):
         with pytest.raises(InvalidAgentError, match=fault):

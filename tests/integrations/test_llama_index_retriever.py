@@ -7,7 +7,7 @@ from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import QueryBundle
 
 from deltamem_agents import DeltaMem
-from deltamem_agents.errors import ClosedError, InvalidAgentError
+from deltamem_agents.errors import ClosedError, ConfigError, InvalidAgentError
 from llama_index_deltamem import DeltaMemLLM, DeltaMemRetriever
 
 FACT, QUESTION = "My locker code is 4417.", "What is my locker code?"
@@ -24,7 +24,7 @@ def test_in_a_query_engine(mem: DeltaMem, prompts: list[str]) -> None:
 
 def test_agents_that_are_none(mem: DeltaMem) -> None:
     for given in ((), (None,)):
-        with pytest.raises(InvalidAgentError, match=r"no agent id.*give DeltaMemRetriever\(mem, agent_id=…\)"):
+        with pytest.raises(ConfigError, match=r"no agent id.*give DeltaMemRetriever\(mem, agent_id=…\)"):
             DeltaMemRetriever(mem, *given)
     for agent, fault in (("", "empty"), (7, "int")):
         with pytest.raises(InvalidAgentError, match=fault):

@@ -90,7 +90,7 @@ def test_bad_input(mem: DeltaMem, framework: str) -> None:
 
 def test_langchain_options_may_come_with_the_call(mem: DeltaMem) -> None:
     retriever = ForLangChain(mem=mem)
-    with pytest.raises(InvalidAgentError, match=r"agent_id=… with the call"):
+    with pytest.raises(ConfigError, match=r"agent_id=… with the call"):
         retriever.invoke("dog")
     assert [each.id for each in retriever.invoke("What is my dog?", agent_id="alice", session="s1")] == ["alice/s1/m1"]
     assert len(retriever.invoke("What is my dog?", agent_id="alice", k=1)) == 1

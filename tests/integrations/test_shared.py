@@ -13,12 +13,11 @@ from deltamem_agents import DeltaMem
 from deltamem_agents.errors import (
     ClosedError,
     ConfigError,
-    InvalidAgentError,
-    InvalidMessageError,
     NotPicklableError,
 )
-from deltamem_agents.frameworks.calling import RecallOptions, VisibleText, beyond_prompt, chosen_tools, resolve_agent
+from deltamem_agents.frameworks.calling import RecallOptions, VisibleText, beyond_prompt, chosen_tools
 from deltamem_agents.frameworks.messages import (
+    SANITIZED,
     FrameworkMessage,
     clearing,
     from_journal,
@@ -62,7 +61,7 @@ def test_messages_survive_the_journal(mem: DeltaMem) -> None:
     mem.agent("a").write([message for message in journalled if message], "s")
     back = [from_journal(entry) for entry in mem.agent("a").log()]
     assert [(m.role, m.content, m.tool_calls) for m in back] == [(m.role, m.content, m.tool_calls) for m in given]
-    assert back[0].metadata == {"name": "Ann"}
+    assert back[0].metadata == {"name": "Ann", "odd": "<object>", SANITIZED: ["metadata"]}
     assert [entry.text for entry in mem.agent("a").log()] == ["Add one.", "", "Adding.", "?"]
 
 
@@ -80,8 +79,7 @@ def test_roles() -> None:
         "system",
         "tool",
     ]
-    with pytest.raises(InvalidMessageError, match="'narrator'"):
-        own_role("narrator")
+    assert own_role("narrator") == "user"  # somebody said it
 
 
 def test_a_resent_conversation_is_written_once(mem: DeltaMem) -> None:
@@ -111,14 +109,6 @@ def test_any_string_is_a_session() -> None:
     odd = ["", " ", "x" * 300, "a\0b", "\ud800"]
     assert len({session_name(each) for each in odd}) == len(odd)
     assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", session_name(each)) for each in odd)
-
-
-def test_agents_are_resolved_in_order(mem: DeltaMem) -> None:
-    assert resolve_agent(mem, None, "a", "b", ways="…").id == "a"
-    with pytest.raises(InvalidAgentError, match="say so"):
-        resolve_agent(mem, None, None, ways="say so")
-    with pytest.raises(InvalidAgentError, match="is a int"):
-        resolve_agent(mem, 7, ways="…")
 
 
 @pytest.mark.parametrize("bad", [{"mode": "both"}, {"k": 0}, {"k": True}, {"budget": -1}, {"budget": "many"}])
