@@ -34,6 +34,9 @@ def recall(
     locomo: Annotated[
         Path | None, typer.Option("--locomo", help="LoCoMo's JSON file; without it that part is left out.")
     ] = None,
+    beam: Annotated[
+        Path | None, typer.Option("--beam", help="BEAM's JSON file; without it that part is left out.")
+    ] = None,
     speed: Annotated[bool, typer.Option("--speed/--no-speed", help="Whether to time search and indexing.")] = True,
     postgresql_url: Annotated[
         str | None, typer.Option("--postgresql-url", help="An empty PostgreSQL database to time search on too.")
@@ -47,11 +50,13 @@ def recall(
 ) -> None:
     """State, retrieval, both, and the whole history in context: right answers, silence, confidence and cost."""
     try:
-        sizes = [int(each) for each in facts.split(",")]
+        sizes = [int(each) for each in facts.split(",") if each.strip()]
     except ValueError as error:
         raise ConfigError(f"facts is {facts!r}; give whole numbers with commas, as '1,32,256'") from error
     if locomo is not None and not locomo.is_file():
         raise ConfigError(f"no file {str(locomo)!r}; give LoCoMo's JSON")
+    if beam is not None and not beam.is_file():
+        raise ConfigError(f"no file {str(beam)!r}; give BEAM's JSON")
     with terminal.progress("Loading") as advance:
         from deltamem_agents.bench.recall.report import import_matplotlib, markdown
         from deltamem_agents.bench.recall.run import run
@@ -63,6 +68,7 @@ def recall(
             modes=modes.split(","),
             changed=changed,
             file=locomo,
+            beam=beam,
             speed=speed,
             postgresql_url=postgresql_url,
             options=open_options(backbone, adapter, device, dtype, embedder),

@@ -4,6 +4,7 @@ May import: numpy, `deltamem_agents.errors`; sentence-transformers on use. What 
 protocols, which the store satisfies; it knows neither the store nor the model.
 """
 
+from deltamem_agents.recall.content import knows_nothing
 from deltamem_agents.recall.embed import (
     AnyEmbedder,
     CallableEmbedder,
@@ -17,7 +18,6 @@ from deltamem_agents.recall.prompt import HEADER, recall_text, within_budget
 from deltamem_agents.recall.protocols import Embedder, IndexedRecord, Record, RecordIndex
 from deltamem_agents.recall.records import split_text
 from deltamem_agents.recall.search import Reindexed, Retriever
-from deltamem_agents.recall.selection import knows_nothing
 
 __all__ = [
     "HEADER",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import accumulate
@@ -15,18 +15,22 @@ from deltamem_agents.errors import ClosedError, ConfigError, EmbedderError, Stor
 from deltamem_agents.failures import Failures
 from deltamem_agents.recall.contradiction import newer_first, outdated
 from deltamem_agents.recall.embedding import Embeddings
-from deltamem_agents.recall.fusion import Signals, fuse
+from deltamem_agents.recall.fusion import Signals, fuse, varied
 from deltamem_agents.recall.large import LargeAgents
 from deltamem_agents.recall.lexical import speaks_of_self
 from deltamem_agents.recall.protocols import Embedder, IndexedRecord, Record, RecordIndex
+from deltamem_agents.recall.questions import Question
 from deltamem_agents.recall.selection import select
 from deltamem_agents.recall.snapshot import Scope, Snapshot, Snapshots, joined, placed
-from deltamem_agents.recall.words import forget_words
+from deltamem_agents.recall.standing import RULE
+from deltamem_agents.recall.words import forget_words, looked_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 IN_MEMORY = 50_000  # records of an agent; beyond them it is searched through the index
+WIDER = 4  # times as many records are looked at for what varies, before candidates are taken
+BEFORE = 0.25  # of the score of a word of the query, that of one of the turns before it
 POOL = 20  # candidates looked at by their text, or more where k asks for more
 RESEMBLING = 0.25  # cosine; on LoCoMo no evidence among the first 10 is lost by it, nor at 0.4
 MOST_ASKED = 1 << 31  # candidates; no agent has as many
@@ -96,6 +100,7 @@ class Retriever:
         holds: Callable[[str, Mapping[str, Any]], bool] | None = None,
         weed: bool = True,
         tell: Callable[[str], None] = lambda note: None,
+        context: Sequence[str] = (),
     ) -> list[Record]:
         """The k records that a query is best answered from, best first; fewer where fewer are found.
 
@@ -111,6 +116,8 @@ class Retriever:
                 record contradicts behind that; see `selection` and `contradiction`.
             tell: Called with what a user should know of this search, such as that the embedder failed; it then went
                 by words, as far as records or the query have no embedding.
+            context: The turns before the query, oldest first. They take part where the query leans on them ("And
+                Germany?"); see `questions`.
 
         Raises:
             ConfigError: k is not a positive integer, or the query is not text.
@@ -119,21 +126,23 @@ class Retriever:
         """
         scope = Scope(session=session, since=since, until=until, metadata=metadata, holds=holds)
         query = _checked(query, k)
-        candidates = self._candidates(agent, query, scope, max(POOL, 3 * k), tell)
+        question = Question.read(query, [each.encode("utf-8", "replace").decode() for each in context])
+        candidates = self._candidates(agent, question.whole, scope, max(POOL, 3 * k), tell)
         if candidates is None:
             return []
         snapshot = candidates.snapshot
-        signals = self._signals(query, snapshot, candidates.vector)
-        fused = fuse(signals, snapshot.sessions, snapshot.weights)
-        allowed = candidates.allowed & _spoken_for(signals, snapshot)
-        places = _best(fused, allowed, candidates.count)
-        scores = {int(snapshot.keys[i]): _relevance(float(fused[i])) for i in places}
+        signals = self._signals(query, snapshot, candidates.vector, question)
+        fused = fuse(signals, snapshot.sessions, snapshot.messages, snapshot.weights, question)
+        scores = _ranked(
+            fused, candidates.allowed & _spoken_for(signals, snapshot, question), candidates.count, snapshot, question
+        )
         found = self._records(agent, candidates, list(scores))
         stale = outdated(found) if weed else {}
-        chosen = select(query, newer_first(found, stale), k) if weed else found[:k]
+        chosen = select(query, newer_first(found, stale), k, _cosines(snapshot, scores)) if weed else found[:k]
         best = [*accumulate((scores[record.key] for record in reversed(chosen)), max)][::-1]  # of all that say the same
         return [
-            _record(record, score, outdated=record.key in stale) for record, score in zip(chosen, best, strict=True)
+            _record(record, _relevance(score), outdated=record.key in stale)
+            for record, score in zip(chosen, best, strict=True)
         ]
 
     def similar(
@@ -158,7 +167,7 @@ class Retriever:
         if candidates is None:
             return []
         snapshot = candidates.snapshot
-        alike = self._signals(query, snapshot, candidates.vector).meaning
+        alike = self._signals(query, snapshot, candidates.vector, Question(query)).meaning
         if alike is None:
             alike = snapshot.words.coverage(query, snapshot.weights)
         scores = {int(snapshot.keys[i]): float(alike[i]) for i in _best(alike, candidates.allowed, k)}
@@ -351,7 +360,14 @@ class Retriever:
             )
         return vector
 
-    def _signals(self, query: str, snapshot: Snapshot, vector: NDArray[np.float32] | None) -> Signals:
+    def _signals(
+        self,
+        query: str,
+        snapshot: Snapshot,
+        vector: NDArray[np.float32] | None,
+        question: Question | None = None,
+    ) -> Signals:
+        question = question or Question.read(query)
         meaning = around = None
         if snapshot.vectors is not None and vector is not None and not snapshot.blank.all():
             # Rounded, so that equal texts tie whatever order a BLAS adds in.
@@ -360,13 +376,21 @@ class Retriever:
             if snapshot.blank.any():  # nothing is known of these: they are neither near nor far
                 meaning[snapshot.blank] = meaning[~snapshot.blank].mean()
                 around[snapshot.blank] = around[~snapshot.blank].mean()
+        found = snapshot.words.found(question.topic, snapshot.weights)
+        if question.context:
+            known = looked_for(question.topic)
+            before = snapshot.words.found(question.context, snapshot.weights, without=known)
+            found += [(places, np.float32(BEFORE) * scores) for places, scores in before]
         return Signals(
-            words=snapshot.words.scores(query, snapshot.weights),
+            words=snapshot.words.total(found),
+            covered=snapshot.messages.covered(found),
             meaning=meaning,
             around=around,
             named=snapshot.named(query),
             own=snapshot.own & speaks_of_self(query),
             asks=snapshot.asks,
+            by_model=snapshot.by_model,
+            standing=snapshot.standing,
         )
 
 
@@ -379,12 +403,37 @@ def _checked(query: object, k: object) -> str:
     return query.encode("utf-8", "replace").decode()  # lone surrogates are text to no tokenizer
 
 
-def _spoken_for(signals: Signals, snapshot: Snapshot) -> NDArray[np.bool_]:
-    """Which records share a word with the query or resemble it, or stand beside one that shares a word."""
-    found = snapshot.sessions.around(signals.words) > 0
+def _cosines(snapshot: Snapshot, keys: Iterable[int]) -> Callable[[int, int], float | None]:
+    """The cosine of two of these records; None without an embedder."""
+    vectors = snapshot.vectors
+    if vectors is None:
+        return lambda one, other: None
+    places = np.flatnonzero(np.isin(snapshot.keys, np.fromiter(keys, np.int64)))
+    place_of = {int(snapshot.keys[place]): place for place in places}
+    return lambda one, other: float(vectors[place_of[one]] @ vectors[place_of[other]])
+
+
+def _spoken_for(signals: Signals, snapshot: Snapshot, question: Question) -> NDArray[np.bool_]:
+    """Which records share a word with the query or resemble it, or stand beside one that shares a word.
+
+    Rules hold for what resembles them not at all, where something is to be done.
+    """
+    found = signals.covered > 0
     if signals.meaning is not None and signals.around is not None:
         found |= ((signals.meaning >= RESEMBLING) | (signals.around >= RESEMBLING)) & ~snapshot.blank
+    if question.doing:
+        found |= signals.standing == RULE
     return found
+
+
+def _ranked(
+    fused: NDArray[np.float32], allowed: NDArray[np.bool_], count: int, snapshot: Snapshot, question: Question
+) -> dict[int, float]:
+    """Keys of the records that are allowed and best, best first, with scores; no message and no session alone."""
+    places = np.array(_best(fused, allowed, WIDER * count), np.int64)
+    scores = varied(fused[places], snapshot.messages.of[places], snapshot.session[places], question)
+    order = np.argsort(-scores, kind="stable")[:count]
+    return {int(snapshot.keys[places[i]]): float(scores[i]) for i in order}
 
 
 def _best(scores: NDArray[np.float32], allowed: NDArray[np.bool_], count: int) -> list[int]:

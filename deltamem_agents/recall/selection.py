@@ -1,60 +1,47 @@
 """Which of the ranked records are handed over. Knows records and the query's text, no scores.
 
-Two things push an answer out of the first k, and are held back here:
+What takes places and answers nothing is held back:
 
-- the same text again: once is enough, the newest in the place of the best;
-- earlier questions and "I don't know" replies: nothing resembles a question more than the same question asked before,
-  and it answers nothing.
+- an "ok", a "thanks": never handed over;
+- the same text again, and the same fact in other words: once is enough, the newest in the place of the best, and what
+  the user said rather than what a model said of it; a question never stands for a statement;
+- the same question asked before, and "I don't know" replies: nothing resembles a question more, and it answers nothing.
+
+What carries a fact is not held back, though it ends in a question.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from deltamem_agents.recall.content import asks, asks_news, is_chatter, knows_nothing
+from deltamem_agents.recall.lexical import query_terms
+from deltamem_agents.recall.paraphrases import Gist, gist, says_the_same
 from deltamem_agents.recall.protocols import IndexedRecord
-from deltamem_agents.recall.records import sentences
+from deltamem_agents.recall.words import text_terms
 
 WEAK_SHARE = 5  # one in so many may be a question or an "I don't know"
+COMPARED = 300  # records, the best, that others may be paraphrases of
+ALIKE = 0.5  # of a question's words that are the query's
 
-_WH = r"(?:what|where|when|which|who|whom|whose|why|how)"
-_VERB = (
-    r"(?:is|are|was|were|am|do|does|did|can|could|should|shall|would|will|has|have|had|might|may"
-    r"|many|much|often|long|old|far|big|about|to|come)"
-)
-_QUESTION = re.compile(
-    rf"^(?:(?:and|so|but|hey|hi|ok|okay|well|oh|please|sorry)\b[\s,]*)*{_WH}(?:['’]s|['’]re|\s+{_VERB})\b"
-)
-_TELLING = re.compile(
-    r"\b(?:did (?:you|i) (?:know|hear|tell|mention)|(?:can|could|would|will) you (?:please )?(?:just )?"
-    r"(?:remember|note|keep|save|store|write|memorise|memorize|make a note)|(?:is it|it's) ok|right\?|okay\?|ok\?)"
-)
-_ASKING_BACK = re.compile(
-    rf"\b(?:remember|tell|know|said|say|mention|mentioned|told|recall) (?:me |you )?(?:again )?{_WH}\b"
-)
-_UNKNOWING = re.compile(
-    r"\b(?:i|we) (?:do not|don['’]t|did not|didn['’]t|can ?not|can['’]t) (?:\w+ )?"
-    r"(?:know|have|remember|recall|find|see)\b"
-    r"|\bi['’]?a?m (?:not sure|unsure|afraid)|\bno (?:idea|information|record)\b|^(?:unknown|unsure|not sure)\b"
-)
-UNKNOWING_LIMIT = 160  # characters; a longer reply says something besides
+Cosine = Callable[[int, int], float | None]  # of the records with these keys
 
 
-def select(query: str, ranked: Sequence[IndexedRecord], k: int) -> list[IndexedRecord]:
+def select(
+    query: str, ranked: Sequence[IndexedRecord], k: int, cosine: Cosine = lambda one, other: None
+) -> list[IndexedRecord]:
     """The k records to hand over, in the order of ``ranked``, which are all candidates by their score, best first."""
     asked = _normal(query)
-    unique: dict[tuple[str, str], IndexedRecord] = {}
-    for record in ranked:
-        same = unique.setdefault((record.role, _normal(record.text)), record)
-        if (record.position, record.chunk) > (same.position, same.chunk):  # said again: it counts from then
-            unique[(record.role, _normal(record.text))] = record
-    strong = {record.key for record in unique.values() if not is_weak(record)}
+    said = [record for record in ranked if not is_chatter(record.text) or _normal(record.text) == asked]
+    unique = _once(said, cosine)
+    stated = {_normal(record.text) for record in unique if not asks(record.text)}
     chosen: dict[int, None] = {}
     weak_left = k // WEAK_SHARE
     held_back: list[int] = []
-    for record in unique.values():
-        if record.key not in strong:
-            if not weak_left or _normal(record.text) == asked:
+    for record in unique:
+        repeats = _normal(record.text) == asked
+        if is_weak(record) and (repeats or _answers_nothing(record, query, stated)):
+            if not weak_left or repeats:
                 held_back.append(record.key)
                 continue
             weak_left -= 1
@@ -63,32 +50,63 @@ def select(query: str, ranked: Sequence[IndexedRecord], k: int) -> list[IndexedR
     for key in held_back:  # better than nothing
         if len(chosen) < k:
             chosen[key] = None
-    return [record for record in unique.values() if record.key in chosen]
+    return [record for record in unique if record.key in chosen]
 
 
 def is_weak(record: IndexedRecord) -> bool:
-    """Whether a record is nothing but a question, or an assistant's reply that it does not know."""
-    if record.role == "assistant" and knows_nothing(record.text):
+    """Whether a record is nothing but a question, or a model's reply that it does not know."""
+    return (record.role == "assistant" and knows_nothing(record.text)) or asks(record.text)
+
+
+def _answers_nothing(record: IndexedRecord, query: str, stated: set[str]) -> bool:
+    """Whether a weak record asks what the query does, or what is stated besides, and tells nothing by it."""
+    if not asks(record.text) or _normal(record.text) in stated:
         return True
-    parts = sentences(record.text)
-    return bool(parts) and all(_asks(part.lower()) for part in parts)
+    words = _words(record.text)
+    return not asks_news(record.text, query) and len(words & _words(query)) >= ALIKE * len(words)
 
 
-def knows_nothing(reply: str) -> bool:
-    """Whether a reply says that it does not know, and nothing besides.
+def _once(ranked: Sequence[IndexedRecord], cosine: Cosine) -> list[IndexedRecord]:
+    """Each fact once, in the place of the best that says it."""
+    places: list[tuple[IndexedRecord, str, Gist | None]] = []  # by what was said best
+    stands: list[IndexedRecord] = []  # what is handed over in each place
+    exact: dict[tuple[bool, str, str, object], int] = {}
+    for record in ranked:
+        name, question = record.metadata.get("name"), asks(record.text)
+        essence = None if question else gist(record.text)
+        place = exact.get((question, record.role, _normal(record.text), name))
+        if place is None and essence is not None:
+            place = next(
+                (
+                    number
+                    for number, (other, by, before) in enumerate(places[:COMPARED])
+                    if before is not None
+                    and by == str(name)
+                    and says_the_same(essence, before, cosine(record.key, other.key))
+                ),
+                None,
+            )
+        if place is None:
+            place = len(places)
+            places.append((record, str(name), essence))
+            stands.append(record)
+        elif _rather(record, stands[place]):
+            stands[place] = record
+        exact.setdefault((question, record.role, _normal(record.text), name), place)
+    return stands
 
-    >>> knows_nothing("I don't know."), knows_nothing("I don't know, but it may be blue.")
-    (True, False)
-    """
-    lowered = reply.lower()
-    return len(reply) <= UNKNOWING_LIMIT and _UNKNOWING.search(lowered) is not None and " but " not in lowered
+
+def _rather(record: IndexedRecord, other: IndexedRecord) -> bool:
+    """Whether of two records that say the same the first is handed over: a person's, and then the newer."""
+    first, second = record.role not in ("assistant", "tool"), other.role not in ("assistant", "tool")
+    if first != second:
+        return first
+    return (record.position, record.chunk) > (other.position, other.chunk)
 
 
-def _asks(sentence: str) -> bool:
-    marked = sentence.rstrip("\"'”’»)]").endswith(("?", "？", "؟"))
-    if marked:
-        return not _TELLING.search(sentence) or bool(_ASKING_BACK.search(sentence))
-    return not sentence.endswith((".", "!", ":", ";")) and bool(_QUESTION.match(sentence))
+def _words(text: str) -> frozenset[str]:
+    """The words with content of a text, without endings."""
+    return frozenset(term for word in query_terms(text) for term in text_terms(word) if " " not in term)
 
 
 def _normal(text: str) -> str:

@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deltamem_agents.recall.fusion import REACH, Sessions
+from deltamem_agents.recall.fusion import REACH, Messages, Sessions
 from deltamem_agents.recall.lexical import speaks_of_self
 from deltamem_agents.recall.protocols import IndexedRecord, RecordIndex
+from deltamem_agents.recall.standing import standing
 from deltamem_agents.recall.words import Postings, forget_words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 AT_ONCE = 10_000  # records whose vectors are summed at once; more would take too much memory
+MODELS = ("assistant", "tool")  # roles of what is not a person's word
 KEPT_BYTES = 256 << 20  # of all agents' snapshots, the least recently used go first
 
 
@@ -60,7 +62,10 @@ class Snapshot:
     session: NDArray[np.int64]
     speaker: NDArray[np.int64]
     asks: NDArray[np.bool_]
-    own: NDArray[np.bool_]  # whether it speaks of the speaker: "my dog"
+    own: NDArray[np.bool_]  # whether a person speaks of themselves in it: "my dog"
+    by_model: NDArray[np.bool_]  # whether a model or a tool said it
+    standing: NDArray[np.int8]  # whether it is a rule or a preference
+    position: NDArray[np.int64]
     written: NDArray[np.float64]
     metadata: Sequence[Mapping[str, Any]]
     session_names: Sequence[str]
@@ -68,6 +73,7 @@ class Snapshot:
     words: Postings
     vectors: NDArray[np.float32] | None
     sessions: Sessions
+    messages: Messages
     lengths: NDArray[np.float32]  # of the sums of the vectors of a record and its neighbours
     blank: NDArray[np.bool_]  # which have no vector, or one of zeros
     pending: frozenset[int] = frozenset()  # keys of records that may get a vector later
@@ -220,38 +226,40 @@ def joined(
     speakers = {name: number for number, name in enumerate(known.speaker_names)} if known else {}
     session = np.array([sessions.setdefault(each.session, len(sessions)) for each in records], np.int64)
     speaker = np.array([speakers.setdefault(_speaker(each), len(speakers)) for each in records], np.int64)
-    keys = np.array([each.key for each in records], np.int64)
-    asks = np.array([each.text.rstrip().endswith(("?", "？", "؟")) for each in records], bool)
-    own = np.array([speaks_of_self(each.text) for each in records], bool)
-    written = np.array([each.created_at.timestamp() for each in records], np.float64)
+    columns: dict[str, Any] = {
+        "keys": np.array([each.key for each in records], np.int64),
+        "session": session,
+        "speaker": speaker,
+        "asks": np.array([each.text.rstrip().endswith(("?", "？", "؟")) for each in records], bool),
+        "own": np.array([each.role not in MODELS and speaks_of_self(each.text) for each in records], bool),
+        "by_model": np.array([each.role in MODELS for each in records], bool),
+        "standing": np.array([standing(each.text, each.role) for each in records], np.int8),
+        "position": np.array([each.position for each in records], np.int64),
+        "written": np.array([each.created_at.timestamp() for each in records], np.float64),
+    }
     metadata = [each.metadata for each in records]
     if words is None:
         words = (known.words if known else Postings.empty()).grown([each.text for each in records])
     if known is not None and len(known):
-        keys, session = np.concatenate([known.keys, keys]), np.concatenate([known.session, session])
-        speaker, asks = np.concatenate([known.speaker, speaker]), np.concatenate([known.asks, asks])
-        own = np.concatenate([known.own, own])
-        written, metadata = np.concatenate([known.written, written]), [*known.metadata, *metadata]
+        columns = {name: np.concatenate([getattr(known, name), values]) for name, values in columns.items()}
+        metadata = [*known.metadata, *metadata]
         vectors = _grown(known.vectors, vectors, len(known), len(records))
+    session = columns["session"]
     order = Sessions.from_numbers(session)
     return Snapshot(
         version=version,
-        keys=keys,
-        session=session,
-        speaker=speaker,
-        asks=asks,
-        own=own,
-        written=written,
+        **columns,
         metadata=metadata,
         session_names=list(sessions),
         speaker_names=list(speakers),
         words=words,
         vectors=vectors,
         sessions=order,
+        messages=Messages.from_positions(columns["position"], session, columns["by_model"]),
         lengths=_lengths(
             known.lengths if known and known.vectors is not None else np.zeros(0, np.float32), order, session, vectors
         ),
-        blank=np.zeros(len(keys), bool) if vectors is None else np.logical_not(vectors.any(axis=1)),
+        blank=np.zeros(len(session), bool) if vectors is None else np.logical_not(vectors.any(axis=1)),
     )
 
 

@@ -30,7 +30,9 @@ from deltamem_agents.unspaced import UNSPACED
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-K1, B = 1.2, 0.75
+    Hits = tuple[NDArray[np.int32], NDArray[np.float32]]
+
+K1, B = 1.0, 0.5
 
 LONGEST_STEMMED = 64  # characters; no longer one has an English ending
 LONGEST_KEPT = 32  # characters of what is remembered: words, and nothing as long as a sentence
@@ -129,14 +131,34 @@ class Postings:
         Args:
             weights: How many of the agent's records each [N] stands for; None where these are all there are.
         """
+        return self.total(self.found(query, weights))
+
+    def total(self, found: Iterable[Hits]) -> NDArray[np.float32]:
+        """The sums [N] over terms."""
         result = np.zeros(len(self.lengths), np.float32)
+        for places, scores in found:
+            result[places] += scores
+        return result
+
+    def found(
+        self, query: str, weights: NDArray[np.float32] | None = None, *, without: Iterable[str] = ()
+    ) -> list[Hits]:
+        """Of each term of a query that occurs: the places, rising, and the scores there.
+
+        Args:
+            weights: As in `scores`.
+            without: Terms that are left out.
+        """
         each = np.ones_like(self.lengths) if weights is None else weights
         total = float(each.sum())
         mean = max(float(self.lengths @ each) / total, 1.0) if total else 1.0
-        for rarity, places, counts in self._rarities(query, each):
+        hits = []
+        for rarity, places, counts in self._rarities(query, each, without):
+            if not len(places):
+                continue
             saturated = counts * (K1 + 1) / (counts + K1 * (1 - B + B * self.lengths[places] / mean))
-            result[places] += (rarity * saturated).astype(np.float32)
-        return result
+            hits.append((places, (rarity * saturated).astype(np.float32)))
+        return hits
 
     def coverage(self, query: str, weights: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Share [N] of the query's terms that each record has, each term weighted by its rarity; between 0 and 1.
@@ -153,12 +175,12 @@ class Postings:
         return np.round(result / whole if whole else result, 6).astype(np.float32)
 
     def _rarities(
-        self, query: str, each: NDArray[np.float32]
+        self, query: str, each: NDArray[np.float32], without: Iterable[str] = ()
     ) -> Iterator[tuple[float, NDArray[np.int32], NDArray[np.int32]]]:
         """Of each term of a query its idf, the places where it occurs, and how often it does there."""
         nowhere = np.zeros(0, np.int32)
         total = float(each.sum())
-        for term in looked_for(query):
+        for term in sorted(looked_for(query).difference(without)):
             places, counts = self.of.get(term, (nowhere, nowhere))
             holding = float(each[places].sum())
             yield float(np.log(1 + max(total - holding + 0.5, 0.5) / (holding + 0.5))), places, counts

@@ -13,12 +13,14 @@ import pytest
 from typer.testing import CliRunner
 
 from deltamem_agents import DeltaMem
+from deltamem_agents.bench.recall import beam
 from deltamem_agents.bench.recall.facts import MODES, Asked, converse_about, measure, scores
 from deltamem_agents.bench.recall.reliability import area_under_curve, bins, calibration_error, separations
 from deltamem_agents.bench.recall.report import Results, markdown, reached
 from deltamem_agents.bench.recall.run import run
 from deltamem_agents.cli import app
 from deltamem_agents.errors import ConfigError
+from deltamem_agents.recall import CallableEmbedder
 from deltamem_agents.training.calibrate import tell
 
 ASKED = Asked(
@@ -156,8 +158,56 @@ def test_the_command(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["--facts", "many"], "whole numbers"), (["--facts", "3"], "not one of"), (["--locomo", "none.json"], "no file")],
+    [
+        (["--facts", "many"], "whole numbers"),
+        (["--facts", "3"], "not one of"),
+        (["--locomo", "none.json"], "no file"),
+        (["--beam", "none.json"], "no file"),
+    ],
 )
 def test_the_commands_bad_input(words: list[str], message: str) -> None:
     done = CliRunner().invoke(app, ["bench", "recall", *words])
     assert done.exit_code == 1 and message in done.output and "Traceback" not in done.output
+
+
+def beam_file(folder: Path) -> Path:
+    def said(number: int, role: str, content: str, time: str | None = None) -> dict[str, object]:
+        return {"id": number, "role": role, "content": content, "time": time, "session": number // 4}
+
+    messages = [
+        said(0, "user", "My boat is called Meridian.", "March-15-2024"),
+        said(1, "assistant", "A fine name for a boat. " * 100),
+        said(2, "user", "Always answer in Portuguese when I ask about recipes."),
+        said(3, "assistant", "Noted."),
+        said(4, "user", "The harbour fee is 40 euros.", "April-02-2024"),
+        said(5, "assistant", "That is a lot."),
+    ]
+    questions = [
+        {"type": "extraction", "question": "What is my boat called?", "evidence": [0]},
+        {"type": "instruction", "question": "How should I cook soup?", "evidence": [2]},
+        {"type": "abstention", "question": "Who is my aunt?", "evidence": []},
+    ]
+    path = folder / "beam.json"
+    path.write_text(json.dumps([{"chat": 1, "messages": messages, "questions": questions}]))
+    return path
+
+
+def test_beam_is_read_and_measured_side_by_side(tmp_path: Path) -> None:
+    embedder = CallableEmbedder(lambda texts: np.array([[1.0, len(text) % 7] for text in texts]), name="lengths")
+    rows = beam.measure(beam_file(tmp_path), embedder)
+    assert [(row.kind, row.questions) for row in rows] == [("extraction", 1), ("instruction", 1), ("all", 2)]
+    assert all(set(row.shares) == {"ours", "dense", "BM25", "reciprocal rank"} for row in rows)
+    assert rows[-1].shares["ours"] == 1 and rows[-1].reached
+    measured = replace(results(ASKED), beam=rows)
+    assert "| extraction | 1 | 1.000 |" in markdown(measured)
+    assert dict(reached(measured))["BEAM, all: 1.000 (≥ 0.990)"]
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[{}]", '[{"messages": [1], "questions": []}]'])
+def test_a_file_that_is_not_beam(tmp_path: Path, content: str) -> None:
+    (tmp_path / "beam.json").write_text(content)
+    if content == "{}":
+        assert list(beam.conversations(tmp_path / "beam.json")) == []
+        return
+    with pytest.raises(ConfigError, match="is not BEAM"):
+        list(beam.conversations(tmp_path / "beam.json"))

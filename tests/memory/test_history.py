@@ -150,7 +150,7 @@ def test_a_fork_has_all_and_shares_nothing(mem, agent, runs) -> None:
 
 def test_a_rollback_and_its_undoing(agent, fresh) -> None:
     all_of_it, whole = agent.log(), agent.state()
-    question = all_of_it[-1].text
+    question = next(entry.text for entry in reversed(all_of_it) if entry.role == "user")
     entry = agent.rollback(4)
     assert entry == all_of_it[-1].position + 1
     assert agent.log() == all_of_it[:4] and same(agent.state(), fresh(all_of_it[:4]))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from deltamem_agents.recall import Retriever
-from deltamem_agents.recall.contradiction import contradicts
+from deltamem_agents.recall.contradiction import contradicts, replaces
+from deltamem_agents.recall.statements import statements
 from deltamem_agents.store import Store
+from tests.recall.changing import Pair, Wordings, pairs
 
 
 def records(store: Store, *texts: str, roles: str = "") -> list:  # type: ignore[type-arg]
@@ -27,6 +29,19 @@ def records(store: Store, *texts: str, roles: str = "") -> list:  # type: ignore
         ("The api repository's linter is pylint.", "The api repository's linter is now ruff."),
         ("The standup is at nine", "The standup is at ten"),
         ("Hugo's dog is called Rex.", "Hugo's dog is called Biscuit."),
+        ("I live in Lisbon.", "Actually I moved to Oslo"),
+        ("I live in Lisbon. Any tips?", "Hi! Actually, I moved to Oslo last month. Do you know a bakery?"),
+        ("I work at Acme.", "I left Acme and joined Initech."),
+        ("My doctor is Dr. Lund.", "My new doctor is Dr. Berg."),
+        ("Ivo is the team lead.", "Petra is the team lead now."),
+        ("I have two cats.", "I have three cats now."),
+        ("I drink coffee.", "I stopped drinking coffee."),
+        ("I'm a vegetarian.", "I'm not a vegetarian any more."),
+        ("Call me Bob.", "Call me Robert from now on."),
+        ("Always use tabs.", "Use spaces instead of tabs."),
+        ("The launch is planned for 4 June.", "The launch slipped to 18 June."),
+        ("The timeout is 30 seconds.", "The timeout was increased to 60 seconds."),
+        ("I use Python 3.11.", "I upgraded to Python 3.12."),
     ],
 )
 def test_what_replaces_what(store: Store, old: str, new: str) -> None:
@@ -45,6 +60,22 @@ def test_what_replaces_what(store: Store, old: str, new: str) -> None:
         ("The report is long.", "Now the printer is broken."),
         ("What is my favourite colour?", "My favourite colour is now red."),
         ("It is raining.", "It is late."),
+        ("Ana lives in Oslo.", "Bo lives in Oslo now."),
+        ("Beta runs on PostgreSQL.", "Alpha runs on PostgreSQL now."),
+        ("The gate code is 1111.", "The shed code is now 1111."),
+        ("Leo is tall.", "Leo is allergic."),
+        ("Leo is Norwegian.", "Leo is Catholic now."),
+        ("Leo is 12.", "Leo is 180 cm tall."),
+        ("Leo is in Oslo.", "Leo is in trouble now."),
+        ("I live in Lisbon.", "I used to live in Oslo."),
+        ("I live in Lisbon.", "I might move to Oslo."),
+        ("I live in Lisbon and my dog is called Rex.", "I moved to Oslo."),
+        ("We use tabs for Go.", "We use spaces for Python now."),
+        ("The meeting is on Monday.", "The meeting is at nine now."),
+        ("The old password was 1234.", "The old router is broken now."),
+        ("I ran 5 km on Monday.", "I ran 8 km on Tuesday."),
+        ("I prefer tea in the morning.", "I prefer wine in the evening now."),
+        ("I am allergic to nuts.", "I am allergic to cats now."),
         ("Nothing.", "Now."),
         ("", "now"),
         ("我住在京都。", "我住在大阪。"),
@@ -53,6 +84,25 @@ def test_what_replaces_what(store: Store, old: str, new: str) -> None:
 def test_what_does_not(store: Store, old: str, new: str) -> None:
     found = records(store, old or "x", new)
     assert not contradicts(found[1], found[0])
+
+
+@pytest.mark.parametrize("wordings", ["known", "held out"])
+def test_of_generated_pairs_few_are_wrongly_outdated_and_most_changes_are_found(wordings: Wordings) -> None:
+    same = list(pairs(300, wordings, changed=False, seed=11))
+    changes = list(pairs(300, wordings, changed=True, seed=12))
+    wrong = [pair for pair in same if replaced(pair)]
+    missed = [pair for pair in changes if not replaced(pair)]
+    assert len(wrong) <= 3, wrong
+    assert len(missed) <= 30, missed
+
+
+def replaced(pair: Pair) -> bool:
+    return any(
+        new is not None and old is not None and replaces(new, old)
+        for old in statements(pair.older)[:1]
+        if len(statements(pair.older)) == 1
+        for new in statements(pair.newer)
+    )
 
 
 def test_another_speaker_contradicts_nobody(store: Store) -> None:

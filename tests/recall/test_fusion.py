@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltamem_agents.recall.fusion import REACH, Sessions, Signals, fuse, standardised
+from deltamem_agents.recall.fusion import DECAY, REACH, Messages, Sessions, Signals, fuse, standardised, varied
+from deltamem_agents.recall.questions import Question
+from deltamem_agents.recall.standing import RULE
 
 Lists = list[int]
 
@@ -27,19 +29,80 @@ def test_neighbours_are_those_of_the_same_session(numbers: Lists, data: st.DataO
     assert np.array_equal(sessions.around(rows)[:, 1], -sessions.around(values))
 
 
+@settings(max_examples=60, deadline=None)
+@given(numbers=st.lists(st.integers(0, 3), min_size=1, max_size=20), data=st.data())
+def test_what_is_covered_is_the_best_near_of_each_term(numbers: Lists, data: st.DataObject) -> None:
+    count = len(numbers)
+    term = st.dictionaries(st.integers(0, count - 1), st.floats(0.5, 9, width=32), max_size=count)
+    terms = data.draw(st.lists(term, max_size=3))
+    order = Sessions.from_numbers(np.array(numbers))
+    found = [(np.array(sorted(t), np.int64), np.array([t[i] for i in sorted(t)], np.float32)) for t in terms]
+    covered = order.covered(found)
+    for place, session in enumerate(numbers):
+        own = [i for i, each in enumerate(numbers) if each == session]
+        near = {i: abs(own.index(i) - own.index(place)) for i in own}
+        expected = sum(
+            max((t[i] * DECAY**d for i, d in near.items() if d <= REACH and i in t), default=0) for t in terms
+        )
+        assert covered[place] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_message_of_many_pieces_stands_beside_its_neighbours() -> None:
+    """A question's answer in six pieces reaches back to the question with each of them."""
+    scores = fused([4.0, 0, 0, 0, 0, 0, 0, 0, 0, 0], of=[0, 1, 1, 1, 1, 1, 1, 2, 3, 4])
+    assert scores[6] == scores[1] > scores[9]
+
+
+def test_a_model_comes_after_the_user_unless_asked_for() -> None:
+    assert best(fused([0, 0, 5, 5.5, 0, 0, 0, 0], by_model=[3])) == 2
+    asked = Question("x", of_model=True)
+    assert best(fused([0, 0, 5, 5.5, 0, 0, 0, 0], by_model=[3], question=asked)) == 3
+
+
+def test_a_rule_stands_without_a_shared_word() -> None:
+    assert best(fused([0, 1, 0, 1, 0, 0, 0, 1], rules=[4])) == 4
+
+
+def test_pieces_of_one_message_do_not_take_all_places() -> None:
+    scores = np.array([5.0, 4.9, 4.8, 4.7], np.float32)
+    of_one, sessions = np.array([0, 0, 0, 1]), np.zeros(4, np.int64)
+    assert np.argsort(-varied(scores, of_one, sessions)).tolist() == [0, 3, 1, 2]
+    alone = varied(scores, np.arange(4), np.arange(4))
+    assert alone.tolist() == scores.tolist()
+
+
 def test_standardised() -> None:
     assert standardised(np.array([1, 2, 3], np.float32)) == pytest.approx([-1.2247449, 0, 1.2247449])
     assert standardised(np.full(4, 7, np.float32)).tolist() == [0] * 4
     assert standardised(np.zeros(0, np.float32)).tolist() == []
 
 
-def fused(words: list[float], *, meaning: list[float] | None = None, sessions: Lists | None = None, **given: Lists):  # type: ignore[no-untyped-def]
+def fused(
+    words: list[float],
+    *,
+    meaning: list[float] | None = None,
+    sessions: Lists | None = None,
+    question=None,
+    **given: Lists,
+):  # type: ignore[no-untyped-def]
     count = len(words)
-    order = Sessions.from_numbers(np.array(sessions or [0] * count))
+    numbers = np.array(sessions or [0] * count)
+    order = Sessions.from_numbers(numbers)
     cosines = None if meaning is None else np.array(meaning, np.float32)
-    flags = {name: np.isin(np.arange(count), given.get(name, [])) for name in ("named", "own", "asks")}
+    flags = {name: np.isin(np.arange(count), given.get(name, [])) for name in ("named", "own", "asks", "by_model")}
     around = None if cosines is None else order.around(cosines)
-    return fuse(Signals(words=np.array(words, np.float32), meaning=cosines, around=around, **flags), order)
+    messages = Messages.from_positions(np.array(given.get("of", range(count))), numbers, flags["by_model"])
+    scores = np.array(words, np.float32)
+    places = np.flatnonzero(scores)
+    signals = Signals(
+        words=scores,
+        covered=messages.covered([(places.astype(np.int32), scores[places])]),
+        meaning=cosines,
+        around=around,
+        standing=np.isin(np.arange(count), given.get("rules", [])).astype(np.int8) * RULE,
+        **flags,
+    )
+    return fuse(signals, order, messages, question=question)
 
 
 def best(scores) -> int:  # type: ignore[no-untyped-def]

@@ -190,3 +190,50 @@ def test_what_has_nothing_to_do_with_a_query_is_not_found(store: Store) -> None:
         tell(store, text, session=str(number))
     assert [record.text for record in retriever.search("alice", "zzz")] == ["zz a"]
     assert retriever.search("alice", "xyx") == []
+
+
+def test_a_question_does_not_take_the_statement_out(store: Store) -> None:
+    told = [
+        "Mara lives in Oslo.",
+        "Mara likes tea.",
+        "Mara has two cats.",
+        "Mara works at a bank.",
+        "Mara plays chess.",
+    ]
+    tell(store, *told, "Mara lives in Oslo?")
+    found = [record.text for record in Retriever(store).search("alice", "Where does Mara live?", 3)]
+    assert found[0] == "Mara lives in Oslo." and "Mara lives in Oslo?" not in found
+
+
+def test_chatter_takes_no_place(store: Store) -> None:
+    tell(store, "The lamp is green.", "ok", "thanks", "Noted.", "Great, thanks!")
+    assert [record.text for record in Retriever(store).search("alice", "thanks, ok, which colour is the lamp?", 5)] == [
+        "The lamp is green."
+    ]
+
+
+def test_five_wordings_of_one_fact_take_one_place(store: Store) -> None:
+    wordings = [
+        "Mara lives in Oslo.",
+        "Mara's home is in Oslo.",
+        "Oslo is where Mara lives.",
+        "Mara resides in Oslo.",
+        "Mara is living in Oslo.",
+    ]
+    tell(store, *wordings, "Mara likes tea.", "Mara plays chess.")
+    found = [record.text for record in Retriever(store).search("alice", "Where does Mara live?", 3)]
+    assert found[0] == "Mara is living in Oslo." and set(found[1:]) == {"Mara likes tea.", "Mara plays chess."}
+
+
+def test_what_a_model_said_comes_after_what_the_user_said(store: Store) -> None:
+    said = [("user", "My home town is Moravia."), ("assistant", "Your home town is Morama."), ("user", "It rained.")]
+    store.append("alice", [{"role": role, "content": text} for role, text in said], "s")
+    found = [record.text for record in Retriever(store).search("alice", "What is my home town?", 5)]
+    assert found.index("My home town is Moravia.") < found.index("Your home town is Morama.")
+
+
+def test_pieces_of_one_long_message_leave_places_to_others(store: Store) -> None:
+    long = " ".join(f"The garden has rose number {n} by the gate, and it needs water every day." for n in range(60))
+    tell(store, long, "The garden gate squeaks.", "The garden is two acres wide.", "It rained.")
+    found = Retriever(store).search("alice", "What do you know about the garden?", 3)
+    assert len({record.message_id for record in found}) == 3

@@ -8,6 +8,9 @@ from hypothesis import strategies as st
 
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.recall import Record, query_terms, recall_text, split_text, within_budget
+from deltamem_agents.recall.content import asks, is_chatter, knows_nothing
+from deltamem_agents.recall.paraphrases import gist, says_the_same
+from deltamem_agents.recall.questions import Question
 from deltamem_agents.recall.selection import is_weak
 from deltamem_agents.store import StoredRecord
 
@@ -100,6 +103,89 @@ def test_questions_and_not_knowing_are_told_from_statements(text: str, role: str
         created_at=datetime.now(UTC),
     )
     assert is_weak(stored) is weak
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I moved to Oslo, you know?",
+        "My code is 4417, right?",
+        "The key is under the mat, isn't it?",
+        "I live in Oslo, don't I?",
+        "Bo has the key, remember?",
+        "We use tabs; which linter fits?",
+        "I'm trying to learn Flask and I prefer small libraries, can you help me?",
+        "Can you book a table because my wife turns forty on 3 May?",
+        "I lost my wallet in Rome, what should I do?",
+        "We don't have it until 4 May.",
+        "I don't know, Ana has it.",
+        "I don't know. Mara lives in Oslo.",
+        "I'm afraid the office is closed on Monday.",
+        "I can't see you until Monday.",
+        "Noted: the code is 4417.",
+        "Thanks, my name is Ana.",
+        "Sure, at nine.",
+    ],
+)
+def test_what_carries_a_fact_is_not_empty(text: str) -> None:
+    assert not asks(text) and not knows_nothing(text) and not is_chatter(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("Where does Mara live?", "Mara lives in Oslo?", "And Germany?", "Could you tell me where I parked?"),
+        *("I was wondering, what is my locker code?", "My locker code, what was it?", "I forgot my code, what is it?"),
+        *("I don't know.", "I'm sorry, I don't have that information. Could you tell me?", "No idea.", "Unknown."),
+        *("ok", "thanks", "Noted.", "Great, thanks!", "You're welcome! Is there anything else?", "👍", "Got it."),
+        "Sure, I'll remember that.",
+    ],
+)
+def test_what_carries_none_is(text: str) -> None:
+    assert asks(text) or knows_nothing(text) or is_chatter(text)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Mara lives in Oslo.", "Oslo is where Mara lives.", True),
+        ("My locker code is 4417.", "4417 is my locker's code.", True),
+        ("My favourite colour is teal.", "Teal is the colour I love most.", True),
+        ("My locker code is 4417.", "My locker code is 4418.", False),
+        ("I like tea.", "I don't like tea.", False),
+        ("My dog is called Rex.", "My cat is called Rex.", False),
+        ("My dog is called Rex.", "My sister's dog is called Rex.", False),
+        ("Mara likes Bo.", "Bo likes Mara.", False),
+        ("Mara lives in Oslo.", "Mara works in Oslo.", False),
+        ("The gate code is 1111.", "The old gate code was 1111.", False),
+    ],
+)
+def test_paraphrases_are_told_from_other_facts(one: str, other: str, same: bool) -> None:
+    first, second = gist(one), gist(other)
+    assert first is not None and second is not None
+    assert says_the_same(first, second, 0.9) is same
+
+
+@pytest.mark.parametrize(
+    ("query", "kinds"),
+    [
+        ("Where do I live?", set()),
+        ("Can you summarise how my thesis went over time?", {"summary"}),
+        ("In which order did I bring up my hobbies across our conversations?", {"order"}),
+        ("What did you recommend for my back?", {"of_model"}),
+        ("How should I format this table?", {"doing"}),
+        ("When did I move?", set()),
+    ],
+)
+def test_the_kind_of_a_question(query: str, kinds: set[str]) -> None:
+    read = Question.read(query)
+    assert {kind for kind in ("summary", "order", "of_model", "doing") if getattr(read, kind)} == kinds
+
+
+def test_the_topic_of_a_question_says_nothing_of_the_talk() -> None:
+    asked = "Can you give me a comprehensive summary of how my garden plans developed across our conversations?"
+    assert Question.read(asked).topic == "my garden plans"
+    assert Question.read("How is my garden?").topic == "How is my garden?"
 
 
 def test_recall_text_is_oldest_first_one_line_each() -> None:

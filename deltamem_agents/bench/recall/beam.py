@@ -1,0 +1,152 @@
+"""Retrieval on BEAM: how many of the messages that answer a question are among the first ten, by kind of question.
+
+    deltamem bench recall --beam beam.json --facts "" --no-changed --no-speed
+
+BEAM (Tavakoli et al., arXiv 2510.27246) is not part of this package: give a file of conversations, each with
+``messages`` (``id``, ``role``, ``content``, ``session``, ``time`` of a session's first message) and ``questions``
+(``type``, ``question``, ``evidence``: ids of messages). Questions without evidence are left out. Every way of ranking
+sees the same records. Of dense, BM25 and reciprocal rank the first ten are ten different messages, each by its best
+piece; of ours they are the first ten records.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deltamem_agents.bench.recall.locomo import reciprocal_rank
+from deltamem_agents.errors import ConfigError
+from deltamem_agents.recall import Embedder, Retriever, split_text
+from deltamem_agents.recall.fusion import Signals
+from deltamem_agents.recall.questions import Question
+from deltamem_agents.store import Store
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+FIRST = 10
+OURS, OVERALL = "ours", "all"
+REACH, BELOW = 0.66, 0.01
+BASELINES: dict[str, Callable[[Signals], Floats]] = {
+    "dense": lambda signals: _meaning(signals),
+    "BM25": lambda signals: signals.words,
+    "reciprocal rank": reciprocal_rank,
+}
+Advance = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question, the messages that answer it by position from 1, and its kind."""
+
+    text: str
+    evidence: frozenset[int]
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Mean share of the evidence among the first ten, of questions of one kind, by way of ranking."""
+
+    kind: str
+    questions: int
+    shares: dict[str, float]
+
+    @property
+    def reached(self) -> bool:
+        """Whether ours is below no other, but by `BELOW`, and reaches what it is to reach over all."""
+        best = max(share for way, share in self.shares.items() if way != OURS)
+        return self.shares[OURS] >= best - BELOW and (self.kind != OVERALL or self.shares[OURS] >= REACH)
+
+
+def conversations(path: Path) -> Iterator[tuple[list[tuple[str, dict[str, Any]]], list[Asked]]]:
+    """Messages by session, with the time of their session, and the questions about them.
+
+    Raises:
+        ConfigError: The file is not of this form.
+    """
+    try:
+        for each in json.loads(path.read_text(encoding="utf-8")):
+            yield _conversation(each)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{str(path)!r} is not BEAM as it is read here ({type(error).__name__}: {error}); give a list of "
+            "conversations with messages (id, role, content, session, time) and questions (type, question, evidence)"
+        ) from error
+
+
+def _conversation(given: dict[str, Any]) -> tuple[list[tuple[str, dict[str, Any]]], list[Asked]]:
+    told: list[tuple[str, dict[str, Any]]] = []
+    position_of: dict[Any, int] = {}
+    now = datetime(2024, 1, 1, tzinfo=UTC)
+    for each in given["messages"]:
+        if each.get("time"):
+            now = datetime.strptime(each["time"], "%B-%d-%Y").replace(tzinfo=UTC)
+        now += timedelta(minutes=1)
+        said = {"role": each["role"], "content": each["content"], "created_at": now}
+        told.append((f"session {each['session']}", said))
+        position_of[each["id"]] = len(told)
+    questions = [
+        Asked(each["question"], frozenset(position_of[e] for e in each["evidence"] if e in position_of), each["type"])
+        for each in given["questions"]
+    ]
+    return told, [question for question in questions if question.evidence]
+
+
+def measure(path: Path, embedder: Embedder, progress: Advance = lambda *_: None) -> list[Row]:
+    """Each kind of question, and all of them."""
+    shares: dict[str, dict[str, list[float]]] = {}
+    every = list(conversations(path))
+    for number, (told, questions) in enumerate(every):
+        progress("BEAM", number, len(every))
+        with Store.open("sqlite://", split=split_text) as store:
+            for session, messages in _by_session(told):
+                store.append("a", messages, session)
+            retriever = Retriever(store, embedder)
+            retriever.embed_missing("a")
+            for question in questions:
+                for way, positions in _ways(retriever, embedder, store.version("a") or (0, 0), question.text):
+                    share = len(question.evidence & set(positions)) / len(question.evidence)
+                    for kind in (question.kind, OVERALL):
+                        shares.setdefault(kind, {}).setdefault(way, []).append(share)
+    kinds = [*sorted(kind for kind in shares if kind != OVERALL), *([OVERALL] if shares else [])]
+    return [
+        Row(kind, len(shares[kind][OURS]), {way: statistics.fmean(each) for way, each in shares[kind].items()})
+        for kind in kinds
+    ]
+
+
+def _ways(
+    retriever: Retriever, embedder: Embedder, version: tuple[int, int], query: str
+) -> Iterator[tuple[str, Sequence[int]]]:
+    """Positions of the first ten messages by each way of ranking."""
+    yield OURS, [record.position for record in retriever.search("a", query, FIRST)]
+    snapshot = retriever._snapshot("a", version, [])
+    assert snapshot is not None
+    signals = retriever._signals(query, snapshot, embedder.embed([query])[0], Question(query))
+    for way, scores in BASELINES.items():
+        order = np.argsort(-scores(signals), kind="stable")
+        yield way, list(dict.fromkeys(snapshot.position[order].tolist()))[:FIRST]
+
+
+def _meaning(signals: Signals) -> Floats:
+    assert signals.meaning is not None
+    return signals.meaning
+
+
+def _by_session(told: Sequence[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Runs of messages of one session."""
+    start = 0
+    for end in range(1, len(told) + 1):
+        if end == len(told) or told[end][0] != told[start][0]:
+            yield told[start][0], [message for _, message in told[start:end]]
+            start = end
