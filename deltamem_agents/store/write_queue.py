@@ -71,6 +71,7 @@ class WriteQueue(Generic[Item]):
             try:
                 self._written(mine)
             finally:
+                self._await_others(mine)
                 self._leave(mine)
         except BaseException:
             self._leave(mine)  # the first was interrupted
@@ -151,6 +152,12 @@ class WriteQueue(Generic[Item]):
                 each.call()
         mine.taken = []
         self._lock.release()
+
+    def _await_others(self, mine: _Waiting[Item]) -> None:
+        """Where another thread is writing it: until that is over, so that an interrupted write does not come later."""
+        if not self._lock._is_owned():  # type: ignore[attr-defined]  # or this thread was interrupted with the lock
+            while mine.being_written and not mine.done and not mine.taken:
+                mine.called.acquire(timeout=0.05)
 
     def _leave(self, mine: _Waiting[Item]) -> None:
         """Have nothing more to do with the queue, and call one of the others to write what has come meanwhile."""

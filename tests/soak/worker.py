@@ -128,8 +128,6 @@ class Writer:
             failed: Whether it raised an error of ours: then it must not have been done.
         """
         self.world, pending = ledger.replay(self.ledger.path)
-        # An interrupted write may be part of another thread's transaction; this one comes after that.
-        self.actor.store.drop_revisions("nobody")
         found = rows.stored(self.actor.store, self.name)
         undone = rows.differences(self.world, found)
         if pending is None:
