@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from deltamem_agents import arguments
 from deltamem_agents.core.calibration import Calibration
 from deltamem_agents.core.config import DeltaMemConfig
 from deltamem_agents.core.families import Backbone, LayerShape, inspect_backbone
@@ -101,6 +102,8 @@ def new_adapter(model: nn.Module, config: DeltaMemConfig, seed: int = 0) -> Adap
         ConfigError: ``config.layers`` names a layer the model does not have.
         AdapterMismatchError: ``config`` states another backbone.
     """
+    arguments.instance(config, "config", DeltaMemConfig)
+    arguments.whole(seed, "seed", -(1 << 63), (1 << 64) - 1)
     backbone = inspect_backbone(model)
     depth = len(backbone.attentions)
     indices = range(depth) if config.layers is None else config.layers

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
+from deltamem_agents import arguments
 from deltamem_agents.core.adapter import Adapter, place
 from deltamem_agents.core.families import inspect_backbone
 from deltamem_agents.core.hooks import Hooks, opened
@@ -39,6 +40,7 @@ class Attached:
     """An adapter on a model; made by `attach`. Safe to use from several threads, each in its own forward."""
 
     def __init__(self, model: nn.Module, adapter: Adapter) -> None:
+        arguments.instance(adapter, "adapter", Adapter)
         backbone = inspect_backbone(model)
         adapter.check_fits(backbone)
         with _lock:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from deltamem_agents.errors import UnsupportedModelError
+from deltamem_agents.errors import UnsupportedModelError, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,8 @@ def inspect_backbone(model: nn.Module) -> Backbone:
     Raises:
         UnsupportedModelError: An unknown family, or one whose modules are not where its family has them.
     """
+    if not isinstance(model, nn.Module):
+        raise UnsupportedModelError(f"the model is {shown(model)}; give one that AutoModelForCausalLM loads")
     config: Any = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     model_type = getattr(text, "model_type", None)

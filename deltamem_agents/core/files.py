@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from deltamem_agents import bounded_json
+from deltamem_agents import arguments, bounded_json
 from deltamem_agents.core.adapter import Adapter
 from deltamem_agents.core.calibration import Calibration
 from deltamem_agents.core.config import DeltaMemConfig
@@ -67,7 +67,8 @@ def save_adapter(adapter: Adapter, folder: str | Path) -> Path:
     Raises:
         AdapterFileError: The folder cannot be written.
     """
-    target = Path(folder)
+    arguments.instance(adapter, "adapter", Adapter)
+    target = arguments.path(folder, "folder")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter.state_dict().items()}
     try:
         target.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from weakref import WeakSet
 
+from deltamem_agents import arguments
 from deltamem_agents.core import State, attach, backbone_fingerprint, unstack_states
 from deltamem_agents.engine.drawing import Drawing
 from deltamem_agents.engine.forked import settle_after_fork
@@ -101,7 +102,10 @@ class Engine:
 
     def count(self, text: str) -> int:
         """Tokens of a text."""
-        return len(self.tokenizer.encode(text, add_special_tokens=False)) if text else 0
+        if not isinstance(text, str):
+            raise ConfigError(f"text is {shown(text)}; give a string")
+        plain = text.encode("utf-8", "replace").decode()  # lone surrogates are text to no tokenizer
+        return len(self.tokenizer.encode(plain, add_special_tokens=False)) if plain else 0
 
     def check(self, state: State, agent: str | None = None) -> None:
         """Raise StateMismatchError for a state that is another adapter's, or not finite."""
@@ -140,7 +144,12 @@ class Engine:
         """
         self._scheduler.check()
         deadline = _after(timeout)
+        arguments.instance(open_for, "open_for", AgentKey, optional=True)
         _check_key(open_for)
+        if isinstance(segments, str) or not isinstance(segments, Sequence):
+            raise ConfigError(f"segments are {shown(segments)}; give a list of segments")
+        for each in segments:
+            arguments.instance(each, "one of segments", Segment)
         for segment in segments:
             self._check_ids("a segment", segment.ids)
             if not len(segment.ids) == len(segment.messages) == len(segment.sentences):
@@ -189,7 +198,12 @@ class Engine:
             raise ConfigError(f"sampling is {shown(chosen)}; give a Sampling")
         if on_text is not None and not callable(on_text):
             raise ConfigError(f"on_text is {shown(on_text)}; give a function of a text")
+        arguments.instance(cancellation, "cancellation", Cancellation, optional=True)
+        if key is not None and not (isinstance(key, tuple) and len(key) == 2 and isinstance(key[0], AgentKey)):
+            raise ConfigError(f"key is {shown(key)}; give an AgentKey and a position, or None")
         _check_key(key)
+        if isinstance(prompt, str | bytes) or not isinstance(prompt, Sequence):
+            raise ConfigError(f"the prompt is {shown(prompt)}; give a list of token ids")
         if len(prompt) == 0:
             raise ContextLengthError("the prompt is empty; give at least one token")
         if len(prompt) + chosen.max_tokens > self.window:
@@ -232,6 +246,10 @@ class Engine:
         """
         self._scheduler.check()
         deadline = _after(timeout)
+        if isinstance(items, str | bytes) or not isinstance(items, Sequence):
+            raise ConfigError(f"items are {shown(items)}; give a list of pairs of prompt and state")
+        if not all(isinstance(each, tuple) and len(each) == 2 for each in items):
+            raise ConfigError(f"items are {shown(items)}; each is a pair of prompt and state")
         if len(items) == 0:
             raise ConfigError("there is nothing to score; give at least one prompt")
         for each in (*(prompt for prompt, _ in items), answer):
@@ -248,6 +266,9 @@ class Engine:
             ForkedError: The engine belongs to the process that this one was forked from.
         """
         check_process(self._scheduler.process, "engine")
+        arguments.text(agent, "agent")
+        if not isinstance(owner, Hashable):
+            raise ConfigError(f"owner is {shown(owner)}; give what an AgentKey was made with")
         self.hot.drop(owner, agent)
 
     def stats(self) -> Stats:
@@ -296,6 +317,8 @@ class Engine:
         Raises:
             ConfigError: It is not.
         """
+        if isinstance(ids, str | bytes) or not isinstance(ids, Sequence):
+            raise ConfigError(f"{what} is {shown(ids)}; give a list of token ids")
         if len(ids) == 0:
             raise ConfigError(f"{what} has no tokens; give at least one")
         for each in ids:

@@ -6,13 +6,13 @@ import importlib.util
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from deltamem_agents import tiny
-from deltamem_agents.core import FAMILIES, load_adapter
+from deltamem_agents import arguments, tiny
+from deltamem_agents.core import FAMILIES, Adapter, load_adapter
 from deltamem_agents.engine.forked import in_forked_process, settle_after_fork
 from deltamem_agents.errors import (
     BackboneFileError,
@@ -22,9 +22,7 @@ from deltamem_agents.errors import (
     UnsupportedModelError,
 )
 
-if TYPE_CHECKING:
-    from deltamem_agents.core import Adapter
-
+_QUANTIZATIONS = {"int8": "bitsandbytes", "int4": "bitsandbytes", "int8-torchao": "torchao"}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -69,8 +67,7 @@ def load(
         ForkedError: The device is a GPU that the parent of this process has used.
     """
     settle_after_fork()
-    if (model is None) != (tokenizer is None):
-        raise ConfigError("give a loaded model together with its tokenizer, or neither")
+    check_loading(backbone, adapter, model, tokenizer, device, dtype, quantization, attention)
     folder = tiny.FOLDER if backbone == "tiny" else Path(backbone)
     if adapter is None:
         adapter = folder / "adapter"
@@ -85,6 +82,33 @@ def load(
     loaded = load_adapter(adapter) if isinstance(adapter, str | Path) else adapter
     model.eval()  # type: ignore[no-untyped-call]
     return Loaded(str(backbone), model, tokenizer, loaded)
+
+
+def check_loading(
+    backbone: object,
+    adapter: object,
+    model: object,
+    tokenizer: object,
+    device: object,
+    dtype: object,
+    quantization: object,
+    attention: object,
+) -> None:
+    """Raise ConfigError for what `load` cannot take; nothing is read."""
+    if (model is None) != (tokenizer is None):
+        raise ConfigError("give a loaded model together with its tokenizer, or neither")
+    arguments.instance(model, "model", PreTrainedModel, optional=True)
+    arguments.instance(tokenizer, "tokenizer", PreTrainedTokenizerBase, optional=True)
+    if model is None:
+        arguments.path(backbone, "backbone")
+    if adapter is not None and not isinstance(adapter, Adapter):
+        arguments.path(adapter, "adapter")
+    arguments.text(device, "device")
+    arguments.one_of(dtype, "dtype", ("auto", *_DTYPES))
+    if quantization is not None:
+        arguments.one_of(quantization, "quantization", _QUANTIZATIONS)
+    if attention is not None:
+        arguments.text(attention, "attention")
 
 
 def _load_model(
@@ -139,10 +163,7 @@ def quantization_config(name: str) -> Any:
         ConfigError: It is not one of those known.
         MissingExtraError: Its library is not installed.
     """
-    libraries = {"int8": "bitsandbytes", "int4": "bitsandbytes", "int8-torchao": "torchao"}
-    if name not in libraries:
-        raise ConfigError(f"quantization {name!r} is not one of {', '.join(libraries)}")
-    library = libraries[name]
+    library = _QUANTIZATIONS[arguments.one_of(name, "quantization", _QUANTIZATIONS)]
     if importlib.util.find_spec(library) is None:
         raise MissingExtraError(f"quantization {name!r} needs {library}, which is not installed; pip install {library}")
     if library == "bitsandbytes":

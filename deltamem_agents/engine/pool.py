@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from deltamem_agents.core import State
-from deltamem_agents.errors import ConfigError, StateMismatchError
+from deltamem_agents.errors import ConfigError, StateMismatchError, shown
 
 
 class StatePool:
@@ -108,6 +108,8 @@ def check_state(state: State, like: State, agent: str | None) -> None:
         StateMismatchError: It does; the message names the agent, where it is known.
     """
     whose = "the state" if agent is None else f"the state of agent {agent!r}"
+    if not isinstance(state, Mapping) or not all(isinstance(each, Tensor) for each in state.values()):
+        raise StateMismatchError(f"{whose} is {shown(state)}; give a mapping from module names to tensors")
     if state.keys() != like.keys():
         raise StateMismatchError(f"{whose} names other modules than this adapter; fold its journal again")
     for name, tensor in state.items():

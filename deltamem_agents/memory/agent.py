@@ -11,6 +11,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
 
+from deltamem_agents import arguments
 from deltamem_agents.core import State, state_norm
 from deltamem_agents.engine import Cancellation, Generation, Sampling, StateKey
 from deltamem_agents.errors import ClosedError, ConfigError, InertAdapterError, StateMismatchError
@@ -20,6 +21,7 @@ from deltamem_agents.memory.history import History
 from deltamem_agents.memory.preloading import preload
 from deltamem_agents.memory.prompting import (
     beyond,
+    check_generation,
     last_question,
     newest_that_fit,
     prompt_messages,
@@ -32,6 +34,7 @@ from deltamem_agents.memory.results import (
     Recall,
     Reply,
     Usage,
+    check_asked,
     check_handover,
     check_k,
     check_mode,
@@ -39,7 +42,7 @@ from deltamem_agents.memory.results import (
 from deltamem_agents.memory.tool_calls import split_tool_calls
 from deltamem_agents.memory.twins import twin
 from deltamem_agents.recall import Record, recall_text, says, within_budget
-from deltamem_agents.store import check_messages
+from deltamem_agents.store import check_id, check_messages
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -86,6 +89,7 @@ class AgentMemory(History):
             StoreError: The database could not be written; nothing was.
             ClosedError: The memory was closed; nothing was written.
         """
+        wait = arguments.flag(wait, "wait")
         self._mem.check_open()
         ids = self._mem.store.append(self.id, messages, session)
         try:
@@ -145,6 +149,9 @@ class AgentMemory(History):
         check_k(k)
         if not isinstance(query, str):
             raise ConfigError(f"the query is a {type(query).__name__}; give a string")
+        query = query.encode("utf-8", "replace").decode()  # lone surrogates are text to no tokenizer
+        check_asked(session, since, until, metadata, budget)
+        lean, generate = arguments.flag(lean, "lean"), arguments.flag(generate, "generate")
         self._mem.check_open()
         if not self._mem.store.knows(self.id):
             return Recall(notes=self._mem.notes if chosen != "state" else ())
@@ -204,6 +211,7 @@ class AgentMemory(History):
             ContextLengthError: The prompt does not fit the window.
         """
         started = time.perf_counter()
+        check_generation(sampling, tools, budget, truncation)
         room = self._room(sampling) if truncation else None
         ready = self._prepare(messages, mode, k, budget, handover, tools, room)
         generation = self._mem.engine.generate(*ready.request, sampling=sampling).result()
@@ -223,6 +231,7 @@ class AgentMemory(History):
     ) -> Iterator[str | Reply]:
         """As `generate`, but yields text as it comes, and the whole reply last. Closing it stops the backbone."""
         started = time.perf_counter()
+        check_generation(sampling, tools, budget, truncation)
         room = self._room(sampling) if truncation else None
         ready = self._prepare(messages, mode, k, budget, handover, tools, room)
         pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -253,6 +262,7 @@ class AgentMemory(History):
         """Async twin of `stream`; never blocks the event loop."""
         started = time.perf_counter()
         loop = asyncio.get_running_loop()
+        check_generation(sampling, tools, budget, truncation)
         room = self._room(sampling) if truncation else None
         prepared = self.pool.submit(self._prepare, messages, mode, k, budget, handover, tools, room)
         ready = await asyncio.wrap_future(prepared)
@@ -281,6 +291,7 @@ class AgentMemory(History):
             options: Of `generate`.
         """
         check_messages(messages)
+        check_id(session, "session")
         reply = self.generate(messages, **options)
         self._journal(messages, reply, session)
         return reply
@@ -288,6 +299,7 @@ class AgentMemory(History):
     def chat_stream(self, messages: Messages, session: str = "default", **options: Any) -> Iterator[str]:
         """As `chat`, but yields the reply's text as it comes. A stream that is closed early journals nothing."""
         check_messages(messages)
+        check_id(session, "session")
         for piece in self.stream(messages, **options):
             if isinstance(piece, Reply):
                 self._journal(messages, piece, session)
@@ -301,6 +313,7 @@ class AgentMemory(History):
     async def achat_stream(self, messages: Messages, session: str = "default", **options: Any) -> AsyncIterator[str]:
         """Async twin of `chat_stream`; never blocks the event loop."""
         check_messages(messages)
+        check_id(session, "session")
         async for piece in self.astream(messages, **options):
             if isinstance(piece, Reply):
                 await asyncio.wrap_future(self.pool.submit(self._journal, messages, piece, session))

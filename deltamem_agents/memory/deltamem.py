@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from deltamem_agents import arguments
 from deltamem_agents.engine import HOT_BYTES, Engine, Limits, load, release, shared, stamp
+from deltamem_agents.engine.loading import check_loading
 from deltamem_agents.errors import ClosedError
 from deltamem_agents.failures import Failures
 from deltamem_agents.memory.agent import AgentMemory
@@ -94,6 +96,10 @@ class DeltaMem:
 
         A process that was forked opens one of its own: one that its parent opened raises ForkedError there.
         """
+        arguments.whole(hot_bytes, "hot_bytes")
+        arguments.instance(limits, "limits", Limits, optional=True)
+        check_loading(backbone, adapter, model, tokenizer, device, dtype, quantization, attention)
+        Store.check_opening(url, engine, schema, retention)
         chosen, note = choose_embedder(embedder)
         if chosen is not None and isinstance(embedder, str | Path):
             _ = chosen.dim  # loads it: one that cannot be is refused before anything is journalled
@@ -168,7 +174,7 @@ class DeltaMem:
             StoreError: The file cannot be written.
         """
         self.check_open()
-        return self.store.export(agent, Path(path), progress)
+        return self.store.export(agent, arguments.path(path), progress)
 
     def import_(self, path: str | Path, *, agent: str | None = None, progress: Progress | None = None) -> AgentMemory:
         """Make an agent of a file that `export` wrote. All of it is checked before any of it is stored.
@@ -181,7 +187,7 @@ class DeltaMem:
             ConfigError: There is such an agent already.
         """
         self.check_open()
-        return self.agent(self.store.import_(Path(path), agent, progress))
+        return self.agent(self.store.import_(arguments.path(path), agent, progress))
 
     def reindex(
         self, agent: str | None = None, *, prune: bool = False, progress: Callable[[int, int], None] | None = None
@@ -196,6 +202,10 @@ class DeltaMem:
             ConfigError: There is no embedder.
             EmbedderError: The embedder failed; what was embedded before is stored, and calling this again goes on.
         """
+        arguments.function(progress, "progress")
+        prune = arguments.flag(prune, "prune")
+        if agent is not None:
+            check_id(agent)
         self.check_open()
         agents = [each.id for each in self.store.agents()] if agent is None else [agent]
         return {each: self.retriever.reindex(each, prune=prune, progress=progress) for each in agents}

@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
+from deltamem_agents import arguments
 from deltamem_agents.core import State
-from deltamem_agents.errors import ConfigError, StateMismatchError, StoreError, UnknownAgentError
+from deltamem_agents.errors import ConfigError, StateMismatchError, StoreError, UnknownAgentError, shown
 from deltamem_agents.memory.folding import Folded
 from deltamem_agents.memory.receipts import Receipt, state_hashes
 from deltamem_agents.memory.results import Difference, Drift, Health
@@ -65,8 +66,9 @@ class History:
         Raises:
             ConfigError: The reach is not a number of messages.
         """
-        if isinstance(reach, bool) or not isinstance(reach, int) or reach < 0:
-            raise ConfigError(f"reach is {reach!r}; give a number of messages, 0 or more")
+        arguments.instance(record, "record", Record)
+        if isinstance(reach, bool) or not isinstance(reach, int) or not 0 <= reach <= arguments.LARGEST:
+            raise ConfigError(f"reach is {shown(reach)}; give a number of messages, 0 or more")
         log = self.log(record.session)
         for place, entry in enumerate(log):
             if entry.position == record.position:
@@ -246,6 +248,8 @@ class History:
         return found
 
     def _erase(self, chosen: Selection, *, forks: bool, dry_run: bool, wait: bool = True) -> Receipt:
+        for name, value in (("forks", forks), ("dry_run", dry_run), ("wait", wait)):
+            arguments.flag(value, name)
         self._mem.check_open()
         store = self._mem.store
         before = store.stored_states(self.id, self._mem.engine.fingerprint).checksum

@@ -6,7 +6,9 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from deltamem_agents.errors import InvalidMessageError
+from deltamem_agents import arguments
+from deltamem_agents.engine import Sampling
+from deltamem_agents.errors import ConfigError, InvalidMessageError, shown
 from deltamem_agents.recall import Record
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -25,6 +27,20 @@ def prompt_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence) or not messages:
         raise InvalidMessageError('give at least one message: [{"role": "user", "content": "…"}]')
     return [_prompt_message(index, message) for index, message in enumerate(messages)]
+
+
+def check_generation(sampling: object, tools: object, budget: object, truncation: object) -> None:
+    """Raise ConfigError unless these are what a reply can be made with."""
+    arguments.instance(sampling, "sampling", Sampling, optional=True)
+    arguments.flag(truncation, "truncation")
+    if budget is not None:
+        arguments.whole(budget, "budget")
+    if tools is None:
+        return
+    if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Sequence):
+        raise ConfigError(f"tools are {shown(tools)}; give a list of JSON schemas")
+    for each in tools:
+        arguments.jsonable(arguments.mapping(each, "a tool"), "a tool")
 
 
 def last_question(messages: Sequence[Mapping[str, Any]]) -> str:
@@ -80,14 +96,18 @@ def _prompt_message(index: int, message: object) -> dict[str, Any]:
         raise InvalidMessageError(f'message {index} is a {type(message).__name__}; give {{"role": …, "content": …}}')
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
-        raise InvalidMessageError(f"message {index} has role {role!r}; roles are {', '.join(ROLES)}")
+        raise InvalidMessageError(f"message {index} has role {shown(role)}; roles are {', '.join(ROLES)}")
     if isinstance(content, list):
         content = "\n".join(filter(None, map(_block_text, content)))
     calls = message.get("tool_calls")
     if not isinstance(content, str) or not (content or calls or role == "tool"):
-        raise InvalidMessageError(f"message {index} has content {content!r}; give a string or a list of blocks")
-    plain: dict[str, Any] = {"role": role, "content": content}
-    return plain | {"tool_calls": calls} if calls else plain
+        raise InvalidMessageError(f"message {index} has content {shown(content)}; give a string or a list of blocks")
+    plain: dict[str, Any] = {"role": role, "content": content.encode("utf-8", "replace").decode()}
+    if not calls:
+        return plain
+    if not isinstance(calls, list) or not all(isinstance(each, Mapping) for each in calls):
+        raise InvalidMessageError(f"message {index} has tool_calls {shown(calls)}; give a list of mappings")
+    return plain | {"tool_calls": calls}
 
 
 def _block_text(block: object) -> str:

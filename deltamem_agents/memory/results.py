@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Literal, get_args
 
+from deltamem_agents import arguments
 from deltamem_agents.engine import Stats
-from deltamem_agents.errors import ConfigError
+from deltamem_agents.errors import ConfigError, shown
 from deltamem_agents.failures import FailureStats
 from deltamem_agents.recall import Record
 from deltamem_agents.store import Backlog, Entry
@@ -38,16 +39,29 @@ def check_handover(handover: str) -> Handover:
 
 
 def _one_of(choices: object, given: str, what: str) -> str:
-    for known in get_args(choices):
-        if given == known:
-            return str(known)
-    raise ConfigError(f"{what} {given!r} is not one of {', '.join(get_args(choices))}")
+    return arguments.one_of(given, what, get_args(choices))
 
 
 def check_k(k: object) -> None:
     """Raise ConfigError unless ``k`` is a whole number of records, 1 or more."""
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise ConfigError(f"k is {k!r}; ask for 1 record or more")
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= arguments.LARGEST:
+        raise ConfigError(f"k is {shown(k)}; ask for 1 record or more")
+
+
+def check_asked(session: object, since: object, until: object, metadata: object, budget: object) -> None:
+    """Look at what narrows a recall, before anything is read.
+
+    Raises:
+        ConfigError: A time, the metadata or the budget is none.
+        InvalidAgentError: The session is no id.
+    """
+    if session is not None:
+        arguments.identifier(session, "session")
+    arguments.moments(since, until)
+    if metadata is not None:
+        arguments.mapping(metadata, "metadata")
+    if budget is not None:
+        arguments.whole(budget, "budget")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deltamem_agents import arguments
 from deltamem_agents.errors import ConfigError, EmbedderError, MissingExtraError
 from deltamem_agents.recall.protocols import Embedder
 
@@ -210,6 +211,8 @@ def load_embedder(source: AnyEmbedder, *, name: str | None = None, device: str =
         ConfigError: It is none of these, or a function without a name of its own.
         MissingExtraError: sentence-transformers is not installed.
     """
+    if name is not None:
+        arguments.text(name, "name")
     if isinstance(source, (str, Path)):
         if str(source) == BUNDLED_NAME and name in (None, BUNDLED_NAME):
             bundled, _ = default_embedder()

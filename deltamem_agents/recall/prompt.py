@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from deltamem_agents.errors import ConfigError
+from deltamem_agents.errors import ConfigError, shown
 from deltamem_agents.recall.protocols import Record
 
 HEADER = "Relevant memory:"
@@ -53,8 +53,10 @@ def within_budget(records: Sequence[Record], budget: int, measure: Callable[[str
 
 def check_budget(budget: int) -> None:
     """Raise ConfigError if a budget is negative."""
-    if budget < 0:
-        raise ConfigError(f"budget {budget} is negative; give 0 for no records, or leave it out for no limit")
+    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 0:
+        raise ConfigError(
+            f"budget {shown(budget)} is negative or not whole; give 0 for no records, or leave it out for no limit"
+        )
 
 
 def _line(record: Record) -> str:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deltamem_agents.errors import ClosedError, ConfigError, EmbedderError, StoreError
+from deltamem_agents import arguments
+from deltamem_agents.errors import ClosedError, ConfigError, EmbedderError, StoreError, shown
 from deltamem_agents.failures import Failures
 from deltamem_agents.recall.contradiction import newer_first, outdated
 from deltamem_agents.recall.embedding import Embeddings
@@ -124,8 +125,16 @@ class Retriever:
             EmbedderError: The embedder's vectors do not fit the stored ones.
             StoreError: The index cannot be read or written.
         """
-        scope = Scope(session=session, since=since, until=until, metadata=metadata, holds=holds)
         query = _checked(query, k)
+        if session is not None:
+            arguments.identifier(session, "session")
+        arguments.moments(since, until)
+        if metadata is not None:
+            arguments.mapping(metadata, "metadata")
+        arguments.function(holds, "holds")
+        scope = Scope(session=session, since=since, until=until, metadata=metadata, holds=holds)
+        if isinstance(context, str | bytes) or not all(isinstance(each, str) for each in context):
+            raise ConfigError(f"context is {shown(context)}; give a list of strings")
         question = Question.read(query, [each.encode("utf-8", "replace").decode() for each in context])
         candidates = self._candidates(agent, question.whole, scope, max(POOL, 3 * k), tell)
         if candidates is None:
@@ -163,6 +172,7 @@ class Retriever:
             StoreError: The index cannot be read or written.
         """
         query = _checked(query, k)
+        arguments.function(holds, "holds")
         candidates = self._candidates(agent, query, Scope(holds=holds), k, lambda note: None)
         if candidates is None:
             return []
@@ -396,8 +406,8 @@ class Retriever:
 
 def _checked(query: object, k: object) -> str:
     """The query as text that any tokenizer takes."""
-    if isinstance(k, bool) or not isinstance(k, int) or k <= 0:
-        raise ConfigError(f"k is {k!r}; ask for 1 record or more")
+    if isinstance(k, bool) or not isinstance(k, int) or not 0 < k <= arguments.LARGEST:
+        raise ConfigError(f"k is {shown(k)}; ask for 1 record or more")
     if not isinstance(query, str):
         raise ConfigError(f"the query is a {type(query).__name__}; give a string")
     return query.encode("utf-8", "replace").decode()  # lone surrogates are text to no tokenizer

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, CursorResult, bindparam, collate, func, or_, select, update
 from sqlalchemy.orm import InstrumentedAttribute
 
+from deltamem_agents import arguments
+from deltamem_agents.errors import ConfigError, shown
 from deltamem_agents.store import journal
 from deltamem_agents.store.dialects import rows_among
 from deltamem_agents.store.dialects.rows import plain_rows
@@ -57,6 +59,7 @@ class ById(Index):
     def find(self, agent: str, refs: Collection[MessageRef | tuple[str, str]]) -> list[Entry]:
         """The live messages with these sessions and ids, in the journal's order."""
         check_id(agent)
+        check_refs(refs)
 
         def work(connection: Connection) -> list[Entry]:
             found = journal.agent_row(connection, agent)
@@ -75,6 +78,10 @@ class ById(Index):
     def described(self, agent: str, session: str, ids: tuple[str, str]) -> list[Described]:
         """The live messages of a session with one of two ids, without their text, in the journal's order."""
         check_id(agent)
+        check_id(session, "session")
+        if not isinstance(ids, tuple) or len(ids) != 2:
+            raise ConfigError(f"ids are {shown(ids)}; give a pair of ids")
+        arguments.texts(ids, "ids")
         values = {"agent": agent, "session": session, "id": ids[0], "other": ids[1]}
         found = self._database.read(lambda connection: _plain(connection.execute(_ONE_OR_TWO, values)), alone=True)
         return sorted(found, key=lambda each: each.position)
@@ -92,6 +99,9 @@ class ById(Index):
             before: Only messages at an earlier position, to go on where the last page ended.
         """
         check_id(agent)
+        arguments.whole(limit, "limit")
+        arguments.whole(0 if before is None else before, "before", high=MAX_POSITION)
+        arguments.texts((below, id_prefix), "prefixes")
         values = {"agent": agent, "limit": limit, "before": MAX_POSITION if before is None else before}
         values |= _bounds("session", below) | _bounds("id", id_prefix)
 
@@ -109,6 +119,7 @@ class ById(Index):
             below, id_prefix: As in `newest`.
         """
         check_id(agent)
+        arguments.texts((below, id_prefix), "prefixes")
         values = {"agent": agent} | _bounds("session", below) | _bounds("id", id_prefix)
 
         def work(connection: Connection) -> list[tuple[str, str, str]]:
@@ -130,6 +141,7 @@ class ById(Index):
             StoreError: The database could not be written; nothing was.
         """
         check_id(agent)
+        check_descriptions(metadata)
 
         def work(connection: Connection) -> None:
             found = journal.agent_row(connection, agent)
@@ -148,6 +160,25 @@ def _plain(result: CursorResult[Any]) -> list[Described]:
         Described(session, name, position, json.loads(kept) if isinstance(kept, str) else kept or {})
         for session, name, position, kept in plain_rows(result)
     ]
+
+
+def check_refs(refs: object) -> None:
+    """Raise ConfigError unless these are pairs of session and id."""
+    given = refs if isinstance(refs, Collection) and not isinstance(refs, (str, bytes, Mapping)) else None
+    if given is None or not all(isinstance(each, tuple) and len(each) == 2 for each in given):
+        raise ConfigError(f"messages are {shown(refs)}; give a list of pairs of session and id")
+    for each in given:
+        arguments.texts(each, "a pair of session and id")
+
+
+def check_descriptions(metadata: object) -> None:
+    """Raise ConfigError unless this maps positions to metadata that JSON can hold."""
+    if not isinstance(metadata, Mapping):
+        raise ConfigError(f"metadata is {shown(metadata)}; give a mapping from position to metadata")
+    for position, details in metadata.items():
+        arguments.whole(position, "a position")
+        arguments.mapping(details, "metadata")
+        arguments.jsonable(details, "metadata")
 
 
 def _in_order(rows: Iterable[Any]) -> list[Entry]:

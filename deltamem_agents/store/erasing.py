@@ -17,7 +17,8 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select
 
-from deltamem_agents.errors import ConfigError
+from deltamem_agents import arguments
+from deltamem_agents.errors import ConfigError, shown
 from deltamem_agents.store import records, timeline
 from deltamem_agents.store.journal import Agent, agent_row
 from deltamem_agents.store.messages import MessageRef
@@ -263,6 +264,7 @@ def keyed_hash(key: bytes, value: Any) -> str:
 
 def check_selection(chosen: Selection) -> None:
     """Raise ConfigError where nothing was said to be erased, or the times are no times."""
+    arguments.moments(chosen.since, chosen.until, ordered=True)
     if chosen.empty:
         raise ConfigError(
             "nothing was said to be erased; give ids, a session, since or until, "
@@ -271,20 +273,15 @@ def check_selection(chosen: Selection) -> None:
     named = () if chosen.ids is None else chosen.ids
     one = isinstance(named, (str, bytes, MessageRef)) or not isinstance(named, Collection)
     if one or not all(map(_names_a_message, named)):
-        raise ConfigError(f"ids are {chosen.ids!r}; give a list of message ids, or of pairs of session and id")
+        raise ConfigError(f"ids are {shown(chosen.ids)}; give a list of message ids, or of pairs of session and id")
     if chosen.session is not None and not isinstance(chosen.session, str):
-        raise ConfigError(f"session is {chosen.session!r}; give the id of one")
-    for name, value in (("since", chosen.since), ("until", chosen.until)):
-        if value is not None and not isinstance(value, datetime):
-            raise ConfigError(f"{name} is {value!r}; give a datetime (UTC where it has no zone)")
-    if chosen.since and chosen.until and not _aware(chosen.since) < _aware(chosen.until):
-        raise ConfigError(f"since {chosen.since} is not before until {chosen.until}; give an earlier one")
+        raise ConfigError(f"session is {shown(chosen.session)}; give the id of one")
+    for each in named:
+        arguments.texts(each if isinstance(each, tuple) else [each], "ids")
+    if chosen.session is not None:
+        arguments.text(chosen.session, "session")
 
 
 def _names_a_message(value: object) -> bool:
     pair = isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, str) for part in value)
     return pair or isinstance(value, str)
-
-
-def _aware(value: datetime) -> datetime:
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from deltamem_agents import arguments
+from deltamem_agents.errors import ConfigError, shown
 from deltamem_agents.store import journal, nearest, neighbours, records
 from deltamem_agents.store.database import Database
 from deltamem_agents.store.dialects import Within
@@ -25,6 +28,20 @@ def check_scope(agent: str, session: str | None) -> None:
         check_id(session, "session")
 
 
+def _check_vectors(given: object, axes: int) -> None:
+    """Raise ConfigError unless this is an array of finite numbers; its lengths are compared elsewhere."""
+    import numpy as np
+
+    if not isinstance(given, np.ndarray) or given.dtype.kind not in "fiu" or not np.isfinite(given).all():
+        raise ConfigError(f"the vectors are {shown(given)}; give a numpy array of finite numbers")
+    if given.ndim != axes:
+        raise ConfigError(f"the vectors have shape {given.shape}, of {given.ndim} axes; give {axes}")
+
+
+def _check_limit(limit: object) -> None:
+    arguments.whole(limit, "limit", -sys.maxsize, sys.maxsize)
+
+
 class Index:
     """Records, their full text and their embeddings. Every call is about one agent; an unknown one has no records."""
 
@@ -41,6 +58,8 @@ class Index:
         phrases; whatever they hold is text, never syntax.
         """
         check_scope(agent, session)
+        arguments.terms(terms)
+        _check_limit(limit)
         return self._database.read(
             lambda connection: records.found(connection, self._words.fulltext, agent, terms, limit, session)
         )
@@ -54,11 +73,13 @@ class Index:
     def size(self, agent: str, limit: int | None = None) -> int:
         """How many records an agent has; ``limit`` where it has more, as counting all of them takes longer."""
         check_id(agent)
+        arguments.whole(0 if limit is None else limit, "limit")
         return self._database.read(lambda connection: neighbours.size(connection, agent, limit))
 
     def sample(self, agent: str, count: int) -> list[int]:
         """Keys of the records of ``count`` messages at random, or of all; the same until the journal grows."""
         check_id(agent)
+        arguments.whole(count, "count")
         return self._database.read(lambda connection: neighbours.sample(connection, agent, count))
 
     def text_scores(
@@ -76,6 +97,9 @@ class Index:
             since, until: Written at or after, and before; UTC where they name no zone.
         """
         check_scope(agent, session)
+        arguments.terms(terms)
+        _check_limit(limit)
+        arguments.moments(since, until)
         within = Within(session, since, until)
         return self._database.read(
             lambda connection: records.scores(connection, self._words.fulltext, agent, terms, limit, within)
@@ -102,6 +126,10 @@ class Index:
             ConfigError: The vector has another dimension than those that are stored.
         """
         check_scope(agent, session)
+        arguments.text(model, "model")
+        _check_vectors(vector, 1)
+        _check_limit(limit)
+        arguments.moments(since, until)
         dialect, within = self._database.dialect, Within(session, since, until)
         return self._database.read(
             lambda connection: nearest.nearest(connection, dialect, agent, model, vector, limit, within)
@@ -116,6 +144,7 @@ class Index:
             StoreError: The database could not be written.
         """
         check_id(agent)
+        arguments.text(model, "model")
         return nearest.index_vectors(self._database, agent, model)
 
     def around(self, agent: str, keys: Sequence[int], reach: int) -> list[StoredRecord]:
@@ -124,6 +153,8 @@ class Index:
         Where sessions alternate, no further than the next 8 positions of the journal.
         """
         check_id(agent)
+        arguments.wholes(keys, "keys")
+        arguments.whole(reach, "reach")
         return self._database.read(lambda connection: neighbours.around(connection, agent, keys, reach))
 
     def records(
@@ -131,6 +162,8 @@ class Index:
     ) -> list[StoredRecord]:
         """An agent's records beyond a position in the journal's order; only those with the given keys, where given."""
         check_scope(agent, session)
+        arguments.wholes(() if keys is None else keys, "keys")
+        arguments.whole(after, "after")
         alone = keys is None or len(keys) <= LOOKUP
         return self._database.read(
             lambda connection: records.read(connection, agent, keys, session, after), alone=alone
@@ -139,6 +172,9 @@ class Index:
     def missing_embeddings(self, agent: str, model: str, limit: int, *, after: int = 0) -> list[tuple[int, str]]:
         """Key and text of up to ``limit`` records beyond a position that have no embedding under a model, in order."""
         check_id(agent)
+        arguments.text(model, "model")
+        _check_limit(limit)
+        arguments.whole(after, "after")
         return self._database.read(lambda connection: records.without_embedding(connection, agent, model, limit, after))
 
     def put_embeddings(self, agent: str, model: str, keys: Sequence[int], vectors: NDArray[np.float32]) -> int:
@@ -153,6 +189,9 @@ class Index:
             StoreError: The database could not be written.
         """
         check_id(agent)
+        arguments.text(model, "model")
+        arguments.wholes(keys, "keys")
+        _check_vectors(vectors, 2)
         index = self._database.dialect.vectors
         return self._database.write(
             lambda connection: records.put_embeddings(connection, agent, model, keys, vectors, index)
@@ -161,11 +200,15 @@ class Index:
     def embeddings(self, agent: str, model: str, *, after: int = 0) -> tuple[list[int], NDArray[np.float32]]:
         """Keys [N] and embeddings [N, dim] of records beyond a position, under a model, in the journal's order."""
         check_id(agent)
+        arguments.text(model, "model")
+        arguments.whole(after, "after")
         return self._database.read(lambda connection: records.embeddings(connection, agent, model, after))
 
     def embeddings_of(self, agent: str, model: str, keys: Sequence[int]) -> tuple[list[int], NDArray[np.float32]]:
         """Keys [n] and embeddings [n, dim] of those of the records that have one under a model, in no order."""
         check_id(agent)
+        arguments.text(model, "model")
+        arguments.wholes(keys, "keys")
         return self._database.read(lambda connection: nearest.by_key(connection, agent, model, keys))
 
     def embedding_models(self, agent: str) -> dict[str, int]:
@@ -180,5 +223,6 @@ class Index:
             StoreError: The database could not be written.
         """
         check_id(agent)
+        arguments.text(keep, "keep")
         index = self._database.dialect.vectors
         return self._database.write(lambda connection: records.drop_embeddings(connection, index, agent, keep))

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from deltamem_agents import bounded_json
-from deltamem_agents.errors import InvalidAgentError, InvalidMessageError
+from deltamem_agents import arguments, bounded_json
+from deltamem_agents.errors import InvalidMessageError, shown
 from deltamem_agents.store.schema import ID_LIMIT, ROLES, in_utc
 
 # What one message may hold, so that an archive of it can be read within bounds; a quarter where it is not plain ASCII.
@@ -87,13 +87,7 @@ def check_id(value: object, kind: str = "agent") -> str:
     Raises:
         InvalidAgentError: It is not.
     """
-    fault = _id_fault(value)
-    if fault:
-        raise InvalidAgentError(
-            f"{kind} id {_shown(value)} {fault}; give a non-empty string of up to {ID_LIMIT} characters without NUL"
-        )
-    assert isinstance(value, str)  # _id_fault has refused everything else
-    return value
+    return arguments.identifier(value, kind, ID_LIMIT)
 
 
 def check_messages(messages: object) -> list[NewMessage]:
@@ -121,28 +115,28 @@ def _versions(blocks: list[Any] | None) -> list[Any]:
 def _check_message(index: int, message: object, now: datetime) -> NewMessage:
     if not isinstance(message, Mapping):
         raise InvalidMessageError(
-            f'message {index} is {_shown(message)}, not a mapping; give {{"role": "user", "content": "…"}}'
+            f'message {index} is {shown(message)}, not a mapping; give {{"role": "user", "content": "…"}}'
         )
     unknown = [key for key in message if key not in KEYS]
     if unknown:
         raise InvalidMessageError(
-            f"message {index} has an unknown key {_shown(unknown[0])}; keys are {', '.join(KEYS)}: "
+            f"message {index} has an unknown key {shown(unknown[0])}; keys are {', '.join(KEYS)}: "
             "put anything else into metadata"
         )
     role = message.get("role")
     if role not in ROLES:
-        raise InvalidMessageError(f"message {index} has role {_shown(role)}; roles are {', '.join(ROLES)}")
+        raise InvalidMessageError(f"message {index} has role {shown(role)}; roles are {', '.join(ROLES)}")
     text, blocks = _check_content(index, message.get("content"))
     given = message.get("id")
-    fault = None if given is None else _id_fault(given)
+    fault = None if given is None else arguments.identifier_fault(given, ID_LIMIT)
     if fault:
         raise InvalidMessageError(
-            f"message {index} has an id {_shown(given)} that {fault}; leave it out to have one made, "
+            f"message {index} has an id {shown(given)} that {fault}; leave it out to have one made, "
             f"or give a non-empty string of up to {ID_LIMIT} characters without NUL"
         )
     metadata = message.get("metadata")
     if metadata is not None and not isinstance(metadata, Mapping):
-        raise InvalidMessageError(f"message {index} has metadata {_shown(metadata)}; give a mapping, or leave it out")
+        raise InvalidMessageError(f"message {index} has metadata {shown(metadata)}; give a mapping, or leave it out")
     return NewMessage(
         id=uuid4().hex if given is None else given,
         role=role,
@@ -158,11 +152,11 @@ def _check_content(index: int, content: object) -> tuple[str, list[Any] | None]:
     if isinstance(content, str):
         _check_text(index, content)
         if not content.strip():
-            raise InvalidMessageError(f"message {index} has empty content {_shown(content)}; leave empty messages out")
+            raise InvalidMessageError(f"message {index} has empty content {shown(content)}; leave empty messages out")
         return content, None
     if not isinstance(content, list):
         raise InvalidMessageError(
-            f"message {index} has content {_shown(content)} of type {type(content).__name__}; "
+            f"message {index} has content {shown(content)} of type {type(content).__name__}; "
             "give a string or a list of blocks"
         )
     texts: list[str] = []
@@ -174,7 +168,7 @@ def _check_content(index: int, content: object) -> tuple[str, list[Any] | None]:
         elif text.strip():
             texts.append(text)
     if not texts and not others:
-        raise InvalidMessageError(f"message {index} has only empty blocks {_shown(content)}; leave empty messages out")
+        raise InvalidMessageError(f"message {index} has only empty blocks {shown(content)}; leave empty messages out")
     blocks: list[Any] = _as_json(index, "content", content, BLOCKS_BYTES)
     return "\n".join(texts), blocks
 
@@ -185,13 +179,13 @@ def _block_text(index: int, block: object) -> str | None:
         _check_text(index, block)
         return block
     if not isinstance(block, Mapping) or not block:
-        raise InvalidMessageError(f"message {index} has a block {_shown(block)}; blocks are strings or mappings")
+        raise InvalidMessageError(f"message {index} has a block {shown(block)}; blocks are strings or mappings")
     kind = block.get("type", block.get("block_type"))
     text = block.get("text")
     if kind not in TEXT_TYPES or (kind is None and text is None):
         return None
     if not isinstance(text, str):
-        raise InvalidMessageError(f"message {index} has a text block whose text is {_shown(text)}; give a string")
+        raise InvalidMessageError(f"message {index} has a text block whose text is {shown(text)}; give a string")
     _check_text(index, text)
     return text
 
@@ -224,7 +218,7 @@ def _check_time(index: int, value: object, now: datetime) -> datetime:
     except (ValueError, OverflowError):
         pass  # falls through to the one error below
     raise InvalidMessageError(
-        f"message {index} has created_at {_shown(value)}; give a datetime or an ISO 8601 string (UTC where no zone is)"
+        f"message {index} has created_at {shown(value)}; give a datetime or an ISO 8601 string (UTC where no zone is)"
     )
 
 
@@ -237,23 +231,3 @@ def _as_json(index: int, name: str, value: Any, limit: int) -> Any:
         raise InvalidMessageError(
             f"message {index} has {name} that JSON cannot hold ({error}); use strings, numbers, lists and mappings"
         ) from error
-
-
-def _id_fault(value: object) -> str | None:
-    if not isinstance(value, str):
-        return f"is a {type(value).__name__}"
-    if not value.strip():
-        return "is empty"
-    if len(value) > ID_LIMIT:
-        return f"has {len(value)} characters"
-    if "\0" in value:
-        return "holds a NUL character"
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        return "holds a lone surrogate"
-    return None
-
-
-def _shown(value: object) -> str:
-    """``value`` for an error message: short, ASCII-safe, so that no long text is copied into logs."""
-    shown = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:57]}…"

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from deltamem_agents.errors import ConfigError
+from deltamem_agents.errors import ConfigError, shown
 
 Retention = Literal["thin", "all"] | int  # all of the last day and then one a day; all; the newest n
 
@@ -19,11 +19,11 @@ def check_retention(value: object) -> Retention:
     Raises:
         ConfigError: It is not.
     """
-    if value == "thin" or value == "all":
-        return value
+    if isinstance(value, str) and value in ("thin", "all"):
+        return "thin" if value == "thin" else "all"
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
-    raise ConfigError(f"retention is {value!r}; give 'thin', 'all', or how many states to keep, 1 or more")
+    raise ConfigError(f"retention is {shown(value)}; give 'thin', 'all', or how many states to keep, 1 or more")
 
 
 def surplus(

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
+from deltamem_agents import arguments
 from deltamem_agents.errors import ConfigError, StateMismatchError, UnknownAgentError
 from deltamem_agents.store import damage
 from deltamem_agents.store.columns import DamagedValue
@@ -52,6 +53,10 @@ def commit(
     connection: Connection, agent: str, revision: Revision, *, after: int, keep: Collection[int], retention: Retention
 ) -> int:
     """Store a revision if it is newer and of the agent's epoch; see `Store.commit`. The caller has begun a write."""
+    arguments.whole(revision.position, "a revision's position")
+    arguments.whole(revision.epoch, "a revision's epoch")
+    arguments.text(revision.fingerprint, "a revision's fingerprint")
+    arguments.instance(revision.state, "a revision's state", bytes)
     query = select(AgentRow.key, AgentRow.epoch, AgentRow.head).where(AgentRow.id == agent)
     row = connection.execute(query.with_for_update()).first()
     if row is None:

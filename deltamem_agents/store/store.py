@@ -8,7 +8,8 @@ from typing import Any, Self
 
 from sqlalchemy import URL, Connection, Engine
 
-from deltamem_agents.errors import StoreError
+from deltamem_agents import arguments
+from deltamem_agents.errors import ConfigError, StoreError, shown
 from deltamem_agents.store import (
     archive,
     archive_reading,
@@ -85,7 +86,8 @@ class Store(ById):
             MissingExtraError: The database's driver is not installed.
             StoreError: The database cannot be reached, is not a database, or its tables are of another version.
         """
-        check_retention(retention)
+        cls.check_opening(url, engine, schema, retention)
+        arguments.function(split, "split")
         database = open_database(DEFAULT_URL if url is None and engine is None else url, engine, schema)
         try:
             try:
@@ -98,6 +100,16 @@ class Store(ById):
             raise
         database.be_patient()
         return cls(database, split, retention)
+
+    @staticmethod
+    def check_opening(url: object, engine: object, schema: object, retention: object) -> None:
+        """Raise ConfigError for what `open` cannot take; nothing is opened."""
+        if url is not None and not isinstance(url, str | URL):
+            raise ConfigError(f"url is {shown(url)}; give one like sqlite:///memory.db")
+        arguments.instance(engine, "engine", Engine, optional=True)
+        if schema is not None:
+            arguments.text(schema, "schema")
+        check_retention(retention)
 
     def _append_at_once(self, appends: Sequence[Append], _until: float | None) -> list[bool]:
         return self._database.write(lambda connection: at_once.append(connection, appends), alone=True)
@@ -119,6 +131,7 @@ class Store(ById):
 
     def same_database(self, other: Store) -> bool:
         """Whether another store was opened with the same URL, passwords aside."""
+        arguments.instance(other, "other", Store)
         mine, theirs = self._database, other._database
         return mine.url.set(password=None) == theirs.url.set(password=None) and mine.schema == theirs.schema
 
@@ -158,6 +171,7 @@ class Store(ById):
     def live(self, agent: str, after: int = 0, session: str | None = None) -> list[Entry]:
         """Live messages of an agent beyond position ``after``, in order; of one session, where one is given."""
         check_scope(agent, session)
+        arguments.whole(after, "after")
         return self._database.read(lambda connection: journal.live(connection, agent, after, session))
 
     def agents(self) -> list[AgentInfo]:
@@ -209,6 +223,7 @@ class Store(ById):
         Raises:
             ConfigError: The journal has no such position.
         """
+        check_scope(agent, session)
         if at is None or not self.knows(agent):
             return self.live(agent, session=session)
         return [entry for entry in self.at(agent, at) if session in (None, entry.session)]
@@ -258,6 +273,8 @@ class Store(ById):
             ConfigError: Nothing was chosen, by times that are none, or by an id that several sessions have.
         """
         check_id(agent)
+        arguments.instance(chosen, "what is to be erased", Selection)
+        forks, dry_run = arguments.flag(forks, "forks"), arguments.flag(dry_run, "dry_run")
         erasing.check_selection(chosen)
         run = self._database.read if dry_run else self._database.write
         before: list[Plan] = []
@@ -308,6 +325,8 @@ class Store(ById):
             StoreError: The file cannot be written.
         """
         check_id(agent)
+        path = arguments.path(path)
+        arguments.function(progress, "progress")
         return self._database.read(lambda connection: archive.export(connection, agent, path, progress))
 
     def import_(self, path: Path, agent: str | None = None, progress: archive.Progress | None = None) -> str:
@@ -325,6 +344,8 @@ class Store(ById):
         """
         if agent is not None:
             check_id(agent)
+        path = arguments.path(path)
+        arguments.function(progress, "progress")
         checked = archive_reading.check(path, progress)
         done: list[str] = []
 
@@ -356,6 +377,9 @@ class Store(ById):
             ConfigError: The position is not between ``after`` and the end of the journal, or a field is empty.
         """
         check_id(agent)
+        arguments.instance(revision, "revision", Revision)
+        arguments.whole(after, "after")
+        arguments.wholes(list(keep) if isinstance(keep, (set, frozenset)) else keep, "keep")
         return self._database.write(
             lambda connection: revisions.commit(
                 connection, agent, revision, after=after, keep=keep, retention=self._retention
@@ -369,6 +393,8 @@ class Store(ById):
             StateMismatchError: Its bytes are not those that were stored.
         """
         check_id(agent)
+        arguments.text(fingerprint, "fingerprint")
+        arguments.whole(0 if at_or_before is None else at_or_before, "at_or_before")
         return self._database.read(
             lambda connection: revisions.newest(connection, agent, fingerprint, at_or_before), alone=True
         )
@@ -384,6 +410,8 @@ class Store(ById):
             StateMismatchError: A stored state is damaged.
         """
         check_id(agent)
+        arguments.text(fingerprint, "fingerprint")
+        anew = arguments.flag(anew, "anew")
         return self._database.read(lambda connection: tails.tail(connection, agent, fingerprint, at, anew=anew))
 
     def revisions(self, agent: str) -> list[Revision]:
@@ -394,6 +422,7 @@ class Store(ById):
     def stored_states(self, agent: str, fingerprint: str) -> StoredStates:
         """How many states of an agent are stored, how large they are, and where the newest of a fingerprint stands."""
         check_id(agent)
+        arguments.text(fingerprint, "fingerprint")
         return self._database.read(lambda connection: revisions.summary(connection, agent, fingerprint))
 
     def backlog(self, fingerprint: str | None = None, model: str | None = None) -> Backlog:

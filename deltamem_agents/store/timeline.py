@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, insert, select, update
 
-from deltamem_agents.errors import ConfigError, UnknownAgentError
+from deltamem_agents.errors import ConfigError, UnknownAgentError, shown
 from deltamem_agents.store import damage, journal, records, revisions
 from deltamem_agents.store.columns import DamagedValue
 from deltamem_agents.store.journal import Agent
@@ -42,7 +42,7 @@ def check_position(agent: str, position: object, head: int) -> int:
     """
     if isinstance(position, bool) or not isinstance(position, int) or not 0 <= position <= head:
         raise ConfigError(
-            f"position {position!r} is not in the journal of agent {agent!r}, which goes from 0 to {head}; "
+            f"position {shown(position)} is not in the journal of agent {agent!r}, which goes from 0 to {head}; "
             "log() shows the positions of its messages"
         )
     return position

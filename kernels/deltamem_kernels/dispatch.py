@@ -46,6 +46,7 @@ def delta_scan(
         RuntimeError: The backend asked for by name cannot run this; the message says why.
     """
     inputs = (q, k, v, keep, erase, write)
+    _check_tensors((*inputs, state) if mask is None else (*inputs, state, mask))
     if q.ndim != 3:
         raise ValueError(f"q has shape {_shape(q)}, expected [N, T, R]")
     n, tokens, rank = q.shape
@@ -81,6 +82,7 @@ def delta_step(
         ValueError: A shape, dtype or device does not fit; the message names both.
     """
     inputs = (q, k, v, keep, erase, write)
+    _check_tensors((*inputs, pool, slots))
     if q.ndim != 2:
         raise ValueError(f"q has shape {_shape(q)}, expected [N, R]")
     n, rank = q.shape
@@ -97,6 +99,12 @@ def explain_backend(device: torch.device | str | None = None) -> str:
 
 def _state_dtype(q: Tensor) -> torch.dtype:
     return torch.float64 if q.dtype == torch.float64 else torch.float32
+
+
+def _check_tensors(given: tuple[object, ...]) -> None:
+    for name, x in zip((*_NAMES, "state or pool", "mask or slots"), given, strict=False):
+        if not isinstance(x, Tensor):
+            raise ValueError(f"{name} is a {type(x).__name__}, expected a tensor")
 
 
 def _check_inputs(inputs: tuple[Tensor, ...]) -> None:

@@ -6,8 +6,10 @@ import json
 import random
 import sqlite3
 import threading
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
+from hashlib import sha256
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from sqlalchemy import create_engine, update
 from deltamem_agents import DeltaMem
 from deltamem_agents.errors import ArchiveError, ConfigError, StateMismatchError, StoreError, UnknownAgentError
 from deltamem_agents.memory import Difference, Drift, Health
+from deltamem_agents.memory.history import distances
 from deltamem_agents.store.codec import encode
 from deltamem_agents.store.revisions import checksum_of
 from deltamem_agents.store.schema import RevisionRow
@@ -399,7 +402,7 @@ def test_files_that_a_reader_holds_are_cleaned_later(mem, agent, tmp_path) -> No
 
 
 def test_a_receipt_is_given_also_where_the_files_cannot_be_cleaned_now(mem, agent, monkeypatch) -> None:
-    def gone() -> None:
+    def gone(**_: object) -> None:
         raise StoreError("cannot purge: the connection was lost")
 
     monkeypatch.setattr(mem.store, "purge", gone)
@@ -540,7 +543,7 @@ def test_a_message_of_one_of_them_is_erased(numbered, fresh, how) -> None:
 # Export and import
 
 
-def test_an_export_is_usable_at_once_elsewhere(mem, agent, open_mem, runs, tmp_path) -> None:
+def test_an_export_is_usable_elsewhere(mem, agent, open_mem, runs, tmp_path) -> None:
     agent.write([{"role": "user", "content": "Another version.", "id": "m2", "metadata": {"page": 3}}], "s1")
     agent.rollback(9)
     agent.write([{"role": "user", "content": "Mara plays the cello."}], "s3")
@@ -558,8 +561,12 @@ def test_an_export_is_usable_at_once_elsewhere(mem, agent, open_mem, runs, tmp_p
         assert "cello" in each.recall("Which instrument does Mara play?", generate=False).text
         assert each.log(at=len(told())) == agent.log(at=len(told()))
     del seen[:]
-    elsewhere.import_(tmp_path / "a.deltamem", agent="c").state()
-    assert seen == []  # nothing was folded again
+    third = elsewhere.import_(tmp_path / "a.deltamem", agent="c")
+    assert third.health().unfolded == len(agent.log()) and seen == []
+    third.state()
+    assert seen  # states of a file are not believed: its journal is folded, once
+    del seen[:]
+    assert same(third.state(), agent.state()) and seen == []
     named.write([{"role": "user", "content": "Only here."}])
     assert "Only here." not in texts(made.log())
 
@@ -648,3 +655,35 @@ def test_what_was_said_around_a_record(mem) -> None:
         agent.neighbours(record, -1)
     agent.erase(ids=[record.message_id])
     assert agent.neighbours(record) == []
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 1e30])
+def test_a_state_in_a_file_that_is_not_that_of_its_journal_is_never_read(mem, agent, open_mem, tmp_path, value) -> None:
+    """Whoever sends a file sends messages, not what the backbone is to think of them."""
+    expected = agent.state()
+    mem.export("a", tmp_path / "a.zip")
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    manifest = json.loads(members["manifest.json"])
+    odd = encode({name: torch.full_like(tensor, value) for name, tensor in expected.items()})
+    for name in [each for each in members if each.startswith("states/")]:
+        members[name] = odd
+        manifest["members"][name] = {"bytes": len(odd), "sha256": sha256(odd).hexdigest()}
+    with zipfile.ZipFile(tmp_path / "odd.zip", "w") as archive:
+        for name, data in (members | {"manifest.json": json.dumps(manifest).encode()}).items():
+            archive.writestr(name, data)
+
+    made = open_mem(url=f"sqlite:///{tmp_path / 'other.db'}").import_(tmp_path / "odd.zip")
+
+    assert expected and same(made.state(), expected) and made.verify().worst < SAME
+
+
+def test_a_drift_that_is_not_finite_is_an_error(agent) -> None:
+    state = agent.state()
+    for value in (float("nan"), float("inf")):
+        odd = {name: torch.full_like(tensor, value) for name, tensor in state.items()}
+        for pair in ((odd, state), (state, odd)):
+            with pytest.raises(StateMismatchError, match="not finite"):
+                distances(*pair)
+        assert Drift(position=1, layers={"a": value, "b": 0.0}).worst == float("inf")
+        assert Drift(position=1, layers={"b": 0.0, "a": value}).worst == float("inf")
