@@ -179,6 +179,9 @@ class DeltaMem:
     def import_(self, path: str | Path, *, agent: str | None = None, progress: Progress | None = None) -> AgentMemory:
         """Make an agent of a file that `export` wrote. All of it is checked before any of it is stored.
 
+        Its journal is folded anew at the first use, as the states in a file are not believed; its embeddings are taken
+        over.
+
         Args:
             agent: Its name here; by default that in the file.
 

@@ -332,6 +332,8 @@ class Store(ById):
     def import_(self, path: Path, agent: str | None = None, progress: archive.Progress | None = None) -> str:
         """Make an agent of a file that `export` wrote; all of it is checked before any is stored.
 
+        States in the file are looked at and not stored: only a fold shows that a state is that of its journal.
+
         Args:
             agent: Its name here; by default that in the file.
 
