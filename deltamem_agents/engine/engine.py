@@ -157,7 +157,7 @@ class Engine:
         before = self._checked(state, open_for.agent if open_for else None)
         request = Fold(state=before, segments=list(segments), open_for=open_for, deadline=deadline)
         if request.segments:
-            self._scheduler.submit(request, wait=wait)
+            self._scheduler.submit(request, wait=arguments.flag(wait, "wait"))
         else:
             request.answer.set_result([])
         return request.answer
@@ -223,7 +223,7 @@ class Engine:
             deadline=deadline,
             cancellation=cancellation or Cancellation(),
         )
-        self._scheduler.submit(request, wait=wait)
+        self._scheduler.submit(request, wait=arguments.flag(wait, "wait"))
         return request.answer
 
     def score(
@@ -256,7 +256,7 @@ class Engine:
             self._check_ids("a prompt or answer", each)
         checked = [(list(prompt), self._checked(state)) for prompt, state in items]
         request = Score(items=checked, ids=list(answer), deadline=deadline)
-        self._scheduler.submit(request, wait=wait)
+        self._scheduler.submit(request, wait=arguments.flag(wait, "wait"))
         return request.answer
 
     def forget(self, owner: Hashable, agent: str) -> None:
