@@ -434,6 +434,8 @@ class Store(ById):
             fingerprint: Of the states that count; any by default.
             model: Of the embeddings that count; any by default.
         """
+        arguments.text("" if fingerprint is None else fingerprint, "fingerprint")
+        arguments.text("" if model is None else model, "model")
         return self._database.read(lambda connection: backlog.count(connection, fingerprint, model))
 
     def drop_revisions(self, agent: str) -> int:
