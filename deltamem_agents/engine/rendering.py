@@ -13,15 +13,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
 from deltamem_agents.engine import templates
+from deltamem_agents.engine.markup import HiddenMarkup
 from deltamem_agents.errors import UnsupportedModelError
 
 PART = 20_000  # characters
 _WORD_BEGINS = re.compile(r"(?<=\S) (?=\w)")
+_BRACKETED = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -76,6 +78,9 @@ FORMATS: Mapping[str, MessageFormat] = {
 }
 
 
+DIALOGUE = (("user", "Good morning."), ("assistant", "What can I do?"), ("user", "My desk is 12."))
+
+
 class Rendering:
     """Renders messages for one tokenizer. Safe to share among threads.
 
@@ -84,16 +89,20 @@ class Rendering:
     once, and text by a copy of the tokenizer that is never switched back.
 
     Raises:
-        UnsupportedModelError: The tokenizer's chat template is of no known family.
+        UnsupportedModelError: The tokenizer's chat template is of no known family, or writes messages in another way
+            than the family it looks like.
+        ChatTemplateError: The template fails on a plain dialogue, is not allowed, or takes too long.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self.name, self.format = _format_of(tokenizer)
         self._text_tokenizer = copy.deepcopy(tokenizer)
+        self._control = _control_tokens(tokenizer) | {piece for role in ROLES for piece in _words(*self._around(role))}
         self._start = self._markup(self.format.start)
         self._markups = {role: tuple(map(self._markup, self._around(role))) for role in ROLES}
         self.text("")  # switched here, before other threads come
+        self._check_template()
 
     def message(self, role: str, content: str) -> list[int]:
         """Tokens of one message. ``content`` is tokenised on its own; special tokens in it are split into text."""
@@ -152,8 +161,8 @@ class Rendering:
     ) -> list[int]:
         """Tokens of a dialogue by the chat template, ready for the assistant's answer.
 
-        Used for answers only. Special tokens in plain text are kept from taking effect by the one-message format, which
-        replaces the template wherever there are neither tools nor tool calls and the family has one.
+        Used for answers only. The one-message format replaces the template wherever there are neither tools nor tool
+        calls and the family has one. Special tokens in a text take effect in neither.
 
         Raises:
             ChatTemplateError: The template refuses the messages, fails, or takes too long.
@@ -164,7 +173,9 @@ class Rendering:
             for message in messages:
                 ids += self.message(message["role"], message["content"])
             return ids + self.opening("assistant")
-        return templates.render(self.tokenizer, messages, tools)
+        hidden = HiddenMarkup(self._control)
+        rendered = templates.render(self.tokenizer, hidden.hide(messages), hidden.hide(tools))
+        return hidden.ids(rendered, self._written, self.text)
 
     def facts(self, *, sentences: bool = False) -> str:
         """What a state depends on here: part of the fingerprint.
@@ -175,14 +186,46 @@ class Rendering:
         known, version = self.format, 2 if sentences else 1
         return f"{self.name}/{version} {known.start}{known.before}{known.after}{sorted(known.roles.items())}"
 
+    def _check_template(self) -> None:
+        """Compare a plain dialogue with what the template makes of it, which may begin with more.
+
+        Nor does it matter how either is spaced.
+        """
+        ours = "".join(content.join(self._around(role)) for role, content in DIALOGUE) + self._around("assistant")[0]
+        theirs = templates.render(
+            self.tokenizer, [{"role": role, "content": content} for role, content in DIALOGUE], None
+        )
+        if not "".join(theirs.split()).endswith("".join(ours.split())):
+            raise UnsupportedModelError(
+                f"the tokenizer's chat template looks like {self.name!r} and writes messages in another way: "
+                f"{theirs!r} instead of {self.format.start + ours!r}; use an instruction-tuned model of "
+                f"{', '.join(FORMATS)}"
+            )
+
     def _around(self, role: str) -> tuple[str, str]:
         if self.name == "mistral":
             return ("", "</s>") if role == "assistant" else ("[INST] ", " [/INST]")
         return self.format.before.format(role=self.format.role(role)), self.format.after
 
+    def _written(self, text: str) -> list[int]:
+        """Tokens of what a chat template wrote; this tokenizer is never switched to split special tokens."""
+        encoded = self.tokenizer(text, add_special_tokens=False, padding=False, truncation=False)
+        return list(cast("list[int]", encoded["input_ids"]))
+
     def _markup(self, text: str) -> list[int]:
         """Before `text` is first called only."""
         return list(self._text_tokenizer.encode(text, add_special_tokens=False)) if text else []
+
+
+def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """The special tokens as they stand in a text."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    return {str(token) for token in tokenizer.all_special_tokens} | {str(each) for each in added if each.special}
+
+
+def _words(*markup: str) -> list[str]:
+    """The words of a family's markup that no text has by chance: those in brackets."""
+    return [word for piece in markup for word in _BRACKETED.findall(piece)]
 
 
 def _parts(content: str) -> Iterator[tuple[int, int]]:

@@ -36,8 +36,8 @@ def render(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Mapping[str, Any]],
     tools: Sequence[Mapping[str, Any]] | None,
-) -> list[int]:
-    """Tokens of a dialogue by the tokenizer's chat template, ready for the assistant's answer.
+) -> str:
+    """A dialogue by the tokenizer's chat template, ready for the assistant's answer.
 
     Raises:
         ChatTemplateError: The template refuses the messages, is not allowed, fails, or takes too long.
@@ -61,8 +61,7 @@ def render(
             f"({type(error).__name__}: {shown(str(error))}); leave tools or roles out that it does not know, or use a "
             "model from a source you trust"
         ) from error
-    encoded = tokenizer(cast(str, rendered), add_special_tokens=False, padding=False, truncation=False)
-    return list(cast("list[int]", encoded["input_ids"]))
+    return cast(str, rendered)
 
 
 @lru_cache(maxsize=16)
