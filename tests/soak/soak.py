@@ -128,7 +128,7 @@ class Soak:
         for _ in range(3):
             program = (
                 "import sys, time; from deltamem_agents.store import Store; start = time.monotonic()\n"
-                "Store.open(sys.argv[1]).append('probe', [{'role': 'user', 'content': 'now'}], 's')\n"
+                "Store.open(sys.argv[1]).append('probe', [{'role': 'user', 'content': 'harbour'}], 's')\n"
                 "print(time.monotonic() - start)"
             )
             done = subprocess.run(
