@@ -98,7 +98,8 @@ def delete(
 @app.command()
 def export(
     agent: AgentArgument,
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; a file there is replaced.")],
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="Where to.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     url: Url = DEFAULT_URL,
     schema: Schema = None,
     json: Json = False,
@@ -108,7 +109,7 @@ def export(
     with opened_store(url, schema) as store:
         check_known(store, agent)
         with terminal.progress("Exporting") as advance:
-            messages = store.export(agent, path, advance)
+            messages = store.export(agent, path, advance, overwrite=force)
     if json:
         terminal.print_json({"agent": agent, "path": str(path), "messages": messages})
     else:
@@ -125,7 +126,7 @@ def import_(
     debug: Debug = False,
 ) -> None:
     """Make an agent of an exported file; all of it is checked before any is stored."""
-    with opened_store(url, schema) as store:
+    with opened_store(url, schema, make=True) as store:
         with terminal.progress("Importing") as advance:
             name = store.import_(path, agent, advance)
         made = store.agent(name)

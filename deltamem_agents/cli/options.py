@@ -86,9 +86,19 @@ def open_options(backbone: str, adapter: str | None, device: str, dtype: str, em
 
 @contextmanager
 def opened(
-    url: str, schema: str | None, backbone: str, adapter: str | None, device: str, dtype: str, embedder: str | None
+    url: str,
+    schema: str | None,
+    backbone: str,
+    adapter: str | None,
+    device: str,
+    dtype: str,
+    embedder: str | None,
+    *,
+    make: bool = False,
 ) -> Iterator[DeltaMem]:
-    """A memory: the model is loaded and the database opened."""
+    """A memory: the model is loaded and the database opened; made where there is none, if ``make``."""
+    if not make:
+        require_database(url, schema)
     with terminal.progress(f"Loading {backbone}"):
         from deltamem_agents.memory import DeltaMem
 
@@ -99,10 +109,36 @@ def opened(
 
 
 @contextmanager
-def opened_store(url: str, schema: str | None) -> Iterator[Store]:
-    """The database alone: no model is loaded."""
+def opened_store(url: str, schema: str | None, *, make: bool = False) -> Iterator[Store]:
+    """The database alone: no model is loaded. It is made where there is none, if ``make``."""
+    if not make:
+        require_database(url, schema)
     from deltamem_agents.recall import split_text
     from deltamem_agents.store import Store
 
     with Store.open(url, schema=schema, split=split_text) as store:
         yield store
+
+
+def require_database(url: str, schema: str | None) -> None:
+    """Refuse a database that does not exist, and make nothing.
+
+    Raises:
+        StoreError: It does not, or has no tables of ours.
+    """
+    from deltamem_agents.errors import StoreError
+    from deltamem_agents.store import versions
+    from deltamem_agents.store.database import open_database, reopen_immutable
+
+    database = open_database(url, None, schema)
+    try:
+        database.require_file()
+        try:
+            version = versions.current(database)
+        except StoreError as error:
+            database = reopen_immutable(database, error)
+            version = versions.current(database)
+        if version is None:
+            raise StoreError(f"{database.name} has no tables yet; 'deltamem write' makes them, or check the URL")
+    finally:
+        database.close()

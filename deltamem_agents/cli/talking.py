@@ -62,7 +62,7 @@ def write(
     check_id(agent)
     check_id(session, "session")
     check_messages(messages)  # before a model is loaded or a database made
-    with opened(url, schema, backbone, adapter, device, dtype, embedder) as mem:
+    with opened(url, schema, backbone, adapter, device, dtype, embedder, make=True) as mem:
         with terminal.progress(f"Folding {terminal.counted(len(messages), 'message')}"):
             ids = mem.agent(agent).write(messages, session)
         _tell_of_failures(mem)
@@ -139,7 +139,7 @@ def chat(
     check_id(session, "session")
     if message is not None:
         check_messages([{"role": "user", "content": message}])
-    with opened(url, schema, backbone, adapter, device, dtype, embedder) as mem:
+    with opened(url, schema, backbone, adapter, device, dtype, embedder, make=True) as mem:
         memory = mem.agent(agent)
         for each in spoken() if message is None else [message]:
             turn = [{"role": "user", "content": each}]

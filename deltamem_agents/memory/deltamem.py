@@ -163,18 +163,20 @@ class DeltaMem:
         self.check_open()
         return self.store.purge()
 
-    def export(self, agent: str, path: str | Path, *, progress: Progress | None = None) -> int:
+    def export(self, agent: str, path: str | Path, *, overwrite: bool = False, progress: Progress | None = None) -> int:
         """Write an agent's journal, states and embeddings to one file; how many messages.
 
         Args:
+            overwrite: Whether a file that is there may be replaced.
             progress: Called with what is being done, how many, of how many (0: not known).
 
         Raises:
             UnknownAgentError: No such agent.
+            ConfigError: The file is there, or it is one of the database's own, which is never written over.
             StoreError: The file cannot be written.
         """
         self.check_open()
-        return self.store.export(agent, arguments.path(path), progress)
+        return self.store.export(agent, arguments.path(path), progress, overwrite=overwrite)
 
     def import_(self, path: str | Path, *, agent: str | None = None, progress: Progress | None = None) -> AgentMemory:
         """Make an agent of a file that `export` wrote. All of it is checked before any of it is stored.

@@ -29,12 +29,14 @@ from deltamem_agents.store.backlog import Backlog
 from deltamem_agents.store.by_id import ById
 from deltamem_agents.store.database import Database, open_database, reopen_immutable
 from deltamem_agents.store.erasing import Plan, Selection
+from deltamem_agents.store.file_locks import file_of
 from deltamem_agents.store.index import check_scope
 from deltamem_agents.store.journal import AgentInfo
 from deltamem_agents.store.messages import Entry, check_id, check_messages
 from deltamem_agents.store.records import Splitter, Words
 from deltamem_agents.store.retention import Retention, check_retention
 from deltamem_agents.store.revisions import Revision, StoredStates
+from deltamem_agents.store.targets import check_target
 from deltamem_agents.store.turns import Turn, in_turn
 from deltamem_agents.store.write_queue import WriteQueue
 
@@ -317,16 +319,23 @@ class Store(ById):
 
     # Archives
 
-    def export(self, agent: str, path: Path, progress: archive.Progress | None = None) -> int:
+    def export(
+        self, agent: str, path: Path, progress: archive.Progress | None = None, *, overwrite: bool = False
+    ) -> int:
         """Write an agent's journal, states and embeddings to one file, see `archive`; how many messages.
+
+        Args:
+            overwrite: Whether a file that is there may be replaced.
 
         Raises:
             UnknownAgentError: No such agent.
+            ConfigError: The file is there, or it is one of the database's own, which is never written over.
             StoreError: The file cannot be written.
         """
         check_id(agent)
         path = arguments.path(path)
         arguments.function(progress, "progress")
+        check_target(path, file_of(self._database.url), overwrite=overwrite)
         return self._database.read(lambda connection: archive.export(connection, agent, path, progress))
 
     def import_(self, path: Path, agent: str | None = None, progress: archive.Progress | None = None) -> str:

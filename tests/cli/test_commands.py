@@ -113,7 +113,10 @@ def test_agents(deltamem, written, tmp_path):
         ("alice", 2)
     ]
     assert "alice" in deltamem("agents", "--url", written).out
-    assert deltamem("agents", "--url", f"sqlite:///{tmp_path / 'other.db'}").out == "No agents.\n"
+    other = f"sqlite:///{tmp_path / 'other.db'}"
+    assert deltamem("agents", "--url", other).code == 1
+    assert deltamem("db", "upgrade", "--url", other).code == 0
+    assert deltamem("agents", "--url", other).out == "No agents.\n"
 
 
 def test_environment_names_url_and_agent(deltamem, written):

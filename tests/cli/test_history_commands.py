@@ -218,7 +218,7 @@ def test_export_and_import(deltamem, told, texts, tmp_path):
     assert (made["id"], made["messages"]) == ("bob", 4)
     assert deltamem("verify", "bob", "--url", other).code == 0
     assert_refused(deltamem("import", "alice.zip", "--url", other), "'alice' exists", "another name")
-    assert deltamem("export", "alice", "alice.zip", "--url", told, "--json").json["messages"] == 4
+    assert deltamem("export", "alice", "alice.zip", "--url", told, "--json", "--force").json["messages"] == 4
     assert_refused(deltamem("export", "nobody", "b.zip", "--url", told), "no agent 'nobody'")
     assert_refused(deltamem("export", "alice", "no/such/a.zip", "--url", told), "no/such/a.zip", "folder")
     assert_refused(deltamem("import", "nowhere.zip", "--url", told), "nowhere.zip")

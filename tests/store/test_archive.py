@@ -136,7 +136,7 @@ def test_an_export_that_fails_leaves_the_file_before(filled: Store, tmp_path: Pa
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        filled.export("alice", path, stop)
+        filled.export("alice", path, stop, overwrite=True)
     assert path.read_bytes() == b"before" and not list(tmp_path.glob(".a*"))
 
 
@@ -473,7 +473,7 @@ def test_in_an_archive_of_version_1_ids_are_the_agents(other: Store, tmp_path: P
     other.import_(path, "new")
     assert [[entry.text for entry in other.at("new", at)] for at in range(3)] == [[], ["apple"], ["banana"]]
     assert [entry.text for entry in other.live("new")] == [record.text for record in other.records("new")] == ["banana"]
-    other.export("new", path)  # as version 2
+    other.export("new", path, overwrite=True)  # as version 2
     other.import_(path, "again")
     assert told(other, "again") == told(other, "new")
     other.append("again", [say("apricot", id="1")], "a")
@@ -487,7 +487,7 @@ def test_one_id_live_twice_in_a_session(other: Store, tmp_path: Path, say: Say) 
     path = tmp_path / "a.zip"
     for session in ("a", "b"):
         other.append("alice", [say("apple", id="1")], session)
-    other.export("alice", path)
+    other.export("alice", path, overwrite=True)
     content = path.read_bytes()
     refused(other, rewritten(path, as_version_1), "'1' is live twice")
     path.write_bytes(content)
@@ -556,7 +556,7 @@ def stop(what, done, total):
         os.kill(os.getpid(), signal.SIGKILL)
 
 with Store.open(sys.argv[1]) as store:
-    store.export("alice", sys.argv[3], stop)
+    store.export("alice", sys.argv[3], stop, overwrite=True)
 """
 
 
@@ -573,5 +573,5 @@ def test_an_export_that_is_killed_leaves_nothing(tmp_path: Path, say: Say, befor
         assert done.returncode == -signal.SIGKILL
         assert [each.name for each in target.parent.iterdir()] == ([] if before is None else ["a.zip"])
         assert before is None or target.read_bytes() == before
-        store.export("alice", target)  # and the next one is whole
+        store.export("alice", target, overwrite=True)  # and the next one is whole
         assert store.import_(target, "bob") == "bob"

@@ -87,7 +87,7 @@ def insert_missing(connection: Connection, table: type[object]) -> PostgresqlIns
     if connection.dialect.name == "postgresql":
         # psycopg forgets the count when the cursor closes, unless it is asked for at once.
         return insert_postgresql(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
-    return insert_sqlite(table).on_conflict_do_nothing()
+    return insert_sqlite(table).on_conflict_do_nothing().inline()  # a last key that is not of this row is not asked for
 
 
 @cache

@@ -1,0 +1,40 @@
+"""Where an export may be written: over nothing that is there unless that is asked for, over its own database never."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from deltamem_agents.errors import ConfigError
+
+COMPANIONS = ("", "-wal", "-shm", "-journal")  # of a SQLite file
+
+
+def check_target(target: Path, database: Path | None, *, overwrite: bool) -> None:
+    """Refuse a path that is not to be written to.
+
+    Args:
+        database: SQLite's file, where there is one.
+
+    Raises:
+        ConfigError: The path is the database or a file of it, by whatever name, or it is there already.
+    """
+    if database is not None:
+        real = os.path.realpath(database)
+        for own in (f"{name}{end}" for name in {real, os.path.abspath(database)} for end in COMPANIONS):
+            if _same(target, own):
+                raise ConfigError(f"{str(target)!r} is the database itself, or a file of it; name another file")
+    if not overwrite and os.path.lexists(target):
+        raise ConfigError(
+            f"{str(target)!r} exists; name another file, or let it be replaced with overwrite=True (--force)"
+        )
+
+
+def _same(target: Path, own: str) -> bool:
+    try:
+        if os.path.samefile(target, own):
+            return True
+    except OSError:
+        pass  # one of them is not there
+    # Spelled alike: a file that does not exist yet, and file systems that know no upper and lower case.
+    return os.path.realpath(target).casefold() == os.path.realpath(own).casefold()
