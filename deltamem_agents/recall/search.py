@@ -133,7 +133,8 @@ class Retriever:
             arguments.mapping(metadata, "metadata")
         arguments.function(holds, "holds")
         scope = Scope(session=session, since=since, until=until, metadata=metadata, holds=holds)
-        if isinstance(context, str | bytes) or not all(isinstance(each, str) for each in context):
+        several = isinstance(context, Sequence) and not isinstance(context, str | bytes)
+        if not several or not all(isinstance(each, str) for each in context):
             raise ConfigError(f"context is {shown(context)}; give a list of strings")
         question = Question.read(query, [each.encode("utf-8", "replace").decode() for each in context])
         candidates = self._candidates(agent, question.whole, scope, max(POOL, 3 * k), tell)
