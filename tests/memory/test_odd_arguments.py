@@ -229,6 +229,8 @@ def test_opening(mem: DeltaMem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     faults = []
     for parameter, _, odd in calls(kind, "open"):
+        if parameter == "embedder" and isinstance(odd, str | Path):
+            continue  # the name of a model, which is looked for on the hub
         given: dict[str, Any] = {"url": "sqlite://"} | ({"embedder": False} if kind is DeltaMem else {})
         if parameter == "engine":
             del given["url"]
