@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from deltamem_agents import arguments
 from deltamem_agents.engine import HOT_BYTES, Engine, Limits, load, release, shared, stamp
@@ -16,7 +16,7 @@ from deltamem_agents.failures import Failures
 from deltamem_agents.memory.agent import AgentMemory
 from deltamem_agents.memory.background import CLOSE_SECONDS, Background, CallPool
 from deltamem_agents.memory.folding import Folder
-from deltamem_agents.memory.opened import register
+from deltamem_agents.memory.opened import refuse_pickle, register
 from deltamem_agents.memory.results import MemoryStats
 from deltamem_agents.memory.twins import twin
 from deltamem_agents.processes import check_process
@@ -253,6 +253,16 @@ class DeltaMem:
         release(self.engine)
         self.retriever.close()
         self.store.close()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Itself: a copy of what holds a memory shares the memory, as a database has no copy."""
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        refuse_pickle("DeltaMem", "open the same url where it is needed")
 
     def __enter__(self) -> Self:
         return self
