@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from deltamem_agents.engine import Sampling
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.frameworks.recalled import RecalledText
-from deltamem_agents.memory.prompting import beyond, sought
-from deltamem_agents.memory.results import Mode, Recall, Reply, check_k, check_mode
+from deltamem_agents.memory.prompting import TURNS, beyond, sought
+from deltamem_agents.memory.results import Mode, Outdated, Recall, Reply, check_k, check_mode, check_outdated
+from deltamem_agents.recall import current
 from deltamem_agents.recall.prompt import HEADER
 
 if TYPE_CHECKING:
@@ -31,32 +32,35 @@ class RecallOptions:
     mode: Mode | str = "hybrid"
     k: int = 5
     budget: int | None = None
+    outdated: Outdated | str = "omit"
 
     def __post_init__(self) -> None:
         check_mode(self.mode)
         check_k(self.k)
+        check_outdated(self.outdated)
         budget = self.budget
         if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 0):
             raise ConfigError(f"budget is {budget!r}; give tokens, 0 for no records, or None for no limit")
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of `AgentMemory.recall` and `AgentMemory.generate`."""
-        return {"mode": self.mode, "k": self.k, "budget": self.budget}
+        return {"mode": self.mode, "k": self.k, "budget": self.budget, "outdated": self.outdated}
 
-    def for_search(self, present: Sequence[str]) -> dict[str, Any]:
+    def for_search(self, present: Sequence[str], query: str = "") -> dict[str, Any]:
         """Keyword arguments of a recall that `beyond_prompt` is to be made of; the state is asked in mode "state" only.
 
         Args:
-            present: Texts that the prompt has already.
+            present: Texts that the prompt has already, oldest first.
+            query: What is recalled for. What stands before it among the texts takes part where it leans on that.
         """
-        k = sought(self.k, present)
-        return {"mode": self.mode, "k": k, "budget": None, "generate": self.mode == "state"}
+        k, before = sought(self.k, present), _before(present, query)
+        return {"mode": self.mode, "k": k, "budget": None, "generate": self.mode == "state", "context": before}
 
     def for_prompt(self, messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The same for a prompt that may hold recalled text already, by a memory class of the framework: not twice."""
         if not _holds_recall(messages):
             return self.arguments()
-        return {"mode": "state" if self.mode == "hybrid" else self.mode, "k": self.k, "budget": 0}
+        return self.arguments() | {"mode": "state" if self.mode == "hybrid" else self.mode, "budget": 0}
 
 
 def beyond_prompt(mem: DeltaMem, recalled: Recall, options: RecallOptions, present: Sequence[str]) -> RecalledText:
@@ -67,10 +71,18 @@ def beyond_prompt(mem: DeltaMem, recalled: Recall, options: RecallOptions, prese
         present: Texts of the prompt's messages.
     """
     if recalled.records:
-        text = RecalledText(beyond(recalled.records, present)[: options.k])
+        records = recalled.records if options.outdated == "mark" else current(recalled.records)
+        text = RecalledText(beyond(records, present)[: options.k])
     else:
         text = RecalledText((), recalled.text)
     return text if options.budget is None else text.within(options.budget, mem.engine.count)
+
+
+def _before(present: Sequence[str], query: str) -> list[str]:
+    """The texts right before a query, or the last where it is none of them."""
+    stripped = [text.strip() for text in present]
+    end = len(stripped) - 1 - stripped[::-1].index(query.strip()) if query.strip() in stripped else len(stripped)
+    return list(present[max(0, end - TURNS) : end])
 
 
 def chosen_sampling(fields: object, given: Mapping[str, Any]) -> Sampling:

@@ -20,17 +20,20 @@ from deltamem_agents.memory.folding import Folded, under
 from deltamem_agents.memory.history import History
 from deltamem_agents.memory.preloading import preload
 from deltamem_agents.memory.prompting import (
+    TURNS,
     beyond,
     check_generation,
     last_question,
     newest_that_fit,
     prompt_messages,
     sought,
+    turns_before,
     with_recall,
 )
 from deltamem_agents.memory.results import (
     Handover,
     Mode,
+    Outdated,
     Recall,
     Reply,
     Usage,
@@ -38,15 +41,19 @@ from deltamem_agents.memory.results import (
     check_handover,
     check_k,
     check_mode,
+    check_outdated,
 )
 from deltamem_agents.memory.tool_calls import split_tool_calls
 from deltamem_agents.memory.twins import twin
-from deltamem_agents.recall import Record, recall_text, says, within_budget
+from deltamem_agents.recall import Record, current, leans, recall_text, says, within_budget
 from deltamem_agents.store import check_id, check_messages
 
 Messages = Sequence[Mapping[str, Any]]
 
 NAMED = 100  # ids, at most, that the note on an interrupt names
+
+
+NEWEST = 50  # entries at the end of a journal among which the last turns of a session are looked for
 
 
 class _Ready(NamedTuple):
@@ -118,6 +125,8 @@ class AgentMemory(History):
         metadata: Mapping[str, Any] | None = None,
         budget: int | None = None,
         handover: Handover | str = "context",
+        outdated: Outdated | str = "omit",
+        context: Sequence[str] = (),
         lean: bool = False,
         generate: bool = True,
     ) -> Recall:
@@ -133,6 +142,9 @@ class AgentMemory(History):
             budget: Tokens that records may have, by the backbone's tokenizer; the best are kept.
             handover: How the backbone gets the records: "context" (as text, which is ``text``), "preload" (written
                 into a scratch state, no text) or "both".
+            outdated: What becomes of records that a newer one contradicts: "omit" leaves them out of ``text``, "mark"
+                says there until when they held ("(until 3 May)"). ``records`` has them in either case.
+            context: The turns before the query, oldest first; they take part where it leans on them ("And Germany?").
             lean: Whether to give fewer records where state and records agree on the answer: only those that say it.
             generate: Whether the backbone is to answer too.
 
@@ -145,7 +157,7 @@ class AgentMemory(History):
         from the records: ``notes`` say so.
         """
         started = time.perf_counter()
-        chosen, way = check_mode(mode), check_handover(handover)
+        chosen, way, old = check_mode(mode), check_handover(handover), check_outdated(outdated)
         check_k(k)
         if not isinstance(query, str):
             raise ConfigError(f"the query is a {type(query).__name__}; give a string")
@@ -155,18 +167,18 @@ class AgentMemory(History):
         self._mem.check_open()
         if not self._mem.store.knows(self.id):
             return Recall(notes=self._mem.notes if chosen != "state" else ())
-        narrowed = {"session": session, "since": since, "until": until, "metadata": metadata}
+        narrowed = {"session": session, "since": since, "until": until, "metadata": metadata, "context": context}
         notes = list(self._mem.notes) if chosen != "state" else []
-        records = [] if chosen == "state" else self._retrieve(query, k, budget, narrowed, notes.append)
-        text = _text(records, way)
+        records = [] if chosen == "state" else self._retrieve(query, k, budget, old, narrowed, notes.append)
+        text = _text(records, way, old)
         answer, folded = None, None
         if generate and query.strip():
             folded = self._state_for(chosen, notes)
-            scratch = preload(self._mem.engine, None, records) if records and way != "context" else None
+            scratch = preload(self._mem.engine, None, _told(records, old)) if records and way != "context" else None
             answer = ask(self._mem.engine, query, text, folded, scratch)
         if lean and answer is not None and answer.source == "both":
             records = [record for record in records if says(record.text, answer.generation.text)] or records
-            text = _text(records, way)
+            text = _text(records, way, old)
         if answer is not None and answer.source == "state":
             text = self._hinted(text, answer.generation.text, budget)
         return Recall(
@@ -187,6 +199,8 @@ class AgentMemory(History):
         k: int = 5,
         budget: int | None = None,
         handover: Handover | str = "context",
+        outdated: Outdated | str = "omit",
+        session: str | None = None,
         sampling: Sampling | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         truncation: bool = False,
@@ -201,6 +215,9 @@ class AgentMemory(History):
             budget: Tokens they may have.
             handover: "context" (in the system message), "preload" (written into a scratch copy of the state, which
                 costs no context) or "both".
+            outdated: As for `recall`.
+            session: The conversation that the messages go on, where they are not all of it: a question that leans on
+                the turns before it ("And Germany?") is recalled for with those of this session.
             sampling: How the reply is drawn; greedy by default.
             tools: JSON schemas of tools the chat template is given.
             truncation: Whether to drop the oldest messages, though not the system message, where the prompt is longer
@@ -213,7 +230,7 @@ class AgentMemory(History):
         started = time.perf_counter()
         check_generation(sampling, tools, budget, truncation)
         room = self._room(sampling) if truncation else None
-        ready = self._prepare(messages, mode, k, budget, handover, tools, room)
+        ready = self._prepare(messages, mode, k, budget, handover, outdated, session, tools, room)
         generation = self._mem.engine.generate(*ready.request, sampling=sampling).result()
         return self._reply(started, generation, ready)
 
@@ -225,6 +242,8 @@ class AgentMemory(History):
         k: int = 5,
         budget: int | None = None,
         handover: Handover | str = "context",
+        outdated: Outdated | str = "omit",
+        session: str | None = None,
         sampling: Sampling | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         truncation: bool = False,
@@ -233,7 +252,7 @@ class AgentMemory(History):
         started = time.perf_counter()
         check_generation(sampling, tools, budget, truncation)
         room = self._room(sampling) if truncation else None
-        ready = self._prepare(messages, mode, k, budget, handover, tools, room)
+        ready = self._prepare(messages, mode, k, budget, handover, outdated, session, tools, room)
         pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         cancellation = Cancellation()
         future = self._mem.engine.generate(
@@ -255,6 +274,8 @@ class AgentMemory(History):
         k: int = 5,
         budget: int | None = None,
         handover: Handover | str = "context",
+        outdated: Outdated | str = "omit",
+        session: str | None = None,
         sampling: Sampling | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         truncation: bool = False,
@@ -264,7 +285,7 @@ class AgentMemory(History):
         loop = asyncio.get_running_loop()
         check_generation(sampling, tools, budget, truncation)
         room = self._room(sampling) if truncation else None
-        prepared = self.pool.submit(self._prepare, messages, mode, k, budget, handover, tools, room)
+        prepared = self.pool.submit(self._prepare, messages, mode, k, budget, handover, outdated, session, tools, room)
         ready = await asyncio.wrap_future(prepared)
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
 
@@ -292,7 +313,7 @@ class AgentMemory(History):
         """
         check_messages(messages)
         check_id(session, "session")
-        reply = self.generate(messages, **options)
+        reply = self.generate(messages, **{"session": session, **options})
         self._journal(messages, reply, session)
         return reply
 
@@ -300,7 +321,7 @@ class AgentMemory(History):
         """As `chat`, but yields the reply's text as it comes. A stream that is closed early journals nothing."""
         check_messages(messages)
         check_id(session, "session")
-        for piece in self.stream(messages, **options):
+        for piece in self.stream(messages, **{"session": session, **options}):
             if isinstance(piece, Reply):
                 self._journal(messages, piece, session)
             else:
@@ -314,7 +335,7 @@ class AgentMemory(History):
         """Async twin of `chat_stream`; never blocks the event loop."""
         check_messages(messages)
         check_id(session, "session")
-        async for piece in self.astream(messages, **options):
+        async for piece in self.astream(messages, **{"session": session, **options}):
             if isinstance(piece, Reply):
                 await asyncio.wrap_future(self.pool.submit(self._journal, messages, piece, session))
             else:
@@ -325,10 +346,21 @@ class AgentMemory(History):
     agenerate = twin(generate)
 
     def _retrieve(
-        self, query: str, k: int, budget: int | None, narrowed: Mapping[str, Any], tell: Callable[[str], None]
+        self,
+        query: str,
+        k: int,
+        budget: int | None,
+        old: Outdated,
+        narrowed: Mapping[str, Any],
+        tell: Callable[[str], None],
     ) -> list[Record]:
         records = self._mem.retriever.search(self.id, query, k, **narrowed, tell=tell)
-        return records if budget is None else within_budget(records, budget, self._mem.engine.count)
+        return records if budget is None else self._that_fit(records, budget, old)
+
+    def _that_fit(self, records: Sequence[Record], budget: int, old: Outdated) -> list[Record]:
+        """The best of the records that are handed over within a budget, and those that are left out of the text."""
+        kept = within_budget(_told(records, old), budget, self._mem.engine.count)
+        return [record for record in records if record in kept or (record.outdated and old == "omit")]
 
     def _hinted(self, text: str, hint: str, budget: int | None) -> str:
         """What the state says, which no record does, before the records; within the budget, or not at all."""
@@ -342,6 +374,8 @@ class AgentMemory(History):
         k: int,
         budget: int | None,
         handover: Handover | str,
+        outdated: Outdated | str,
+        session: str | None,
         tools: Sequence[Mapping[str, Any]] | None,
         room: int | None,
     ) -> _Ready:
@@ -349,7 +383,10 @@ class AgentMemory(History):
         plain = prompt_messages(messages)
         check_k(k)
         way = check_handover(handover)
-        recalled = Recall() if check_mode(mode) == "state" else self._beyond(plain, mode, k, budget, way)
+        old = check_outdated(outdated)
+        before = turns_before(plain) or self._turns_before(last_question(plain), session)
+        search = partial(self._beyond, plain, mode, k, budget, way, old, before)
+        recalled = Recall() if check_mode(mode) == "state" else search()
         self._mem.check_open()
 
         def render(chosen: Sequence[dict[str, Any]]) -> list[int]:
@@ -365,7 +402,7 @@ class AgentMemory(History):
             folded = None
         state, key = under(folded)
         if recalled.records and way != "context":
-            state, key = preload(self._mem.engine, state, recalled.records), None
+            state, key = preload(self._mem.engine, state, _told(recalled.records, old)), None
         return _Ready((prompt, state, key), folded, recalled)
 
     def _state_for(self, mode: Mode, notes: list[str]) -> Folded | None:
@@ -395,16 +432,32 @@ class AgentMemory(History):
         full = self._mem.engine.calibration.full
         return full is not None and state_norm(folded.state) > full
 
+    def _turns_before(self, question: str, session: str | None) -> list[str]:
+        """The last turns of a session, where a question leans on them."""
+        version = self._mem.store.version(self.id) if session is not None and leans(question) else None
+        if version is None:
+            return []
+        newest = self._mem.store.live(self.id, max(0, version[1] - NEWEST), session)
+        return [entry.text for entry in newest if entry.role in ("user", "assistant")][-TURNS:]
+
     def _beyond(
-        self, prompt: Sequence[dict[str, Any]], mode: Mode | str, k: int, budget: int | None, way: Handover
+        self,
+        prompt: Sequence[dict[str, Any]],
+        mode: Mode | str,
+        k: int,
+        budget: int | None,
+        way: Handover,
+        old: Outdated,
+        before: Sequence[str],
     ) -> Recall:
         """Records for the prompt's question, without what the prompt says already."""
         said = [message["content"] for message in prompt]
-        found = self.recall(last_question(prompt), mode=mode, k=sought(k, said), generate=False)
+        asked = last_question(prompt)
+        found = self.recall(asked, mode=mode, k=sought(k, said), context=before, generate=False)
         records = beyond(found.records, said)[:k]
         if budget is not None:
-            records = within_budget(records, budget, self._mem.engine.count)
-        text = _text(records, way)
+            records = self._that_fit(records, budget, old)
+        text = _text(records, way, old)
         usage = replace(found.usage, context_tokens=self._mem.engine.count(text))
         return replace(found, text=text, records=records, usage=usage)
 
@@ -449,6 +502,11 @@ class AgentMemory(History):
         )
 
 
-def _text(records: Sequence[Record], way: Handover) -> str:
+def _told(records: Sequence[Record], old: Outdated) -> Sequence[Record]:
+    """The records that are handed over."""
+    return current(records) if old == "omit" else records
+
+
+def _text(records: Sequence[Record], way: Handover, old: Outdated) -> str:
     """What of records goes into a prompt."""
-    return "" if way == "preload" else recall_text(records)
+    return "" if way == "preload" else recall_text(_told(records, old))

@@ -12,6 +12,7 @@ from deltamem_agents.errors import ConfigError, InvalidMessageError, shown
 from deltamem_agents.recall import Record
 
 ROLES = ("system", "user", "assistant", "tool")
+TURNS = 2  # before a question, that take part in it
 SPARE = 20  # records sought beyond k, to make up for those the prompt has already
 LONG = 200  # characters; a shorter record may be in another text by chance
 
@@ -46,6 +47,13 @@ def check_generation(sampling: object, tools: object, budget: object, truncation
 def last_question(messages: Sequence[Mapping[str, Any]]) -> str:
     """The newest user message: what memory is asked for. Empty where there is none."""
     return next((str(m["content"]) for m in reversed(messages) if m["role"] == "user"), "")
+
+
+def turns_before(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What user and assistant said before the newest user message, which may lean on it: "And Germany?"."""
+    said = [(m["role"], str(m["content"] or "")) for m in messages if m["role"] in ("user", "assistant")]
+    newest = max((place for place, (role, _) in enumerate(said) if role == "user"), default=0)
+    return [text for _, text in said[:newest]][-TURNS:]
 
 
 def with_recall(messages: Sequence[dict[str, Any]], text: str) -> list[dict[str, Any]]:

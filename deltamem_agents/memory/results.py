@@ -16,6 +16,7 @@ from deltamem_agents.recall import Record
 from deltamem_agents.store import Backlog, Entry
 
 Mode = Literal["state", "vector", "hybrid"]
+Outdated = Literal["omit", "mark"]
 Handover = Literal["context", "preload", "both"]
 Source = Literal["state", "records", "both", "neither"]
 
@@ -36,6 +37,15 @@ def check_handover(handover: str) -> Handover:
         ConfigError: It is not.
     """
     return _one_of(Handover, handover, "handover")  # type: ignore[return-value]  # one of them
+
+
+def check_outdated(outdated: str) -> Outdated:
+    """``outdated``, if it is one.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    return _one_of(Outdated, outdated, "outdated")  # type: ignore[return-value]  # one of them
 
 
 def _one_of(choices: object, given: str, what: str) -> str:

@@ -14,8 +14,9 @@ from deltamem_agents.recall.embed import (
     load_embedder,
 )
 from deltamem_agents.recall.lexical import query_terms, says
-from deltamem_agents.recall.prompt import HEADER, recall_text, within_budget
+from deltamem_agents.recall.prompt import HEADER, current, recall_text, within_budget
 from deltamem_agents.recall.protocols import Embedder, IndexedRecord, Record, RecordIndex
+from deltamem_agents.recall.questions import leans
 from deltamem_agents.recall.records import split_text
 from deltamem_agents.recall.search import Reindexed, Retriever
 
@@ -31,8 +32,10 @@ __all__ = [
     "Retriever",
     "SentenceTransformerEmbedder",
     "choose_embedder",
+    "current",
     "default_embedder",
     "knows_nothing",
+    "leans",
     "load_embedder",
     "query_terms",
     "recall_text",

@@ -46,8 +46,8 @@ EXCHANGE = 0.6
 SESSION = 0.3
 ANSWERING = 0.3
 OF_RULE, OF_PREFERENCE = 3.0, 1.0
-SAME_MESSAGE = 1.5  # what each better piece of a message costs a piece
-SAME_SESSION, SAME_SESSION_IN_ORDER = 0.1, 0.6  # and each better record of the session
+SAME_MESSAGE = 3.0  # what each better piece of a message costs a piece
+SAME_SESSION, SAME_SESSION_IN_ORDER = 0.05, 0.6  # and each better record of the session
 
 
 @dataclass(frozen=True, slots=True)

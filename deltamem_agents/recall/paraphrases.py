@@ -53,12 +53,14 @@ class Gist:
 
     Args:
         words: With content, without endings; those that mean about the same as one.
+        codes: What is not written in letters alone: numbers, paths, ids.
         names: Words written with a capital, in order.
         negated, qualified: Whether it says that something is not so; was, may or would be so.
         inverted: Whether names may stand the other way round: "Oslo is where Mara lives".
     """
 
     words: frozenset[str]
+    codes: frozenset[str]
     names: tuple[str, ...]
     negated: bool
     qualified: bool
@@ -84,8 +86,10 @@ def gist(text: str) -> Gist | None:
         for word in plain.split()
         if word[:1].isupper() and word.casefold() not in STOPWORDS
     )
+    bare = (token.strip(".,;:!?\"'()") for token in plain.casefold().split())
     return Gist(
         words,
+        frozenset(token for token in bare if token and not token.replace("-", "").replace("'", "").isalpha()),
         names,
         _NEGATION.search(folded) is not None,
         _QUALIFIED.search(folded) is not None,
@@ -99,7 +103,7 @@ def says_the_same(one: Gist, other: Gist, cosine: float | None) -> bool:
     Args:
         cosine: Of their vectors; None without an embedder.
     """
-    if one.negated != other.negated or one.qualified != other.qualified:
+    if one.codes != other.codes or one.negated != other.negated or one.qualified != other.qualified:
         return False
     names, others = [n for n in one.names if n in other.names], [n for n in other.names if n in one.names]
     if names != others and sorted(names) == sorted(others) and not (one.inverted or other.inverted):

@@ -14,7 +14,8 @@ SLACK = 2  # tokens by which a line may measure more or less beside others than 
 def recall_text(records: Sequence[Record]) -> str:
     """The records, oldest first, one a line below a header; empty where there are none.
 
-    A record's own line breaks become spaces, so that no text can pass for a line of another speaker.
+    A record's own line breaks become spaces, so that no text can pass for a line of another speaker. One that a newer
+    record contradicts says until when it held.
     """
     if not records:
         return ""
@@ -60,7 +61,19 @@ def check_budget(budget: int) -> None:
 
 
 def _line(record: Record) -> str:
-    return f"- {record.role}: {_one_line(record.text)}"
+    return f"- {record.role}: {_one_line(record.text)}{_until(record)}"
+
+
+def _until(record: Record) -> str:
+    if record.until is None:
+        return ""
+    year = "" if record.until.year == record.created_at.year else f" {record.until.year}"
+    return f" (until {record.until.day} {record.until:%B}{year})"
+
+
+def current(records: Sequence[Record]) -> list[Record]:
+    """The records that no newer one contradicts."""
+    return [record for record in records if not record.outdated]
 
 
 def _one_line(text: str) -> str:

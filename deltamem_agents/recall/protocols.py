@@ -18,7 +18,7 @@ class Record:
 
     ``score`` is higher for better matches and comparable within one search only; ``position`` is the message's in its
     journal, ``chunk`` counts the pieces of a long message from 0, ``outdated`` says that a newer record of the same
-    search contradicts it (of the best 300, which are compared).
+    search contradicts it (of the best 300, which are compared), and ``until`` when that was said.
     """
 
     text: str
@@ -30,6 +30,7 @@ class Record:
     created_at: datetime
     chunk: int = 0
     outdated: bool = False
+    until: datetime | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -30,6 +30,7 @@ _OF_MODEL = re.compile(
 _REMEMBERING = re.compile(
     r"\b(?:did|have|had|was|were|am|do) (?:i|we)\b(?! (?:need|want|have to))"
     r"|\b(?:i|we)(?:['’]ve| have| had)? (?:said|say|mention(?:ed)?|told|tell|planned|decided|discussed|asked|brought)"
+    r"|\b(?:what|who|where|which(?: \w+)?)(?:['’]s| is| are| was| were) (?:my|our|the name)\b"
     r"|\bwhen\b|\bhow (?:many|much|long|often|old)\b|\bdid you\b|\byou (?:said|told|recommended|suggested|mentioned)",
     re.IGNORECASE,
 )

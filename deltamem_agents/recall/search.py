@@ -147,11 +147,12 @@ class Retriever:
             fused, candidates.allowed & _spoken_for(signals, snapshot, question), candidates.count, snapshot, question
         )
         found = self._records(agent, candidates, list(scores))
-        stale = outdated(found) if weed else {}
+        stale, by_key = (outdated(found) if weed else {}), {record.key: record for record in found}
         chosen = select(query, newer_first(found, stale), k, _cosines(snapshot, scores)) if weed else found[:k]
         best = [*accumulate((scores[record.key] for record in reversed(chosen)), max)][::-1]  # of all that say the same
+        held_until = {old: by_key[new].created_at for old, new in stale.items()}
         return [
-            _record(record, _relevance(score), outdated=record.key in stale)
+            _record(record, _relevance(score), until=held_until.get(record.key))
             for record, score in zip(chosen, best, strict=True)
         ]
 
@@ -183,7 +184,7 @@ class Retriever:
             alike = snapshot.words.coverage(query, snapshot.weights)
         scores = {int(snapshot.keys[i]): float(alike[i]) for i in _best(alike, candidates.allowed, k)}
         found = self._records(agent, candidates, list(scores))
-        return [_record(record, scores[record.key], outdated=False) for record in found]
+        return [_record(record, scores[record.key]) for record in found]
 
     def _candidates(
         self, agent: str, query: str, scope: Scope, count: int, tell: Callable[[str], None]
@@ -462,7 +463,7 @@ def _relevance(score: float) -> float:
     return float(1 / (1 + np.exp(-score / 4)))
 
 
-def _record(found: IndexedRecord, score: float, *, outdated: bool) -> Record:
+def _record(found: IndexedRecord, score: float, *, until: datetime | None = None) -> Record:
     return Record(
         text=found.text,
         score=score,
@@ -472,6 +473,7 @@ def _record(found: IndexedRecord, score: float, *, outdated: bool) -> Record:
         position=found.position,
         created_at=found.created_at,
         chunk=found.chunk,
-        outdated=outdated,
+        outdated=until is not None,
+        until=until,
         metadata=found.metadata,
     )

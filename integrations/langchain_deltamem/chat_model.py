@@ -55,6 +55,7 @@ class ChatDeltaMem(BaseChatModel):
         mode: "hybrid" (state and records), "vector" (records, the state zero) or "state".
         k: Records at most.
         budget: Tokens they may have.
+        outdated: "omit" leaves records that a newer one contradicts out of the text, "mark" says until when they held.
         temperature: 0 is greedy.
         max_tokens: The most tokens of a reply.
         stop: Strings that end a reply.
@@ -71,6 +72,7 @@ class ChatDeltaMem(BaseChatModel):
     mode: str = "hybrid"
     k: int = 5
     budget: int | None = None
+    outdated: str = "omit"
     temperature: float = 0.0
     top_p: float = 1.0
     max_tokens: int = 256
@@ -234,7 +236,7 @@ class ChatDeltaMem(BaseChatModel):
         return given | {"delta_agent_id": named}
 
     def _recall_options(self) -> RecallOptions:
-        return RecallOptions(mode=self.mode, k=self.k, budget=self.budget)
+        return RecallOptions(mode=self.mode, k=self.k, budget=self.budget, outdated=self.outdated)
 
     def _sampling(self, stop: list[str] | None, given: Mapping[str, Any]) -> Sampling:
         return chosen_sampling(self, given if stop is None else {**given, "stop": stop})

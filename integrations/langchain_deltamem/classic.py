@@ -40,6 +40,7 @@ class DeltaMemClassicMemory(BaseMemory):
         mode: "hybrid" or "vector", which are the same here as no backbone is asked, or "state" (its hint).
         k: Records at most.
         budget: Tokens they may have, by the backbone's tokenizer.
+        outdated: "omit" leaves records that a newer one contradicts out of the text, "mark" says until when they held.
         on_error: "log" goes on without memory where it fails (the database is away, say), "raise" raises.
 
     Raises:
@@ -60,6 +61,7 @@ class DeltaMemClassicMemory(BaseMemory):
     mode: str = "hybrid"
     k: int = 5
     budget: int | None = None
+    outdated: str = "omit"
     on_error: OnError = "log"
 
     def __init__(self, **fields: Any) -> None:
@@ -79,7 +81,7 @@ class DeltaMemClassicMemory(BaseMemory):
     def load_memory_variables(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """What belongs to the input; reads only."""
         said, query = self._window(self._history().messages), self._query(inputs)
-        options = self._options().for_search([message.text for message in said])
+        options = self._options().for_search([message.text for message in said], query)
         recalled = Recall()
         with fails_open(self.on_error, "recall"):
             recalled = self.mem.agent(self.agent_id).recall(query, **options) if query else recalled
@@ -88,7 +90,7 @@ class DeltaMemClassicMemory(BaseMemory):
     async def aload_memory_variables(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Async twin of `load_memory_variables`; never blocks the event loop."""
         said, query = self._window(await self._history().aget_messages()), self._query(inputs)
-        options = self._options().for_search([message.text for message in said])
+        options = self._options().for_search([message.text for message in said], query)
         recalled = Recall()
         with fails_open(self.on_error, "recall"):
             recalled = await self.mem.agent(self.agent_id).arecall(query, **options) if query else recalled
@@ -114,7 +116,7 @@ class DeltaMemClassicMemory(BaseMemory):
         return DeltaMemChatMessageHistory(self.mem, self.agent_id, self.session_id, on_error=self.on_error)
 
     def _options(self) -> RecallOptions:
-        return RecallOptions(mode=self.mode, k=self.k, budget=self.budget)
+        return RecallOptions(mode=self.mode, k=self.k, budget=self.budget, outdated=self.outdated)
 
     def _window(self, messages: list[BaseMessage]) -> list[BaseMessage]:
         return without_orphans(messages[-self.window :]) if self.window else []

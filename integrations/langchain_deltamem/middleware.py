@@ -62,6 +62,7 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         mode: "hybrid", "vector" or "state"; "state" puts the backbone's own hint into the prompt, if it has one.
         k: Records at most.
         budget: Tokens they may have, by the backbone's tokenizer.
+        outdated: "omit" leaves records that a newer one contradicts out of the text, "mark" says until when they held.
         write: "all" (what was said by people, models and tools; never system messages), "human", or a predicate.
         tools: Whether the model gets tools to `remember`, `recall` and `forget` by itself; what they do is journalled
             by their effect only.
@@ -84,6 +85,7 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         mode: str = "hybrid",
         k: int = 5,
         budget: int | None = None,
+        outdated: str = "omit",
         write: Write = "all",
         tools: bool = False,
         on_error: OnError = "log",
@@ -103,7 +105,7 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         self._name = self._name if name is None else name
         self._key = f"delta_mem_written_{_short(self._name)}"
         self.state_schema = _state_of(self._key)  # each middleware's own
-        self._options = RecallOptions(mode=mode, k=k, budget=budget)
+        self._options = RecallOptions(mode=mode, k=k, budget=budget, outdated=outdated)
         self._write = write
         self.tools = memory_tools(self._of_tool, self._options) if tools else []
 
@@ -119,7 +121,7 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         agent = self._agent(request.state, request.runtime)
         query, present, text = self._query(request), _present(request), ""
         with fails_open(self._on_error, "recall"):
-            recalled = agent.recall(query, **self._options.for_search(present)) if query else Recall()
+            recalled = agent.recall(query, **self._options.for_search(present, query)) if query else Recall()
             text = beyond_prompt(self._mem, recalled, self._options, present)
         return handler(self._with_memory(request, agent, text))
 
@@ -130,7 +132,7 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         agent = self._agent(request.state, request.runtime)
         query, present, text = self._query(request), _present(request), ""
         with fails_open(self._on_error, "recall"):
-            recalled = await agent.arecall(query, **self._options.for_search(present)) if query else Recall()
+            recalled = await agent.arecall(query, **self._options.for_search(present, query)) if query else Recall()
             text = beyond_prompt(self._mem, recalled, self._options, present)
         return await handler(self._with_memory(request, agent, text))
 

@@ -35,7 +35,8 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
     Args:
         mem: An open one; not closed by this class.
         agent_id: Whose memory.
-        fields: ``mode`` ("hybrid", "vector" or "state"), ``k``, ``budget``, ``tokenizer_fn`` (that of the `Memory`,
+        fields: ``mode`` ("hybrid", "vector" or "state"), ``k``, ``budget``, ``outdated``,
+            ``tokenizer_fn`` (that of the `Memory`,
             where it was given one), ``on_error`` ("log" goes on without memory where it fails, "raise" raises), and
             those of any block. Where tokens are short, blocks of the lowest ``priority``
             are truncated first, those of 0 never; this one keeps its highest-ranked records.
@@ -52,6 +53,7 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
     mode: str = Field(default="hybrid", description="'hybrid', 'vector' or 'state'.")
     k: int = Field(default=5, description="Records at most.")
     budget: int | None = Field(default=None, description="Tokens that recall may have.")
+    outdated: str = Field(default="omit", description="Records that a newer one contradicts: omit, or mark.")
     on_error: OnError = Field(default="log", description="'log' or 'raise'.")
     tokenizer_fn: Callable[[str], list[Any]] = Field(default_factory=get_tokenizer, exclude=True, repr=False)
 
@@ -62,7 +64,7 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
     def __init__(self, mem: DeltaMem, agent_id: str | None = None, **fields: Any) -> None:
         # Before pydantic, which would say it in its own words.
         Owner(agent_id=agent_id, ways=WAYS).memory(mem)
-        RecallOptions(**{name: fields[name] for name in ("mode", "k", "budget") if name in fields})
+        RecallOptions(**{name: fields[name] for name in ("mode", "k", "budget", "outdated") if name in fields})
         check_on_error(fields.get("on_error", "log"))
         super().__init__(agent_id=agent_id, **fields)  # type: ignore[call-arg]  # a field of this class
         self._handle = Handle(mem)
@@ -75,9 +77,9 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
         if not asked:
             return ""
         present = texts(messages or [])
-        options = RecallOptions(mode=self.mode, k=self.k, budget=self.budget)
+        options = RecallOptions(mode=self.mode, k=self.k, budget=self.budget, outdated=self.outdated)
         with fails_open(self.on_error, "recall"):
-            found = await self._agent.arecall(asked, **options.for_search(present))
+            found = await self._agent.arecall(asked, **options.for_search(present, asked))
             return beyond_prompt(self._handle.mem, found, options, present)
         return ""
 

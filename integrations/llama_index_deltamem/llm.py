@@ -53,7 +53,8 @@ class DeltaMemLLM(FunctionCallingLLM):
         mem: An open one; not closed by this class.
         agent_id: Whose memory, finally; a call that names another agent raises.
         default_agent_id: Whose memory where a call names none.
-        fields: ``mode`` ("hybrid", "vector", "state"), ``k``, ``budget``, ``temperature`` (0 is greedy), ``top_p``,
+        fields: ``mode`` ("hybrid", "vector", "state"), ``k``, ``budget``, ``outdated``,
+            ``temperature`` (0 is greedy), ``top_p``,
             ``max_tokens``, ``stop``, ``seed``, and those of any LLM of LlamaIndex.
 
     Raises:
@@ -66,6 +67,7 @@ class DeltaMemLLM(FunctionCallingLLM):
     mode: str = Field(default="hybrid", description="'hybrid', 'vector' or 'state'.")
     k: int = Field(default=5, description="Records at most.")
     budget: int | None = Field(default=None, description="Tokens that records may have.")
+    outdated: str = Field(default="omit", description="Records that a newer one contradicts: omit, or mark.")
     temperature: float = Field(default=0.0, description="0 is greedy.")
     top_p: float = Field(default=1.0, description="Nucleus; 1 is off.")
     max_tokens: int = Field(default=256, description="The most tokens of a reply.")
@@ -77,7 +79,7 @@ class DeltaMemLLM(FunctionCallingLLM):
     def __init__(self, mem: DeltaMem, agent_id: str | None = None, **fields: Any) -> None:
         if agent_id is not None:
             mem.agent(agent_id)  # refuses what is not an id, before pydantic does in its own words
-        recall = {name: fields[name] for name in ("mode", "k", "budget") if name in fields}
+        recall = {name: fields[name] for name in ("mode", "k", "budget", "outdated") if name in fields}
         RecallOptions(**recall)
         super().__init__(agent_id=agent_id, **fields)
         self._handle = Handle(mem)
@@ -199,7 +201,7 @@ class DeltaMemLLM(FunctionCallingLLM):
         owner = Owner(agent_id=self.agent_id, default_agent_id=self.default_agent_id, ways=WAYS)
         agent = owner.memory(self._handle.mem, call=given.get("delta_agent_id"))
         prompt = for_prompt(map(taken_apart, messages))
-        options = RecallOptions(mode=self.mode, k=self.k, budget=self.budget).for_prompt(prompt)
+        options = RecallOptions(mode=self.mode, k=self.k, budget=self.budget, outdated=self.outdated).for_prompt(prompt)
         options["sampling"] = chosen_sampling(self, given)
         options["tools"] = chosen_tools(given.get("tools"), given.get("tool_choice"))
         return agent, prompt, options

@@ -31,6 +31,7 @@ SERIALISED = (
         "mode",
         "k",
         "budget",
+        "outdated",
         "on_error",
         "token_limit",
         "token_flush_size",
@@ -56,6 +57,7 @@ class DeltaMemory(Memory):
     mode: str = Field(default="hybrid", description="'hybrid', 'vector' or 'state'.")
     k: int = Field(default=5, description="Records at most.")
     budget: int | None = Field(default=None, description="Tokens that recall may have, besides the token limit.")
+    outdated: str = Field(default="omit", description="Records that a newer one contradicts: omit, or mark.")
     on_error: OnError = Field(default="log", description="'log' or 'raise'.")
 
     _turn: OpenTurn = PrivateAttr()
@@ -63,7 +65,7 @@ class DeltaMemory(Memory):
     def __init__(self, mem: DeltaMem, agent_id: str | None = None, **fields: Any) -> None:
         # Before pydantic, which would say it in its own words.
         Owner(agent_id=agent_id, ways=WAYS).memory(mem)
-        RecallOptions(**{name: fields[name] for name in ("mode", "k", "budget") if name in fields})
+        RecallOptions(**{name: fields[name] for name in ("mode", "k", "budget", "outdated") if name in fields})
         check_on_error(fields.get("on_error", "log"))
         super().__init__(agent_id=agent_id, **fields)  # type: ignore[call-arg]  # a field of this class
         self._turn = OpenTurn(mem)
@@ -83,6 +85,7 @@ class DeltaMemory(Memory):
         mode: str = "hybrid",
         k: int = 5,
         budget: int | None = None,
+        outdated: str = "omit",
         on_error: OnError = "log",
         token_limit: int = DEFAULT_TOKEN_LIMIT,
         chat_history: list[ChatMessage] | None = None,
@@ -94,6 +97,8 @@ class DeltaMemory(Memory):
             mem: Not closed by this class.
             agent_id: Whose memory; has to be given.
             session_id: The conversation; a new one where none is given.
+            outdated: "omit" leaves records that a newer one contradicts out of the text, "mark" says until when they
+                held.
             on_error: Where memory fails, "log" goes on without recall, and keeps what cannot be journalled for the next
                 turn; "raise" raises.
             token_limit: Of buffer and recall together, by the backbone's tokenizer unless ``tokenizer_fn`` is given.
@@ -108,7 +113,7 @@ class DeltaMemory(Memory):
         options.setdefault("tokenizer_fn", tokenizer_of(mem))
         stock = Memory.from_defaults(session_id=session_id, token_limit=token_limit, **options)
         fields = {name: getattr(stock, name) for name in Memory.model_fields}
-        memory = cls(mem, agent_id, mode=mode, k=k, budget=budget, on_error=on_error, **fields)
+        memory = cls(mem, agent_id, mode=mode, k=k, budget=budget, outdated=outdated, on_error=on_error, **fields)
         if chat_history is not None:
             memory.set(chat_history)
         return memory
@@ -270,9 +275,9 @@ class DeltaMemory(Memory):
             return ""
         recalled = self._turn.recalled
         if query not in recalled:
-            options = RecallOptions(mode=self.mode, k=self.k, budget=self.budget)
+            options = RecallOptions(mode=self.mode, k=self.k, budget=self.budget, outdated=self.outdated)
             with fails_open(self.on_error, "recall"):
-                found = await self._agent.arecall(query, **options.for_search(present))
+                found = await self._agent.arecall(query, **options.for_search(present, query))
                 recalled[query] = beyond_prompt(self._turn.mem, found, options, present)
         return recalled[query].within(left, self._estimate_token_count) if query in recalled else ""
 

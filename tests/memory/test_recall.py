@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from datetime import UTC, datetime
 
 import pytest
 
@@ -278,3 +279,43 @@ def test_a_prompt_is_given_nothing_that_it_says_already(mem) -> None:
     assert len(agent.generate(prompt, k=9).recall.records) == 3
     with pytest.raises(ConfigError, match="k is 0"):
         agent.generate(prompt, k=0)
+
+
+def test_what_is_outdated_is_left_out_of_the_text_or_marked(mem) -> None:
+    agent = mem.agent("moved")
+    told = [
+        ("I live in Lisbon.", datetime(2024, 2, 1, tzinfo=UTC)),
+        ("I moved to Oslo.", datetime(2024, 5, 3, tzinfo=UTC)),
+    ]
+    agent.write([{"role": "user", "content": text, "created_at": when} for text, when in told], wait=False)
+    left_out = agent.recall("Where do I live?", generate=False)
+    assert [(record.text, record.outdated) for record in left_out.records] == [
+        ("I moved to Oslo.", False),
+        ("I live in Lisbon.", True),
+    ]
+    assert "Oslo" in left_out.text and "Lisbon" not in left_out.text
+    marked = agent.recall("Where do I live?", outdated="mark", generate=False).text
+    assert "- user: I live in Lisbon. (until 3 May)" in marked.splitlines()
+    with pytest.raises(ConfigError, match="outdated 'drop' is not one of omit, mark"):
+        agent.recall("Where do I live?", outdated="drop")
+
+
+def test_a_question_that_leans_on_the_turn_before_is_recalled_for_with_it(mem) -> None:
+    agent = mem.agent("capitals")
+    agent.write(
+        [
+            {"role": "user", "content": text}
+            for text in ("Mara's boat is called Meridian.", "Meridian was built in 1962.")
+        ],
+        "s1",
+        wait=False,
+    )
+    agent.write([{"role": "user", "content": f"The lamp number {n} is broken."} for n in range(30)], "s2", wait=False)
+    before = ["What is Mara's boat called?", "It is called Meridian."]
+    assert "1962" in agent.recall("And when was it built?", context=before, k=1, generate=False).text
+    turns = [{"role": role, "content": text} for role, text in zip(("user", "assistant"), before, strict=True)]
+    asked = [{"role": "user", "content": "How old is she?"}]
+    assert "1962" in agent.generate([*turns, *asked], sampling=Sampling(max_tokens=1)).recall.text
+    agent.write(turns, "s3", wait=False)
+    reply = agent.chat(asked, "s3", sampling=Sampling(max_tokens=1))
+    assert "1962" in reply.recall.text

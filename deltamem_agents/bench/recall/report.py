@@ -73,6 +73,8 @@ def markdown(results: Results) -> str:
         ("Context tokens, mean", "context_tokens"),
         ("Seconds a question, median", "seconds"),
     ):
+        if not sizes:
+            break
         parts.append(f"{title}, by number of facts:\n\n{_grid(['', *map(str, sizes)], rows(what))}")
     if results.changed:
         heads = ["", "questions", "the newest", "no answer", "never said: no answer"]
