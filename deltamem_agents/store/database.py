@@ -17,8 +17,9 @@ from deltamem_agents.errors import ClosedError, ConfigError, DeltaMemError, Stor
 from deltamem_agents.processes import check_process
 from deltamem_agents.store.columns import DamagedValue
 from deltamem_agents.store.dialects import Dialect, dialect_of, engine_for, sqlite
-from deltamem_agents.store.file_locks import file_of, watch
+from deltamem_agents.store.file_locks import watch
 from deltamem_agents.store.masking import masked, redacted
+from deltamem_agents.store.sqlite_files import file_of
 from deltamem_agents.store.turns import TurnBusyError, in_turn, transact
 from deltamem_agents.store.write_queue import QueueBusyError, WriteQueue
 

@@ -12,10 +12,9 @@ import os
 import threading
 from pathlib import Path
 from types import TracebackType
-from urllib.parse import unquote
 from weakref import WeakSet
 
-from sqlalchemy import URL, Engine
+from sqlalchemy import Engine
 
 from deltamem_agents.errors import ForkedError
 
@@ -105,14 +104,6 @@ def identity(path: Path) -> _Identity | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def file_of(url: URL) -> Path | None:
-    """The file of a SQLite URL; None for one in memory, and for other databases."""
-    name = url.database or ""
-    if url.get_backend_name() != "sqlite" or name in ("", ":memory:") or url.query.get("mode") == "memory":
-        return None
-    return Path(unquote(name.removeprefix("file:")) if name.startswith("file:") else name)
 
 
 def _before() -> None:

@@ -29,13 +29,13 @@ from deltamem_agents.store.backlog import Backlog
 from deltamem_agents.store.by_id import ById
 from deltamem_agents.store.database import Database, open_database, reopen_immutable
 from deltamem_agents.store.erasing import Plan, Selection
-from deltamem_agents.store.file_locks import file_of
 from deltamem_agents.store.index import check_scope
 from deltamem_agents.store.journal import AgentInfo
 from deltamem_agents.store.messages import Entry, check_id, check_messages
 from deltamem_agents.store.records import Splitter, Words
 from deltamem_agents.store.retention import Retention, check_retention
 from deltamem_agents.store.revisions import Revision, StoredStates
+from deltamem_agents.store.sqlite_files import file_of
 from deltamem_agents.store.targets import check_target
 from deltamem_agents.store.turns import Turn, in_turn
 from deltamem_agents.store.write_queue import WriteQueue

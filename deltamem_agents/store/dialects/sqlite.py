@@ -21,6 +21,7 @@ from deltamem_agents.errors import ConfigError, StoreError
 from deltamem_agents.store.dialects import fts5, purging
 from deltamem_agents.store.dialects.fts5 import Fts5
 from deltamem_agents.store.masking import masked
+from deltamem_agents.store.sqlite_files import file_of, make_private, resolved
 from deltamem_agents.store.turns import NoTurn, Turn, TurnBusyError, in_turn, with_driver
 
 BUSY_SECONDS = 30.0
@@ -179,8 +180,13 @@ class Sqlite:
 
 
 def engine(url: URL) -> Engine:
-    """A new engine: a connection a thread on a file, one connection for all in memory."""
-    in_memory = url.database in (None, "", ":memory:") or url.query.get("mode") == "memory"
+    """A new engine: a connection a thread on a file, one connection for all in memory.
+
+    Raises:
+        ConfigError: The URL does not name one file.
+    """
+    url = resolved(url)
+    in_memory = file_of(url) is None
     made = create_engine(
         url,
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
@@ -189,6 +195,7 @@ def engine(url: URL) -> Engine:
     )
     if not made.dialect.is_async:
         connect: Callable[..., None] = _on_connect
+        event.listen(made, "do_connect", lambda *_: make_private(url))
         event.listen(made, "connect", connect)
         event.listen(made, "invalidate", _on_invalidate)
         event.listen(made, "handle_error", _on_error)
