@@ -15,7 +15,7 @@ def shown(value: object) -> str:
         told = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     except Exception:  # of a foreign class, or of a whole number with too many digits
         told = f"a {type(value).__name__}"
-    return told if len(told) <= SHOWN else f"{told[: SHOWN - 3]}…"
+    return told if len(told) <= SHOWN else f"{told[: SHOWN // 2]}…{told[1 - SHOWN // 2 :]}"  # a path's end tells most
 
 
 class DeltaMemError(Exception):

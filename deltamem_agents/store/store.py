@@ -335,7 +335,7 @@ class Store(ById):
         check_id(agent)
         path = arguments.path(path)
         arguments.function(progress, "progress")
-        check_target(path, file_of(self._database.url), overwrite=overwrite)
+        check_target(path, file_of(self._database.url), overwrite=arguments.flag(overwrite, "overwrite"))
         return self._database.read(lambda connection: archive.export(connection, agent, path, progress))
 
     def import_(self, path: Path, agent: str | None = None, progress: archive.Progress | None = None) -> str:
