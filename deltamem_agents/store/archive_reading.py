@@ -38,7 +38,7 @@ from deltamem_agents.store.archive import (
 from deltamem_agents.store.messages import NewMessage, check_id, check_messages
 from deltamem_agents.store.schema import ID_LIMIT, RecordRow, RollbackRow, in_utc
 
-LINE = 24 << 20  # bytes of one message, escaped
+LINE = 64 << 20  # bytes of one message, escaped
 MANIFEST_BYTES = 8 << 20
 ROOM = 16 << 20  # bytes that any archive may unpack to, …
 RATIO = 64  # … and how many times its own size one may

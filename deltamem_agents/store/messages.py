@@ -14,7 +14,8 @@ from deltamem_agents.errors import InvalidMessageError, shown
 from deltamem_agents.store.schema import ID_LIMIT, ROLES, in_utc
 
 # What one message may hold, so that an archive of it can be read within bounds; a quarter where it is not plain ASCII.
-TEXT_BYTES = 4 << 20  # of each text, in UTF-8
+TEXT_BYTES = 10 << 20  # of each text, in UTF-8
+TEXT_AS_JSON = 15 << 20  # bytes of it in an archive, where quotes and control characters take two to six
 BLOCKS_BYTES = 16 << 20  # of its blocks as JSON; of a few images
 DETAILS_BYTES = 4 << 20  # of its metadata
 KEYS = ("role", "content", "id", "metadata", "created_at")
@@ -205,6 +206,11 @@ def _check_text(index: int, text: str) -> None:
     if size > TEXT_BYTES:
         raise InvalidMessageError(
             f"message {index} has a text of {size} bytes, the limit is {TEXT_BYTES}; write it as several messages"
+        )
+    if size > TEXT_AS_JSON // 6 and (escaped := len(json.dumps(text, ensure_ascii=False).encode())) > TEXT_AS_JSON:
+        raise InvalidMessageError(
+            f"message {index} has a text of {escaped} bytes as JSON, the limit is {TEXT_AS_JSON}; write it as several "
+            "messages"
         )
 
 
