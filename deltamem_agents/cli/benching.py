@@ -26,6 +26,7 @@ def recall(
     out: Annotated[
         Path | None, typer.Option("--out", help="Write recall.json, recall.md and recall.png into this folder.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace these files where they are there.")] = False,
     facts: Annotated[str, typer.Option("--facts", help="Numbers of facts, with commas.")] = "1,2,4,8,16,32,64,128,256",
     modes: Annotated[
         str, typer.Option("--modes", help="Ways of asking, with commas.")
@@ -58,11 +59,13 @@ def recall(
     if beam is not None and not beam.is_file():
         raise ConfigError(f"no file {str(beam)!r}; give BEAM's JSON")
     with terminal.progress("Loading") as advance:
-        from deltamem_agents.bench.recall.report import import_matplotlib, markdown
+        from deltamem_agents.bench.outputs import refuse_existing
+        from deltamem_agents.bench.recall.report import files_in, import_matplotlib, markdown
         from deltamem_agents.bench.recall.run import run
 
-        if out is not None:
-            import_matplotlib()  # before minutes are spent
+        if out is not None:  # before minutes are spent
+            refuse_existing(files_in(out), force=force)
+            import_matplotlib()
         results = run(
             sizes=sizes,
             modes=modes.split(","),

@@ -8,6 +8,7 @@ Every result is checked before it is timed; a figure that misses its bar is mark
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -23,8 +24,11 @@ def main() -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch and the compiled scan, on a CPU")
     parser.add_argument("--out", type=Path, default=None, help="CSV file")
+    parser.add_argument("--force", action="store_true", help="replace the file if it is there")
     parser.add_argument("--only", choices=("scans", "models"), default=None)
     chosen = parser.parse_args()
+    if chosen.out is not None and not chosen.force and os.path.lexists(chosen.out):
+        parser.error(f"{str(chosen.out)!r} exists; name another place, or let it be replaced with --force")
     if chosen.device == "cuda" and not torch.cuda.is_available():
         print("no CUDA device here; the GPU column stays not measured", file=sys.stderr)
         return 2

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deltamem_agents.bench.figures import Figure, figure, machine, table, write_csv
+from deltamem_agents.bench.outputs import add_output, parsed
 from deltamem_agents.recall import Embedder, Retriever, default_embedder, split_text
 from deltamem_agents.recall.fusion import Messages, Sessions, Signals, fuse, standardised
 from deltamem_agents.store import Store
@@ -172,8 +173,8 @@ def main() -> None:
     """Measure, print the table, write the CSV."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n", 1)[0])
     parser.add_argument("file", type=Path, help="LoCoMo's JSON")
-    parser.add_argument("--out", type=Path, default=None, help="a CSV file")
-    chosen = parser.parse_args()
+    add_output(parser)
+    chosen = parsed(parser)
     embedder, note = default_embedder()
     if embedder is None:
         raise SystemExit(note)

