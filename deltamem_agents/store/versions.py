@@ -22,6 +22,8 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 _versions = Table(VERSION_TABLE, MetaData(), Column("version_num", String(32), primary_key=True))
 
+FILE_DAMAGED = "the file itself is damaged, not only its full-text index; restore it from a backup"
+
 
 def current(database: Database) -> str | None:
     """The version of a database's tables; None where there are none.
@@ -89,10 +91,15 @@ def differences(database: Database) -> list[str]:
     Raises:
         StoreError: The database cannot be read, or is of another version.
     """
-    version = current(database)
-    if version != LATEST:
-        raise StoreError(mismatch(database.name, version) if version else f"{database.name} has no tables of ours")
-    return database.read(lambda connection: _unlike(connection, database) + database.dialect.check(connection))
+    try:
+        version = current(database)
+        if version == LATEST:
+            return database.read(lambda connection: _unlike(connection, database) + database.dialect.check(connection))
+    except StoreError as error:
+        if "malformed" not in str(error):
+            raise
+        return [FILE_DAMAGED]
+    raise StoreError(mismatch(database.name, version) if version else f"{database.name} has no tables of ours")
 
 
 def damage(database: Database) -> list[str]:
@@ -108,12 +115,16 @@ def repair(database: Database) -> list[str]:
     """Make anew what can be made from other tables: the full-text index. What that was.
 
     Raises:
-        StoreError: The database cannot be read or written, or is of another version.
+        StoreError: The database cannot be read or written, is of another version, or is still damaged.
     """
     version = current(database)
     if version != LATEST:
         raise StoreError(mismatch(database.name, version) if version else f"{database.name} has no tables of ours")
-    return database.repair()
+    done = database.repair()
+    left = differences(database)
+    if left:
+        raise StoreError(f"{database.name}: {'; '.join(done)}, and that is not all that is wrong: {'; '.join(left)}")
+    return done
 
 
 def _current(connection: Connection, schema: str | None) -> str | None:

@@ -117,6 +117,22 @@ def test_a_broken_full_text_index_is_told_of_and_repaired(deltamem, url, tmp_pat
     }
 
 
+@pytest.mark.parametrize("bytes_of", [(8192, 40_000), (12_288, 60_000), (4096, 8192)])
+def test_a_damaged_file_is_called_so_and_not_repaired(deltamem, url, tmp_path, bytes_of):
+    with Store.open(url) as store:
+        for number in range(300):
+            store.append("alice", [{"role": "user", "content": f"note {number} on shelf {number * 7}"}], "s")
+    path = tmp_path / "memory.db"
+    data = bytearray(path.read_bytes())
+    start, stop = bytes_of
+    data[start : min(stop, len(data))] = b"U" * (min(stop, len(data)) - start)
+    path.write_bytes(data)
+    checked = deltamem("db", "check", "--url", url)
+    assert checked.code == 1 and "restore it from a backup" in checked.out + checked.err
+    repaired = deltamem("db", "repair", "--url", url)
+    assert repaired.code == 1 and "backup" in repaired.err and repaired.out == ""
+
+
 def test_repair_makes_no_database(deltamem, url, tmp_path):
     assert_refused(deltamem("db", "repair", "--url", url), "there is no file", "memory.db")
     assert list(tmp_path.iterdir()) == []
