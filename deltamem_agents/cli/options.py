@@ -30,7 +30,7 @@ Url = Annotated[
     str,
     typer.Option(
         "--url",
-        help="Database, sqlite:///… or postgresql://…; its tables are created where there are none.",
+        help="Database, sqlite:///… or postgresql://…; commands that write create its tables, those that read do not.",
         envvar="DELTAMEM_URL",
     ),
 ]
