@@ -172,12 +172,18 @@ def _encodes(value: str, encode: Any = str.encode) -> bool:
 
 
 def _in_utc(value: datetime) -> datetime:
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    """In UTC; the first or last of all times, where it is none of UTC's: nothing lies beyond."""
+    if value.tzinfo is None:
+        return value.replace(tzinfo=UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        return (datetime.min if value.year == 1 else datetime.max).replace(tzinfo=UTC)
 
 
 def _has_utc(value: datetime) -> bool:
     try:
         _in_utc(value)
-    except (OverflowError, ValueError):
+    except ValueError:
         return False
     return True

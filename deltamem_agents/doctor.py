@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import sqlite3
+import sys
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from deltamem_agents import __version__, terminal, tiny
-from deltamem_agents.engine import failures
 from deltamem_agents.errors import ConfigError, MissingExtraError, StoreError
 from deltamem_agents.recall import default_embedder
 from deltamem_agents.store import Backlog, masked, versions
@@ -231,8 +231,11 @@ def _missing_by_extra() -> dict[str, list[str]]:
 
 def _engine_problems() -> list[Problem]:
     """Of engines in this process, where a program asks."""
+    engine = sys.modules.get("deltamem_agents.engine")  # not imported here: it takes seconds
+    if engine is None:
+        return []
     remedy = "close every DeltaMem that uses it and open it again, and report the error"
-    return [Problem(f"an engine in this process has stopped: {each}", remedy) for each in failures()]
+    return [Problem(f"an engine in this process has stopped: {each}", remedy) for each in engine.failures()]
 
 
 def _compiled_problems() -> list[Problem]:

@@ -211,4 +211,4 @@ def test_as_a_process(process, url, tmp_path, tiny_folder):
     assert_refused(process("write", "x", "--url", url, "--adapter", tmp_path / "half"), "truncated")
     config = json.loads((tmp_path / "half" / "deltamem_adapter.json").read_text())
     (tmp_path / "half" / "deltamem_adapter.json").write_text(json.dumps(config | {"rank": 1000}))
-    assert_refused(process("recall", "x", "--url", url, "--adapter", tmp_path / "half"), "rank")
+    assert_refused(process("write", "x", "--url", url, "--adapter", tmp_path / "half"), "rank")

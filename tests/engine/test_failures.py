@@ -234,7 +234,8 @@ def test_memory_that_runs_out_at_any_operation_of_torch_changes_no_answer(
     nothing = Failing(0, out_of_memory, 0)
     scene.check(run_failing(scene, nothing, monkeypatch))
     for at in range(1, nothing.count, 7):
-        scene.check(run_failing(scene, Failing(at, out_of_memory), monkeypatch))
+        # A request whose answer is just being made ready fails by itself: there is no step to run again.
+        scene.check(run_failing(scene, Failing(at, out_of_memory), monkeypatch), but=torch.OutOfMemoryError)
 
 
 @pytest.mark.parametrize("times", [2, 3, 20])

@@ -54,8 +54,8 @@ def tokenizer() -> PreTrainedTokenizerBase:
 @pytest.mark.parametrize("name", BAD)
 def test_bad_templates(tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(templates, "SECONDS", 0.3)
-    tokenizer.chat_template = "{# deltamem-tiny #}" + BAD[name]
     found = rendering.Rendering(tokenizer)
+    tokenizer.chat_template = "{# deltamem-tiny #}" + BAD[name]
     began = time.monotonic()
     with pytest.raises(ChatTemplateError, match="chat template") as caught:
         found.prompt(MESSAGES, TOOLS)
@@ -68,7 +68,7 @@ def test_a_good_template_gives_what_transformers_does(tokenizer: PreTrainedToken
     rows: list[tuple[list[dict[str, Any]], Any]] = [(MESSAGES, TOOLS), (MESSAGES[:1], None)]
     for messages, tools in rows:
         expected = tokenizer.apply_chat_template(
-            messages, tools=tools, add_generation_prompt=True, tokenize=True, return_dict=False
+            messages, tools=tools, add_generation_prompt=True, tokenize=False
         )
         assert templates.render(tokenizer, messages, tools) == expected
 

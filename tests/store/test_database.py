@@ -61,8 +61,8 @@ def test_processes_neither_lose_nor_double(tmp_path: Path) -> None:
         for worker in range(4):  # each one's messages are in the order in which it wrote them
             own = [entry.id for entry in entries if entry.id.startswith(f"{worker}-")]
             assert own == [f"{worker}-{i}" for i in range(12)]
-        assert len(store.records("alice")) == 49 and len(store.search_text("alice", ["shared"], 100)) == 1
-        assert [stored.position for stored in store.revisions("alice")][-1] == 49
+        assert len(store.records("alice")) == 52 and len(store.search_text("alice", ["shared"], 100)) == 4
+        assert [stored.position for stored in store.revisions("alice")][-1] == 52
 
 
 def test_a_file_is_in_wal_mode_with_foreign_keys(tmp_path: Path, say: Say) -> None:
