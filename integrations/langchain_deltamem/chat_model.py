@@ -31,7 +31,7 @@ from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.memory import AgentMemory, DeltaMem, Reply
 from deltamem_agents.memory.results import check_k
 from langchain_deltamem.messages import for_prompt
-from langchain_deltamem.running import named_by_run
+from langchain_deltamem.running import named_by_run, owner_of
 
 WAYS = (
     "give ChatDeltaMem(agent_id=…), delta_agent_id=… with the call (model_settings of an agent, or bind), "
@@ -223,12 +223,7 @@ class ChatDeltaMem(BaseChatModel):
         return agent, prompt, options
 
     def _owner(self) -> Owner:
-        return Owner(
-            agent_id=self.agent_id,
-            default_agent_id=self.default_agent_id,
-            trust_configurable=self.trust_configurable,
-            ways=WAYS,
-        )
+        return owner_of(self, WAYS)
 
     def _with_agent(self, config: RunnableConfig | None, given: dict[str, Any]) -> dict[str, Any]:
         """The call's keyword arguments, with the id of the agent that they and its run name."""

@@ -17,7 +17,7 @@ from deltamem_agents.frameworks.records import record_facts, record_id, search_a
 from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.results import check_k
 from deltamem_agents.recall import Record
-from langchain_deltamem.running import named_by_run
+from langchain_deltamem.running import named_by_run, owner_of
 
 WAYS = (
     "give DeltaMemRetriever(agent_id=…), agent_id=… with the call, context={'agent_id': …} with the run, or "
@@ -88,12 +88,7 @@ class DeltaMemRetriever(BaseRetriever):
         return _documents(agent, (await agent.arecall(query, **narrowed)).records)
 
     def _owner(self) -> Owner:
-        return Owner(
-            agent_id=self.agent_id,
-            default_agent_id=self.default_agent_id,
-            trust_configurable=self.trust_configurable,
-            ways=WAYS,
-        )
+        return owner_of(self, WAYS)
 
     def _with_agent(self, config: RunnableConfig | None, given: dict[str, Any]) -> dict[str, Any]:
         return given | {"agent_id": self._owner().id(call=given.get("agent_id"), **named_by_run(config))}

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from langchain_core.runnables import RunnableConfig, ensure_config
 from langgraph.runtime import get_runtime
+
+from deltamem_agents.frameworks.ownership import Owner
+
+
+class NamesAgent(Protocol):
+    """A runnable with the fields by which its constructor says whose memory it works on."""
+
+    agent_id: str | Callable[[RunnableConfig], str] | None
+    default_agent_id: str | None
+    trust_configurable: bool
+
+
+def owner_of(runnable: NamesAgent, ways: str) -> Owner:
+    """Whose memory a runnable works on, by its fields; ``ways`` is as for `Owner`."""
+    return Owner(
+        agent_id=runnable.agent_id,
+        default_agent_id=runnable.default_agent_id,
+        trust_configurable=runnable.trust_configurable,
+        ways=ways,
+    )
 
 
 def named_in_context(context: object) -> object:
