@@ -115,26 +115,19 @@ def transact(
         commit: Gets the driver's connection before it commits.
         owned: Whether the engine is ours, so that its pool may be made anew.
     """
-    lease = _Lease(engine, owned)
-    try:
-        try:
-            return lease.transact(begin, work, commit)
-        finally:
-            lease.end()
-    except BaseException as error:
-        cause = _interruption(error)
-        lease.abandon(cause)
-        if cause is not error:  # it came while a transaction was being ended, of which SQLAlchemy made another error
-            raise cause from None
-        raise
+    return _with_lease(_Lease(engine, owned), lambda lease: lease.transact(begin, work, commit))
 
 
 def with_driver(engine: Engine, work: Callable[[sqlite3.Connection], T], *, owned: bool) -> T:
     """Run ``work`` with SQLite's own connection, on which nothing but statements begins a transaction."""
-    lease = _Lease(engine, owned)
+    return _with_lease(_Lease(engine, owned), lambda lease: lease.with_driver(work))
+
+
+def _with_lease(lease: _Lease, use: Callable[[_Lease], T]) -> T:
+    """Use a lease, and end it; where that is interrupted, or fails, end it once more."""
     try:
         try:
-            return lease.with_driver(work)
+            return use(lease)
         finally:
             lease.end()
     except BaseException as error:
