@@ -10,7 +10,9 @@ with DeltaMem.open("tiny", url="sqlite:///memory.db") as mem:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from deltamem_agents.on_use import imported_on_use
 
 if TYPE_CHECKING:
     from deltamem_agents.memory import AgentMemory, DeltaMem, Recall, Reply
@@ -18,11 +20,5 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["AgentMemory", "DeltaMem", "Recall", "Reply"]
 
-
-def __getattr__(name: str) -> Any:
-    # On use, so that importing the package, or its store alone, imports no torch.
-    if name in __all__:
-        from deltamem_agents import memory
-
-        return getattr(memory, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# On use, so that importing the package, or its store alone, imports no more than that.
+__getattr__ = imported_on_use(__name__, dict.fromkeys(__all__, "memory"))

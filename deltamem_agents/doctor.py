@@ -231,11 +231,11 @@ def _missing_by_extra() -> dict[str, list[str]]:
 
 def _engine_problems() -> list[Problem]:
     """Of engines in this process, where a program asks."""
-    engine = sys.modules.get("deltamem_agents.engine")  # not imported here: it takes seconds
+    engine = sys.modules.get("deltamem_agents.engine.engine")  # not imported here: it takes seconds
     if engine is None:
         return []
     remedy = "close every DeltaMem that uses it and open it again, and report the error"
-    return [Problem(f"an engine in this process has stopped: {each}", remedy) for each in engine.failures()]
+    return [Problem(f"an engine in this process has stopped: {each}", remedy) for each in engine.stopped_engines()]
 
 
 def _compiled_problems() -> list[Problem]:

@@ -1,17 +1,23 @@
 """The model as a service: load a backbone with its adapter, fold segments into states, generate and score under them.
 
-May import core (and so torch and transformers); knows neither the store nor recall.
+May import core (and so torch and transformers); knows neither the store nor recall. Its names are imported when they
+are first used: what describes a request (`generation`, `keys`, `limits`, `segments`, `statistics`) imports no torch.
 """
 
-from deltamem_agents.engine.engine import HOT_BYTES, Engine, failures
-from deltamem_agents.engine.generation import Cancellation, Generation, Sampling
-from deltamem_agents.engine.limits import Limits
-from deltamem_agents.engine.loading import Loaded, load
-from deltamem_agents.engine.rendering import MessageFormat, Rendering
-from deltamem_agents.engine.requests import AgentKey, StateKey
-from deltamem_agents.engine.segments import Segment, cut
-from deltamem_agents.engine.sharing import release, shared, stamp
-from deltamem_agents.engine.statistics import Stats
+from typing import TYPE_CHECKING
+
+from deltamem_agents.on_use import imported_on_use
+
+if TYPE_CHECKING:
+    from deltamem_agents.engine.engine import Engine, stopped_engines
+    from deltamem_agents.engine.generation import Cancellation, Generation, Sampling
+    from deltamem_agents.engine.keys import AgentKey, StateKey
+    from deltamem_agents.engine.limits import HOT_BYTES, Limits
+    from deltamem_agents.engine.loading import Loaded, load
+    from deltamem_agents.engine.rendering import MessageFormat, Rendering
+    from deltamem_agents.engine.segments import Segment, cut
+    from deltamem_agents.engine.sharing import release, shared, stamp
+    from deltamem_agents.engine.statistics import Stats
 
 __all__ = [
     "HOT_BYTES",
@@ -28,9 +34,34 @@ __all__ = [
     "StateKey",
     "Stats",
     "cut",
-    "failures",
     "load",
     "release",
     "shared",
     "stamp",
+    "stopped_engines",
 ]
+
+__getattr__ = imported_on_use(
+    __name__,
+    {
+        "HOT_BYTES": "limits",
+        "AgentKey": "keys",
+        "Cancellation": "generation",
+        "Engine": "engine",
+        "Generation": "generation",
+        "Limits": "limits",
+        "Loaded": "loading",
+        "MessageFormat": "rendering",
+        "Rendering": "rendering",
+        "Sampling": "generation",
+        "Segment": "segments",
+        "StateKey": "keys",
+        "Stats": "statistics",
+        "cut": "segments",
+        "load": "loading",
+        "release": "sharing",
+        "shared": "sharing",
+        "stamp": "sharing",
+        "stopped_engines": "engine",
+    },
+)

@@ -13,9 +13,10 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 from deltamem_agents.core import Attached
 from deltamem_agents.engine.caches import Pairs, padded_mask, pairs, rows, side_by_side
 from deltamem_agents.engine.failures import out_of_memory
-from deltamem_agents.engine.generation import CallbackStreamer, Generation, without_stop
+from deltamem_agents.engine.generation import Generation
 from deltamem_agents.engine.pool import StatePool
 from deltamem_agents.engine.requests import Generate
+from deltamem_agents.engine.streaming import CallbackStreamer, without_stop
 from deltamem_kernels import few_rows
 
 

@@ -15,24 +15,24 @@ from concurrent.futures import Future
 from weakref import WeakSet
 
 from deltamem_agents import arguments
-from deltamem_agents.core import State, attach, backbone_fingerprint, unstack_states
+from deltamem_agents.core import State, attach, backbone_fingerprint, state_norm, unstack_states
 from deltamem_agents.engine.drawing import Drawing
 from deltamem_agents.engine.forked import settle_after_fork
 from deltamem_agents.engine.generation import Cancellation, Generation, Sampling
 from deltamem_agents.engine.hot import HotSegments
-from deltamem_agents.engine.limits import Limits
+from deltamem_agents.engine.keys import AgentKey, StateKey
+from deltamem_agents.engine.limits import HOT_BYTES, Limits
 from deltamem_agents.engine.loading import Loaded
 from deltamem_agents.engine.options import deadline_seconds, shown, whole
 from deltamem_agents.engine.pool import check_state
 from deltamem_agents.engine.rendering import Rendering
-from deltamem_agents.engine.requests import AgentKey, Fold, Generate, Score, StateKey
+from deltamem_agents.engine.requests import Fold, Generate, Score
 from deltamem_agents.engine.scheduler import Scheduler
 from deltamem_agents.engine.segments import Segment
 from deltamem_agents.engine.statistics import Stats
 from deltamem_agents.errors import ConfigError, ContextLengthError
 from deltamem_agents.processes import check_process
 
-HOT_BYTES = 256 << 20  # of keys and values of open segments that are kept
 CPU_LIMITS = Limits(chunk=64, batch=4096)
 GPU_LIMITS = Limits(chunk=2048, batch=65_536)
 _made: WeakSet[Engine] = WeakSet()
@@ -106,6 +106,10 @@ class Engine:
             raise ConfigError(f"text is {shown(text)}; give a string")
         plain = text.encode("utf-8", "replace").decode()  # lone surrogates are text to no tokenizer
         return len(self.tokenizer.encode(plain, add_special_tokens=False)) if plain else 0
+
+    def norm(self, state: State) -> float:
+        """Norm of all of a state's matrices together: how full it is, see `core.calibration`."""
+        return state_norm(state)
 
     def check(self, state: State, agent: str | None = None) -> None:
         """Raise StateMismatchError for a state that is another adapter's, or not finite."""
@@ -338,7 +342,7 @@ def _rows_of(embeddings: object, otherwise: int) -> int:
     return int(getattr(embeddings, "num_embeddings", otherwise))
 
 
-def failures() -> list[str]:
+def stopped_engines() -> list[str]:
     """Of each engine in this process that has stopped by itself, its backbone and why."""
     return [f"{each.name}: {each.failure}" for each in list(_made) if each.failure is not None]
 

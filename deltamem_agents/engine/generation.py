@@ -1,13 +1,8 @@
-"""Options and results of generating text, and the streamer that carries it out of the model's thread."""
+"""Options and results of generating text. Imports no torch."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import torch
-from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from deltamem_agents.engine.options import real, shown, whole
 from deltamem_agents.errors import ConfigError
@@ -95,51 +90,6 @@ class Cancellation:
         self.cancelled = True
 
 
-class CallbackStreamer(TextStreamer):
-    """Notes when the first token came and hands finished text to a callback, holding back what may be a stop string."""
-
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], on_text: Callable[[str], None] | None
-    ) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.first_token: float | None = None
-        self._prompted = False
-        self._stop = tuple(stop)
-        self._on_text = on_text
-        self._held = ""
-        self._begun = False
-        self._ended = False
-
-    def put(self, value: torch.Tensor) -> None:
-        """A prompt first, then each token."""
-        if self._prompted and self.first_token is None:
-            self.first_token = time.perf_counter()
-        self._prompted = True
-        if self._on_text is not None:
-            super().put(value)  # type: ignore[no-untyped-call]
-
-    def end(self) -> None:
-        """No more tokens."""
-        if self._on_text is not None:
-            super().end()  # type: ignore[no-untyped-call]
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Words that can no longer change."""
-        if self._on_text is None or self._ended:
-            return
-        self._held += text
-        if not self._begun:
-            self._held = self._held.lstrip()
-        ready, self._ended = _before_stop(self._held, self._stop)
-        if not (stream_end or self._ended):
-            keep = _partial_stop(self._held, self._stop)
-            ready = self._held[: len(self._held) - keep]
-        if ready:
-            self._begun = True
-            self._on_text(ready)
-        self._held = self._held[len(ready) :]
-
-
 def _checked_stop(stop: object) -> tuple[str, ...]:
     if isinstance(stop, str) or not isinstance(stop, list | tuple):
         raise ConfigError(f"stop is {shown(stop)}; give a tuple of strings")
@@ -149,19 +99,3 @@ def _checked_stop(stop: object) -> tuple[str, ...]:
         if not isinstance(each, str) or not 0 < len(each) <= STOP_LENGTH:
             raise ConfigError(f"stop holds {shown(each)}; give strings of 1 to {STOP_LENGTH} characters")
     return tuple(stop)
-
-
-def without_stop(text: str, stop: Sequence[str]) -> str:
-    """``text`` up to the first stop string."""
-    return _before_stop(text, stop)[0]
-
-
-def _before_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
-    found = [at for at in (text.find(each) for each in stop) if at >= 0]
-    return (text[: min(found)], True) if found else (text, False)
-
-
-def _partial_stop(text: str, stop: Sequence[str]) -> int:
-    """Length of the longest end of ``text`` that begins a stop string."""
-    lengths = [n for each in stop for n in range(1, len(each)) if text.endswith(each[:n])]
-    return max(lengths, default=0)

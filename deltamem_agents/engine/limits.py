@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from deltamem_agents.engine.options import whole
 
+HOT_BYTES = 256 << 20  # of keys and values of open segments that are kept
 MOST = {"chunk": 1 << 30, "batch": 1 << 30, "rows": 1 << 16, "waiting": 1 << 24, "slots": 1 << 20}
 
 

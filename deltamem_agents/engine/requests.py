@@ -9,32 +9,17 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from deltamem_agents.core import State
 from deltamem_agents.engine.drawing import Drawing
 from deltamem_agents.engine.generation import Cancellation, Generation, Sampling
+from deltamem_agents.engine.keys import AgentKey, StateKey
 from deltamem_agents.engine.segments import Segment
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-class AgentKey(NamedTuple):
-    """What tells an agent's history from every other.
-
-    Args:
-        owner: The database it is in.
-        epoch: The agent's, which changes when its past does.
-    """
-
-    owner: Hashable
-    agent: str
-    epoch: int
-
-
-StateKey = tuple[AgentKey, int]  # a history, and the position its state stands for
 
 
 class Answer(Future[T]):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from deltamem_agents.engine.engine import Engine
 from deltamem_agents.processes import ProcessLock
+
+if TYPE_CHECKING:
+    from deltamem_agents.engine.engine import Engine
 
 _lock = ProcessLock()
 _loading: dict[Hashable, ProcessLock] = {}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from deltamem_agents.engine import Sampling
+from deltamem_agents.engine.generation import Sampling
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.frameworks.recalled import RecalledText
 from deltamem_agents.memory.prompting import TURNS, beyond, sought
@@ -75,7 +75,7 @@ def beyond_prompt(mem: DeltaMem, recalled: Recall, options: RecallOptions, prese
         text = RecalledText(beyond(records, present)[: options.k])
     else:
         text = RecalledText((), recalled.text)
-    return text if options.budget is None else text.within(options.budget, mem.engine.count)
+    return text if options.budget is None else text.within(options.budget, mem.backbone.count)
 
 
 def _before(present: Sequence[str], query: str) -> list[str]:

@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deltamem_agents import arguments
-from deltamem_agents.core import State, state_norm
-from deltamem_agents.engine import Cancellation, Generation, Sampling, StateKey
+from deltamem_agents.engine.generation import Cancellation, Generation, Sampling
+from deltamem_agents.engine.keys import StateKey
 from deltamem_agents.errors import ClosedError, ConfigError, InertAdapterError, StateMismatchError
 from deltamem_agents.memory.answering import Answer, ask
+from deltamem_agents.memory.backbone import NO_BACKBONE
 from deltamem_agents.memory.folding import Folded, under
 from deltamem_agents.memory.history import History
 from deltamem_agents.memory.preloading import preload
@@ -47,6 +48,9 @@ from deltamem_agents.memory.tool_calls import split_tool_calls
 from deltamem_agents.memory.twins import twin
 from deltamem_agents.recall import Record, current, leans, recall_text, says, within_budget
 from deltamem_agents.store import check_id, check_messages
+
+if TYPE_CHECKING:
+    from deltamem_agents.core import State
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -134,7 +138,8 @@ class AgentMemory(History):
 
         Args:
             query: A question, or any text to find what belongs to it.
-            mode: "state" (the matrices alone), "vector" (records alone, the state zero) or "hybrid" (both).
+            mode: "state" (the matrices alone), "vector" (records alone, the state zero) or "hybrid" (both, or records
+                alone where the memory was opened without a backbone).
             k: Records at most.
             session: Retrieve from this one only; the state, where the mode reads it, is of all of them.
             since, until: Retrieve messages written at or after, and before; UTC where they name no zone.
@@ -149,12 +154,13 @@ class AgentMemory(History):
             generate: Whether the backbone is to answer too.
 
         Raises:
-            ConfigError: Unknown mode, k or budget out of range, or a query that is not text.
+            ConfigError: Unknown mode, k or budget out of range, or a query that is not text; mode "state" and handing
+                over by "preload", where the memory was opened without a backbone.
             ContextLengthError: Query and records do not fit the backbone's window.
             StateMismatchError: The stored state is damaged, and the mode reads it.
 
         Where the embedder fails, records are found by words; where the state cannot be folded, mode "hybrid" answers
-        from the records: ``notes`` say so.
+        from the records: ``notes`` say so. Without a backbone there is no answer, and tokens are estimated.
         """
         started = time.perf_counter()
         chosen, way, old = check_mode(mode), check_handover(handover), check_outdated(outdated)
@@ -165,14 +171,19 @@ class AgentMemory(History):
         check_asked(session, since, until, metadata, budget)
         lean, generate = arguments.flag(lean, "lean"), arguments.flag(generate, "generate")
         self._mem.check_open()
+        backbone = self._mem.backbone
+        if chosen == "state" or way != "context":
+            backbone.engine(f"mode {chosen!r}" if chosen == "state" else f"handover {way!r}")
         if not self._mem.store.knows(self.id):
             return Recall(notes=self._mem.notes if chosen != "state" else ())
         narrowed = {"session": session, "since": since, "until": until, "metadata": metadata, "context": context}
         notes = list(self._mem.notes) if chosen != "state" else []
+        if not backbone.present and (generate or chosen == "hybrid"):
+            notes.append(NO_BACKBONE)
         records = [] if chosen == "state" else self._retrieve(query, k, budget, old, narrowed, notes.append)
         text = _text(records, way, old)
         answer, folded = None, None
-        if generate and query.strip():
+        if generate and query.strip() and backbone.present:
             folded = self._state_for(chosen, notes)
             scratch = preload(self._mem.engine, None, _told(records, old)) if records and way != "context" else None
             answer = ask(self._mem.engine, query, text, folded, scratch)
@@ -226,6 +237,7 @@ class AgentMemory(History):
         Raises:
             InvalidMessageError: No messages, or one that cannot be rendered.
             ContextLengthError: The prompt does not fit the window.
+            ConfigError: An option is out of range, or the memory was opened without a backbone.
         """
         started = time.perf_counter()
         check_generation(sampling, tools, budget, truncation)
@@ -359,13 +371,13 @@ class AgentMemory(History):
 
     def _that_fit(self, records: Sequence[Record], budget: int, old: Outdated) -> list[Record]:
         """The best of the records that are handed over within a budget, and those that are left out of the text."""
-        kept = within_budget(_told(records, old), budget, self._mem.engine.count)
+        kept = within_budget(_told(records, old), budget, self._mem.backbone.count)
         return [record for record in records if record in kept or (record.outdated and old == "omit")]
 
     def _hinted(self, text: str, hint: str, budget: int | None) -> str:
         """What the state says, which no record does, before the records; within the budget, or not at all."""
         hinted = "\n".join(filter(None, [f"Memory suggests: {hint}", text]))
-        return hinted if budget is None or self._mem.engine.count(hinted) <= budget else text
+        return hinted if budget is None or self._mem.backbone.count(hinted) <= budget else text
 
     def _prepare(
         self,
@@ -380,6 +392,7 @@ class AgentMemory(History):
         room: int | None,
     ) -> _Ready:
         """The prompt's tokens, the state and what was recalled; no more than ``room`` tokens, where that can be."""
+        engine = self._mem.backbone.engine("a reply")
         plain = prompt_messages(messages)
         check_k(k)
         way = check_handover(handover)
@@ -390,7 +403,7 @@ class AgentMemory(History):
         self._mem.check_open()
 
         def render(chosen: Sequence[dict[str, Any]]) -> list[int]:
-            return self._mem.engine.rendering.prompt(with_recall(chosen, recalled.text), tools)
+            return engine.rendering.prompt(with_recall(chosen, recalled.text), tools)
 
         prompt = render(plain)
         if room is not None and len(prompt) > room:
@@ -402,7 +415,7 @@ class AgentMemory(History):
             folded = None
         state, key = under(folded)
         if recalled.records and way != "context":
-            state, key = preload(self._mem.engine, state, _told(recalled.records, old)), None
+            state, key = preload(engine, state, _told(recalled.records, old)), None
         return _Ready((prompt, state, key), folded, recalled)
 
     def _state_for(self, mode: Mode, notes: list[str]) -> Folded | None:
@@ -430,7 +443,7 @@ class AgentMemory(History):
     def _is_full(self, folded: Folded) -> bool:
         """Whether a state holds more than it can tell apart, so that records are better read without it."""
         full = self._mem.engine.calibration.full
-        return full is not None and state_norm(folded.state) > full
+        return full is not None and self._mem.engine.norm(folded.state) > full
 
     def _turns_before(self, question: str, session: str | None) -> list[str]:
         """The last turns of a session, where a question leans on them."""
@@ -458,12 +471,12 @@ class AgentMemory(History):
         if budget is not None:
             records = self._that_fit(records, budget, old)
         text = _text(records, way, old)
-        usage = replace(found.usage, context_tokens=self._mem.engine.count(text))
+        usage = replace(found.usage, context_tokens=self._mem.backbone.count(text))
         return replace(found, text=text, records=records, usage=usage)
 
     def _room(self, sampling: Sampling | None) -> int:
         """Tokens that a prompt may have."""
-        return self._mem.engine.window - (sampling or Sampling()).max_tokens
+        return self._mem.backbone.engine("a reply").window - (sampling or Sampling()).max_tokens
 
     def _reply(self, started: float, generation: Generation, ready: _Ready) -> Reply:
         text, calls = split_tool_calls(generation.text)
@@ -471,7 +484,7 @@ class AgentMemory(History):
             context_tokens=ready.recalled.usage.context_tokens,
             prompt_tokens=generation.prompt_tokens,
             answer_tokens=len(generation.ids),
-            state_bytes=self._mem.engine.state_bytes if ready.folded else 0,
+            state_bytes=self._mem.backbone.state_bytes if ready.folded else 0,
             first_token_seconds=generation.first_token_seconds,
             tokens_per_second=generation.tokens_per_second,
             seconds=time.perf_counter() - started,
@@ -492,10 +505,10 @@ class AgentMemory(History):
     def _usage(self, started: float, text: str, answer: Answer | None, folded: Folded | None) -> Usage:
         generation = answer.generation if answer else None
         return Usage(
-            context_tokens=self._mem.engine.count(text),
+            context_tokens=self._mem.backbone.count(text),
             prompt_tokens=answer.prompt_tokens if answer else 0,
             answer_tokens=len(generation.ids) if generation else 0,
-            state_bytes=self._mem.engine.state_bytes if folded else 0,
+            state_bytes=self._mem.backbone.state_bytes if folded else 0,
             first_token_seconds=generation.first_token_seconds if generation else None,
             tokens_per_second=generation.tokens_per_second if generation else None,
             seconds=time.perf_counter() - started,

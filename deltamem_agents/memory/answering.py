@@ -10,12 +10,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from deltamem_agents.core import Calibration, State, state_norm
-from deltamem_agents.engine import Engine, Generation, Sampling, StateKey
+from deltamem_agents.engine.generation import Generation, Sampling
+from deltamem_agents.engine.keys import StateKey
 from deltamem_agents.memory.folding import Folded, under
 from deltamem_agents.memory.results import Source
 from deltamem_agents.recall import knows_nothing
+
+if TYPE_CHECKING:
+    from deltamem_agents.core import State
+    from deltamem_agents.engine.engine import Engine
 
 ANSWER_TOKENS = 32
 BELIEVED = 0.5  # confidence that an answer is given from
@@ -75,7 +80,7 @@ def ask(engine: Engine, query: str, records: str, folded: Folded | None, scratch
         folded: The state; None for the zero state.
         scratch: A state that the records were written into; None where they were not.
     """
-    confidence = _Confidences(engine.calibration, folded, scratch)
+    confidence = _Confidences(engine, folded, scratch)
     consulted = bool(records) or scratch is not None
     judged: list[Answer] = []
     drawn = draw(engine, query, records, folded, scratch)
@@ -128,10 +133,10 @@ def draw(
 class _Confidences:
     """Gains into confidences, as the adapter's calibration has it for each part of memory."""
 
-    def __init__(self, calibration: Calibration, folded: Folded | None, scratch: State | None) -> None:
-        self._calibration = calibration
-        self._norm = state_norm(folded.state) if folded else 0.0
-        self._scratch_norm = None if scratch is None else state_norm(scratch)
+    def __init__(self, engine: Engine, folded: Folded | None, scratch: State | None) -> None:
+        self._calibration = engine.calibration
+        self._norm = engine.norm(folded.state) if folded else 0.0
+        self._scratch_norm = None if scratch is None else engine.norm(scratch)
 
     def of_state(self, gain: float) -> float:
         return self._calibration.state(gain, self._norm) if gain > 0 else 0.0

@@ -73,6 +73,14 @@ class Background:
 
     def now(self, agent: str, stopping: Callable[[], bool] | None = None) -> None:
         """Do what the next recall would have to: fold, and embed what is new. Raises no `Exception`."""
+        if self._folder.able:
+            self._fold(agent, stopping)
+        try:
+            self._retriever.catch_up(agent)
+        except ClosedError as error:
+            log.debug("embedding of agent %r is left to the next recall: %s", agent, error)
+
+    def _fold(self, agent: str, stopping: Callable[[], bool] | None) -> None:
         try:
             self._folder.current(agent, stopping=stopping)
         except ClosedError as error:
@@ -81,10 +89,6 @@ class Background:
             self._failures.failed("folding", agent, error)
         else:
             self._failures.succeeded("folding", agent)
-        try:
-            self._retriever.catch_up(agent)
-        except ClosedError as error:
-            log.debug("embedding of agent %r is left to the next recall: %s", agent, error)
 
     def later(self, agent: str) -> None:
         """As `now`, in a thread, once for all that was written meanwhile; nothing where the memory is being closed."""

@@ -1,4 +1,4 @@
-"""`DeltaMem`: a backbone, a database and a retriever, opened together."""
+"""`DeltaMem`: a backbone, or none, a database and a retriever, opened together."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from deltamem_agents import arguments
-from deltamem_agents.engine import HOT_BYTES, Engine, Limits, load, release, shared, stamp
-from deltamem_agents.engine.loading import check_loading
+from deltamem_agents.engine.limits import HOT_BYTES, Limits
 from deltamem_agents.errors import ClosedError
 from deltamem_agents.failures import Failures
 from deltamem_agents.memory.agent import AgentMemory
+from deltamem_agents.memory.backbone import Backbone, check_backbone, open_backbone
 from deltamem_agents.memory.background import CLOSE_SECONDS, Background, CallPool
 from deltamem_agents.memory.folding import Folder
 from deltamem_agents.memory.opened import refuse_pickle, register
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from deltamem_agents.core import Adapter
+    from deltamem_agents.engine.engine import Engine
 
 CALLS = 8  # blocking calls of async twins at once; the model itself runs in a thread of its own
 
@@ -35,15 +36,17 @@ CALLS = 8  # blocking calls of async twins at once; the model itself runs in a t
 class DeltaMem:
     """Memories of many agents, on one backbone and in one database. Safe to share among threads; a context manager."""
 
-    def __init__(self, engine: Engine, store: Store, embedder: Embedder | None, notes: tuple[str, ...] = ()) -> None:
-        self.engine = engine
+    def __init__(
+        self, backbone: Backbone, store: Store, embedder: Embedder | None, notes: tuple[str, ...] = ()
+    ) -> None:
+        self.backbone = backbone
         self.store = store
         self.notes = notes
         self._process = os.getpid()
         self._closed = False
         self._lock = threading.Lock()
         self.failures = Failures()
-        self.folder = Folder(store, engine, self._is_closed)
+        self.folder = Folder(store, backbone, self._is_closed)
         self.retriever = Retriever(store, embedder, failures=self.failures, stopping=self._is_closed)
         self.background = Background(self.folder, self.retriever, self.failures, self._is_closed)
         self._pool = CallPool(CALLS)
@@ -52,7 +55,7 @@ class DeltaMem:
     @classmethod
     def open(
         cls,
-        backbone: str | Path = "tiny",
+        backbone: str | Path | None = "tiny",
         *,
         url: str | None = None,
         engine: sqlalchemy.Engine | None = None,
@@ -69,10 +72,12 @@ class DeltaMem:
         attention: str | None = None,
         limits: Limits | None = None,
     ) -> Self:
-        """Open a database and load a backbone with its adapter.
+        """Open a database and load a backbone with its adapter, or open the database alone.
 
         Args:
-            backbone: "tiny" (the bundled model), a folder, or a hub id.
+            backbone: "tiny" (the bundled model), a folder, or a hub id. None loads no model and imports no torch:
+                journal, retrieval, erasure and time travel work, mode "hybrid" gives records and a note, and what
+                needs the model raises ConfigError. Whoever opens the database with a backbone later folds the rest.
             url: A SQLAlchemy URL, of SQLite or PostgreSQL; ``sqlite:///memory.db`` by default. Created where it does
                 not exist.
             engine: An existing SQLAlchemy engine in place of ``url``; it is not closed.
@@ -98,34 +103,34 @@ class DeltaMem:
         """
         arguments.whole(hot_bytes, "hot_bytes")
         arguments.instance(limits, "limits", Limits, optional=True)
-        check_loading(backbone, adapter, model, tokenizer, device, dtype, quantization, attention)
-        Store.check_opening(url, engine, schema, retention)
-        chosen, note = choose_embedder(embedder)
-        if chosen is not None and isinstance(embedder, str | Path):
-            _ = chosen.dim  # loads it: one that cannot be is refused before anything is journalled
-        # The model first: a database is made only when everything else is there.
         options: dict[str, Any] = {
             "device": device,
             "dtype": dtype,
             "quantization": quantization,
             "attention": attention,
         }
-
-        def make() -> Engine:
-            loaded = load(backbone, adapter, model=model, tokenizer=tokenizer, **options)
-            return Engine(loaded, limits=limits, hot_bytes=hot_bytes)
-
-        if model is None and (adapter is None or isinstance(adapter, str | Path)):
-            files = (stamp(backbone), stamp(adapter))
-            running = shared((str(backbone), str(adapter), files, *options.values(), limits, hot_bytes), make)
-        else:
-            running = make()
+        check_backbone(backbone, adapter, model, tokenizer, options)
+        Store.check_opening(url, engine, schema, retention)
+        chosen, note = choose_embedder(embedder)
+        if chosen is not None and isinstance(embedder, str | Path):
+            _ = chosen.dim  # loads it: one that cannot be is refused before anything is journalled
+        # The model first: a database is made only when everything else is there.
+        loaded = open_backbone(backbone, adapter, model, tokenizer, options, limits, hot_bytes)
         try:
             store = Store.open(url, engine=engine, schema=schema, split=split_text, retention=retention)
         except BaseException:
-            release(running)
+            loaded.close()
             raise
-        return cls(running, store, chosen, (note,) if note else ())
+        return cls(loaded, store, chosen, (note,) if note else ())
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the backbone.
+
+        Raises:
+            ConfigError: This was opened without a backbone.
+        """
+        return self.backbone.engine("an engine")
 
     @property
     def pool(self) -> CallPool:
@@ -225,12 +230,12 @@ class DeltaMem:
         """
         self.check_open()
         return MemoryStats(
-            engine=self.engine.stats(),
+            engine=self.engine.stats() if self.backbone.present else None,
             folding=self.failures.stats("folding"),
             embedding=self.failures.stats("embedding"),
             refused=self.retriever.refused,
             waiting=self.background.waiting,
-            backlog=self.store.backlog(self.engine.fingerprint, self.retriever.model),
+            backlog=self.store.backlog(self.backbone.fingerprint, self.retriever.model),
         )
 
     def close(self) -> None:
@@ -250,7 +255,7 @@ class DeltaMem:
         self.background.close(CLOSE_SECONDS)
         self.folder.wait(CLOSE_SECONDS)
         self._pool.close(CLOSE_SECONDS)
-        release(self.engine)
+        self.backbone.close()
         self.retriever.close()
         self.store.close()
 

@@ -12,13 +12,19 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from deltamem_agents.core import State
-from deltamem_agents.engine import AgentKey, Engine, Segment, StateKey, cut
+from deltamem_agents.engine.keys import AgentKey, StateKey
+from deltamem_agents.engine.segments import Segment, cut
 from deltamem_agents.errors import ClosedError, StoreError, UnknownAgentError
+from deltamem_agents.memory.backbone import Backbone
 from deltamem_agents.store import Revision, Store, Tail
 from deltamem_agents.store.codec import decode, encode
+
+if TYPE_CHECKING:
+    from deltamem_agents.core import State
+    from deltamem_agents.engine.engine import Engine
 
 log = logging.getLogger(__name__)
 
@@ -65,20 +71,31 @@ class _Partial:
 
 
 class Folder:
-    """Folds journals of one store with one engine. Threads that ask for one agent at once fold it once.
+    """Folds journals of one store with one backbone. Threads that ask for one agent at once fold it once.
+
+    Without a backbone it folds nothing: what asks for a state raises ConfigError.
 
     Args:
         stopping: Whether no further piece of a journal is to be folded.
     """
 
-    def __init__(self, store: Store, engine: Engine, stopping: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, store: Store, backbone: Backbone, stopping: Callable[[], bool] = lambda: False) -> None:
         self._store = store
-        self._engine = engine
+        self._backbone = backbone
         self._stopping = stopping
         self._owner = uuid4().hex  # tells this database's agents from those of others that share the engine
         self._locks: dict[str, tuple[threading.Lock, int]] = {}  # and how many threads hold it or wait for it
         self._changed = threading.Condition()  # of the locks
         self._partial: OrderedDict[str, _Partial] = OrderedDict()
+
+    @property
+    def able(self) -> bool:
+        """Whether there is a backbone to fold with."""
+        return self._backbone.present
+
+    @property
+    def _engine(self) -> Engine:
+        return self._backbone.engine("the state")
 
     def current(self, agent: str, *, stopping: Callable[[], bool] | None = None) -> Folded | None:
         """The state of an agent's whole live journal; None for an unknown agent.
@@ -113,6 +130,7 @@ class Folder:
 
     def rebuild(self, agent: str) -> Folded | None:
         """Fold an agent's whole journal anew, whatever was stored; None for an unknown agent."""
+        self._backbone.engine("folding anew")  # before stored states are dropped
         self.forget(agent)
         with self._turn(agent):
             self._store.drop_revisions(agent)
@@ -120,7 +138,8 @@ class Folder:
 
     def forget(self, agent: str) -> None:
         """Drop what is held of an agent in memory."""
-        self._engine.forget(self._owner, agent)
+        if self._backbone.present:
+            self._engine.forget(self._owner, agent)
         self._partial.pop(agent, None)
 
     def wait(self, seconds: float) -> None:

@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
 from deltamem_agents import arguments
-from deltamem_agents.core import State
 from deltamem_agents.errors import ConfigError, StateMismatchError, StoreError, UnknownAgentError, shown
 from deltamem_agents.memory.folding import Folded
 from deltamem_agents.memory.receipts import Receipt, state_hashes
@@ -21,7 +20,13 @@ from deltamem_agents.store.codec import encode
 from deltamem_agents.store.revisions import checksum_of
 
 if TYPE_CHECKING:
+    from deltamem_agents.core import State
     from deltamem_agents.memory.deltamem import DeltaMem
+
+UNFOLDED = (
+    "opened with backbone=None: the stored states that knew what was erased are deleted, and whoever opens this "
+    "database with a backbone folds what is left"
+)
 
 
 class History:
@@ -117,7 +122,7 @@ class History:
         return Drift(position=used.position, layers=distances(used.state, anew.state))
 
     def diff(self, a: int, b: int | None = None) -> Difference:
-        """What happened between two positions of the journal.
+        """What happened between two positions of the journal; to the states too, where there is a backbone.
 
         Args:
             b: By default the journal's end; may be the smaller one.
@@ -130,11 +135,13 @@ class History:
         end = self._known().position
         first, second = self._mem.store.at(self.id, a), self._mem.store.at(self.id, end if b is None else b)
         before, after = {entry.position for entry in first}, {entry.position for entry in second}
-        state_a, state_b = self.state(at=a), self.state(at=end if b is None else b)
+        layers: dict[str, float] = {}
+        if self._mem.folder.able:
+            layers = distances(self.state(at=end if b is None else b), self.state(at=a))
         return Difference(
             added=[entry for entry in second if entry.position not in before],
             removed=[entry for entry in first if entry.position not in after],
-            layers=distances(state_b, state_a),
+            layers=layers,
         )
 
     def fork(self, new: str) -> Self:
@@ -215,7 +222,7 @@ class History:
         store, info = self._mem.store, self._mem.store.agent(self.id)
         if info is None:
             return Health()
-        stored = store.stored_states(self.id, self._mem.engine.fingerprint)
+        stored = store.stored_states(self.id, self._mem.backbone.fingerprint)
         return Health(
             messages=info.messages,
             position=info.position,
@@ -252,7 +259,7 @@ class History:
             arguments.flag(value, name)
         self._mem.check_open()
         store = self._mem.store
-        before = store.stored_states(self.id, self._mem.engine.fingerprint).checksum
+        before = store.stored_states(self.id, self._mem.backbone.fingerprint).checksum
         plan = store.erase(self.id, chosen, forks=forks, dry_run=dry_run)
         reason, after = None, before
         if not dry_run:
@@ -260,7 +267,7 @@ class History:
                 self._mem.folder.forget(each.agent)
                 self._mem.retriever.forget(each.agent)
             reason = self._purge()
-            folded = self._folded_after_erasing() if wait else None
+            folded = self._folded_after_erasing() if wait and self._mem.folder.able else None
             after = checksum_of(encode(folded.state)) if folded else None
         return Receipt(
             agent=self.id,
@@ -268,7 +275,7 @@ class History:
             reason=reason,
             erased=tuple(plan.erased),
             held_by=plan.held_by,
-            state=state_hashes(before, after),
+            state=state_hashes(before, after, None if dry_run or self._mem.folder.able else UNFOLDED),
             outside_reach=store.outside_reach,
         )
 

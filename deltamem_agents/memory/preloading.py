@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from deltamem_agents.core import State
-from deltamem_agents.engine import Engine, cut
+from deltamem_agents.engine.segments import cut
 from deltamem_agents.recall import Record
+
+if TYPE_CHECKING:
+    from deltamem_agents.core import State
+    from deltamem_agents.engine.engine import Engine
 
 
 def preload(engine: Engine, state: State | None, records: Sequence[Record]) -> State:

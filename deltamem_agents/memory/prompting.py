@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from deltamem_agents import arguments
-from deltamem_agents.engine import Sampling
+from deltamem_agents.engine.generation import Sampling
 from deltamem_agents.errors import ConfigError, InvalidMessageError, shown
 from deltamem_agents.recall import Record
 

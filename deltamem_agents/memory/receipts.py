@@ -24,13 +24,15 @@ class StateHashes:
 
     Args:
         before: None where no state was stored.
-        after: None where there is no journal any more, or nobody waited for it.
+        after: None where there is no journal any more, nobody waited for it, or it could not be folded here.
         checksum: SHA-256 of the state after, as it is stored.
+        note: Why ``after`` is None though messages are left, where that is known.
     """
 
     before: str | None
     after: str | None
     checksum: str | None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +82,12 @@ class Receipt:
         return json.dumps(self.as_dict(), indent=2, ensure_ascii=False)
 
 
-def state_hashes(before: str | None, after: str | None) -> StateHashes:
+def state_hashes(before: str | None, after: str | None, note: str | None = None) -> StateHashes:
     """From the checksums of stored states."""
     key = secrets.token_bytes(32)
     return StateHashes(
         before=None if before is None else keyed_hash(key, before),
         after=None if after is None else keyed_hash(key, after),
         checksum=after,
+        note=note,
     )

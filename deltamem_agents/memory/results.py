@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Literal, get_args
 
 from deltamem_agents import arguments
-from deltamem_agents.engine import Stats
+from deltamem_agents.engine.statistics import Stats
 from deltamem_agents.errors import ConfigError, shown
 from deltamem_agents.failures import FailureStats
 from deltamem_agents.recall import Record
@@ -163,7 +163,7 @@ class Difference:
 
     Args:
         added, removed: Messages that are live at one of them only, in the journal's order.
-        layers: Module name to ‖S_b − S_a‖ / ‖S_a‖.
+        layers: Module name to ‖S_b − S_a‖ / ‖S_a‖; empty where the memory was opened without a backbone.
     """
 
     added: list[Entry]
@@ -219,7 +219,7 @@ class MemoryStats:
     """How an open memory does; see `DeltaMem.stats`.
 
     Args:
-        engine: Of the backbone's engine, which several memories of a process may share.
+        engine: Of the backbone's engine, which several memories of a process may share; None without a backbone.
         folding: Failures to fold a journal, since the memory was opened.
         embedding: Failures to embed records or queries, or to store embeddings.
         refused: Texts that the embedder refuses while it takes others; `DeltaMem.reindex` tries them again.
@@ -227,7 +227,7 @@ class MemoryStats:
         backlog: What the database holds that is not folded or not indexed yet.
     """
 
-    engine: Stats
+    engine: Stats | None
     folding: FailureStats
     embedding: FailureStats
     refused: int

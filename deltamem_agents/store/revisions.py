@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, true, update
 
 from deltamem_agents import arguments
 from deltamem_agents.errors import ConfigError, StateMismatchError, UnknownAgentError
@@ -168,15 +168,19 @@ class StoredStates:
     created_at: datetime | None = None
 
 
-def summary(connection: Connection, agent: str, fingerprint: str) -> StoredStates:
-    """An agent's revisions at a glance; nothing is decoded or compared."""
+def summary(connection: Connection, agent: str, fingerprint: str | None) -> StoredStates:
+    """An agent's revisions at a glance; nothing is decoded or compared.
+
+    Args:
+        fingerprint: Of which the newest is wanted; None for any.
+    """
     of_agent = RevisionRow.agent_key == select(AgentRow.key).where(AgentRow.id == agent).scalar_subquery()
     count, size = connection.execute(
         select(func.count(), func.coalesce(func.sum(func.length(RevisionRow.state)), 0)).where(of_agent)
     ).one()
     newest = connection.execute(
         select(RevisionRow.position, RevisionRow.checksum, RevisionRow.created_at)
-        .where(of_agent, RevisionRow.fingerprint == fingerprint)
+        .where(of_agent, true() if fingerprint is None else RevisionRow.fingerprint == fingerprint)
         .order_by(RevisionRow.position.desc())
         .limit(1)
     ).first()

@@ -430,10 +430,14 @@ class Store(ById):
         check_id(agent)
         return self._database.read(lambda connection: revisions.listed(connection, agent))
 
-    def stored_states(self, agent: str, fingerprint: str) -> StoredStates:
-        """How many states of an agent are stored, how large they are, and where the newest of a fingerprint stands."""
+    def stored_states(self, agent: str, fingerprint: str | None = None) -> StoredStates:
+        """How many states of an agent are stored, how large they are, and where the newest of a fingerprint stands.
+
+        Args:
+            fingerprint: Any by default.
+        """
         check_id(agent)
-        arguments.text(fingerprint, "fingerprint")
+        arguments.text("" if fingerprint is None else fingerprint, "fingerprint")
         return self._database.read(lambda connection: revisions.summary(connection, agent, fingerprint))
 
     def backlog(self, fingerprint: str | None = None, model: str | None = None) -> Backlog:

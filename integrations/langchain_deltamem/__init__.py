@@ -1,5 +1,7 @@
 """Memory of deltamem-agents for LangChain and LangGraph. May import `deltamem_agents.memory` and what LangChain ships.
 
+Each class is imported when it is first used. None imports torch: a `DeltaMem` with a backbone does when it is opened.
+
 | need | class |
 | --- | --- |
 | memory for an agent made by `create_agent`, with any chat model | `DeltaMemMiddleware` |
@@ -10,21 +12,18 @@
 | a store for LangGraph: values by namespace and key, searched by text and meaning | `DeltaMemStore` |
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from deltamem_agents.extras import missing_extra
+from deltamem_agents.extras import require_extra
+from deltamem_agents.on_use import imported_on_use
 
-try:
+if TYPE_CHECKING:
     from langchain_deltamem.chat_model import ChatDeltaMem
+    from langchain_deltamem.classic import DeltaMemClassicMemory
     from langchain_deltamem.history import DeltaMemChatMessageHistory
     from langchain_deltamem.middleware import DeltaMemMiddleware
     from langchain_deltamem.retriever import DeltaMemRetriever
     from langchain_deltamem.store import DeltaMemStore
-except ModuleNotFoundError as error:
-    raise missing_extra(error, "langchain_deltamem", "langchain") from error
-
-if TYPE_CHECKING:
-    from langchain_deltamem.classic import DeltaMemClassicMemory
 
 __all__ = [
     "ChatDeltaMem",
@@ -35,11 +34,17 @@ __all__ = [
     "DeltaMemStore",
 ]
 
+require_extra("langchain_core", "langchain_deltamem", "langchain")
 
-def __getattr__(name: str) -> Any:
-    """`DeltaMemClassicMemory` is imported when it is asked for, as few have what it needs."""
-    if name != "DeltaMemClassicMemory":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from langchain_deltamem.classic import DeltaMemClassicMemory
-
-    return DeltaMemClassicMemory
+__getattr__ = imported_on_use(
+    __name__,
+    {
+        "ChatDeltaMem": "chat_model",
+        "DeltaMemChatMessageHistory": "history",
+        "DeltaMemClassicMemory": "classic",
+        "DeltaMemMiddleware": "middleware",
+        "DeltaMemRetriever": "retriever",
+        "DeltaMemStore": "store",
+    },
+    extra="langchain",
+)

@@ -19,7 +19,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field
 
-from deltamem_agents.engine import Sampling
+from deltamem_agents.engine.generation import Sampling
 from deltamem_agents.frameworks.calling import (
     RecallOptions,
     VisibleText,

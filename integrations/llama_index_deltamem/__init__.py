@@ -1,5 +1,7 @@
 """Memory of deltamem-agents for LlamaIndex. May import `deltamem_agents.memory` and llama-index-core.
 
+Each class is imported when it is first used. None imports torch: a `DeltaMem` with a backbone does when it is opened.
+
 | need | class |
 | --- | --- |
 | ``memory=`` of an agent or a chat engine, with any LLM | `DeltaMemory` |
@@ -8,14 +10,28 @@
 | what was said, as nodes | `DeltaMemRetriever` |
 """
 
-from deltamem_agents.extras import missing_extra
+from typing import TYPE_CHECKING
 
-try:
+from deltamem_agents.extras import require_extra
+from deltamem_agents.on_use import imported_on_use
+
+if TYPE_CHECKING:
     from llama_index_deltamem.block import DeltaMemoryBlock
     from llama_index_deltamem.llm import DeltaMemLLM
     from llama_index_deltamem.memory import DeltaMemory
     from llama_index_deltamem.retriever import DeltaMemRetriever
-except ModuleNotFoundError as error:
-    raise missing_extra(error, "llama_index_deltamem", "llama-index") from error
 
 __all__ = ["DeltaMemLLM", "DeltaMemRetriever", "DeltaMemory", "DeltaMemoryBlock"]
+
+require_extra("llama_index.core", "llama_index_deltamem", "llama-index")
+
+__getattr__ = imported_on_use(
+    __name__,
+    {
+        "DeltaMemLLM": "llm",
+        "DeltaMemRetriever": "retriever",
+        "DeltaMemory": "memory",
+        "DeltaMemoryBlock": "block",
+    },
+    extra="llama-index",
+)

@@ -22,6 +22,7 @@ import torch
 
 from deltamem_agents import DeltaMem
 from deltamem_agents.engine import Engine, load
+from deltamem_agents.memory.backbone import Backbone
 from deltamem_agents.recall import split_text
 from deltamem_agents.store import Store
 from deltamem_agents.store.codec import encode
@@ -44,7 +45,7 @@ def tell(report: int, *what: Any) -> None:
 
 
 def opened(loaded: Any, url: str) -> DeltaMem:
-    return DeltaMem(Engine(loaded), Store.open(url, split=split_text), None)
+    return DeltaMem(Backbone(Engine(loaded)), Store.open(url, split=split_text), None)
 
 
 def killed(url: str, rounds: int, seed: int, path: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from deltamem_agents import terminal, tiny
 from deltamem_agents.engine import Rendering, cut
-from deltamem_agents.engine.generation import without_stop
+from deltamem_agents.engine.streaming import without_stop
 from deltamem_agents.frameworks.calling import VisibleText
 from deltamem_agents.frameworks.messages import FrameworkMessage, for_journal, for_prompt, unwritten
 from deltamem_agents.memory.prompting import beyond, prompt_messages

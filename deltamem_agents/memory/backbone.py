@@ -1,0 +1,133 @@
+"""The backbone of a memory: loaded, shared and given back, or none. Only here does memory load a model library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deltamem_agents.engine.limits import Limits
+from deltamem_agents.engine.sharing import release, shared, stamp
+from deltamem_agents.errors import ConfigError, MissingExtraError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from deltamem_agents.core import Adapter
+    from deltamem_agents.engine.engine import Engine
+
+BYTES_A_TOKEN = 3  # of UTF-8: somewhat fewer than English has, about what code and Chinese have
+NO_BACKBONE = "opened with backbone=None: records alone, without the state and without an answer"
+CPU_TORCH = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
+
+
+class Backbone:
+    """What a memory knows of its model, whether it has one or not.
+
+    Args:
+        engine: None for a memory without a model.
+    """
+
+    def __init__(self, engine: Engine | None) -> None:
+        self._engine = engine
+
+    @property
+    def present(self) -> bool:
+        """Whether there is a model."""
+        return self._engine is not None
+
+    def engine(self, what: str) -> Engine:
+        """The engine that runs the model.
+
+        Args:
+            what: What needs it, for the message.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        if self._engine is None:
+            raise ConfigError(
+                f"{what} needs a backbone, and this memory was opened with backbone=None; open the same database with "
+                "DeltaMem.open('tiny', url=…), or with a folder or hub id in place of 'tiny'. What was journalled "
+                "meanwhile is folded then"
+            )
+        return self._engine
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the states that this backbone can read; None without one."""
+        return None if self._engine is None else self._engine.fingerprint
+
+    @property
+    def state_bytes(self) -> int:
+        """Size of one agent's state; 0 without a backbone."""
+        return 0 if self._engine is None else self._engine.state_bytes
+
+    def count(self, text: str) -> int:
+        """Tokens of a text; without a backbone a third of its bytes, which is rather too many than too few."""
+        if self._engine is not None:
+            return self._engine.count(text)
+        return -(-len(text.encode("utf-8", "replace")) // BYTES_A_TOKEN)
+
+    def close(self) -> None:
+        """Close the engine, unless others use it."""
+        if self._engine is not None:
+            release(self._engine)
+
+
+def open_backbone(
+    backbone: str | Path | None,
+    adapter: str | Path | Adapter | None,
+    model: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    options: Mapping[str, Any],
+    limits: Limits | None,
+    hot_bytes: int,
+) -> Backbone:
+    """Load a model, or take the one that this process has loaded already; none for None.
+
+    Raises:
+        DeltaMemError: It cannot be loaded; see `engine.load`.
+    """
+    if backbone is None:
+        return Backbone(None)
+    from deltamem_agents.engine.engine import Engine
+    from deltamem_agents.engine.loading import load
+
+    def make() -> Engine:
+        loaded = load(backbone, adapter, model=model, tokenizer=tokenizer, **options)
+        return Engine(loaded, limits=limits, hot_bytes=hot_bytes)
+
+    if model is not None or not (adapter is None or isinstance(adapter, str | Path)):
+        return Backbone(make())
+    files = (stamp(backbone), stamp(adapter))
+    return Backbone(shared((str(backbone), str(adapter), files, *options.values(), limits, hot_bytes), make))
+
+
+def check_backbone(
+    backbone: object, adapter: object, model: object, tokenizer: object, options: Mapping[str, object]
+) -> None:
+    """Look at what `open_backbone` is given, before anything is read.
+
+    Raises:
+        ConfigError: It is of the wrong type, or describes a model where there is to be none.
+        MissingExtraError: torch or transformers is not installed.
+    """
+    if backbone is not None:
+        try:
+            from deltamem_agents.engine.loading import check_loading
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(
+                f"backbone {str(backbone)!r} needs {error.name}, which is not installed; '{CPU_TORCH}' and 'pip "
+                "install deltamem-agents' bring it, and backbone=None needs none",
+                name=error.name,
+            ) from error
+        check_loading(backbone, adapter, model, tokenizer, **options)
+        return
+    given = {"adapter": adapter, "model": model, "tokenizer": tokenizer, **options}
+    unused = [name for name, value in given.items() if value is not None and name not in ("device", "dtype")]
+    if unused:
+        raise ConfigError(
+            f"backbone=None loads no model, and {', '.join(unused)} {'is' if len(unused) == 1 else 'are'} of one; "
+            "name a backbone, or leave that out"
+        )
