@@ -47,6 +47,8 @@ def of(url: str, folder: Path, seconds: float, files: Path) -> Verdict:
             gone |= world.gone
             kept |= world.texts()
             exported |= {Path(each).name for each in world.exported}  # the writer was to import it next
+            # Or it had, and was killed before it took the file away.
+            exported |= {Path(line["begin"]["path"]).name for line in lines if _is_import(line)}
             wrong = rows.differences(world, rows.stored(store, path.stem))
             found.faults += [f"{path.stem} at the end: {each}" for each in wrong]
             if pending is not None:
@@ -68,6 +70,11 @@ def of(url: str, folder: Path, seconds: float, files: Path) -> Verdict:
     _held(folder, seconds, found, counts)
     found.counts = dict(counts)
     return found
+
+
+def _is_import(line: dict[str, Any]) -> bool:
+    """Whether a line of a ledger begins an import."""
+    return line.get("begin", {}).get("what") == "import"
 
 
 def _forks(store: Store, folder: Path, found: Verdict, counts: Counter[str], known: set[str]) -> None:

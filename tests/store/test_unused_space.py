@@ -104,7 +104,7 @@ def test_writers_and_readers_meanwhile_lose_nothing(tmp_path: Path) -> None:
         thread.start()
     with Store.open(f"sqlite:///{path}") as store:
         for i in range(30):
-            store.append("alice", [{"role": "user", "content": f"secret {i} " * 30, "id": f"m{i}"}], "s")
+            store.append("alice", [{"role": "user", "content": f"sesame {i} " * 30, "id": f"m{i}"}], "s")
             store.erase("alice", Selection(ids=[f"m{i}"]))
             store.purge()
         stop.set()
@@ -112,7 +112,7 @@ def test_writers_and_readers_meanwhile_lose_nothing(tmp_path: Path) -> None:
             thread.join()
         assert failed == [] and store.purge() is None
         assert sum(info.messages for info in store.agents()) == len(written)
-    assert b"secret " not in files(path)
+    assert b"sesame" not in files(path)
     with sqlite3.connect(path) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         connection.execute("INSERT INTO deltamem_records_fts(deltamem_records_fts, rank) VALUES ('integrity-check', 1)")
