@@ -134,6 +134,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "content": entry.content,
         "metadata": entry.metadata,
         "created_at": entry.created_at.isoformat(),
+        "folded": entry.folded,
     }
 
 

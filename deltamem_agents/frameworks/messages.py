@@ -16,6 +16,7 @@ from typing import Any
 
 from deltamem_agents.errors import InvalidAgentError
 from deltamem_agents.frameworks.sanitizing import plain_json, plain_text
+from deltamem_agents.frameworks.tool_output import ToolOutput, is_cut_of
 from deltamem_agents.memory.results import ToolCall
 from deltamem_agents.store import Entry, check_id, check_messages
 from deltamem_agents.store.messages import TEXT_TYPES, NewMessage
@@ -66,12 +67,16 @@ class FrameworkMessage:
             return plain | {"tool_calls": [_function(call) for call in self.tool_calls]}
         return None if self.role in ("system", "assistant") and not _says_something(content) else plain
 
-    def for_journal(self) -> dict[str, Any] | None:
+    def for_journal(self, tools: ToolOutput | None = None) -> dict[str, Any] | None:
         """As `AgentMemory.write` takes it; None where there is nothing to keep.
 
         Tool calls are kept as blocks after the text. Whoever reads the journal sees them; they are not folded. What a
         journal cannot hold is replaced, see `sanitizing`; the metadata then name what was, under `SANITIZED`.
+
+        Args:
+            tools: What is kept of a tool's result.
         """
+        tools = tools or ToolOutput()
         content = _plain_content(self.content)
         calls = [_block(call) for call in self.tool_calls]
         metadata = {plain_text(key): plain_json(value) for key, value in self.metadata.items() if not _is_empty(value)}
@@ -86,6 +91,8 @@ class FrameworkMessage:
         ]
         if not _says_something(content):
             content = None
+        if self.role == "tool":
+            content = tools.of(content)
         if calls:
             texts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
             content = [*texts, *calls]
@@ -94,6 +101,8 @@ class FrameworkMessage:
         message: dict[str, Any] = {"role": self.role, "content": content}
         if self.id:
             message["id"] = id_name(self.id)
+        if self.role == "tool":
+            message["folded"] = tools.folded
         if changed:
             metadata[SANITIZED] = changed
             _tell_once()
@@ -116,9 +125,9 @@ def for_prompt(messages: Iterable[FrameworkMessage]) -> list[dict[str, Any]]:
     return prompt
 
 
-def for_journal(messages: Iterable[FrameworkMessage]) -> list[dict[str, Any]]:
-    """What to write of messages, less those that say nothing."""
-    plain = (message.for_journal() for message in messages)
+def for_journal(messages: Iterable[FrameworkMessage], tools: ToolOutput | None = None) -> list[dict[str, Any]]:
+    """What to write of messages, less those that say nothing; ``tools`` is what is kept of tools' results."""
+    plain = (message.for_journal(tools) for message in messages)
     return [message for message in plain if message is not None]
 
 
@@ -219,7 +228,12 @@ def _in_order(log: Sequence[Entry], messages: Sequence[NewMessage]) -> list[bool
 
 
 def _same(old: Entry, new: NewMessage) -> bool:
-    return new.says_the_same(old.role, old.text, _blocks(old))
+    if new.says_the_same(old.role, old.text, _blocks(old)):
+        return True
+    if not old.role == new.role == "tool":
+        return False
+    # Journalled at another limit, or before there was one.
+    return is_cut_of(new.text, old.text) or is_cut_of(old.text, new.text)
 
 
 def _of_tools(role: str, blocks: list[Any] | None) -> bool:

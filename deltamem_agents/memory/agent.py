@@ -84,9 +84,10 @@ class AgentMemory(History):
 
         Args:
             messages: Mappings with ``role`` (system, user, assistant, tool) and ``content`` (text, or a list of
-                blocks, whose text parts are folded), optionally ``id``, ``metadata`` and ``created_at``. An id that
-                the session knows is passed over with the same text, with another text it replaces the old message;
-                another session's message of that id is another one.
+                blocks, whose text parts are folded), optionally ``id``, ``metadata``, ``created_at`` and ``folded``:
+                False keeps a message out of the state, True folds a tool's, which is not by default; both are recalled
+                by their text. An id that the session knows is passed over with the same text, with another text it
+                replaces the old message; another session's message of that id is another one.
             session: The conversation they belong to.
             wait: Whether to return after folding and indexing, done or failed, or as soon as the messages are durable;
                 the rest is then done in the background, or by the next recall, whichever comes first.

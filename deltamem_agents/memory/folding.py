@@ -176,7 +176,7 @@ class Folder:
             return Folded(self._decoded(agent, tail.newest), tail.position, history)
         start = tail.base.position if tail.base else 0
         state = self._decoded(agent, tail.base) if tail.base else self._engine.zero_state()
-        readable = [entry for entry in tail.entries if entry.text]
+        readable = [entry for entry in tail.entries if entry.text and entry.folded]
         segments = list(cut(readable, self._engine.rendering, self._engine.config.write_length, after=start))
         fold = _Fold(history, start, segments, state)
         if keep:

@@ -227,7 +227,7 @@ class History:
             messages=info.messages,
             position=info.position,
             epoch=info.epoch,
-            unfolded=len(store.live(self.id, after=stored.position or 0)),
+            unfolded=sum(entry.folded for entry in store.live(self.id, after=stored.position or 0)),
             revisions=stored.count,
             state_bytes=stored.bytes,
             folded_at=stored.created_at,

@@ -2,7 +2,7 @@
 
     score = WORDS z(words) + COVERED z(words covered around) + z(meaning) + AROUND z(meaning around)
             + NAMED [speaker named in the query] + OWN [query and record speak of their speaker]
-            - MODEL [said by a model or a tool; for a summary and for what the model said, a bonus]
+            - MODEL [said by a model; for a summary and for what the model said, a bonus] - TOOL [said by a tool]
             + EXCHANGE best score of the other message of the exchange, for these two
     fused = score + SESSION z(best score of the session) + ANSWERING max(score of the question before, 0)
             + RULE [standing rule] + PREFERENCE [standing preference, where something is to be done]
@@ -42,6 +42,7 @@ AROUND = 0.25
 NAMED = 2.0
 OWN = 2.0
 MODEL, MODEL_IN_SUMMARY, MODEL_ASKED_FOR = -1.5, 0.5, 1.0
+TOOL = -3.0  # it says much, about everything
 EXCHANGE = 0.6
 SESSION = 0.3
 ANSWERING = 0.3
@@ -188,6 +189,7 @@ class Signals:
         own: [N] whether record and query both speak of their speaker ("my dog").
         asks: [N] whether a record is a question.
         by_model: [N] whether a model or a tool said it.
+        by_tool: [N] whether a tool did.
         standing: [N] whether it is a rule or a preference; see `standing`.
     """
 
@@ -199,6 +201,7 @@ class Signals:
     own: Flags
     asks: Flags
     by_model: Flags
+    by_tool: Flags
     standing: NDArray[np.int8]
 
 
@@ -221,7 +224,8 @@ def fuse(
     if signals.meaning is not None and signals.around is not None:
         score = score + z(signals.meaning) + AROUND * z(signals.around)
     model = MODEL_IN_SUMMARY if kind.summary else MODEL_ASKED_FOR if kind.of_model else MODEL
-    score = score + NAMED * signals.named + OWN * signals.own + model * signals.by_model
+    said_by = np.where(signals.by_tool, TOOL, np.where(signals.by_model, model, 0.0))
+    score = score + NAMED * signals.named + OWN * signals.own + said_by
     if kind.summary or kind.of_model:
         score = score + EXCHANGE * messages.other(score.astype(np.float32))
     score = score.astype(np.float32)

@@ -402,6 +402,7 @@ class Retriever:
             own=snapshot.own & speaks_of_self(query),
             asks=snapshot.asks,
             by_model=snapshot.by_model,
+            by_tool=snapshot.by_tool,
             standing=snapshot.standing,
         )
 

@@ -30,7 +30,10 @@ Cosine = Callable[[int, int], float | None]  # of the records with these keys
 def select(
     query: str, ranked: Sequence[IndexedRecord], k: int, cosine: Cosine = lambda one, other: None
 ) -> list[IndexedRecord]:
-    """The k records to hand over, in the order of ``ranked``, which are all candidates by their score, best first."""
+    """The k records to hand over, in the order of ``ranked``, which are all candidates by their score, best first.
+
+    What tools gave stands behind what was said.
+    """
     asked = _normal(query)
     said = [record for record in ranked if not is_chatter(record.text) or _normal(record.text) == asked]
     unique = _once(said, cosine)
@@ -50,7 +53,7 @@ def select(
     for key in held_back:  # better than nothing
         if len(chosen) < k:
             chosen[key] = None
-    return [record for record in unique if record.key in chosen]
+    return sorted((record for record in unique if record.key in chosen), key=lambda record: record.role == "tool")
 
 
 def is_weak(record: IndexedRecord) -> bool:

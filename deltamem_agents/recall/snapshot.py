@@ -64,6 +64,7 @@ class Snapshot:
     asks: NDArray[np.bool_]
     own: NDArray[np.bool_]  # whether a person speaks of themselves in it: "my dog"
     by_model: NDArray[np.bool_]  # whether a model or a tool said it
+    by_tool: NDArray[np.bool_]
     standing: NDArray[np.int8]  # whether it is a rule or a preference
     position: NDArray[np.int64]
     written: NDArray[np.float64]
@@ -233,6 +234,7 @@ def joined(
         "asks": np.array([each.text.rstrip().endswith(("?", "？", "؟")) for each in records], bool),
         "own": np.array([each.role not in MODELS and speaks_of_self(each.text) for each in records], bool),
         "by_model": np.array([each.role in MODELS for each in records], bool),
+        "by_tool": np.array([each.role == "tool" for each in records], bool),
         "standing": np.array([standing(each.text, each.role) for each in records], np.int8),
         "position": np.array([each.position for each in records], np.int64),
         "written": np.array([each.created_at.timestamp() for each in records], np.float64),

@@ -28,7 +28,7 @@ from deltamem_agents.store.schema import EmbeddingRow, MessageRow, RecordRow, Re
 from deltamem_agents.store.whole_files import whole_file
 
 FORMAT = "deltamem-agent"
-VERSION = 2  # 1: ids were unique in the agent, not in the session
+VERSION = 3  # 1: ids were unique in the agent, not in the session; 2: every message was folded
 MANIFEST, MESSAGES, ROLLBACKS, REVISIONS = "manifest.json", "messages.jsonl", "rollbacks.jsonl", "revisions.jsonl"
 SHARD = 4096  # embeddings in one member
 FETCHED = 1000  # rows held at a time
@@ -110,6 +110,7 @@ def _messages(connection: Connection, key: int) -> Iterator[dict[str, Any]]:
             "metadata": row.metadata or {},
             "created_at": row.created_at.isoformat(),
             "left_at": row.left_at,
+            "folded": row.folded,
         }
 
 

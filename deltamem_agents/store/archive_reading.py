@@ -38,6 +38,7 @@ from deltamem_agents.store.archive import (
 from deltamem_agents.store.messages import NewMessage, check_id, check_messages
 from deltamem_agents.store.schema import ID_LIMIT, RecordRow, RollbackRow, in_utc
 
+ALL_FOLDED = 3  # versions before it, in which every message was
 LINE = 64 << 20  # bytes of one message, escaped
 MANIFEST_BYTES = 8 << 20
 ROOM = 16 << 20  # bytes that any archive may unpack to, …
@@ -277,6 +278,10 @@ def _messages(archive: zipfile.ZipFile, checked: Checked) -> Iterator[_Placed]:
     for line, taken in _lines(archive, checked, MESSAGES):
         try:
             position, left_at, session = line.pop("position"), line.pop("left_at"), line.pop("session")
+            if checked.manifest["version"] < ALL_FOLDED:
+                line["folded"] = True
+            elif type(line.get("folded")) is not bool:
+                raise ValueError(f"folded {line.get('folded')!r}")
             if type(position) is not int or not (left_at is None or type(left_at) is int):
                 raise ValueError(f"position {position!r}")
             (message,) = check_messages([line])

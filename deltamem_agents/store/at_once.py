@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Connection,
     DateTime,
     Integer,
@@ -95,6 +96,7 @@ def _said(message: NewMessage) -> dict[str, Any]:
         "blocks": None if message.blocks is None else json.dumps(message.blocks),
         "metadata": json.dumps(message.metadata) if message.metadata else None,
         "created_at": message.created_at.isoformat(),
+        "folded": message.folded,
     }
 
 
@@ -140,6 +142,7 @@ def _statement() -> Select[Any]:
         blocks=Text,
         metadata=Text,
         created_at=DateTime(timezone=True),
+        folded=Boolean,
     )
     messages = select(
         taken.c.key,
@@ -151,12 +154,13 @@ def _statement() -> Select[Any]:
         cast(said.c.blocks, JSON),
         cast(said.c.metadata, JSON),
         said.c.created_at,
+        said.c.folded,
     ).select_from(taken.join(said, taken.c.id == said.c.agent))
     pieces = _rows("pieces", agent=Text, left=Integer, chunk=Integer, text=Text, terms=Text)
     cut = select(taken.c.key, taken.c.head - pieces.c.left, pieces.c.chunk, pieces.c.text, pieces.c.terms).select_from(
         taken.join(pieces, taken.c.id == pieces.c.agent)
     )
-    columns = ["agent_key", "position", "id", "session", "role", "text", "blocks", "metadata", "created_at"]
+    columns = ["agent_key", "position", "id", "session", "role", "text", "blocks", "metadata", "created_at", "folded"]
     stored = insert(MessageRow).from_select(columns, messages).cte("stored")
     found = insert(RecordRow).from_select(["agent_key", "position", "chunk", "text", "terms"], cut)
     return select(taken.c.id).add_cte(stored, found.cte("found"))

@@ -42,7 +42,7 @@ def count(connection: Connection, fingerprint: str | None, model: str | None) ->
         newest = newest.where(RevisionRow.fingerprint == fingerprint)
     live = select(func.count()).select_from(MessageRow).where(MessageRow.left_at.is_(None), MessageRow.text != "")
     unfolded = live.join(AgentRow, AgentRow.key == MessageRow.agent_key).where(
-        MessageRow.position > func.coalesce(newest.scalar_subquery(), 0)
+        MessageRow.folded, MessageRow.position > func.coalesce(newest.scalar_subquery(), 0)
     )
     record = exists().where(RecordRow.agent_key == MessageRow.agent_key, RecordRow.position == MessageRow.position)
     embedding = exists().where(EmbeddingRow.record_key == RecordRow.key)

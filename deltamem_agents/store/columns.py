@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ColumnElement, DateTime, Integer, LargeBinary, String, Text
+from sqlalchemy import JSON, BigInteger, Boolean, ColumnElement, DateTime, Integer, LargeBinary, String, Text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -92,6 +92,28 @@ class Whole(Checked):
     def fits(self, value: Any) -> bool:
         """As `Checked.fits`."""
         return type(value) is int and self.low <= value < LARGEST
+
+
+class Flag(Checked):
+    """Yes or no; SQLite has 1 and 0."""
+
+    impl = Boolean
+    cache_ok = True
+    expected = "true or false"
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
+        """As `Checked.result_processor`; no other number or text is taken for one of them."""
+
+        def checked(value: Any) -> Any:
+            if type(value) in (bool, int) and value in (0, 1):
+                return bool(value)
+            raise DamagedValue(f"{described(value)}, which is not {self.expected}")
+
+        return checked
+
+    def fits(self, value: Any) -> bool:
+        """As `Checked.fits`."""
+        return type(value) is bool
 
 
 class Name(Checked):

@@ -114,6 +114,7 @@ def entry(row: Any) -> Entry:
         text=row.text,
         metadata=row.metadata or {},
         created_at=row.created_at,
+        folded=row.folded,
     )
 
 
@@ -270,4 +271,5 @@ def message_row(key: int, position: int, session: str, message: NewMessage) -> d
         "metadata": message.metadata or None,
         "created_at": message.created_at,
         "left_at": None,
+        "folded": message.folded,
     }

@@ -18,7 +18,7 @@ TEXT_BYTES = 10 << 20  # of each text, in UTF-8
 TEXT_AS_JSON = 15 << 20  # bytes of it in an archive, where quotes and control characters take two to six
 BLOCKS_BYTES = 16 << 20  # of its blocks as JSON; of a few images
 DETAILS_BYTES = 4 << 20  # of its metadata
-KEYS = ("role", "content", "id", "metadata", "created_at")
+KEYS = ("role", "content", "id", "metadata", "created_at", "folded")
 TEXT_TYPES = (None, "text", "input_text", "output_text")  # the frameworks' names for a block of text
 VERSION = "version"  # a block of this type tells messages apart that read the same
 
@@ -27,7 +27,8 @@ VERSION = "version"  # a block of this type tells messages apart that read the s
 class NewMessage:
     """A checked message that has no place in the journal yet.
 
-    ``blocks`` is None where the content is plain text; ``named`` says whether the id is the caller's.
+    ``blocks`` is None where the content is plain text; ``named`` says whether the id is the caller's, ``folded``
+    whether the text goes into the state.
     """
 
     id: str
@@ -37,6 +38,7 @@ class NewMessage:
     metadata: dict[str, Any]
     created_at: datetime
     named: bool = True
+    folded: bool = True
 
     def says_the_same(self, role: str, text: str, blocks: list[Any] | None) -> bool:
         """Whether a stored message says what this one says.
@@ -64,7 +66,8 @@ class Entry:
     """A live message of an agent's journal.
 
     ``content`` is what was given (text, or the list of blocks), ``text`` its text parts joined by newlines,
-    ``position`` counts from 1 within the agent, ``created_at`` is in UTC.
+    ``position`` counts from 1 within the agent, ``created_at`` is in UTC, ``folded`` says whether the text goes into
+    the state.
     """
 
     id: str
@@ -75,6 +78,7 @@ class Entry:
     text: str
     metadata: dict[str, Any]
     created_at: datetime
+    folded: bool = True
 
     @property
     def ref(self) -> MessageRef:
@@ -95,7 +99,8 @@ def check_messages(messages: object) -> list[NewMessage]:
     """Check all messages of one write before any of them is stored.
 
     Args:
-        messages: A sequence of mappings with ``role`` and ``content``, optionally ``id``, ``metadata``, ``created_at``.
+        messages: A sequence of mappings with ``role`` and ``content``, optionally ``id``, ``metadata``, ``created_at``
+            and ``folded``.
 
     Raises:
         InvalidMessageError: One of them cannot be journalled; the error says which and why.
@@ -146,6 +151,19 @@ def _check_message(index: int, message: object, now: datetime) -> NewMessage:
         metadata=_as_json(index, "metadata", dict(metadata or {}), DETAILS_BYTES),
         created_at=_check_time(index, message.get("created_at"), now),
         named=given is not None,
+        folded=_check_folded(index, message.get("folded"), role),
+    )
+
+
+def _check_folded(index: int, value: object, role: str) -> bool:
+    """Whether the message is folded; results of tools are not, unless that is asked for."""
+    if value is None:
+        return role != "tool"
+    if isinstance(value, bool):
+        return value
+    raise InvalidMessageError(
+        f"message {index} has folded {shown(value)}; give True or False, or leave it out to fold all but results of "
+        "tools"
     )
 
 

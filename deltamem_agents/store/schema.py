@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from sqlalchemy import ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from deltamem_agents.store.columns import Blob, Json, Name, UtcDateTime, Whole, Words, in_utc
+from deltamem_agents.store.columns import Blob, Flag, Json, Name, UtcDateTime, Whole, Words, in_utc
 
 __all__ = ["ID_LIMIT", "UtcDateTime", "chunked", "in_utc"]
 
@@ -69,7 +69,11 @@ Index("deltamem_agents_origin", AgentRow.origin)
 
 
 class MessageRow(Base):
-    """A message of the journal. ``left_at`` is the entry by which it left the live journal; null while it is live."""
+    """A message of the journal.
+
+    ``left_at`` is the entry by which it left the live journal; null while it is live. ``folded`` says whether its text
+    goes into the state; it never changes, as the state is a function of the live journal.
+    """
 
     __tablename__ = "deltamem_messages"
     agent_key: Mapped[int] = mapped_column(ForeignKey("deltamem_agents.key", ondelete="CASCADE"), primary_key=True)
@@ -82,6 +86,7 @@ class MessageRow(Base):
     details: Mapped[dict[str, Any] | None] = mapped_column("metadata", Json(dict))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     left_at: Mapped[int | None] = mapped_column(Whole(1, optional=True))
+    folded: Mapped[bool] = mapped_column(Flag())
 
 
 Index(

@@ -144,9 +144,9 @@ class Store(ById):
 
         Args:
             messages: Mappings with ``role`` and ``content`` (text or a list of blocks), optionally ``id``,
-                ``metadata`` and ``created_at``. An id that the session knows is passed over with the same role and
-                text; with another it replaces the old message, which leaves the live journal, and the agent's epoch
-                rises.
+                ``metadata``, ``created_at`` and ``folded`` (whether its text goes into the state; by default that of
+                all but tools). An id that the session knows is passed over with the same role and text; with another
+                it replaces the old message, which leaves the live journal, and the agent's epoch rises.
 
         Returns:
             The messages' ids, in order; once this returns they are durable.

@@ -15,7 +15,7 @@ from deltamem_agents.errors import StoreError
 from deltamem_agents.store.database import Database
 from deltamem_agents.store.schema import Base
 
-LATEST = "0004"
+LATEST = "0005"
 VERSION_TABLE = "deltamem_version"
 FIRST_TABLE = "deltamem_schema"  # where version 0001 kept its number
 MIGRATIONS = Path(__file__).parent / "migrations"

@@ -9,6 +9,7 @@ from langchain_core.messages import BaseMessage
 
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open
 from deltamem_agents.frameworks.messages import clearing, session_name, since_cleared
+from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import DeltaMem
 from deltamem_agents.store import Entry
 from langchain_deltamem.messages import for_journal, put_together
@@ -25,13 +26,27 @@ class DeltaMemChatMessageHistory(BaseChatMessageHistory):
         agent_id: Whose journal.
         session_id: Any string; one the journal cannot hold as an id is hashed.
         on_error: Where messages cannot be journalled, "log" goes on without, "raise" raises. Reading raises always.
+        tool_output: Characters of a tool's result that are journalled, and so come back in `messages`: half from its
+            beginning, half from its end; None for all.
+        fold_tool_output: Whether they are folded into the state.
 
     Raises:
+        ConfigError: An option is out of range.
         InvalidAgentError: The agent id is not one.
     """
 
-    def __init__(self, mem: DeltaMem, agent_id: str, session_id: str = "default", *, on_error: OnError = "log") -> None:
+    def __init__(
+        self,
+        mem: DeltaMem,
+        agent_id: str,
+        session_id: str = "default",
+        *,
+        on_error: OnError = "log",
+        tool_output: int | None = LIMIT,
+        fold_tool_output: bool = False,
+    ) -> None:
         super().__init__()
+        self._tools = ToolOutput(limit=tool_output, folded=fold_tool_output)
         self._on_error = check_on_error(on_error)
         self._agent = mem.agent(agent_id)
         self._session = session_name(session_id)
@@ -47,7 +62,7 @@ class DeltaMemChatMessageHistory(BaseChatMessageHistory):
         Returns once they are durable; the next recall folds them.
         """
         with fails_open(self._on_error, "journalling"):
-            self._agent.write(for_journal(messages), self._session, wait=False)
+            self._agent.write(for_journal(messages, self._tools), self._session, wait=False)
 
     def clear(self) -> None:
         """Start the conversation anew. The agent's memory, its journal and its state stay."""
@@ -61,7 +76,7 @@ class DeltaMemChatMessageHistory(BaseChatMessageHistory):
     async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Async twin of `add_messages`; never blocks the event loop."""
         with fails_open(self._on_error, "journalling"):
-            await self._agent.awrite(for_journal(messages), self._session, wait=False)
+            await self._agent.awrite(for_journal(messages, self._tools), self._session, wait=False)
 
     async def aclear(self) -> None:
         """Async twin of `clear`; never blocks the event loop."""

@@ -17,6 +17,7 @@ from langchain_core.messages import (
 
 from deltamem_agents.frameworks import messages as shared
 from deltamem_agents.frameworks.messages import FrameworkMessage, from_journal, own_role
+from deltamem_agents.frameworks.tool_output import ToolOutput
 from deltamem_agents.memory.results import ToolCall
 from deltamem_agents.store import Entry
 
@@ -78,9 +79,9 @@ def for_prompt(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     return shared.for_prompt(map(taken_apart, messages))
 
 
-def for_journal(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """What to write of these messages, less those that say nothing."""
-    return shared.for_journal(map(taken_apart, messages))
+def for_journal(messages: Sequence[BaseMessage], tools: ToolOutput | None = None) -> list[dict[str, Any]]:
+    """What to write of these messages, less those that say nothing; ``tools`` is what is kept of tools' results."""
+    return shared.for_journal(map(taken_apart, messages), tools)
 
 
 def without_orphans(messages: Sequence[BaseMessage]) -> list[BaseMessage]:

@@ -20,6 +20,7 @@ from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open
 from deltamem_agents.frameworks.messages import edited, session_name, unwritten
 from deltamem_agents.frameworks.ownership import Owner
+from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.frameworks.written import mark, unmarked
 from deltamem_agents.memory import AgentMemory, DeltaMem, Recall
 from deltamem_agents.memory.twins import twin
@@ -64,6 +65,9 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         budget: Tokens they may have, by the backbone's tokenizer.
         outdated: "omit" leaves records that a newer one contradicts out of the text, "mark" says until when they held.
         write: "all" (what was said by people, models and tools; never system messages), "human", or a predicate.
+        tool_output: Characters of a tool's result that are journalled, half from its beginning, half from its end; None
+            for all.
+        fold_tool_output: Whether they are folded into the state.
         tools: Whether the model gets tools to `remember`, `recall` and `forget` by itself; what they do is journalled
             by their effect only.
         on_error: "log" goes on without memory where it fails (the database is away, say), "raise" raises.
@@ -87,6 +91,8 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         budget: int | None = None,
         outdated: str = "omit",
         write: Write = "all",
+        tool_output: int | None = LIMIT,
+        fold_tool_output: bool = False,
         tools: bool = False,
         on_error: OnError = "log",
         name: str | None = None,
@@ -107,6 +113,7 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         self.state_schema = _state_of(self._key)  # each middleware's own
         self._options = RecallOptions(mode=mode, k=k, budget=budget, outdated=outdated)
         self._write = write
+        self._output = ToolOutput(limit=tool_output, folded=fold_tool_output)
         self.tools = memory_tools(self._of_tool, self._options) if tools else []
 
     @property
@@ -160,10 +167,10 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         chosen = self._chosen(state["messages"])
         key = self._mem.store.secret(agent.id)
         if known is None:
-            messages = for_journal(chosen)
+            messages = for_journal(chosen, self._output)
             new = unwritten(agent.log(session), messages) if messages else []
         else:
-            new = _new(agent, session, chosen, known, _marks(key or b"", session, chosen))
+            new = _new(agent, session, chosen, self._output, known, _marks(key or b"", session, chosen))
         if new:
             agent.write(new, session, wait=False)
             key = key or self._mem.store.secret(agent.id)
@@ -242,6 +249,7 @@ def _new(
     agent: AgentMemory,
     session: str,
     messages: Sequence[BaseMessage],
+    tools: ToolOutput,
     known: Mapping[str, str],
     marks: Mapping[str, str],
 ) -> list[dict[str, Any]]:
@@ -251,9 +259,9 @@ def _new(
     The journal does; what it has no more was erased, and is not told again.
     """
     new, unsure = unmarked(known, marks)
-    doubtful = for_journal([each for each in messages if each.id in unsure])
+    doubtful = for_journal([each for each in messages if each.id in unsure], tools)
     changed = edited(agent.log(session), doubtful) if doubtful else []
-    return [*changed, *for_journal([each for each in messages if not each.id or each.id in new])]
+    return [*changed, *for_journal([each for each in messages if not each.id or each.id in new], tools)]
 
 
 def _joined(system: SystemMessage | None, text: str) -> SystemMessage:

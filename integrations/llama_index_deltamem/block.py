@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -18,9 +19,10 @@ from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_op
 from deltamem_agents.frameworks.messages import for_journal, session_name
 from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.frameworks.recalled import RecalledText
+from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.opened import Handle, refuse_pickle
-from llama_index_deltamem.messages import question, taken_apart, texts
+from llama_index_deltamem.messages import question, taken_apart, texts, with_observations_cut
 
 WAYS = "give DeltaMemoryBlock(mem, agent_id=…), a string, such as a user's id"
 
@@ -37,9 +39,10 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
         agent_id: Whose memory.
         fields: ``mode`` ("hybrid", "vector" or "state"), ``k``, ``budget``, ``outdated``,
             ``tokenizer_fn`` (that of the `Memory`,
-            where it was given one), ``on_error`` ("log" goes on without memory where it fails, "raise" raises), and
-            those of any block. Where tokens are short, blocks of the lowest ``priority``
-            are truncated first, those of 0 never; this one keeps its highest-ranked records.
+            where it was given one), ``on_error`` ("log" goes on without memory where it fails, "raise" raises),
+            ``tool_output`` and ``fold_tool_output`` (characters of a tool's result that are journalled, None for all,
+            and whether they are folded), and those of any block. Where tokens are short, blocks of the lowest
+            ``priority`` are truncated first, those of 0 never; this one keeps its highest-ranked records.
 
     Raises:
         ConfigError: An option is out of range, or there is no agent id.
@@ -55,6 +58,8 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
     budget: int | None = Field(default=None, description="Tokens that recall may have.")
     outdated: str = Field(default="omit", description="Records that a newer one contradicts: omit, or mark.")
     on_error: OnError = Field(default="log", description="'log' or 'raise'.")
+    tool_output: int | None = Field(default=LIMIT, description="Characters of a tool's result that are journalled.")
+    fold_tool_output: bool = Field(default=False, description="Whether they are folded into the state.")
     tokenizer_fn: Callable[[str], list[Any]] = Field(default_factory=get_tokenizer, exclude=True, repr=False)
 
     _handle: Handle = PrivateAttr()
@@ -66,6 +71,7 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
         Owner(agent_id=agent_id, ways=WAYS).memory(mem)
         RecallOptions(**{name: fields[name] for name in ("mode", "k", "budget", "outdated") if name in fields})
         check_on_error(fields.get("on_error", "log"))
+        ToolOutput(limit=fields.get("tool_output", LIMIT), folded=fields.get("fold_tool_output", False))
         super().__init__(agent_id=agent_id, **fields)  # type: ignore[call-arg]  # a field of this class
         self._handle = Handle(mem)
 
@@ -100,12 +106,15 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
                 raise
 
     async def _write(self, messages: list[ChatMessage]) -> None:
+        tools = ToolOutput(limit=self.tool_output, folded=self.fold_tool_output)
         for session, portion in groupby(messages, lambda each: session_name(each.additional_kwargs.get("session_id"))):
             last, new = self._last.get(session, session), []
-            for message in for_journal(taken_apart(each) for each in portion):
+            for message in for_journal(map(taken_apart, portion), replace(tools, limit=None)):
                 if message["role"] != "system":
-                    last = _id_after(last, message)
-                    new.append(message | {"id": last})
+                    last = _id_after(last, message)  # of all that was said, whatever is kept of it
+                    if message["role"] == "tool":
+                        message["content"] = tools.of(message["content"])
+                    new.append(with_observations_cut(message, tools) | {"id": last})
             if new:
                 await self._agent.awrite(new, session, wait=False)
                 self._last[session] = last

@@ -16,6 +16,7 @@ from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open
 from deltamem_agents.frameworks.messages import clearing, session_name, since_cleared, unwritten
 from deltamem_agents.frameworks.ownership import Owner
+from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem, Receipt
 from deltamem_agents.memory.opened import find_open, refuse_pickle
 from llama_index_deltamem.blocking import finished
@@ -33,6 +34,8 @@ SERIALISED = (
         "budget",
         "outdated",
         "on_error",
+        "tool_output",
+        "fold_tool_output",
         "token_limit",
         "token_flush_size",
         "chat_history_token_ratio",
@@ -59,6 +62,8 @@ class DeltaMemory(Memory):
     budget: int | None = Field(default=None, description="Tokens that recall may have, besides the token limit.")
     outdated: str = Field(default="omit", description="Records that a newer one contradicts: omit, or mark.")
     on_error: OnError = Field(default="log", description="'log' or 'raise'.")
+    tool_output: int | None = Field(default=LIMIT, description="Characters of a tool's result that are journalled.")
+    fold_tool_output: bool = Field(default=False, description="Whether they are folded into the state.")
 
     _turn: OpenTurn = PrivateAttr()
 
@@ -67,6 +72,7 @@ class DeltaMemory(Memory):
         Owner(agent_id=agent_id, ways=WAYS).memory(mem)
         RecallOptions(**{name: fields[name] for name in ("mode", "k", "budget", "outdated") if name in fields})
         check_on_error(fields.get("on_error", "log"))
+        ToolOutput(limit=fields.get("tool_output", LIMIT), folded=fields.get("fold_tool_output", False))
         super().__init__(agent_id=agent_id, **fields)  # type: ignore[call-arg]  # a field of this class
         self._turn = OpenTurn(mem)
 
@@ -87,6 +93,8 @@ class DeltaMemory(Memory):
         budget: int | None = None,
         outdated: str = "omit",
         on_error: OnError = "log",
+        tool_output: int | None = LIMIT,
+        fold_tool_output: bool = False,
         token_limit: int = DEFAULT_TOKEN_LIMIT,
         chat_history: list[ChatMessage] | None = None,
         **options: Any,
@@ -101,6 +109,9 @@ class DeltaMemory(Memory):
                 held.
             on_error: Where memory fails, "log" goes on without recall, and keeps what cannot be journalled for the next
                 turn; "raise" raises.
+            tool_output: Characters of a tool's result that are journalled, half from its beginning, half from its end;
+                None for all. The buffer has all of it, until it is filled from the journal again.
+            fold_tool_output: Whether they are folded into the state.
             token_limit: Of buffer and recall together, by the backbone's tokenizer unless ``tokenizer_fn`` is given.
             chat_history: What the conversation begins with; what the journal does not have of it is written.
             options: Any other of `Memory.from_defaults`.
@@ -113,6 +124,7 @@ class DeltaMemory(Memory):
         options.setdefault("tokenizer_fn", tokenizer_of(mem))
         stock = Memory.from_defaults(session_id=session_id, token_limit=token_limit, **options)
         fields = {name: getattr(stock, name) for name in Memory.model_fields}
+        fields |= {"tool_output": tool_output, "fold_tool_output": fold_tool_output}
         memory = cls(mem, agent_id, mode=mode, k=k, budget=budget, outdated=outdated, on_error=on_error, **fields)
         if chat_history is not None:
             memory.set(chat_history)
@@ -185,7 +197,7 @@ class DeltaMemory(Memory):
         await super().aset(messages)
         given = said(messages)
         log = await self._agent.alog(self._session)
-        new = {each["id"] for each in unwritten(log, journalled(given), whole=True)}
+        new = {each["id"] for each in unwritten(log, journalled(given, self._tools), whole=True)}
         due = [each for each in given if each.id in new]
         if due and due[-1].message is messages[-1] and asks(messages[-1]):
             self._turn.begin([due.pop()])
@@ -269,6 +281,10 @@ class DeltaMemory(Memory):
     def _session(self) -> str:
         return session_name(self.session_id)
 
+    @property
+    def _tools(self) -> ToolOutput:
+        return ToolOutput(limit=self.tool_output, folded=self.fold_tool_output)
+
     async def _recall(self, query: str, left: int, present: Sequence[str]) -> str:
         """Recalled text of at most ``left`` tokens, of the same records whenever it is asked for within a turn."""
         if not query or left < 1:
@@ -285,7 +301,7 @@ class DeltaMemory(Memory):
         """Journal messages; returns once they are durable. Where that fails they stay in the open turn."""
         with fails_open(self.on_error, "journalling"):
             try:
-                if new := journalled(due):
+                if new := journalled(due, self._tools):
                     await self._agent.awrite(new, self._session, wait=False)
             except BaseException:
                 self._turn.begin(due)

@@ -16,9 +16,11 @@ from llama_index.core.base.llms.types import (
 )
 
 from deltamem_agents.frameworks.messages import FrameworkMessage, from_journal, own_role
+from deltamem_agents.frameworks.tool_output import ToolOutput
 from deltamem_agents.memory.results import ToolCall
 from deltamem_agents.store import Entry
 
+_THOUGHT, _OBSERVATION = "Thought: ", "\nObservation: "  # as LlamaIndex's ReAct agents write
 KEPT = ("tool_call_id", "name")  # of additional_kwargs: what goes into metadata
 
 
@@ -52,6 +54,23 @@ def put_together(entry: Entry) -> ChatMessage:
 def tool_call_blocks(calls: Sequence[ToolCall]) -> list[ContentBlock]:
     """Tool calls as LlamaIndex has them in a message."""
     return [ToolCallBlock(tool_call_id=c.id, tool_name=c.name, tool_kwargs=dict(c.arguments)) for c in calls]
+
+
+def with_observations_cut(message: dict[str, Any], tools: ToolOutput) -> dict[str, Any]:
+    """A message for the journal, where it is a ReAct agent's reasoning with what tools gave that was cut, and unfolded.
+
+    Such an agent puts its thoughts, actions, observations and answer into one message of the assistant.
+    """
+    text = message["content"]
+    if message["role"] != "assistant" or not isinstance(text, str) or not text.startswith(_THOUGHT):
+        return message
+    begin, end = text.find(_OBSERVATION), text.rfind(f"\n{_THOUGHT}")
+    if begin < 0:
+        return message
+    begin += len(_OBSERVATION)
+    end = end if end >= begin else len(text)
+    cut = tools.of(text[begin:end])
+    return message | {"content": f"{text[:begin]}{cut}{text[end:]}", "folded": tools.folded}
 
 
 def asks(message: ChatMessage) -> bool:

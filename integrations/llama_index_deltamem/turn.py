@@ -11,9 +11,10 @@ from llama_index.core.base.llms.types import ChatMessage
 
 from deltamem_agents.frameworks.messages import for_journal
 from deltamem_agents.frameworks.recalled import RecalledText
+from deltamem_agents.frameworks.tool_output import ToolOutput
 from deltamem_agents.memory import DeltaMem
 from deltamem_agents.memory.opened import Handle
-from llama_index_deltamem.messages import answers, asks, taken_apart
+from llama_index_deltamem.messages import answers, asks, taken_apart, with_observations_cut
 
 
 class Said(NamedTuple):
@@ -80,6 +81,7 @@ def said(messages: Iterable[ChatMessage]) -> list[Said]:
     return [Said(uuid4().hex, message) for message, ours in apart if ours.role != "system"]
 
 
-def journalled(messages: Iterable[Said]) -> list[dict[str, Any]]:
-    """As `AgentMemory.write` takes them, less those that say nothing."""
-    return for_journal(taken_apart(each.message, each.id) for each in messages)
+def journalled(messages: Iterable[Said], tools: ToolOutput) -> list[dict[str, Any]]:
+    """As `AgentMemory.write` takes them, less those that say nothing; ``tools`` is what is kept of tools' results."""
+    new = for_journal((taken_apart(each.message, each.id) for each in messages), tools)
+    return [with_observations_cut(each, tools) for each in new]

@@ -67,9 +67,7 @@ def test_bad_templates(tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.M
 def test_a_good_template_gives_what_transformers_does(tokenizer: PreTrainedTokenizerBase) -> None:
     rows: list[tuple[list[dict[str, Any]], Any]] = [(MESSAGES, TOOLS), (MESSAGES[:1], None)]
     for messages, tools in rows:
-        expected = tokenizer.apply_chat_template(
-            messages, tools=tools, add_generation_prompt=True, tokenize=False
-        )
+        expected = tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, tokenize=False)
         assert templates.render(tokenizer, messages, tools) == expected
 
 

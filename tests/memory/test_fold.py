@@ -206,6 +206,37 @@ def test_blocks_without_text_are_kept_and_not_folded(mem, distance) -> None:
     assert agent.log()[0].content == [image]
 
 
+def test_what_is_not_folded_leaves_no_trace_in_the_state(mem, distance, tmp_path) -> None:
+    """Written one by one or at once, forked, imported, erased, rolled back and folded anew; the fold reads no more."""
+    output = {"role": "tool", "content": "Of all harbours, the deepest is in Narvik. " * 500}
+    said = told(1)[:6]
+    mixed = [output, *said[:2], output, output, *said[2:], {**said[0], "folded": False}, output]
+    plain, slow, fast = (mem.agent(name) for name in ("plain", "slow", "fast"))
+    plain.write(said, "s1")
+    expected, before = plain.state(), mem.stats().engine.tokens_read
+    for message in mixed:
+        slow.write([message], "s1", wait=message is not output)
+    fast.write(mixed, "s1")
+    assert mem.stats().engine.tokens_read - before < 4_000  # a single output has five thousand
+    assert distance(slow.state(), expected) < SAME and distance(fast.state(), expected) < SAME
+    assert fast.health().unfolded == mem.stats().backlog.unfolded == 0
+
+    fast.fork("twin")
+    mem.export("fast", tmp_path / "a.zip")
+    mem.import_(tmp_path / "a.zip", agent="back")
+    for name in ("twin", "back"):
+        mem.agent(name).rebuild()
+        assert distance(mem.agent(name).state(), expected) < SAME
+    end = fast.log()[-1].position
+    fast.write([output], "s2")
+    fast.rollback(end)
+    fast.erase(ids=[fast.log()[0].id, fast.log()[3].id])
+    assert distance(fast.state(), expected) < SAME and fast.verify().worst < SAME
+    assert "Narvik" in fast.recall("Which harbour is the deepest?", mode="vector", generate=False).text
+    (again,) = mem.agent("folded").write([{**output, "content": "The deepest is in Narvik.", "folded": True}])
+    assert any(tensor.any() for tensor in mem.agent("folded").state().values()) and again
+
+
 def test_only_pictures_leave_the_state_at_zero(mem) -> None:
     mem.agent("a").write([{"role": "user", "content": [{"type": "image", "url": "x"}]}])
     assert all(not tensor.any() for tensor in mem.agent("a").state().values())

@@ -59,6 +59,18 @@ def test_a_model_comes_after_the_user_unless_asked_for() -> None:
     assert best(fused([0, 0, 5, 5.5, 0, 0, 0, 0], by_model=[3], question=asked)) == 3
 
 
+def test_a_tool_comes_after_a_person_and_a_model_whatever_is_asked() -> None:
+    words = [0, 0, 5, 6.5, 0, 0, 0, 0]
+    for question in (None, Question("x", of_model=True), Question("x", summary=True)):
+        assert best(fused(words, by_model=[3], by_tool=[3], question=question)) == 2
+    of_both = fused(words, by_model=[2, 3], by_tool=[3])
+    assert of_both[2] > of_both[3]
+    alone = [0.0] * 40
+    alone[7] = 6.5
+    scores = fused(alone, by_model=[7], by_tool=[7])  # where nobody else said it, it comes after what stands around it
+    assert sorted(np.argsort(-scores)[:5].tolist()) == [5, 6, 7, 8, 9]
+
+
 def test_a_rule_stands_without_a_shared_word() -> None:
     assert best(fused([0, 1, 0, 1, 0, 0, 0, 1], rules=[4])) == 4
 
@@ -89,7 +101,8 @@ def fused(
     numbers = np.array(sessions or [0] * count)
     order = Sessions.from_numbers(numbers)
     cosines = None if meaning is None else np.array(meaning, np.float32)
-    flags = {name: np.isin(np.arange(count), given.get(name, [])) for name in ("named", "own", "asks", "by_model")}
+    kinds = ("named", "own", "asks", "by_model", "by_tool")
+    flags = {name: np.isin(np.arange(count), given.get(name, [])) for name in kinds}
     around = None if cosines is None else order.around(cosines)
     messages = Messages.from_positions(np.array(given.get("of", range(count))), numbers, flags["by_model"])
     scores = np.array(words, np.float32)

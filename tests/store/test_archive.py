@@ -33,7 +33,7 @@ def filled(store: Store, say: Say, commit: Commit) -> Store:
         "apple\ncore\x1e\r\n", id="a", metadata={"tags": ["é", {"b": True}]}, created_at="2026-01-02T03:04:05.6Z"
     )
     store.append("alice", [apple, say("banana", "tool", id="b"), say(blocks, "assistant", id="猫" * 255)], "s1")
-    store.append("alice", [say("blackberry", id="b")], "s1")
+    store.append("alice", [say("blackberry", id="b", folded=False)], "s1")
     store.rollback("alice", 3)
     store.append("alice", [say("damson", id="b"), say([{"type": "image", "url": "y"}])], "s/3")
     store.rollback("alice", 4)
@@ -255,7 +255,7 @@ def test_no_file_and_a_folder(other: Store, archive: Path) -> None:
 FOREIGN: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
     "no manifest": (lambda members: members.pop("manifest.json") and None, "no manifest"),
     "another format": (in_manifest(format="deltamem-other"), "no agent that was exported"),
-    "newer": (in_manifest(version=3), "version 3.*up to 2.*install a newer"),
+    "newer": (in_manifest(version=4), "version 4.*up to 3.*install a newer"),
     "version of text": (in_manifest(version="1"), "no agent that was exported"),
     "version 0": (in_manifest(version=0), "no agent that was exported"),
     "version of truth": (in_manifest(version=True), "no agent that was exported"),
@@ -346,6 +346,8 @@ DAMAGED: dict[str, Callable[[dict[str, bytes]], None]] = {
     "surrogate": in_line("messages.jsonl", 0, content="a\ud800b"),
     "surrogate in metadata": in_line("messages.jsonl", 0, metadata={"a": "\ud800"}),
     "unknown key": in_line("messages.jsonl", 0, name="x"),
+    "folded is text": in_line("messages.jsonl", 0, folded="yes"),
+    "folded is nothing": in_line("messages.jsonl", 0, folded=None),
     "bad session": in_line("messages.jsonl", 0, session="x" * 256),
     "bad time": in_line("messages.jsonl", 0, created_at="0001-01-01T00:00:00+14:00"),
     "rollback to itself": in_line("rollbacks.jsonl", 0, target=22),
@@ -445,10 +447,27 @@ def test_sessions_that_number_alike(store: Store, other: Store, tmp_path: Path, 
     assert [entry.text for entry in other.live("alice", session="a")] == ["apple of a", "cake"]
 
 
+def as_version_2(members: dict[str, bytes]) -> None:
+    lines = map(json.loads, members["messages.jsonl"].splitlines())
+    told = ({name: value for name, value in line.items() if name != "folded"} for line in lines)
+    members["messages.jsonl"] = b"".join(json.dumps(line).encode() + b"\n" for line in told)
+    in_manifest(version=2)(members)
+
+
 def as_version_1(members: dict[str, bytes]) -> None:
+    as_version_2(members)
     manifest = json.loads(members["manifest.json"]) | {"version": 1}
     del manifest["agent_ids_until"]
     members["manifest.json"] = json.dumps(manifest).encode()
+
+
+def test_in_archives_before_version_3_every_message_was_folded(other: Store, tmp_path: Path, say: Say) -> None:
+    other.append("alice", [say("apple"), say("banana", "tool"), say("cherry", folded=False)], "s")
+    other.export("alice", tmp_path / "a.zip")
+    other.import_(tmp_path / "a.zip", "same")
+    other.import_(rewritten(tmp_path / "a.zip", as_version_2), "new")
+    folded = {name: [entry.folded for entry in other.live(name)] for name in ("same", "new")}
+    assert folded == {"same": [True, False, False], "new": [True, True, True]}
 
 
 def test_an_archive_of_version_1_is_read(other: Store, archive: Path, say: Say) -> None:

@@ -17,8 +17,9 @@ Commit = Callable[..., int]
 def filled(store: Store, say: Say, commit: Commit) -> Store:
     """1 apple, 2 banana, 3 cherry, of which banana is superseded at 4 and all was rolled back to 3."""
     first = say("apple\ncore", id="a", metadata={"n": [1]}, created_at="2026-01-02T03:04:05.678901+00:00")
-    store.append("alice", [first, say("banana", id="b"), say([{"type": "image", "url": "c"}, "cherry"], id="c")], "s1")
-    store.append("alice", [say("blackberry", id="b")], "s1")
+    cherry = say([{"type": "image", "url": "c"}, "cherry"], id="c")
+    store.append("alice", [first, say("banana", "tool", id="b"), cherry], "s1")
+    store.append("alice", [say("blackberry", id="b", folded=False)], "s1")
     store.rollback("alice", 3)
     commit("alice", 1)
     commit("alice", 3, 1)

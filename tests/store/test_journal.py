@@ -132,6 +132,23 @@ def test_blocks_are_kept_whole_and_their_text_is_joined(store: Store, say: Say) 
     assert [record.text for record in store.records("alice")] == ["Look at this:", "and that"]
 
 
+def test_results_of_tools_are_not_folded_unless_that_is_asked_for(store: Store, say: Say) -> None:
+    asked: list[tuple[str, bool | None, bool]] = [  # role, what is given, what is stored
+        ("user", None, True), ("assistant", None, True), ("system", None, True), ("tool", None, False),
+        ("tool", True, True), ("user", False, False), ("assistant", True, True),
+    ]  # fmt: skip
+    for named in (False, True):  # the two ways of appending
+        given = [say("x", role, folded=value) for role, value, _ in asked]
+        store.append("alice", [each | {"id": str(i)} if named else each for i, each in enumerate(given)], "s")
+    assert [entry.folded for entry in store.live("alice")] == [stored for *_, stored in asked] * 2
+    assert len(store.records("alice")) == 2 * len(asked)  # all are found
+
+    store.append("alice", [say("x", "tool", id="3", folded=True)], "s")  # known, with the same text
+    assert store.live("alice")[len(asked) + 3].folded is False and len(store.live("alice")) == 2 * len(asked)
+    store.append("alice", [say("y", "tool", id="3", folded=True)], "s")
+    assert store.live("alice")[-1].folded is True
+
+
 def test_metadata_and_times_come_back(store: Store, say: Say) -> None:
     local = datetime(2026, 3, 1, 12, 30, 0, 125, tzinfo=timezone(timedelta(hours=2)))
     given_times = [local, datetime(2026, 3, 1, 10), "2026-03-01T10:00:00+01:00"]
@@ -173,6 +190,8 @@ BAD_MESSAGES = [
     ({"role": "user", "content": "x", "created_at": "yesterday"}, "yesterday"),
     ({"role": "user", "content": "x", "created_at": 12}, "created_at 12"),
     ({"role": "user", "content": "x", "name": "Bob"}, "unknown key 'name'"),
+    ({"role": "tool", "content": "x", "folded": 1}, "folded 1; give True or False"),
+    ({"role": "tool", "content": "x", "folded": "no"}, "folded 'no'; give True or False"),
 ]
 
 

@@ -44,10 +44,14 @@ def run(database: Database, version: str) -> None:
     database.write(work)
 
 
-def fill(connection: Connection, dots: str = "") -> None:
-    """What version 0001 had written: two agents, messages that are live and not, states, records, embeddings."""
+def fill(connection: Connection, dots: str = "", **agents: Any) -> None:
+    """What version 0001 had written: two agents, messages that are live and not, states, records, embeddings.
+
+    ``agents`` are what later versions have of each agent besides.
+    """
 
     def put(table: str, **values: Any) -> None:
+        values |= agents if table == "agents" else {}
         names = ", ".join(f":{name}" for name in values)
         connection.execute(text(f"INSERT INTO {dots}deltamem_{table} ({', '.join(values)}) VALUES ({names})"), values)
 
@@ -113,7 +117,8 @@ def of_version(
         database.prepare()
         run(database, version)
         dots = f"{schema}." if schema else ""
-        database.write(lambda connection: fill(connection, dots))
+        later = {"secret": bytes(32)} if version >= "0004" else {}
+        database.write(lambda connection: fill(connection, dots, **later))
         for table in ("agents", "records") if url.startswith("postgresql") else ():  # past the keys given above
             past = f"SELECT setval(pg_get_serial_sequence('{dots}deltamem_{table}', 'key'), 100)"
             database.write(lambda connection, past=past: connection.exec_driver_sql(past))
@@ -193,6 +198,27 @@ def test_ids_are_those_of_their_session_after_the_upgrade(
                     store.erase(agent, Selection(ids=["m1"]))
                 store.erase(agent, Selection(ids=["m1"], session="t"))
                 assert [entry.text for entry in store.live(agent)] == ["line 1", "line 3"]
+
+
+@pytest.mark.parametrize(
+    ("version", "kind"), [("0001", "file"), ("0004", "file"), ("0003", "postgresql schema"), ("0004", "postgresql")]
+)
+def test_what_was_folded_before_the_upgrade_stays_folded(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, kind: str
+) -> None:
+    with of_version(request, tmp_path, monkeypatch, version, kind) as database:
+        dots = "memory." if kind.endswith("schema") else ""
+        of_a_tool = f"UPDATE {dots}deltamem_messages SET role = 'tool' WHERE position IN (1, 3, 4)"
+        database.write(lambda connection: connection.execute(text(of_a_tool)))
+        versions.upgrade(database)
+        assert versions.differences(database) == []
+        with again(database) as store:
+            assert all(entry.folded for agent, last in AGENTS.items() for entry in store.at(agent, last))
+            store.append("alice", [{"role": role, "content": "new"} for role in ("tool", "user")], "s")
+            store.append("alice", [{"role": "tool", "content": "other", "id": "m4"}], "s")
+            assert [entry.folded for entry in store.live("alice")[-3:]] == [False, True, False]
+            store.rollback("alice", 9)
+            assert all(entry.folded for entry in store.live("alice")) and store.live("alice")[2].role == "tool"
 
 
 def test_states_are_the_same_and_damaged_ones_are_dropped(old: Database) -> None:

@@ -138,10 +138,10 @@ def test_appends_that_wait_are_one_statement_and_one_agent_may_be_among_them_twi
         assert queue is not None
         transact = queue._transact
 
-        def counted(appends: Any) -> list[Any]:
+        def counted(appends: Any, until: float | None) -> list[Any]:
             sizes.append(len(appends))
             held_up.wait(10)
-            return transact(appends)
+            return transact(appends, until)
 
         queue._transact = counted
         with ThreadPoolExecutor(7) as pool:
@@ -189,9 +189,9 @@ def test_an_answer_that_was_lost_is_not_written_twice(url: str, say: Say) -> Non
         assert queue is not None
         transact = queue._transact
 
-        def lost(appends: Any) -> list[Any]:
-            transact(appends)
-            return transact(appends)  # as `Database` does where a statement failed for a passing reason
+        def lost(appends: Any, until: float | None) -> list[Any]:
+            transact(appends, until)
+            return transact(appends, until)  # as `Database` does where a statement failed for a passing reason
 
         queue._transact = lost
         store.append("a", [say("second")], "s")
@@ -209,6 +209,7 @@ def test_a_database_of_version_0002_is_brought_up_to_date(url: str, say: Say, en
         vector = "to_tsvector('english'::regconfig, text || ' ' || coalesce(terms, ''))"
         connection.execute(text(f"CREATE INDEX deltamem_records_words ON deltamem_records USING gin ({vector})"))
         connection.execute(text("ALTER TABLE deltamem_agents DROP COLUMN secret, DROP COLUMN agent_ids_until"))
+        connection.execute(text("ALTER TABLE deltamem_messages DROP COLUMN folded"))
         connection.execute(text("DROP INDEX deltamem_messages_live_id"))
         live_id = "deltamem_messages_live_id ON deltamem_messages (agent_key, id) WHERE left_at IS NULL"
         connection.execute(text(f"CREATE UNIQUE INDEX {live_id}"))

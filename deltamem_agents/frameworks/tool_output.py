@@ -1,0 +1,110 @@
+"""Results of tools as they are journalled: their beginning and end alone, and out of the state.
+
+A tool may give back a whole web page. Folding it takes seconds, and the state would be of that page rather than of what
+people said. What is left is recalled by its words, below what people said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deltamem_agents.errors import ConfigError, shown
+from deltamem_agents.store.messages import TEXT_TYPES
+
+LIMIT = 4_000  # characters
+
+_MARK = re.compile(r"\n\[… ([\d,]+) characters left out …\]\n")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolOutput:
+    """How much of a tool's result is journalled, and whether it is folded.
+
+    Args:
+        limit: Characters, half from its beginning and half from its end; None for all.
+        folded: Whether it goes into the state.
+
+    Raises:
+        ConfigError: The limit is negative or not whole, or ``folded`` is neither True nor False.
+    """
+
+    limit: int | None = LIMIT
+    folded: bool = False
+
+    def __post_init__(self) -> None:
+        limit = self.limit
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
+            raise ConfigError(
+                f"tool_output is {shown(limit)}; give characters of a tool's result to journal, 0 for the mark alone, "
+                "or None for all"
+            )
+        if not isinstance(self.folded, bool):
+            raise ConfigError(f"fold_tool_output is {shown(self.folded)}; give True or False")
+
+    def of(self, content: str | list[Any] | None) -> str | list[Any] | None:
+        """What is journalled of a result; blocks that are not text stay as they are."""
+        if self.limit is None or content is None:
+            return content
+        if isinstance(content, str):
+            return capped(content, self.limit)
+        return _capped_blocks(content, self.limit)
+
+
+def capped(text: str, limit: int) -> str:
+    """The beginning and the end of a text, ``limit`` characters together, and between them how much was left out."""
+    if len(text) <= limit:
+        return text
+    head, tail = limit - limit // 2, limit // 2
+    return f"{text[:head]}\n[… {len(text) - limit:,} characters left out …]\n{text[len(text) - tail :]}"
+
+
+def is_cut_of(cut: str, whole: str) -> bool:
+    """Whether one text is what `capped` makes of the other, at any limit."""
+    for mark in _MARK.finditer(cut):
+        head, tail = cut[: mark.start()], cut[mark.end() :]
+        count = int(mark[1].replace(",", "") or 0)
+        if len(whole) == len(head) + count + len(tail) and whole.startswith(head) and whole.endswith(tail):
+            return True
+    return False
+
+
+def _capped_blocks(blocks: list[Any], limit: int) -> list[Any]:
+    """The blocks with the beginning and the end of all their texts together; one that has nothing left goes."""
+    total = sum(len(_text(block) or "") for block in blocks)
+    if total <= limit:
+        return blocks
+    head, tail = limit - limit // 2, total - limit // 2
+    kept: list[Any] = []
+    at, marked = 0, False
+    for block in blocks:
+        text = _text(block)
+        if text is None:
+            kept.append(block)
+            continue
+        first, last = text[: max(0, head - at)], text[max(0, tail - at) :]
+        at += len(text)
+        if len(first) + len(last) >= len(text):
+            kept.append(block)
+            continue
+        mark = "" if marked else f"\n[… {total - limit:,} characters left out …]\n"
+        marked = True
+        if first or mark or last:
+            kept.append(_with_text(block, f"{first}{mark}{last}"))
+    return kept
+
+
+def _text(block: Any) -> str | None:
+    """The text of a block of text; None for any other."""
+    if isinstance(block, str):
+        return block
+    if not isinstance(block, Mapping) or block.get("type", block.get("block_type")) not in TEXT_TYPES:
+        return None
+    text = block.get("text")
+    return text if isinstance(text, str) else None
+
+
+def _with_text(block: Any, text: str) -> Any:
+    return text if isinstance(block, str) else {**block, "text": text}
