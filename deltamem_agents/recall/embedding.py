@@ -1,4 +1,4 @@
-"""Records without an embedding get one, as far as the embedder works and takes their texts.
+"""Vectors of texts, as far as the embedder works and takes them.
 
 An embedder that is away fails on everything, and is asked again by the next search. One that works may refuse a text,
 such as what a provider's filter holds back: that one is left out and remembered, and all others are embedded.
@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from deltamem_agents.errors import ClosedError, EmbedderError
-from deltamem_agents.recall.protocols import Embedder, RecordIndex
+from deltamem_agents.errors import EmbedderError
+from deltamem_agents.recall.protocols import Embedder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BATCH = 64  # records embedded at a time
-STORE_EVERY = 0.2  # seconds of embedding that are stored in one transaction, if it is more than one batch
-LISTED = 2_048  # records without an embedding that are looked for at a time
+FEW = 8  # where there is little time
 REFUSALS = 100_000  # refused texts that are remembered, by a keyed hash
 PROBE = "memory"  # what every embedder takes
 QUICK, LONGEST_REST = 1.0, 60.0  # seconds; after a failure that took longer the embedder is left alone as long again
@@ -36,16 +36,10 @@ Pair = tuple[int, str]
 
 
 class Embeddings:
-    """The embeddings of an index's records under one embedder. Safe to share among threads.
+    """What one embedder makes of texts. Safe to share among threads."""
 
-    Args:
-        stopping: Whether no further batch is to be begun.
-    """
-
-    def __init__(self, index: RecordIndex, embedder: Embedder, stopping: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, embedder: Embedder) -> None:
         self.embedder = embedder
-        self.stopping = stopping
-        self._index = index
         self._key = secrets.token_bytes(16)
         self._refused: OrderedDict[bytes, None] = OrderedDict()
         self._rest_until = 0.0
@@ -65,45 +59,26 @@ class Embeddings:
 
     def given_up(self, pairs: Sequence[Pair]) -> frozenset[int]:
         """Keys of those of the records whose text was refused."""
-        return frozenset(key for key, text in pairs if self._is_refused(text)) if self._refused else frozenset()
+        return frozenset(key for key, text in pairs if self.is_refused(text)) if self._refused else frozenset()
 
-    def fill(self, agent: str, progress: Callable[[int], None] | None = None, *, after: int = 0) -> int:
-        """Embed the records that have no embedding yet; how many were.
+    def vectors(self, texts: Sequence[str], seconds: float = math.inf) -> list[NDArray[np.float32] | None]:
+        """A vector [dim] of each text; None for one that the embedder refuses, or that there is no time for.
 
         Args:
-            progress: Called with the number embedded so far, after each batch.
-            after: Position up to which all have one.
-
-        Raises:
-            EmbedderError: The embedder failed on any text; the batches before are stored.
-            ClosedError: The memory is being closed; what was embedded is stored.
-            StoreError: The index cannot be read or written.
-        """
-        done, left_out, name = 0, 0, self.embedder.name
-        while True:
-            listed = self._index.missing_embeddings(agent, name, LISTED + left_out, after=after)
-            found = [pair for pair in listed if not self._is_refused(pair[1])]
-            left_out = len(listed) - len(found)
-            if not found:
-                return done
-            if not done and len(found) >= BATCH:
-                self._tell_of_change(agent, name)
-            tell = (lambda more, before=done: progress(before + more)) if progress is not None else None
-            for keys, vectors in self._in_batches(found, tell):
-                self._index.put_embeddings(agent, name, keys, vectors)
-                done += len(keys)
-
-    def vectors(self, texts: Sequence[str]) -> list[NDArray[np.float32] | None]:
-        """A vector [dim] of each text; None for one that the embedder refuses.
+            seconds: After which no more are embedded; the last are first.
 
         Raises:
             EmbedderError: The embedder failed on any text.
         """
         found: dict[int, NDArray[np.float32]] = {}
-        pairs = [pair for pair in enumerate(texts) if not self._is_refused(pair[1])]
-        for start in range(0, len(pairs), BATCH):
-            keys, vectors = self._embedded(pairs[start : start + BATCH])
+        pairs = [pair for pair in enumerate(texts) if not self.is_refused(pair[1])]
+        size = BATCH if seconds == math.inf else FEW
+        until = time.monotonic() + seconds
+        for start in reversed(range(0, len(pairs), size)):
+            keys, vectors = self.embedded(pairs[start : start + size])
             found.update(zip(keys, vectors, strict=True))
+            if time.monotonic() > until:
+                break
         return [found.get(place) for place in range(len(texts))]
 
     def of_query(self, query: str) -> NDArray[np.float32]:
@@ -117,36 +92,7 @@ class Embeddings:
             vector: NDArray[np.float32] = self.embedder.embed([query])[0] if embed_query is None else embed_query(query)
         return vector
 
-    def _in_batches(
-        self, missing: Sequence[Pair], tell: Callable[[int], None] | None
-    ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-        """Keys and vectors to be stored: of one call of the embedder, or of as many as are quickly answered."""
-        keys: list[int] = []
-        vectors: list[NDArray[np.float32]] = []
-        began = time.monotonic()
-        try:
-            for start in range(0, len(missing), BATCH):
-                if self.stopping():
-                    raise ClosedError("this DeltaMem is being closed; open it again to embed the rest")
-                batch = missing[start : start + BATCH]
-                embedded, of_batch = self._embedded(batch)
-                if embedded:
-                    vectors.append(of_batch)
-                    keys += embedded
-                if tell is not None:
-                    tell(start + len(batch))
-                if keys and time.monotonic() - began > STORE_EVERY:
-                    ready, (keys, vectors) = (keys, np.concatenate(vectors)), ([], [])
-                    yield ready
-                    began = time.monotonic()
-        except (EmbedderError, ClosedError):
-            if keys:
-                yield keys, np.concatenate(vectors)
-            raise
-        if keys:
-            yield keys, np.concatenate(vectors)
-
-    def _embedded(self, pairs: Sequence[Pair]) -> tuple[list[int], NDArray[np.float32]]:
+    def embedded(self, pairs: Sequence[Pair]) -> tuple[list[int], NDArray[np.float32]]:
         """Keys and vectors of those that the embedder takes."""
         try:
             with self._noted():
@@ -161,7 +107,7 @@ class Embeddings:
                 self._refuse(pairs[0][1], error)
                 return [], np.zeros((0, 0), np.float32)
         half = len(pairs) // 2
-        parts = [part for part in (self._embedded(pairs[:half]), self._embedded(pairs[half:])) if part[0]]
+        parts = [part for part in (self.embedded(pairs[:half]), self.embedded(pairs[half:])) if part[0]]
         if not parts:
             return [], np.zeros((0, 0), np.float32)
         return [key for keys, _ in parts for key in keys], np.concatenate([vectors for _, vectors in parts])
@@ -187,7 +133,8 @@ class Embeddings:
             if len(self._refused) > REFUSALS:
                 self._refused.popitem(last=False)
 
-    def _is_refused(self, text: str) -> bool:
+    def is_refused(self, text: str) -> bool:
+        """Whether the embedder has refused this text."""
         return bool(self._refused) and self._hash(text) in self._refused
 
     def _hash(self, text: str) -> bytes:
@@ -195,18 +142,6 @@ class Embeddings:
 
     def _noted(self) -> _Noted:
         return _Noted(self)
-
-    def _tell_of_change(self, agent: str, name: str) -> None:
-        """Where many records are to be embedded because the embedder is another, say so."""
-        models = self._index.embedding_models(agent)
-        if models and name not in models:
-            log.warning(
-                "records of agent %r were embedded by %s and are now embedded anew by %r; 'deltamem reindex' does that "
-                "beforehand, for all agents",
-                agent,
-                " and ".join(map(repr, models)),
-                name,
-            )
 
 
 class _Noted:

@@ -9,6 +9,7 @@ one in memory.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deltamem_agents.errors import EmbedderError, StoreError
-from deltamem_agents.recall.embedding import Embeddings
+from deltamem_agents.recall.embedding import FEW, Embeddings
+from deltamem_agents.recall.filling import Filling
 from deltamem_agents.recall.fusion import REACH
 from deltamem_agents.recall.lexical import query_terms
 from deltamem_agents.recall.protocols import IndexedRecord, RecordIndex
@@ -39,10 +41,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The version that an agent was last prepared for, and the position up to which all is embedded and indexed."""
+    """The version that an agent was last prepared for, and the position up to which all is embedded and indexed.
+
+    ``version`` is that of an empty journal where something was left to do, ``head`` the end of the journal then.
+    """
 
     version: tuple[int, int]
     embedded: int
+    head: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +80,16 @@ class LargeAgents:
     """Searches through the index. Safe to share among threads.
 
     Args:
-        embeddings: None searches by full text alone.
+        embeddings, filling: None searches by full text alone.
+        seconds: How long records are embedded before a search.
     """
 
-    def __init__(self, index: RecordIndex, embeddings: Embeddings | None) -> None:
+    def __init__(
+        self, index: RecordIndex, embeddings: Embeddings | None, filling: Filling | None, seconds: float = math.inf
+    ) -> None:
         self._index = index
+        self._filling = filling
+        self._seconds = seconds
         self._embeddings = embeddings
         self._embedder = embeddings.embedder if embeddings else None
         self._samples: OrderedDict[str, Sample] = OrderedDict()
@@ -103,31 +114,55 @@ class LargeAgents:
             done = self._prepared.get(agent)
         return done is not None and done.version[0] == epoch
 
-    def prepare(self, agent: str, version: tuple[int, int]) -> EmbedderError | None:
+    def is_one(self, agent: str) -> bool:
+        """Whether an agent was large when it was last searched."""
+        with self._lock:
+            return agent in self._prepared
+
+    def prepare(self, agent: str, version: tuple[int, int], down: list[EmbedderError]) -> bool:
         """Embed what has no embedding, and index what is not indexed. A read-only index is searched as it is.
 
+        Args:
+            down: Gets the error of an embedder that failed; the next search tries again.
+
         Returns:
-            Why something has no embedding yet; the next search tries again.
+            False where something is left to be done in the background.
         """
         with self._lock:
             done = self._prepared.get(agent)
         if done is not None and done.version == version:
-            return None
-        down: EmbedderError | None = None
+            return True
+        failed, whole = False, True
         embedded = done.embedded if done is not None and done.version[0] == version[0] else 0
-        if self._embedder is not None and self._embeddings is not None:
+        if self._embedder is not None and self._filling is not None:
             try:
-                self._embeddings.fill(agent, after=embedded)
-                if not embedded:
-                    self._index.index_vectors(agent, self._embedder.name)
-                embedded = version[1]
+                seen = done.head if done is not None and done.version[0] == version[0] else 0
+                whole = self._embed(self._filling, agent, version, embedded, seen)
+                embedded = version[1] if whole else embedded
             except StoreError as error:
                 log.warning("agent %r is searched without what is not embedded or not indexed: %s", agent, error)
             except EmbedderError as error:
-                down = error
+                down.append(error)
+                failed = True
         with self._lock:
-            self._prepared[agent] = Prepared((version[0], 0) if down else version, embedded)
-        return down
+            good = whole and not failed
+            self._prepared[agent] = Prepared(version if good else (version[0], 0), embedded, version[1])
+        return whole
+
+    def _embed(self, filling: Filling, agent: str, version: tuple[int, int], embedded: int, seen: int) -> bool:
+        """Embed records beyond position ``embedded``, all that there is time for; whether none is left.
+
+        Args:
+            seen: Position up to which they are being embedded, if the agent's are just now.
+        """
+        assert self._embedder is not None
+        if self._seconds < math.inf:
+            busy = filling.busy(agent)
+            return filling.begin(agent, version, self._seconds, after=seen if busy else embedded) and not busy
+        filling.fill(agent)
+        if not embedded:
+            self._index.index_vectors(agent, self._embedder.name)
+        return True
 
     def dimension(self, agent: str, version: tuple[int, int]) -> int | None:
         """Of the vectors that are stored; None where there are none."""
@@ -227,7 +262,8 @@ class LargeAgents:
         keys, stored = self._index.embeddings_of(agent, self._embedder.name, [record.key for record in records])
         vectors = dict(zip(keys, stored, strict=True))
         missing = [record for record in records if record.key not in vectors]
-        if missing:  # the index is read-only, they were written just now, or the embedder does not take them
+        if missing and (len(missing) <= FEW or self._seconds == math.inf):
+            # The index is read-only, they were written just now, or the embedder does not take them.
             try:
                 fresh = self._embeddings.vectors([record.text for record in missing])
             except EmbedderError:

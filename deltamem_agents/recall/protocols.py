@@ -133,8 +133,22 @@ class RecordIndex(Protocol):
     def records(self, agent: str, keys: Sequence[int] | None = None, *, after: int = 0) -> Sequence[IndexedRecord]:
         """Records beyond a position in the journal's order; only those with the given keys, where keys are given."""
 
-    def missing_embeddings(self, agent: str, model: str, limit: int, *, after: int = 0) -> Sequence[tuple[int, str]]:
-        """Key and text of up to ``limit`` records beyond a position without an embedding under a model, in order."""
+    def missing_embeddings(
+        self,
+        agent: str,
+        model: str,
+        limit: int,
+        *,
+        after: int = 0,
+        keys: Sequence[int] | None = None,
+        newest: bool = False,
+    ) -> Sequence[tuple[int, str]]:
+        """Key and text of up to ``limit`` records beyond a position without an embedding under a model, in order.
+
+        Args:
+            keys: Only those with these keys.
+            newest: Whether they are the newest such records rather than the oldest.
+        """
 
     def put_embeddings(self, agent: str, model: str, keys: Sequence[int], vectors: NDArray[np.float32]) -> int:
         """Store embeddings [len(keys), dim]; how many were. Records that are gone or have one are passed over."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,17 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deltamem_agents import arguments
-from deltamem_agents.errors import ClosedError, ConfigError, EmbedderError, StoreError, shown
+from deltamem_agents.errors import ClosedError, ConfigError, EmbedderError, shown
 from deltamem_agents.failures import Failures
 from deltamem_agents.recall.contradiction import newer_first, outdated
 from deltamem_agents.recall.embedding import Embeddings
+from deltamem_agents.recall.filling import Filling
 from deltamem_agents.recall.fusion import Signals, fuse, varied
 from deltamem_agents.recall.large import LargeAgents
 from deltamem_agents.recall.lexical import speaks_of_self
+from deltamem_agents.recall.prepared import Prepared
 from deltamem_agents.recall.protocols import Embedder, IndexedRecord, Record, RecordIndex
 from deltamem_agents.recall.questions import Question
 from deltamem_agents.recall.selection import select
-from deltamem_agents.recall.snapshot import Scope, Snapshot, Snapshots, joined, placed
+from deltamem_agents.recall.snapshot import Scope, Snapshot, Snapshots
 from deltamem_agents.recall.standing import RULE
 from deltamem_agents.recall.words import forget_words, looked_for
 
@@ -69,6 +72,9 @@ class Retriever:
         in_memory: Records of an agent up to which all are held in memory, and a search is exact.
         failures: Where it is noted that the embedder failed.
         stopping: Whether no further records are to be embedded.
+        embed_seconds: How long a search may embed records that have no embedding yet, the newest first; it goes by
+            words for the rest. By default all are embedded first.
+        later: Called with an agent of which some are left; it is to call `catch_up` in the background.
     """
 
     def __init__(
@@ -79,14 +85,28 @@ class Retriever:
         in_memory: int = IN_MEMORY,
         failures: Failures | None = None,
         stopping: Callable[[], bool] = lambda: False,
+        embed_seconds: float = math.inf,
+        later: Callable[[str], None] = lambda agent: None,
     ) -> None:
         self._index = index
         self._embedder = embedder
         self._in_memory = in_memory
         self._failures = failures or Failures()
-        self._embeddings = Embeddings(index, embedder, stopping) if embedder else None
+        self._later = later
+        self._embeddings = Embeddings(embedder) if embedder else None
+        self._filling = Filling(index, self._embeddings, stopping) if self._embeddings else None
         self._snapshots = Snapshots(index, embedder.name if embedder else None)
-        self._large = LargeAgents(index, self._embeddings)
+        self._prepared = Prepared(
+            index,
+            self._snapshots,
+            self._embeddings,
+            self._filling,
+            self._failures,
+            lambda agent: self.embed_missing(agent),
+            embed_seconds,
+            later,
+        )
+        self._large = LargeAgents(index, self._embeddings, self._filling, embed_seconds)
 
     def search(
         self,
@@ -105,8 +125,8 @@ class Retriever:
     ) -> list[Record]:
         """The k records that a query is best answered from, best first; fewer where fewer are found.
 
-        The same memory and query give the same records in the same order. Records without an embedding are embedded
-        first.
+        The same memory and query give the same records in the same order, once all records are embedded. Those that are
+        not are embedded first, as far as there is time (``embed_seconds``); the rest is found by its words.
 
         Args:
             session: Only records of this one.
@@ -161,9 +181,10 @@ class Retriever:
     ) -> list[Record]:
         """The k records whose text is most like a query, the most similar first, the newer of equals.
 
-        The score is the cosine of the embeddings of query and text. Without an embedder it is the share of the query's
-        words that the text has, each word weighted by how rare it is. Equal texts have equal scores, whatever stands
-        around them. Nothing is held back, and no record is too unlike the query to be given.
+        The score is the cosine of the embeddings of query and text. Without an embedder, and of a text that is not
+        embedded, it is the share of the query's words that the text has, each weighted by how rare it is. Equal texts
+        have equal scores, whatever stands around them. Nothing is held back, and no record is too unlike the query to
+        be given.
 
         Args:
             holds: Only records of messages whose session and metadata it says yes to.
@@ -182,6 +203,8 @@ class Retriever:
         alike = self._signals(query, snapshot, candidates.vector, Question(query)).meaning
         if alike is None:
             alike = snapshot.words.coverage(query, snapshot.weights)
+        elif snapshot.blank.any():
+            alike = np.where(snapshot.blank, snapshot.words.coverage(query, snapshot.weights), alike)
         scores = {int(snapshot.keys[i]): float(alike[i]) for i in _best(alike, candidates.allowed, k)}
         found = self._records(agent, candidates, list(scores))
         return [_record(record, scores[record.key]) for record in found]
@@ -196,12 +219,14 @@ class Retriever:
         if version is None:
             return None
         if self._is_large(agent, version):
-            down += filter(None, [self._large.prepare(agent, version)])
+            if not self._large.prepare(agent, version, down):
+                tell("by words: some records are still to be embedded, which is done in the background")
+                self._later(agent)
             vector = self._of_query(agent, query, self._large.dimension(agent, version), down)
             large = self._large.search(agent, version, query, vector, scope, count)
             snapshot, records, allowed = large.snapshot, large.by_key, large.eligible
         else:
-            held = self._snapshot(agent, version, down)
+            held = self._prepared.snapshot(agent, version, down, tell)
             if held is None:
                 return None
             dim = None if held.vectors is None else held.vectors.shape[1]
@@ -222,17 +247,16 @@ class Retriever:
             records = {each.key: each for each in self._index.records(agent, keys)}
         return [records[key] for key in keys if key in records]
 
-    def embed_missing(self, agent: str, progress: Callable[[int], None] | None = None, *, after: int = 0) -> int:
+    def embed_missing(self, agent: str, progress: Callable[[int], None] | None = None) -> int:
         """Embed the records that have no embedding yet; how many there were. Nothing without an embedder.
 
         Args:
             progress: Called with the number embedded so far, after each batch.
-            after: Position up to which all have one.
 
         Raises:
             EmbedderError: The embedder failed; the batches before are stored.
         """
-        return 0 if self._embeddings is None else self._embeddings.fill(agent, progress, after=after)
+        return 0 if self._filling is None else self._filling.fill(agent, progress)
 
     def catch_up(self, agent: str) -> None:
         """As `embed_missing`; that it failed is noted, and the next search tries again.
@@ -242,6 +266,8 @@ class Retriever:
         """
         try:
             self.embed_missing(agent)
+            if self._embedder is not None and self._large.is_one(agent):
+                self._index.index_vectors(agent, self._embedder.name)
         except ClosedError:
             raise
         except Exception as error:  # an embedder or a database of the user's choosing
@@ -262,6 +288,7 @@ class Retriever:
     def close(self) -> None:
         """Drop all that is held in memory, words included."""
         self._snapshots.clear()
+        self._prepared.clear()
         self._large.clear()
         forget_words()
 
@@ -282,9 +309,10 @@ class Retriever:
             EmbedderError: The embedder failed; the batches before are stored, and nothing was deleted.
             StoreError: The index cannot be written.
         """
-        if self._embedder is None or self._embeddings is None:
+        if self._embedder is None or self._embeddings is None or self._filling is None:
             raise ConfigError("there is no embedder to index with; install deltamem-agents[retrieval], or name one")
         self._embeddings.forget_refusals()
+        self._filling.forget()
         missing = len(self._index.missing_embeddings(agent, self._embedder.name, sys.maxsize)) if progress else 0
         embedded = self.embed_missing(agent, (lambda done: progress(done, missing)) if progress else None)
         if self._index.size(agent, self._in_memory + 1) > self._in_memory:
@@ -296,6 +324,7 @@ class Retriever:
     def forget(self, agent: str) -> None:
         """Drop what is held of an agent in memory; a search after it reads it anew."""
         self._snapshots.forget(agent)
+        self._prepared.forget(agent)
         self._large.forget(agent)
         forget_words()
 
@@ -308,48 +337,6 @@ class Retriever:
             self._snapshots.forget(agent)
         return large
 
-    def _snapshot(self, agent: str, version: tuple[int, int], down: list[EmbedderError]) -> Snapshot | None:
-        """The agent's records, embedded as far as can be; a read-only index gets nothing stored, and is searched.
-
-        Args:
-            down: Gets the error of an embedder that failed.
-        """
-        unstored: list[StoreError] = []
-        given_up = frozenset[int]()
-
-        def prepare(agent: str) -> frozenset[int]:
-            nonlocal given_up
-            try:
-                self.embed_missing(agent)
-            except EmbedderError as error:
-                down.append(error)
-            except StoreError as error:
-                unstored.append(error)
-            if self._embeddings is not None and self._embeddings.refused:
-                missing = self._index.missing_embeddings(agent, self._embeddings.embedder.name, sys.maxsize)
-                given_up = self._embeddings.given_up(missing)
-            return given_up
-
-        snapshot = self._snapshots.of(agent, prepare, version)
-        if unstored and snapshot is not None and self._embeddings is not None and not down:
-            self._failures.failed("embedding", agent, unstored[0])
-            return self._unsaved(agent, self._embeddings, down)
-        return snapshot
-
-    def _unsaved(self, agent: str, embeddings: Embeddings, down: list[EmbedderError]) -> Snapshot:
-        """A snapshot with vectors that could not be stored."""
-        name = embeddings.embedder.name
-        missing = self._index.missing_embeddings(agent, name, sys.maxsize)
-        keys, stored = self._index.embeddings(agent, name)
-        vector_of: dict[int, NDArray[np.float32]] = dict(zip(keys, stored, strict=True))
-        try:
-            fresh = embeddings.vectors([text for _, text in missing])
-            vector_of |= {key: each for (key, _), each in zip(missing, fresh, strict=True) if each is not None}
-        except EmbedderError as error:
-            down.append(error)
-        records = self._index.records(agent)
-        return joined(None, (0, 0), records, placed(records, list(vector_of), list(vector_of.values())))
-
     def _of_query(
         self, agent: str, query: str, dim: int | None, down: list[EmbedderError]
     ) -> NDArray[np.float32] | None:
@@ -358,10 +345,11 @@ class Retriever:
         Args:
             down: As `_snapshot`; an embedder that failed just now is not asked again.
         """
-        if self._embeddings is None or dim is None or down:
+        if self._embeddings is None or self._filling is None or dim is None or down:
             return None
         try:
-            vector = self._embeddings.of_query(query)
+            with self._filling.first():
+                vector = self._embeddings.of_query(query)
         except EmbedderError as error:
             down.append(error)
             return None

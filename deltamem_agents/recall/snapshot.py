@@ -94,6 +94,25 @@ class Snapshot:
         found = [number for number, name in enumerate(self.speaker_names) if name and f" {name} " in words]
         return self.speaker == found[0] if len(found) == 1 else np.zeros(len(self), bool)
 
+    @property
+    def first_pending(self) -> int:
+        """Position of the first record that may get a vector later; 0 where there is none."""
+        found = self.position[np.isin(self.keys, np.fromiter(self.pending, np.int64, len(self.pending)))]
+        return int(found.min()) if len(found) else 0
+
+    def with_vectors(self, keys: Sequence[int], vectors: NDArray[np.float32]) -> Snapshot:
+        """The same with vectors [n, dim] for records that had none."""
+        known = np.zeros((len(self), vectors.shape[1]), np.float32) if self.vectors is None else self.vectors.copy()
+        order = np.argsort(self.keys)
+        known[order[np.searchsorted(self.keys, keys, sorter=order)]] = vectors
+        return replace(
+            self,
+            vectors=known,
+            lengths=_lengths(np.zeros(0, np.float32), self.sessions, self.session, known),
+            blank=np.logical_not(known.any(axis=1)),
+            pending=self.pending.difference(keys),
+        )
+
     def within(self, scope: Scope) -> NDArray[np.bool_]:
         """Which records a scope holds."""
         chosen = np.ones(len(self), bool)
@@ -120,13 +139,16 @@ class Snapshots:
         self._lock = threading.Lock()
 
     def of(
-        self, agent: str, prepare: Callable[[str], frozenset[int]], version: tuple[int, int] | None = None
+        self,
+        agent: str,
+        prepare: Callable[[str, Snapshot | None], frozenset[int]],
+        version: tuple[int, int] | None = None,
     ) -> Snapshot | None:
         """An agent's records as they are now; None where it is unknown.
 
         Args:
-            prepare: Called first where something was written since, or has no embedding: it is to embed what it can,
-                and gives the keys of the records that will never have one.
+            prepare: Called first where something was written since, or has no embedding, with what is held so far: it
+                is to embed what it can, and gives the keys of the records that will never have one.
             version: The agent's, where it was asked for just now.
         """
         version = version or self._index.version(agent)
@@ -139,8 +161,8 @@ class Snapshots:
         if known is not None and known.version[0] != version[0]:
             forget_words()  # some of what was said may be erased
         if known is None or known.version != version or known.pending:
-            given_up = prepare(agent)
-            known = self._still_good(agent, known, version)
+            given_up = prepare(agent, known)
+            known = self._with_new_vectors(agent, self._still_good(known, version))
             if known is None or known.version != version:
                 known = self._read(agent, version, known, given_up)
             elif known.pending & given_up:
@@ -148,15 +170,19 @@ class Snapshots:
             self._keep(agent, known)
         return known
 
-    def _still_good(self, agent: str, known: Snapshot | None, version: tuple[int, int]) -> Snapshot | None:
-        """What is held, where it can be used or grown: of this epoch, no newer, and none got a vector meanwhile."""
+    @staticmethod
+    def _still_good(known: Snapshot | None, version: tuple[int, int]) -> Snapshot | None:
+        """What is held, where it can be used or grown: of this epoch, and no newer."""
         if known is None or known.version[0] != version[0] or known.version[1] > version[1]:
             return None
-        if known.pending and self._model is not None:
-            embedded, _ = self._index.embeddings_of(agent, self._model, sorted(known.pending))
-            if embedded:
-                return None
         return known
+
+    def _with_new_vectors(self, agent: str, known: Snapshot | None) -> Snapshot | None:
+        """What is held, with the vectors that some of its records got since."""
+        if known is None or not known.pending or self._model is None:
+            return known
+        keys, vectors = self._index.embeddings_of(agent, self._model, sorted(known.pending))
+        return known.with_vectors(keys, vectors) if keys else known
 
     def current(self, agent: str, version: tuple[int, int]) -> bool:
         """Whether what is held of an agent is of this version."""

@@ -169,13 +169,31 @@ class Index:
             lambda connection: records.read(connection, agent, keys, session, after), alone=alone
         )
 
-    def missing_embeddings(self, agent: str, model: str, limit: int, *, after: int = 0) -> list[tuple[int, str]]:
-        """Key and text of up to ``limit`` records beyond a position that have no embedding under a model, in order."""
+    def missing_embeddings(
+        self,
+        agent: str,
+        model: str,
+        limit: int,
+        *,
+        after: int = 0,
+        keys: Sequence[int] | None = None,
+        newest: bool = False,
+    ) -> list[tuple[int, str]]:
+        """Key and text of up to ``limit`` records beyond a position that have no embedding under a model, in order.
+
+        Args:
+            keys: Only those with these keys.
+            newest: Whether they are the newest such records rather than the oldest.
+        """
         check_id(agent)
         arguments.text(model, "model")
         _check_limit(limit)
         arguments.whole(after, "after")
-        return self._database.read(lambda connection: records.without_embedding(connection, agent, model, limit, after))
+        arguments.wholes(() if keys is None else keys, "keys")
+        newest = arguments.flag(newest, "newest")
+        return self._database.read(
+            lambda connection: records.without_embedding(connection, agent, model, limit, after, keys, newest)
+        )
 
     def put_embeddings(self, agent: str, model: str, keys: Sequence[int], vectors: NDArray[np.float32]) -> int:
         """Store embeddings [len(keys), dim]; records that have gone, or have one already, are passed over.

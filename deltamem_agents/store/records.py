@@ -172,11 +172,34 @@ def _reading(of_session: bool, by_key: bool) -> Select[Any]:
     return query if by_key else query.order_by(RecordRow.position, RecordRow.chunk)
 
 
-def without_embedding(connection: Connection, agent: str, model: str, limit: int, after: int) -> list[tuple[int, str]]:
-    """Key and text of records beyond a position that have no embedding under a model, oldest first."""
+def without_embedding(
+    connection: Connection,
+    agent: str,
+    model: str,
+    limit: int,
+    after: int,
+    keys: Sequence[int] | None = None,
+    newest: bool = False,
+) -> list[tuple[int, str]]:
+    """Key and text of records beyond a position that have no embedding under a model, in order.
+
+    Args:
+        keys: Only those with these keys.
+        newest: Whether the limit keeps the newest rather than the oldest.
+    """
     has_one = exists().where(EmbeddingRow.record_key == RecordRow.key, EmbeddingRow.model == model)
-    query = _scoped(select(RecordRow.key, RecordRow.text), agent).where(~has_one, RecordRow.position > after)
-    rows = connection.execute(query.order_by(RecordRow.position, RecordRow.chunk).limit(limit))
+    query = select(RecordRow.key, RecordRow.text, RecordRow.position, RecordRow.chunk)
+    owner = RecordRow.agent_key if keys is None else RecordRow.agent_key + 0  # as in `_reading`
+    query = _joined(query, owner).where(AgentRow.id == agent, ~has_one, RecordRow.position > after)
+    if keys is not None:
+        by_key = (query.where(RecordRow.key.in_(chunk)) for chunk in chunked(keys))
+        rows = sorted((row for each in by_key for row in connection.execute(each)), key=lambda row: (row[2], row[3]))
+        rows = rows[max(len(rows) - limit, 0) :] if newest else rows[:limit]
+    elif newest:
+        ordered = query.order_by(RecordRow.position.desc(), RecordRow.chunk.desc())
+        rows = [*connection.execute(ordered.limit(limit))][::-1]
+    else:
+        rows = [*connection.execute(query.order_by(RecordRow.position, RecordRow.chunk).limit(limit))]
     return [(row[0], row[1]) for row in rows]
 
 

@@ -133,13 +133,13 @@ def test_the_vectors_in_memory_are_those_of_the_store(store: Store) -> None:
     for number in range(3):
         tell(store, f"apple {number}\n" + "sentence after sentence. " * 100, session=f"s{number % 2}")
         retriever.search("alice", "apple")
-    snapshot = retriever._snapshots.of("alice", lambda agent: frozenset())
+    snapshot = retriever._snapshots.of("alice", lambda agent, known: frozenset())
     keys, vectors = store.embeddings("alice", "letters")
     assert snapshot is not None and snapshot.vectors is not None and len(snapshot) > 3
     assert snapshot.keys.tolist() == keys and np.array_equal(snapshot.vectors, vectors)
     # A memory that has grown knows of each record's neighbourhood what one that was read at once does.
     whole = Retriever(store, CallableEmbedder(letters, name="letters"))._snapshots.of(
-        "alice", lambda agent: frozenset()
+        "alice", lambda agent, known: frozenset()
     )
     assert whole is not None and np.allclose(snapshot.lengths, whole.lengths, rtol=1e-6)
 

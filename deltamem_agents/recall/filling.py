@@ -1,0 +1,244 @@
+"""Records without an embedding get one: all of them, or as many as a search can wait for, the newest first.
+
+Work is done in pieces of a fraction of a second. What a piece is of is looked at again right before it is embedded, so
+that text that was erased meanwhile is not, and neither is what another process has embedded: whoever meets another at
+work goes on at some other place. Between two pieces a search takes its turn first.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deltamem_agents.errors import ClosedError, EmbedderError
+from deltamem_agents.recall.embedding import BATCH, Embeddings, Pair
+from deltamem_agents.recall.protocols import RecordIndex
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FIRST = 8  # records in a search's first piece, which is embedded whatever it takes: more than an ordinary turn has
+LISTED = 2_048  # records without an embedding that are looked for at a time
+PIECE = 0.2  # seconds that a piece is to take
+PATIENCE = 1.0  # seconds that a piece waits for searches
+LOCKS = 64
+REMEMBERED = 10_000  # agents of which it is known how far all is embedded
+
+log = logging.getLogger(__name__)
+
+
+class Filling:
+    """Embeds the records of an index. Safe to share among threads, which embed one agent's one at a time.
+
+    Args:
+        stopping: Whether no further batch is to be begun.
+    """
+
+    def __init__(
+        self, index: RecordIndex, embeddings: Embeddings, stopping: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._index = index
+        self._embeddings = embeddings
+        self._stopping = stopping
+        self._turns = [threading.Lock() for _ in range(LOCKS)]
+        self._filled: OrderedDict[str, tuple[int, int]] = OrderedDict()  # epoch, and position up to which all is
+        self._busy: Counter[str] = Counter()
+        self._searches = 0
+        self._changed = threading.Condition()
+
+    def busy(self, agent: str) -> bool:
+        """Whether all of an agent's records are being embedded just now, in this process."""
+        return self._busy[agent] > 0
+
+    def forget(self, agent: str | None = None) -> None:
+        """Look again for records without an embedding, of an agent or of all, from the beginning."""
+        with self._changed:
+            if agent is None:
+                self._filled.clear()
+            else:
+                self._filled.pop(agent, None)
+
+    @contextmanager
+    def first(self) -> Iterator[None]:
+        """Let no piece begin meanwhile, for a while: somebody waits for the embedder."""
+        with self._changed:
+            self._searches += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._searches -= 1
+                self._changed.notify_all()
+
+    def fill(self, agent: str, progress: Callable[[int], None] | None = None) -> int:
+        """Embed all records that have no embedding yet; how many were.
+
+        Args:
+            progress: Called with the number embedded so far, after each batch.
+
+        Raises:
+            EmbedderError: The embedder failed on any text; the batches before are stored.
+            ClosedError: The memory is being closed; what was embedded is stored.
+            StoreError: The index cannot be read or written.
+        """
+        version = self._index.version(agent)
+        if version is None:
+            return 0
+        with self._changed:
+            self._busy[agent] += 1
+        try:
+            known = self._after(agent, version[0])
+            done = 0 if known >= version[1] else self._fill(agent, known, progress)
+        finally:
+            with self._changed:
+                self._busy[agent] -= 1
+                self._busy += Counter()  # drops what is 0
+        self._note_filled(agent, version)
+        return done
+
+    def begin(self, agent: str, version: tuple[int, int], seconds: float, *, after: int = 0) -> bool:
+        """Embed records beyond a position that have no embedding yet, the newest first, for about so many seconds.
+
+        Args:
+            version: The agent's, as it was read just now.
+
+        Returns:
+            Whether none is left.
+
+        Raises:
+            EmbedderError, ClosedError, StoreError: As `fill`.
+        """
+        known = self._after(agent, version[0])
+        if known >= version[1]:
+            return True
+        if seconds <= 0:
+            return False
+        until = time.monotonic() + seconds
+        with self.first():
+            if not self._turn(agent).acquire(timeout=seconds):
+                return False
+            try:
+                whole = self._newest(agent, max(known, after), until)
+            finally:
+                self._turn(agent).release()
+        if whole and after <= known:
+            self._note_filled(agent, version)
+        return whole
+
+    def _fill(self, agent: str, after: int, progress: Callable[[int], None] | None) -> int:
+        name = self._embeddings.embedder.name
+        done, seen, met, left_out, size = 0, 0, False, 0, BATCH
+        while True:
+            listed = self._index.missing_embeddings(agent, name, LISTED + left_out, after=after)
+            keys = [key for key, text in listed if not self._embeddings.is_refused(text)]
+            left_out = len(listed) - len(keys)
+            if not keys:
+                return done
+            if not seen and len(keys) >= BATCH:
+                self._tell_of_change(agent, name)
+            start, met = random.randrange(len(keys)) if met else 0, False
+            keys = keys[start:] + keys[:start]
+            while keys and not met:
+                piece, keys = keys[:size], keys[size:]
+                tell = (lambda more, before=seen: progress(before + more)) if progress is not None else None
+                self._let_searches_go_first()
+                began = time.monotonic()
+                with self._turn(agent):
+                    looked_at, stored, met = self._piece(agent, piece, tell)
+                seen, done = seen + looked_at, done + stored
+                took = time.monotonic() - began
+                size = min(2 * size, LISTED) if took < PIECE / 2 else max(size // 2, FIRST) if took > PIECE else size
+
+    def _piece(self, agent: str, keys: Sequence[int], tell: Callable[[int], None] | None) -> tuple[int, int, bool]:
+        """Embed these: how many were looked at, how many stored, and whether another process is at work on them."""
+        name = self._embeddings.embedder.name
+        pairs = self._index.missing_embeddings(agent, name, len(keys), keys=keys)
+        taken, stored = 0, 0
+        for found, vectors in self._in_batches(pairs, tell):
+            taken += len(found)
+            stored += self._index.put_embeddings(agent, name, found, vectors)
+        return len(pairs), stored, len(pairs) < len(keys) or stored < taken
+
+    def _newest(self, agent: str, after: int, until: float) -> bool:
+        """As `begin`; the caller has the agent's turn."""
+        name, size, left_out = self._embeddings.embedder.name, FIRST, 0
+        while True:
+            listed = self._index.missing_embeddings(agent, name, size + left_out + 1, after=after, newest=True)
+            pairs = [pair for pair in listed if not self._embeddings.is_refused(pair[1])]
+            left_out = len(listed) - len(pairs)
+            if not pairs:
+                return True
+            whole = len(pairs) <= size
+            began = time.monotonic()
+            for keys, vectors in self._in_batches(pairs[-size:], None):
+                self._index.put_embeddings(agent, name, keys, vectors)
+            now = time.monotonic()
+            if whole:
+                return True
+            size = min(int((until - now) * size / max(now - began, 1e-6)), LISTED)
+            if size < 1:
+                return False
+
+    def _in_batches(
+        self, pairs: Sequence[Pair], tell: Callable[[int], None] | None
+    ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+        """Keys and vectors to be stored, at once where nothing comes between."""
+        keys: list[int] = []
+        vectors: list[NDArray[np.float32]] = []
+        try:
+            for start in range(0, len(pairs), BATCH):
+                if self._stopping():
+                    raise ClosedError("this DeltaMem is being closed; open it again to embed the rest")
+                batch = pairs[start : start + BATCH]
+                embedded, of_batch = self._embeddings.embedded(batch)
+                if embedded:
+                    vectors.append(of_batch)
+                    keys += embedded
+                if tell is not None:
+                    tell(start + len(batch))
+        except (EmbedderError, ClosedError):
+            if keys:
+                yield keys, np.concatenate(vectors)
+            raise
+        if keys:
+            yield keys, np.concatenate(vectors)
+
+    def _turn(self, agent: str) -> threading.Lock:
+        return self._turns[hash(agent) % LOCKS]
+
+    def _let_searches_go_first(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._searches, PATIENCE)
+
+    def _after(self, agent: str, epoch: int) -> int:
+        """Position up to which all of an agent's records are known to have an embedding, or to be refused one."""
+        with self._changed:
+            known = self._filled.get(agent)
+        return known[1] if known is not None and known[0] == epoch else 0
+
+    def _note_filled(self, agent: str, version: tuple[int, int]) -> None:
+        with self._changed:
+            self._filled[agent] = version
+            self._filled.move_to_end(agent)
+            if len(self._filled) > REMEMBERED:
+                self._filled.popitem(last=False)
+
+    def _tell_of_change(self, agent: str, name: str) -> None:
+        """Where many records are to be embedded because the embedder is another, say so."""
+        models = self._index.embedding_models(agent)
+        if models and name not in models:
+            log.warning(
+                "records of agent %r were embedded by %s and are now embedded anew by %r; 'deltamem reindex' does that "
+                "beforehand, for all agents",
+                agent,
+                " and ".join(map(repr, models)),
+                name,
+            )
