@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
@@ -62,7 +61,8 @@ class Background:
         self._retriever = retriever
         self._failures = failures
         self._closing = closing
-        self._waiting: deque[str] = deque()
+        self._waiting: dict[str, bool] = {}  # agents in the order they came, and whether they are folded too
+        self._embedding: set[str] = set()  # agents that are being embedded and not folded
         self._threads: set[threading.Thread] = set()
         self._lock = threading.Lock()
 
@@ -75,8 +75,11 @@ class Background:
         """Do what the next recall would have to: fold, and embed what is new. Raises no `Exception`."""
         if self._folder.able:
             self._fold(agent, stopping)
+        self._embed(agent, stopping)
+
+    def _embed(self, agent: str, stopping: Callable[[], bool] | None) -> None:
         try:
-            self._retriever.catch_up(agent)
+            self._retriever.catch_up(agent, stopping)
         except ClosedError as error:
             log.debug("embedding of agent %r is left to the next recall: %s", agent, error)
 
@@ -92,11 +95,19 @@ class Background:
 
     def later(self, agent: str) -> None:
         """As `now`, in a thread, once for all that was written meanwhile; nothing where the memory is being closed."""
+        self._add(agent, fold=True)
+
+    def embed_later(self, agent: str) -> None:
+        """As `later`, without folding; nothing where somebody is at it."""
+        self._add(agent, fold=False)
+
+    def _add(self, agent: str, *, fold: bool) -> None:
         with self._lock:
-            if agent in self._waiting or self._stopping():
+            known = self._waiting.get(agent)
+            if self._stopping() or known or known == fold or (agent in self._embedding and not fold):
                 return
-            self._waiting.append(agent)
-            if len(self._threads) >= THREADS:
+            self._waiting[agent] = fold
+            if known is not None or len(self._threads) >= THREADS:
                 return
             thread = threading.Thread(target=self._work, name="deltamem-background", daemon=False)
             try:
@@ -126,5 +137,15 @@ class Background:
                     self._waiting.clear()
                     self._threads.discard(threading.current_thread())
                     return
-                agent = self._waiting.popleft()  # what is written from here on needs another run
-            self.now(agent, self._stopping)
+                agent = next(iter(self._waiting))
+                fold = self._waiting.pop(agent)  # what is written from here on needs another run
+                if not fold:
+                    self._embedding.add(agent)
+            if fold:
+                self.now(agent, self._stopping)
+                continue
+            try:
+                self._embed(agent, self._stopping)
+            finally:
+                with self._lock:
+                    self._embedding.discard(agent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from deltamem_agents.core import Adapter
     from deltamem_agents.engine.engine import Engine
 
+EMBED_SECONDS = 0.3  # that a recall embeds
 CALLS = 8  # blocking calls of async twins at once; the model itself runs in a thread of its own
 
 
@@ -37,7 +39,12 @@ class DeltaMem:
     """Memories of many agents, on one backbone and in one database. Safe to share among threads; a context manager."""
 
     def __init__(
-        self, backbone: Backbone, store: Store, embedder: Embedder | None, notes: tuple[str, ...] = ()
+        self,
+        backbone: Backbone,
+        store: Store,
+        embedder: Embedder | None,
+        notes: tuple[str, ...] = (),
+        embed_seconds: float | None = EMBED_SECONDS,
     ) -> None:
         self.backbone = backbone
         self.store = store
@@ -47,7 +54,14 @@ class DeltaMem:
         self._lock = threading.Lock()
         self.failures = Failures()
         self.folder = Folder(store, backbone, self._is_closed)
-        self.retriever = Retriever(store, embedder, failures=self.failures, stopping=self._is_closed)
+        self.retriever = Retriever(
+            store,
+            embedder,
+            failures=self.failures,
+            stopping=self._is_closed,
+            embed_seconds=math.inf if embed_seconds is None else embed_seconds,
+            later=lambda agent: self.background.embed_later(agent),
+        )
         self.background = Background(self.folder, self.retriever, self.failures, self._is_closed)
         self._pool = CallPool(CALLS)
         register(self)
@@ -71,6 +85,7 @@ class DeltaMem:
         quantization: str | None = None,
         attention: str | None = None,
         limits: Limits | None = None,
+        embed_seconds: float | None = EMBED_SECONDS,
     ) -> Self:
         """Open a database and load a backbone with its adapter, or open the database alone.
 
@@ -95,6 +110,9 @@ class DeltaMem:
             attention: Transformers' ``attn_implementation``; its own choice by default.
             limits: How much the engine runs at once; by default what suits the device.
             hot_bytes: For keys and values of messages that may be continued, so that appending runs new tokens only.
+            embed_seconds: How long a recall may embed records that have no embedding yet, the newest first. It finds
+                what is left by words alone, a note says so, and the background embeds it. The first eight records,
+                more than an ordinary turn has, are embedded in any case, unless it is 0. None waits for all.
 
         Raises:
             DeltaMemError: Something cannot be opened; the message says what and how to mend it. Nothing stays open.
@@ -103,6 +121,7 @@ class DeltaMem:
         """
         arguments.whole(hot_bytes, "hot_bytes")
         arguments.instance(limits, "limits", Limits, optional=True)
+        arguments.seconds(embed_seconds, "embed_seconds")
         options: dict[str, Any] = {
             "device": device,
             "dtype": dtype,
@@ -121,7 +140,7 @@ class DeltaMem:
         except BaseException:
             loaded.close()
             raise
-        return cls(loaded, store, chosen, (note,) if note else ())
+        return cls(loaded, store, chosen, (note,) if note else (), embed_seconds)
 
     @property
     def engine(self) -> Engine:
@@ -202,7 +221,7 @@ class DeltaMem:
     def reindex(
         self, agent: str | None = None, *, prune: bool = False, progress: Callable[[int, int], None] | None = None
     ) -> dict[str, Reindexed]:
-        """Embed records that have no embedding under the present embedder, of one agent or of all.
+        """Embed records that have no embedding under the present embedder, of one agent or of all, and wait for it.
 
         Args:
             prune: Whether to delete embeddings of other models afterwards.

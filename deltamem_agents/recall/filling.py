@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FIRST = 8  # records in a search's first piece, which is embedded whatever it takes: more than an ordinary turn has
 LISTED = 2_048  # records without an embedding that are looked for at a time
-PIECE = 0.2  # seconds that a piece is to take
+PIECE = 0.1  # seconds that a piece is to take
 PATIENCE = 1.0  # seconds that a piece waits for searches
 LOCKS = 64
 REMEMBERED = 10_000  # agents of which it is known how far all is embedded
@@ -78,11 +78,20 @@ class Filling:
                 self._searches -= 1
                 self._changed.notify_all()
 
-    def fill(self, agent: str, progress: Callable[[int], None] | None = None) -> int:
+    def fill(
+        self,
+        agent: str,
+        progress: Callable[[int], None] | None = None,
+        stopping: Callable[[], bool] | None = None,
+        size: int = BATCH,
+    ) -> int:
         """Embed all records that have no embedding yet; how many were.
 
         Args:
             progress: Called with the number embedded so far, after each batch.
+            stopping: In place of the filling's own.
+            size: Records in the first piece; others have as many as take `PIECE` seconds. Where they are few, records
+                are begun with anywhere, as other processes may do the same just now.
 
         Raises:
             EmbedderError: The embedder failed on any text; the batches before are stored.
@@ -96,7 +105,7 @@ class Filling:
             self._busy[agent] += 1
         try:
             known = self._after(agent, version[0])
-            done = 0 if known >= version[1] else self._fill(agent, known, progress)
+            done = 0 if known >= version[1] else self._fill(agent, known, progress, stopping or self._stopping, size)
         finally:
             with self._changed:
                 self._busy[agent] -= 1
@@ -123,7 +132,7 @@ class Filling:
             return False
         until = time.monotonic() + seconds
         with self.first():
-            if not self._turn(agent).acquire(timeout=seconds):
+            if not self._turn(agent).acquire(timeout=min(seconds, threading.TIMEOUT_MAX)):
                 return False
             try:
                 whole = self._newest(agent, max(known, after), until)
@@ -133,9 +142,16 @@ class Filling:
             self._note_filled(agent, version)
         return whole
 
-    def _fill(self, agent: str, after: int, progress: Callable[[int], None] | None) -> int:
+    def _fill(
+        self,
+        agent: str,
+        after: int,
+        progress: Callable[[int], None] | None,
+        stopping: Callable[[], bool],
+        size: int,
+    ) -> int:
         name = self._embeddings.embedder.name
-        done, seen, met, left_out, size = 0, 0, False, 0, BATCH
+        done, seen, met, left_out = 0, 0, False, 0
         while True:
             listed = self._index.missing_embeddings(agent, name, LISTED + left_out, after=after)
             keys = [key for key, text in listed if not self._embeddings.is_refused(text)]
@@ -144,7 +160,7 @@ class Filling:
                 return done
             if not seen and len(keys) >= BATCH:
                 self._tell_of_change(agent, name)
-            start, met = random.randrange(len(keys)) if met else 0, False
+            start, met = random.randrange(len(keys)) if met or size < BATCH < len(keys) else 0, False
             keys = keys[start:] + keys[:start]
             while keys and not met:
                 piece, keys = keys[:size], keys[size:]
@@ -152,17 +168,19 @@ class Filling:
                 self._let_searches_go_first()
                 began = time.monotonic()
                 with self._turn(agent):
-                    looked_at, stored, met = self._piece(agent, piece, tell)
+                    looked_at, stored, met = self._piece(agent, piece, tell, stopping)
                 seen, done = seen + looked_at, done + stored
-                took = time.monotonic() - began
-                size = min(2 * size, LISTED) if took < PIECE / 2 else max(size // 2, FIRST) if took > PIECE else size
+                took = max(time.monotonic() - began, 1e-3)
+                size = max(min(int(size * PIECE / took), 4 * size, LISTED), FIRST)
 
-    def _piece(self, agent: str, keys: Sequence[int], tell: Callable[[int], None] | None) -> tuple[int, int, bool]:
+    def _piece(
+        self, agent: str, keys: Sequence[int], tell: Callable[[int], None] | None, stopping: Callable[[], bool]
+    ) -> tuple[int, int, bool]:
         """Embed these: how many were looked at, how many stored, and whether another process is at work on them."""
         name = self._embeddings.embedder.name
         pairs = self._index.missing_embeddings(agent, name, len(keys), keys=keys)
         taken, stored = 0, 0
-        for found, vectors in self._in_batches(pairs, tell):
+        for found, vectors in self._in_batches(pairs, tell, stopping):
             taken += len(found)
             stored += self._index.put_embeddings(agent, name, found, vectors)
         return len(pairs), stored, len(pairs) < len(keys) or stored < taken
@@ -178,7 +196,7 @@ class Filling:
                 return True
             whole = len(pairs) <= size
             began = time.monotonic()
-            for keys, vectors in self._in_batches(pairs[-size:], None):
+            for keys, vectors in self._in_batches(pairs[-size:], None, self._stopping):
                 self._index.put_embeddings(agent, name, keys, vectors)
             now = time.monotonic()
             if whole:
@@ -188,14 +206,14 @@ class Filling:
                 return False
 
     def _in_batches(
-        self, pairs: Sequence[Pair], tell: Callable[[int], None] | None
+        self, pairs: Sequence[Pair], tell: Callable[[int], None] | None, stopping: Callable[[], bool]
     ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
         """Keys and vectors to be stored, at once where nothing comes between."""
         keys: list[int] = []
         vectors: list[NDArray[np.float32]] = []
         try:
             for start in range(0, len(pairs), BATCH):
-                if self._stopping():
+                if stopping():
                     raise ClosedError("this DeltaMem is being closed; open it again to embed the rest")
                 batch = pairs[start : start + BATCH]
                 embedded, of_batch = self._embeddings.embedded(batch)

@@ -8,6 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from deltamem_agents.errors import EmbedderError, StoreError
 from deltamem_agents.failures import Failures
 from deltamem_agents.recall.embedding import Embeddings
@@ -16,7 +18,6 @@ from deltamem_agents.recall.protocols import RecordIndex
 from deltamem_agents.recall.snapshot import Snapshot, Snapshots, joined, placed
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 UNSTORED = 16  # agents whose vectors are held that a read-only index does not take
@@ -53,15 +54,19 @@ class Prepared:
         self._unstored: OrderedDict[str, tuple[int, dict[int, NDArray[np.float32]]]] = OrderedDict()
 
     def snapshot(
-        self, agent: str, version: tuple[int, int], down: list[EmbedderError], tell: Callable[[str], None]
+        self,
+        agent: str,
+        version: tuple[int, int],
+        down: list[EmbedderError],
+        unstored: list[StoreError],
+        tell: Callable[[str], None],
     ) -> Snapshot | None:
         """The agent's records; a read-only index gets nothing stored, and is searched.
 
         Args:
-            down: Gets the error of an embedder that failed.
+            down, unstored: Get the error of an embedder that failed, and that of an index that took no embeddings.
             tell: Called with how many records have no embedding yet.
         """
-        unstored: list[StoreError] = []
 
         def prepare(agent: str, known: Snapshot | None) -> frozenset[int]:
             try:
@@ -93,6 +98,11 @@ class Prepared:
         self._unstored.clear()
 
     def _embed(self, agent: str, version: tuple[int, int], known: Snapshot | None) -> None:
+        computed_in, computed = self._unstored.get(agent, (0, {}))
+        if computed and computed_in == version[0] and self._embeddings is not None:
+            vectors = np.stack(list(computed.values()))
+            self._index.put_embeddings(agent, self._embeddings.embedder.name, list(computed), vectors)
+            self.forget(agent)
         if self._filling is None or self._seconds == math.inf:
             self._embed_missing(agent)
             return

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deltamem_agents import arguments
-from deltamem_agents.errors import ClosedError, ConfigError, EmbedderError, shown
+from deltamem_agents.errors import ClosedError, ConfigError, EmbedderError, StoreError, shown
 from deltamem_agents.failures import Failures
 from deltamem_agents.recall.contradiction import newer_first, outdated
 from deltamem_agents.recall.embedding import Embeddings
-from deltamem_agents.recall.filling import Filling
+from deltamem_agents.recall.filling import FIRST, Filling
 from deltamem_agents.recall.fusion import Signals, fuse, varied
 from deltamem_agents.recall.large import LargeAgents
 from deltamem_agents.recall.lexical import speaks_of_self
@@ -214,6 +214,7 @@ class Retriever:
     ) -> _Candidates | None:
         """The records that a search ranks: all of the agent's, or of a large one those that the index finds."""
         down: list[EmbedderError] = []
+        unstored: list[StoreError] = []
         count = min(count, MOST_ASKED)
         version = self._index.version(agent) if query.strip() else None
         if version is None:
@@ -226,7 +227,7 @@ class Retriever:
             large = self._large.search(agent, version, query, vector, scope, count)
             snapshot, records, allowed = large.snapshot, large.by_key, large.eligible
         else:
-            held = self._prepared.snapshot(agent, version, down, tell)
+            held = self._prepared.snapshot(agent, version, down, unstored, tell)
             if held is None:
                 return None
             dim = None if held.vectors is None else held.vectors.shape[1]
@@ -234,7 +235,7 @@ class Retriever:
             snapshot, records, allowed = held, None, np.ones(len(held), bool)
         if down:
             tell(f"by words: {self._failures.failed('embedding', agent, down[0])}")
-        elif self._embedder is not None:
+        elif self._embedder is not None and not unstored:
             self._failures.succeeded("embedding", agent)
         if not len(snapshot):
             return None
@@ -258,14 +259,18 @@ class Retriever:
         """
         return 0 if self._filling is None else self._filling.fill(agent, progress)
 
-    def catch_up(self, agent: str) -> None:
-        """As `embed_missing`; that it failed is noted, and the next search tries again.
+    def catch_up(self, agent: str, stopping: Callable[[], bool] | None = None) -> None:
+        """As `embed_missing`, and a large agent's vectors are indexed; a failure is noted, the next search tries again.
+
+        Args:
+            stopping: In place of the retriever's own.
 
         Raises:
             ClosedError: The memory is being closed.
         """
         try:
-            self.embed_missing(agent)
+            if self._filling is not None:
+                self._filling.fill(agent, stopping=stopping, size=FIRST)
             if self._embedder is not None and self._large.is_one(agent):
                 self._index.index_vectors(agent, self._embedder.name)
         except ClosedError:

@@ -26,7 +26,7 @@ def open_mem(url: str) -> Iterator[Opener]:
     opened: list[DeltaMem] = []
 
     def open_one(**options: object) -> DeltaMem:
-        mem = DeltaMem.open("tiny", **({"url": url, "embedder": False} | options))  # type: ignore[arg-type]
+        mem = DeltaMem.open(**({"url": url, "embedder": False} | options))  # type: ignore[arg-type]
         opened.append(mem)
         return mem
 

@@ -130,7 +130,7 @@ def _ways(
 ) -> Iterator[tuple[str, Sequence[int]]]:
     """Positions of the first ten messages by each way of ranking."""
     yield OURS, [record.position for record in retriever.search("a", query, FIRST)]
-    snapshot = retriever._prepared.snapshot("a", version, [], print)
+    snapshot = retriever._prepared.snapshot("a", version, [], [], print)
     assert snapshot is not None
     signals = retriever._signals(query, snapshot, embedder.embed([query])[0], Question(query))
     for way, scores in BASELINES.items():

@@ -137,7 +137,7 @@ def measure(path: Path, embedder: Embedder) -> list[Figure]:
             retriever.embed_missing("a")
             records = store.records("a")
             positions = np.array([record.position for record in records])
-            snapshot = retriever._prepared.snapshot("a", store.version("a") or (0, 0), [], print)
+            snapshot = retriever._prepared.snapshot("a", store.version("a") or (0, 0), [], [], print)
             assert snapshot is not None and snapshot.vectors is not None
             for question in questions:
                 vector = retriever._of_query("a", question.text, snapshot.vectors.shape[1], [])
