@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
@@ -118,8 +119,10 @@ class Scene:
     def check_at_rest(self) -> None:
         """Nothing is held that belongs to a request that has ended, and what is hot is right."""
         scheduler = self.engine._scheduler
+        until = time.monotonic() + SECONDS
         while scheduler.waiting or scheduler.generating or scheduler._running:
-            threading.Event().wait(0.001)
+            assert time.monotonic() < until, "it does not come to rest"
+            time.sleep(0.001)
         assert not scheduler.pool._held and not scheduler._waiting._open
         assert scheduler.pool.used + len(scheduler.pool._free) == scheduler.pool.slots
         more = segments(self.engine, "My cat is Tom.", "My car is old.", "I live in Rome.")
