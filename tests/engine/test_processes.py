@@ -14,13 +14,13 @@ import pytest
 PROGRAM = Path(__file__).with_name("processes.py")
 
 
-def run(folder: Path, what: str, *options: str) -> dict[str, Any]:
+def run(folder: Path, what: str, *options: str, threads: str = "1") -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(PROGRAM), str(folder), what, *options],
         capture_output=True,
         text=True,
         timeout=600,
-        env=os.environ | {"OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false"},
+        env=os.environ | {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"},
     )
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
@@ -49,10 +49,10 @@ def check_exits(codes: dict[str, list[int]], times: int) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_process_ends_with_its_own_exit_code(tmp_path: Path) -> None:
-    check_exits(run(tmp_path, "exits", "1"), 1)
+    check_exits(run(tmp_path, "exits", "1", threads="2"), 1)
 
 
-@pytest.mark.slow  # a minute
+@pytest.mark.slow  # half a minute
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_many_processes_end_with_their_own_exit_codes(tmp_path: Path) -> None:
-    check_exits(run(tmp_path, "exits", "20"), 20)
+    check_exits(run(tmp_path, "exits", "5", threads="2"), 5)

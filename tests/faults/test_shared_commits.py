@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from sqlalchemy import Connection, event, text
 
 from deltamem_agents.errors import ConfigError, StoreError, UnknownAgentError
 from deltamem_agents.store import Revision, Selection, Store
+
+SECONDS = 20.0  # then something hangs
 
 
 @pytest.fixture
@@ -30,13 +33,18 @@ def held(store: Store, waiting: int) -> Any:
 
     def work(_: Connection) -> None:
         entered.set()
-        while len(queue._waiting) < waiting:
-            threading.Event().wait(0.001)
+        wait_for(queue, waiting)
 
     thread = threading.Thread(target=store._database.write, args=(work,))
     thread.start()
-    entered.wait(10)
+    assert entered.wait(SECONDS)
     return thread
+
+
+def wait_for(queue: Any, waiting: int) -> None:
+    until = time.monotonic() + SECONDS
+    while len(queue._waiting) < waiting and time.monotonic() < until:
+        time.sleep(0.001)
 
 
 def test_writes_that_wait_are_one_transaction(store: Store) -> None:
@@ -133,18 +141,17 @@ def test_when_an_interrupt_is_raised_the_write_is_over(store: Store) -> None:
     def slow(_: Connection) -> None:
         if len(queue._waiting) == 0:  # this thread writes both
             writing.set()
-            end.wait(10)
+            end.wait(SECONDS)
 
     def interrupt() -> None:
-        writing.wait(10)
+        writing.wait(SECONDS)
         signal.pthread_kill(main.ident or 0, signal.SIGINT)
         end.wait(0.3)
         end.set()
 
     threads = [held(store, 2), threading.Thread(target=store._database.write, args=(slow,))]
     threads[1].start()
-    while len(queue._waiting) < 1:
-        threading.Event().wait(0.001)
+    wait_for(queue, 1)
     threads.append(threading.Thread(target=interrupt))
     threads[2].start()
     with pytest.raises(KeyboardInterrupt):
