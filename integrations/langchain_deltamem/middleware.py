@@ -6,7 +6,9 @@ import hashlib
 import types
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Annotated, Any, Literal, NotRequired, cast
+from uuid import uuid4
 
 from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
 from langchain.agents.middleware.types import PrivateStateAttr
@@ -18,16 +20,15 @@ from langgraph.runtime import Runtime
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open
-from deltamem_agents.frameworks.messages import edited, session_name, unwritten
+from deltamem_agents.frameworks.messages import session_name
 from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
-from deltamem_agents.frameworks.written import mark, unmarked
 from deltamem_agents.memory import AgentMemory, DeltaMem, Recall
 from deltamem_agents.memory.twins import twin
 from langchain_deltamem.chat_model import ChatDeltaMem
 from langchain_deltamem.memory_tools import by_our_tools, memory_tools
-from langchain_deltamem.messages import for_journal
 from langchain_deltamem.running import named_in_context
+from langchain_deltamem.telling import Told, ToldChannel, untold
 
 WAYS = (
     "give DeltaMemMiddleware(agent_id=…), a string or a callable of state and runtime; or context={'agent_id': …} with "
@@ -38,17 +39,17 @@ Write = Literal["all", "human"] | Callable[[BaseMessage], bool]
 
 
 def _state_of(key: str) -> type[AgentState[Any]]:
-    """The state of an agent with a memory that keeps, under ``key``, which messages are journalled.
+    """The state of an agent with a memory that keeps, under ``key``, which message was told last; see `telling`.
 
-    Id to a mark, see `frameworks.written`. Each of several memories on one agent has a key of its own.
+    Each of several memories on one agent has a key of its own.
     """
-    kept = NotRequired[Annotated[dict[str, str], PrivateStateAttr]]
+    kept = NotRequired[Annotated[str, ToldChannel, PrivateStateAttr]]
     body = {"__annotations__": {key: kept}, "__module__": __name__, "__doc__": "State of an agent with memory."}
     return cast(type[AgentState[Any]], types.new_class("DeltaMemState", (AgentState,), {}, lambda ns: ns.update(body)))
 
 
 class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
-    """Puts recall into the system message of each model call, and journals the messages when the agent is done.
+    """Puts recall into the system message of each model call, and journals what was said before and by the call.
 
     Writing is idempotent: messages are known by their ids, edited ones replace the old, and a conversation that a
     stateless client resends with other ids is aligned with the journal by its text. The journal's session is the
@@ -124,13 +125,22 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ModelResponse[Any]:
-        """Recall what belongs to the newest human message, and hand the model a system message with it."""
+        """Hand the model a system message with what belongs to the newest human message; journal that, and the reply.
+
+        What was said is durable before the model is called, and its reply before this returns; the next recall folds
+        both.
+        """
         agent = self._agent(request.state, request.runtime)
         query, present, text = self._query(request), _present(request), ""
         with fails_open(self._on_error, "recall"):
             recalled = agent.recall(query, **self._options.for_search(present, query)) if query else Recall()
             text = beyond_prompt(self._mem, recalled, self._options, present)
-        return handler(self._with_memory(request, agent, text))
+        with fails_open(self._on_error, "journalling"):
+            self._journal(agent, _session(), request.state)
+        response = _with_ids(handler(self._with_memory(request, agent, text)))
+        with fails_open(self._on_error, "journalling"):
+            self._journal(agent, _session(), request.state, response.result)
+        return response
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
@@ -141,19 +151,12 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         with fails_open(self._on_error, "recall"):
             recalled = await agent.arecall(query, **self._options.for_search(present, query)) if query else Recall()
             text = beyond_prompt(self._mem, recalled, self._options, present)
-        return await handler(self._with_memory(request, agent, text))
-
-    def after_agent(self, state: AgentState[Any], runtime: Runtime[Any]) -> dict[str, Any] | None:
-        """Journal what is new; returns once it is durable; the next recall folds it."""
         with fails_open(self._on_error, "journalling"):
-            return self._journal(self._agent(state, runtime), _session(), state)
-        return None
-
-    async def aafter_agent(self, state: AgentState[Any], runtime: Runtime[Any]) -> dict[str, Any] | None:
-        """Async twin of `after_agent`; never blocks the event loop."""
+            await self._ajournal(agent, _session(), request.state)
+        response = _with_ids(await handler(self._with_memory(request, agent, text)))
         with fails_open(self._on_error, "journalling"):
-            return await self._ajournal(self._agent(state, runtime), _session(), state)
-        return None
+            await self._ajournal(agent, _session(), request.state, response.result)
+        return response
 
     @property
     def pool(self) -> ThreadPoolExecutor:
@@ -161,23 +164,18 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         self._mem.check_open()
         return self._mem.pool
 
-    def _journal(self, agent: AgentMemory, session: str, state: AgentState[Any]) -> dict[str, Any] | None:
-        """Write what is new; what is to change in the state."""
-        known: dict[str, str] | None = state.get(self._key)  # type: ignore[assignment]  # see `_state_of`
-        chosen = self._chosen(state["messages"])
-        key = self._mem.store.secret(agent.id)
-        if known is None:
-            messages = for_journal(chosen, self._output)
-            new = unwritten(agent.log(session), messages) if messages else []
-        else:
-            new = _new(agent, session, chosen, self._output, known, _marks(key or b"", session, chosen))
+    def _journal(
+        self, agent: AgentMemory, session: str, state: AgentState[Any], reply: Sequence[BaseMessage] = ()
+    ) -> None:
+        """Write what memory was not told of the thread and of the reply that will be its end."""
+        messages = [*state["messages"], *reply]
+        told: Any = state.get(self._key, "")
+        last = told.last if isinstance(told, Told) else str(told)
+        new = untold(self._mem, agent, session, last, messages, self._chosen(messages), self._output, edits=not reply)
         if new:
             agent.write(new, session, wait=False)
-            key = key or self._mem.store.secret(agent.id)
-        if key is None:
-            return None
-        marks = _marks(key, session, chosen)
-        return None if marks == known else {self._key: marks}
+        if messages and isinstance(told, Told):
+            told.move(messages[-1].id or "")
 
     _ajournal = twin(_journal)
 
@@ -208,10 +206,10 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
     def _is_ours(self, request: ModelRequest[Any]) -> bool:
         return isinstance(request.model, ChatDeltaMem) and request.model.mem is self._mem
 
-    def _chosen(self, messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-        """The messages that are for the journal."""
+    def _chosen(self, messages: Sequence[BaseMessage]) -> set[int]:
+        """Places of the messages that are for the journal."""
         passed = by_our_tools(messages) if self.tools else set()
-        return [each for place, each in enumerate(messages) if place not in passed and self._is_chosen(each)]
+        return {place for place, each in enumerate(messages) if place not in passed and self._is_chosen(each)}
 
     def _is_chosen(self, message: BaseMessage) -> bool:
         # A summary that LangChain put in place of messages is not something that was said.
@@ -240,28 +238,12 @@ def _session() -> str:
     return session_name(_configurable().get("thread_id"))
 
 
-def _marks(key: bytes, session: str, messages: Sequence[BaseMessage]) -> dict[str, str]:
-    """By id, what the state keeps of messages that are journalled."""
-    return {each.id: mark(key, session, each.id, repr((each.type, each.content))) for each in messages if each.id}
-
-
-def _new(
-    agent: AgentMemory,
-    session: str,
-    messages: Sequence[BaseMessage],
-    tools: ToolOutput,
-    known: Mapping[str, str],
-    marks: Mapping[str, str],
-) -> list[dict[str, Any]]:
-    """What a state holds that was not journalled from it; ``known`` are the marks of what was.
-
-    Marks under another key, after the agent was deleted, imported or exchanged, do not tell what was edited meanwhile.
-    The journal does; what it has no more was erased, and is not told again.
-    """
-    new, unsure = unmarked(known, marks)
-    doubtful = for_journal([each for each in messages if each.id in unsure], tools)
-    changed = edited(agent.log(session), doubtful) if doubtful else []
-    return [*changed, *for_journal([each for each in messages if not each.id or each.id in new], tools)]
+def _with_ids(response: ModelResponse[Any]) -> ModelResponse[Any]:
+    """The response with the ids that its messages will have in the thread."""
+    if all(each.id for each in response.result):
+        return response
+    named = [each if each.id else each.model_copy(update={"id": str(uuid4())}) for each in response.result]
+    return replace(response, result=named)
 
 
 def _joined(system: SystemMessage | None, text: str) -> SystemMessage:

@@ -281,7 +281,7 @@ def test_an_edited_message_replaces_the_old_one(mem: DeltaMem) -> None:
     assert sorted(texts(mem)) == sorted(["Noted.", "My locker code is 1234.", QUESTION, "Fine."])
 
 
-def test_after_an_error_the_next_run_writes_what_is_missing(mem: DeltaMem) -> None:
+def test_after_an_error_nothing_is_missing_and_nothing_doubled(mem: DeltaMem) -> None:
     def replies() -> Iterator[AIMessage | str]:
         yield AIMessage("", tool_calls=[{"name": "broken", "args": {}, "id": "c1"}])
         yield "Better."
@@ -303,7 +303,7 @@ def test_after_an_error_the_next_run_writes_what_is_missing(mem: DeltaMem) -> No
     )
     with pytest.raises(RuntimeError):
         agent.invoke(said(FACT), config())
-    assert texts(mem) == []
+    assert texts(mem) == [FACT, ""]
     stuck = agent.get_state(config()).values["messages"]
     done = ToolMessage("failed", tool_call_id="c1")
     agent.update_state(config(), {"messages": [done]}, as_node="tools")

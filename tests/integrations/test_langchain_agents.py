@@ -115,13 +115,13 @@ def test_parallel_tool_calls(mem: DeltaMem, speak: Callable[..., None], asynchro
     assert texts(mem) == ["Look both up.", "", "teal: a word", "cello: a word", "Two words."]
 
 
-def test_an_interrupt_writes_when_the_run_ends(mem: DeltaMem, speak: Callable[..., None]) -> None:
+def test_an_interrupted_run_is_journalled_once(mem: DeltaMem, speak: Callable[..., None]) -> None:
     speak(mem, calling(look_up("teal")), "A word.")
     asks = HumanInTheLoopMiddleware(interrupt_on={"look_up": True})
     agent = agent_of(mem, looks_up, middleware=[asks, DeltaMemMiddleware(mem, trust_configurable=True)])
     stopped = agent.invoke(said("Look teal up."), config())
     assert stopped["__interrupt__"]
-    assert texts(mem) == []
+    assert texts(mem) == ["Look teal up.", ""]
     agent.invoke(Command(resume={"decisions": [{"type": "approve"}]}), config())
     assert texts(mem) == ["Look teal up.", "", "teal: a word", "A word."]
 
@@ -149,10 +149,13 @@ def test_a_run_that_is_done_again_writes_once(mem: DeltaMem, speak: Callable[...
     speak(mem, "Noted.")
     agent = agent_of(mem)
     agent.invoke(said(FACT), config())
-    before_the_end = next(s for s in agent.get_state_history(config()) if s.next == ("DeltaMemMiddleware.after_agent",))
+    before_the_model = next(s for s in agent.get_state_history(config()) if s.next == ("model",))
     for _ in range(2):
-        agent.invoke(None, as_alice(before_the_end.config))
+        agent.invoke(None, as_alice(before_the_model.config))
     assert texts(mem) == [FACT, "Noted."]
+    speak(mem, "All right.")
+    agent.invoke(None, as_alice(before_the_model.config))
+    assert texts(mem) == [FACT, "Noted.", "All right."]
 
 
 async def test_streaming_tokens_of_an_agent_with_tools(mem: DeltaMem, speak: Callable[..., None]) -> None:
@@ -273,7 +276,7 @@ def test_tools_to_remember_recall_and_forget(mem: DeltaMem, speak: Callable[...,
         return [message.text for message in result["messages"] if isinstance(message, ToolMessage)]
 
     assert run("Keep this.", "a") == ["Remembered."]
-    assert texts(mem) == ["The locker code is 4417.", "Keep this.", "I will keep that."]
+    assert texts(mem) == ["Keep this.", "The locker code is 4417.", "I will keep that."]
     found, *rest = run("Forget my locker.", "b")
     assert found.startswith("[remember:") and "4417" in found
     assert rest == ["Forgotten.", "Nothing has this id."]

@@ -1,0 +1,162 @@
+"""What of a thread's messages memory has been told, and what it has not.
+
+A checkpoint keeps one id, that of the last message told. Memory knows the rest: messages are known by their ids. The id
+gets into the checkpoint by a channel of its own, and not as an update of a node, so that memory adds neither a step
+(whose checkpoint would hold the whole thread once more) nor a chunk to a stream of updates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage
+from langgraph.channels.base import BaseChannel
+
+from deltamem_agents.frameworks.messages import edited, id_name, unwritten
+from deltamem_agents.frameworks.tool_output import ToolOutput
+from deltamem_agents.memory import AgentMemory, DeltaMem
+from deltamem_agents.store import Entry
+from langchain_deltamem.messages import for_journal
+
+
+class Told(str):
+    """The id of the last message told, empty where none was; as a node reads it from the state."""
+
+    __slots__ = ("_channel",)
+    _channel: ToldChannel
+
+    @property
+    def last(self) -> str:
+        """The id as it is now; what was read stays what it was when the node began."""
+        return self._channel.checkpoint()
+
+    def move(self, message_id: str) -> None:
+        """Let the next checkpoint keep this id."""
+        self._channel.move(message_id)
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (str(self),)
+
+
+class ToldChannel(BaseChannel[str, str, str]):
+    """Keeps an id that is moved while a step runs; `Told` moves it."""
+
+    __slots__ = ("_moved", "_value")
+
+    def __init__(self, typ: Any = str, key: str = "") -> None:
+        super().__init__(typ, key)
+        self._value, self._moved = "", False
+
+    @property
+    def ValueType(self) -> type[str]:
+        """What is read."""
+        return str
+
+    @property
+    def UpdateType(self) -> type[str]:
+        """What is written."""
+        return str
+
+    def move(self, message_id: str) -> None:
+        """Have another value from the end of this step on."""
+        self._value, self._moved = message_id, True
+
+    def copy(self) -> ToldChannel:
+        """One that is moved by itself."""
+        return self.from_checkpoint(self._value)
+
+    def checkpoint(self) -> str:
+        """The id."""
+        return self._value
+
+    def from_checkpoint(self, checkpoint: Any) -> ToldChannel:
+        """A channel with what an earlier run left."""
+        made = type(self)(self.typ, self.key)
+        made._value = _last_id(checkpoint)
+        return made
+
+    def get(self) -> Told:
+        """The id, and the way to move it."""
+        told = Told(self._value)
+        told._channel = self
+        return told
+
+    def is_available(self) -> bool:
+        """Always: LangGraph tells only channels that are of the end of a step."""
+        return True
+
+    def update(self, values: Sequence[Any]) -> bool:
+        """At the end of a step: whether a checkpoint has to keep another value."""
+        if values:
+            self._value, self._moved = _last_id(values[-1]), True
+        moved, self._moved = self._moved, False
+        return moved
+
+
+def untold(
+    mem: DeltaMem,
+    agent: AgentMemory,
+    session: str,
+    told: str,
+    messages: Sequence[BaseMessage],
+    chosen: Collection[int],
+    tools: ToolOutput,
+    *,
+    edits: bool = True,
+) -> list[dict[str, Any]]:
+    """What to write of a thread's messages: those that are new, and those that were edited and kept their id.
+
+    What was told before and is not in the journal was erased, or told to another agent, and is not told again.
+
+    Args:
+        told: The id of the last message told; empty for a thread that memory has not seen.
+        messages: All of the thread.
+        chosen: Places of those that are for the journal.
+        tools: What is kept of tools' results.
+        edits: Whether to look for edited ones among those that were told.
+    """
+    if not told:
+        given = for_journal([messages[place] for place in sorted(chosen)], tools)
+        return unwritten(agent.log(session), given) if given else []
+    last = _place_after(messages, told)
+    looked_up = range(len(messages)) if edits or last is None else range(max(last - 1, 0), len(messages))
+    names = {place: id_name(messages[place].id) for place in looked_up if place in chosen and messages[place].id}
+    held = {each.id: each for each in mem.store.find(agent.id, [(session, each) for each in names.values()])}
+    after = _after_what_is_known(messages, names, held) if last is None else last
+    changed = for_journal([messages[place] for place in names if place < after and names[place] in held], tools)
+    fresh = for_journal([messages[place] for place in sorted(chosen) if place >= after], tools)
+    known = [each for each in fresh if each.get("id") in held]
+    fresh = [each for each in fresh if each not in known]
+    changed = edited([*held.values()], [*changed, *known])
+    if last is None:
+        return [*changed, *(unwritten(agent.log(session), fresh) if fresh else [])]
+    return [*changed, *_not_again(mem, agent, session, [*held.values()], fresh)]
+
+
+def _place_after(messages: Sequence[BaseMessage], told: str) -> int | None:
+    """The place after the last message told; None where it is gone from the thread."""
+    return next((place + 1 for place in reversed(range(len(messages))) if messages[place].id == told), None)
+
+
+def _after_what_is_known(messages: Sequence[BaseMessage], names: Mapping[int, str], held: Collection[str]) -> int:
+    """The place after all that the journal holds and after the last whole reply."""
+    replies = [place for place, each in enumerate(messages[:-1]) if isinstance(each, AIMessage) and not each.tool_calls]
+    return max([*replies, *(place for place, name in names.items() if name in held)], default=-1) + 1
+
+
+def _not_again(
+    mem: DeltaMem, agent: AgentMemory, session: str, held: Sequence[Entry], fresh: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Without the same reply by another id, as a run that is begun again from a checkpoint gives it."""
+    if not fresh or not held or any(message["role"] == "user" for message in fresh):
+        return fresh
+    after = mem.store.live(agent.id, max(entry.position for entry in held), session)
+    return unwritten(after, fresh) if after else fresh
+
+
+def _last_id(kept: Any) -> str:
+    """Of what a checkpoint keeps; older versions kept a mapping by id, in the thread's order."""
+    if isinstance(kept, Mapping):
+        return str(next(reversed(kept), "")) if kept else ""
+    return str(kept) if isinstance(kept, str) else ""
