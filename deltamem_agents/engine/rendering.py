@@ -11,7 +11,7 @@ import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import accumulate
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from deltamem_agents.engine import templates
 from deltamem_agents.engine.markup import HiddenMarkup
-from deltamem_agents.errors import UnsupportedModelError
+from deltamem_agents.errors import ChatTemplateError, UnsupportedModelError
 
 PART = 20_000  # characters
 _WORD_BEGINS = re.compile(r"(?<=\S) (?=\w)")
@@ -78,6 +78,7 @@ FORMATS: Mapping[str, MessageFormat] = {
 }
 
 
+PROBE = "look_up_probe"  # a tool's name, by which a template shows whether it takes tools
 DIALOGUE = (("user", "Good morning."), ("assistant", "What can I do?"), ("user", "My desk is 12."))
 
 
@@ -176,6 +177,18 @@ class Rendering:
         hidden = HiddenMarkup(self._control)
         rendered = templates.render(self.tokenizer, hidden.hide(messages), hidden.hide(tools))
         return hidden.ids(rendered, self._written, self.text)
+
+    @cached_property
+    def takes_tools(self) -> bool:
+        """Whether the chat template shows a model its tools: many leave them out without a word."""
+        function = {"name": PROBE, "description": "Looks up.", "parameters": {"type": "object", "properties": {}}}
+        try:
+            shown = templates.render(
+                self.tokenizer, [{"role": "user", "content": "Hi"}], [{"type": "function", "function": function}]
+            )
+        except ChatTemplateError:
+            return False
+        return PROBE in shown
 
     def facts(self, *, sentences: bool = False) -> str:
         """What a state depends on here: part of the fingerprint.

@@ -12,7 +12,7 @@ from deltamem_agents.frameworks.recalled import RecalledText
 from deltamem_agents.memory.prompting import TURNS, beyond, sought
 from deltamem_agents.memory.results import Mode, Outdated, Recall, Reply, check_k, check_mode, check_outdated
 from deltamem_agents.recall import current
-from deltamem_agents.recall.prompt import HEADER
+from deltamem_agents.recall.given import recalled_in
 
 if TYPE_CHECKING:
     from deltamem_agents.memory.agent import AgentMemory
@@ -184,11 +184,11 @@ def _overlap(text: str) -> int:
 
 
 def _holds_recall(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """In a system message, or at the beginning of a line of the newest question."""
-    if any(message["role"] == "system" and HEADER in _text(message["content"]) for message in messages):
+    """In a system message or the newest question: recalled text that this process gave, not just its heading."""
+    if any(message["role"] == "system" and recalled_in(_text(message["content"])) for message in messages):
         return True
     asked = next((_text(message["content"]) for message in reversed(messages) if message["role"] == "user"), "")
-    return HEADER in asked.splitlines()
+    return bool(recalled_in(asked))
 
 
 def _text(content: Any) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Self
 
 from deltamem_agents.recall import Record, recall_text, within_budget
+from deltamem_agents.recall.given import note_given
 
 
 class RecalledText(str):
-    """Text for a prompt, and the records that it is made of, best first.
+    """Text for a prompt, and the records that it is made of, best first. Where it comes back, it is `recalled_in` it.
 
     Args:
         records: See `recall_text` for how they read.
@@ -22,6 +23,8 @@ class RecalledText(str):
     def __new__(cls, records: Sequence[Record] = (), text: str = "") -> Self:  # noqa: D102  # see the class
         made = super().__new__(cls, recall_text(records) or text)
         made.records = records
+        if made:
+            note_given(made)
         return made
 
     def within(self, limit: int, measure: Callable[[str], int]) -> Self:

@@ -47,6 +47,7 @@ from deltamem_agents.memory.results import (
 from deltamem_agents.memory.tool_calls import split_tool_calls
 from deltamem_agents.memory.twins import twin
 from deltamem_agents.recall import Record, current, leans, recall_text, says, within_budget
+from deltamem_agents.recall.given import note_given
 from deltamem_agents.store import check_id, check_messages
 
 if TYPE_CHECKING:
@@ -193,6 +194,7 @@ class AgentMemory(History):
             text = _text(records, way, old)
         if answer is not None and answer.source == "state":
             text = self._hinted(text, answer.generation.text, budget)
+        note_given(text)
         return Recall(
             text=text,
             answer=answer.text if answer else None,

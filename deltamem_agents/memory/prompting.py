@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from deltamem_agents import arguments
@@ -80,18 +81,24 @@ def beyond(records: Sequence[Record], said: Sequence[str]) -> list[Record]:
 def newest_that_fit(
     messages: Sequence[dict[str, Any]], fits: Callable[[Sequence[dict[str, Any]]], bool]
 ) -> list[dict[str, Any]]:
-    """The messages without the oldest, as few as it takes until they fit; the system message and the last always stay.
+    """The messages without the oldest, as few as it takes until they fit.
 
-    Results of tools go together with the message that called them.
+    The system message, the newest user message and the last always stay. Results of tools go together with the message
+    that called them.
     """
-    first = 1 if messages[0]["role"] == "system" else 0
-    starts = [i for i in range(first, len(messages)) if messages[i]["role"] != "tool"] or [first]
+    starts = [i for i, message in enumerate(messages) if message["role"] != "tool" or i == 0]
+    groups = [range(start, end) for start, end in pairwise([*starts, len(messages)])]
+    asked = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=len(messages) - 1)
+    kept = [asked in group or group is groups[-1] for group in groups]
+    kept[0] = kept[0] or messages[0]["role"] == "system"
+    can_go = [group for group, stays in zip(groups, kept, strict=True) if not stays]
 
-    def from_start(number: int) -> list[dict[str, Any]]:
-        return [*messages[:first], *messages[starts[number] :]]
+    def without(number: int) -> list[dict[str, Any]]:
+        gone = {i for group in can_go[:number] for i in group}
+        return [message for i, message in enumerate(messages) if i not in gone]
 
-    number = bisect_left(range(len(starts) - 1), True, key=lambda each: fits(from_start(each)))
-    return from_start(number)
+    number = bisect_left(range(len(can_go)), True, key=lambda each: fits(without(each)))
+    return without(number)
 
 
 def _within(text: str, said: set[str]) -> bool:

@@ -17,6 +17,7 @@ from llama_index.core.utils import get_tokenizer
 from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open
 from deltamem_agents.frameworks.messages import for_journal, session_name
+from deltamem_agents.frameworks.options import refuse_unknown
 from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.frameworks.recalled import RecalledText
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
@@ -69,6 +70,7 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
     def __init__(self, mem: DeltaMem, agent_id: str | None = None, **fields: Any) -> None:
         # Before pydantic, which would say it in its own words.
         Owner(agent_id=agent_id, ways=WAYS).memory(mem)
+        refuse_unknown(type(self).__name__, fields, type(self).model_fields)
         RecallOptions(**{name: fields[name] for name in ("mode", "k", "budget", "outdated") if name in fields})
         check_on_error(fields.get("on_error", "log"))
         ToolOutput(limit=fields.get("tool_output", LIMIT), folded=fields.get("fold_tool_output", False))
@@ -109,7 +111,7 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
         tools = ToolOutput(limit=self.tool_output, folded=self.fold_tool_output)
         for session, portion in groupby(messages, lambda each: session_name(each.additional_kwargs.get("session_id"))):
             last, new = self._last.get(session, session), []
-            for message in for_journal(map(taken_apart, portion), replace(tools, limit=None)):
+            for message in for_journal((taken_apart(_as_said(each)) for each in portion), replace(tools, limit=None)):
                 if message["role"] != "system":
                     last = _id_after(last, message)  # of all that was said, whatever is kept of it
                     if message["role"] == "tool":
@@ -125,6 +127,12 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
 
     def _measure(self, text: str) -> int:
         return len(self.tokenizer_fn(text))
+
+
+def _as_said(message: ChatMessage) -> ChatMessage:
+    """The message without the session that `Memory` adds to it."""
+    kept = {key: value for key, value in message.additional_kwargs.items() if key != "session_id"}
+    return message.model_copy(update={"additional_kwargs": kept})
 
 
 def _id_after(last: str, message: Mapping[str, Any]) -> str:

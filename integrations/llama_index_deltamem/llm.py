@@ -25,6 +25,7 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools.types import BaseTool
 
+from deltamem_agents.errors import ConfigError
 from deltamem_agents.frameworks.calling import (
     RecallOptions,
     VisibleText,
@@ -33,11 +34,13 @@ from deltamem_agents.frameworks.calling import (
     reply_facts,
 )
 from deltamem_agents.frameworks.messages import for_prompt
+from deltamem_agents.frameworks.options import refuse_unknown
 from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.memory import AgentMemory, DeltaMem, Reply
 from deltamem_agents.memory.opened import Handle, refuse_pickle
 from llama_index_deltamem.messages import taken_apart, tool_call_blocks
 from llama_index_deltamem.tokens import Tokenizer, tokenizer_of
+from llama_index_deltamem.window import announce
 
 WAYS = "give DeltaMemLLM(mem, agent_id=…), or delta_agent_id=… with the call"
 
@@ -55,7 +58,8 @@ class DeltaMemLLM(FunctionCallingLLM):
         default_agent_id: Whose memory where a call names none.
         fields: ``mode`` ("hybrid", "vector", "state"), ``k``, ``budget``, ``outdated``,
             ``temperature`` (0 is greedy), ``top_p``,
-            ``max_tokens``, ``stop``, ``seed``, and those of any LLM of LlamaIndex.
+            ``max_tokens``, ``stop``, ``seed``, ``truncation`` (a prompt that is longer than the window loses its oldest
+            messages; False raises ContextLengthError), and those of any LLM of LlamaIndex.
 
     Raises:
         ConfigError: An option is out of range; on a call, no agent is named anywhere, or another than ``agent_id`` is.
@@ -73,17 +77,20 @@ class DeltaMemLLM(FunctionCallingLLM):
     max_tokens: int = Field(default=256, description="The most tokens of a reply.")
     stop: list[str] | None = Field(default=None, description="Strings that end a reply.")
     seed: int | None = Field(default=None, description="Makes sampling repeatable.")
+    truncation: bool = Field(default=True, description="Whether a prompt beyond the window loses its oldest messages.")
 
     _handle: Handle = PrivateAttr()
 
     def __init__(self, mem: DeltaMem, agent_id: str | None = None, **fields: Any) -> None:
         if agent_id is not None:
             mem.agent(agent_id)  # refuses what is not an id, before pydantic does in its own words
+        refuse_unknown(type(self).__name__, fields, type(self).model_fields)
         recall = {name: fields[name] for name in ("mode", "k", "budget", "outdated") if name in fields}
         RecallOptions(**recall)
         super().__init__(agent_id=agent_id, **fields)
         self._handle = Handle(mem)
         chosen_sampling(self, {})
+        announce(mem, self)
 
     def __getstate__(self) -> dict[str, Any]:
         refuse_pickle("DeltaMemLLM")
@@ -95,13 +102,13 @@ class DeltaMemLLM(FunctionCallingLLM):
 
     @property
     def metadata(self) -> LLMMetadata:
-        """Window and abilities of the backbone."""
+        """Window and abilities of the backbone; it calls functions where its chat template shows it tools."""
         engine = self._handle.mem.engine
         return LLMMetadata(
             context_window=engine.window,
             num_output=self.max_tokens,
             is_chat_model=True,
-            is_function_calling_model=True,
+            is_function_calling_model=engine.rendering.takes_tools,
             model_name=engine.name,
             system_role=MessageRole.SYSTEM,
         )
@@ -204,6 +211,12 @@ class DeltaMemLLM(FunctionCallingLLM):
         options = RecallOptions(mode=self.mode, k=self.k, budget=self.budget, outdated=self.outdated).for_prompt(prompt)
         options["sampling"] = chosen_sampling(self, given)
         options["tools"] = chosen_tools(given.get("tools"), given.get("tool_choice"))
+        if options["tools"] and not self._handle.mem.engine.rendering.takes_tools:
+            raise ConfigError(
+                f"{len(options['tools'])} tools were given, and the chat template of {self._handle.mem.engine.name} "
+                "shows a model none; use ReActAgent, which writes them into its prompt, or another backbone"
+            )
+        options["truncation"] = given.get("truncation", self.truncation)
         return agent, prompt, options
 
     def _stream(

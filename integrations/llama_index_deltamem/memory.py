@@ -5,41 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
-from llama_index.core.base.llms.types import ChatMessage, TextBlock
+from llama_index.core.base.llms.base import BaseLLM
+from llama_index.core.base.llms.types import ChatMessage, TextBlock, ToolCallBlock
 from llama_index.core.bridge.pydantic import Field, PrivateAttr, model_serializer
 from llama_index.core.memory import Memory
 from llama_index.core.memory.memory import DEFAULT_TOKEN_LIMIT, InsertMethod
+from llama_index.core.schema import QueryBundle
 from llama_index.core.storage.chat_store.base_db import MessageStatus
 
 from deltamem_agents.errors import UnknownAgentError
 from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open
-from deltamem_agents.frameworks.messages import clearing, session_name, since_cleared, unwritten
+from deltamem_agents.frameworks.messages import clearing, own_role, session_name, since_cleared, unwritten
+from deltamem_agents.frameworks.options import refuse_unknown
 from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem, Receipt
 from deltamem_agents.memory.opened import find_open, refuse_pickle
+from deltamem_agents.store import Entry
 from llama_index_deltamem.blocking import finished
-from llama_index_deltamem.messages import asks, put_together, question, texts
+from llama_index_deltamem.messages import asks, put_together, question, texts, without_recall
 from llama_index_deltamem.tokens import tokenizer_of
 from llama_index_deltamem.turn import OpenTurn, Said, journalled, said
+from llama_index_deltamem.window import MARKUP, Window, newest_within
 
 WAYS = "give DeltaMemory.from_defaults(mem, agent_id=…), a string, such as a user's id"
 SERIALISED = (
-    *(
-        "agent_id",
-        "session_id",
-        "mode",
-        "k",
-        "budget",
-        "outdated",
-        "on_error",
-        "tool_output",
-        "fold_tool_output",
-        "token_limit",
-        "token_flush_size",
-        "chat_history_token_ratio",
-    ),
+    *("agent_id", "session_id", "mode", "k", "budget", "outdated", "on_error", "tool_output", "fold_tool_output"),
+    "chat_history_token_ratio",
     *("image_token_size_estimate", "audio_token_size_estimate", "video_token_size_estimate"),
 )
 
@@ -66,15 +59,24 @@ class DeltaMemory(Memory):
     fold_tool_output: bool = Field(default=False, description="Whether they are folded into the state.")
 
     _turn: OpenTurn = PrivateAttr()
+    _window: Window = PrivateAttr()
 
-    def __init__(self, mem: DeltaMem, agent_id: str | None = None, **fields: Any) -> None:
+    def __init__(
+        self, mem: DeltaMem, agent_id: str | None = None, *, llm: BaseLLM | None = None, **fields: Any
+    ) -> None:
         # Before pydantic, which would say it in its own words.
         Owner(agent_id=agent_id, ways=WAYS).memory(mem)
+        refuse_unknown(type(self).__name__, fields, type(self).model_fields.keys() | {"llm"})
         RecallOptions(**{name: fields[name] for name in ("mode", "k", "budget", "outdated") if name in fields})
         check_on_error(fields.get("on_error", "log"))
         ToolOutput(limit=fields.get("tool_output", LIMIT), folded=fields.get("fold_tool_output", False))
-        super().__init__(agent_id=agent_id, **fields)  # type: ignore[call-arg]  # a field of this class
+        limit = fields.pop("token_limit", None)
+        given = DEFAULT_TOKEN_LIMIT if limit is None else limit
+        super().__init__(agent_id=agent_id, token_limit=given, **fields)  # type: ignore[call-arg]  # of this class
         self._turn = OpenTurn(mem)
+        self._turn.restore = fields.get("session_id") is not None
+        self._window = Window(mem, limit, self.token_flush_size, llm)
+        self._fit_window()
 
     @classmethod
     def class_name(cls) -> str:
@@ -95,7 +97,8 @@ class DeltaMemory(Memory):
         on_error: OnError = "log",
         tool_output: int | None = LIMIT,
         fold_tool_output: bool = False,
-        token_limit: int = DEFAULT_TOKEN_LIMIT,
+        token_limit: int | None = None,
+        llm: BaseLLM | None = None,
         chat_history: list[ChatMessage] | None = None,
         **options: Any,
     ) -> Self:
@@ -104,7 +107,7 @@ class DeltaMemory(Memory):
         Args:
             mem: Not closed by this class.
             agent_id: Whose memory; has to be given.
-            session_id: The conversation; a new one where none is given.
+            session_id: The conversation, which goes on from its journal; a new one where none is given.
             outdated: "omit" leaves records that a newer one contradicts out of the text, "mark" says until when they
                 held.
             on_error: Where memory fails, "log" goes on without recall, and keeps what cannot be journalled for the next
@@ -112,7 +115,11 @@ class DeltaMemory(Memory):
             tool_output: Characters of a tool's result that are journalled, half from its beginning, half from its end;
                 None for all. The buffer has all of it, until it is filled from the journal again.
             fold_tool_output: Whether they are folded into the state.
-            token_limit: Of buffer and recall together, by the backbone's tokenizer unless ``tokenizer_fn`` is given.
+            token_limit: Of buffer and recall together, by the backbone's tokenizer unless ``tokenizer_fn`` is given, or
+                LlamaIndex's without a backbone. By default LlamaIndex's limit; in either case no more than the model's
+                window leaves, see `Window`.
+            llm: The model whose window that is. Without it, the smallest of ``Settings.llm``, where that is set, and
+                of each `DeltaMemLLM` over ``mem``; where there is none and no limit is given, the backbone.
             chat_history: What the conversation begins with; what the journal does not have of it is written.
             options: Any other of `Memory.from_defaults`.
 
@@ -121,11 +128,23 @@ class DeltaMemory(Memory):
             InvalidAgentError: The agent id is not one.
             ClosedError: ``mem`` was closed.
         """
-        options.setdefault("tokenizer_fn", tokenizer_of(mem))
-        stock = Memory.from_defaults(session_id=session_id, token_limit=token_limit, **options)
-        fields = {name: getattr(stock, name) for name in Memory.model_fields}
-        fields |= {"tool_output": tool_output, "fold_tool_output": fold_tool_output}
-        memory = cls(mem, agent_id, mode=mode, k=k, budget=budget, outdated=outdated, on_error=on_error, **fields)
+        if mem.backbone.present:
+            options.setdefault("tokenizer_fn", tokenizer_of(mem))
+        limit = DEFAULT_TOKEN_LIMIT if token_limit is None else token_limit
+        stock = Memory.from_defaults(session_id=session_id, token_limit=limit, **options)
+        fields = {name: getattr(stock, name) for name in Memory.model_fields} | {"token_limit": token_limit}
+        own: dict[str, Any] = {
+            "mode": mode,
+            "k": k,
+            "budget": budget,
+            "outdated": outdated,
+            "on_error": on_error,
+            "tool_output": tool_output,
+            "fold_tool_output": fold_tool_output,
+            "llm": llm,
+        }
+        memory = cls(mem, agent_id, **fields, **own)
+        memory._turn.restore = session_id is not None
         if chat_history is not None:
             memory.set(chat_history)
         return memory
@@ -141,10 +160,9 @@ class DeltaMemory(Memory):
         Raises:
             ClosedError: No `DeltaMem` is open for the URL; the message says what to open.
         """
-        known = {name: data[name] for name in SERIALISED if name in data}
+        known = {name: data[name] for name in (*SERIALISED, "token_limit", "token_flush_size") if name in data}
         known["insert_method"] = InsertMethod(data.get("insert_method", InsertMethod.SYSTEM))
         memory = cls.from_defaults(mem or find_open(data["url"]), **known | options)
-        memory._turn.restore = True
         memory._turn.load(data.get("open_turn", []))
         return memory
 
@@ -152,6 +170,7 @@ class DeltaMemory(Memory):
     def custom_model_dump(self) -> dict[str, Any]:  # type: ignore[override]  # plain instead of wrap
         """Ids, options and the open turn; see `from_dict`."""
         dumped = {name: getattr(self, name) for name in SERIALISED}
+        dumped |= {"token_limit": self._window.limit, "token_flush_size": self._window.flush}
         dumped |= {"insert_method": self.insert_method.value, "open_turn": self._turn.dump()}
         return {"class_name": self.class_name(), "url": self._turn.mem.store.url, **dumped}
 
@@ -162,19 +181,34 @@ class DeltaMemory(Memory):
         """A copy of the same conversation: databases cannot be copied, so it shares buffer and open turn."""
         return self.model_copy()
 
-    async def aget(self, input: str | ChatMessage | None = None, **block_kwargs: Any) -> list[ChatMessage]:
-        """The buffer with recall for ``input``, or else for the newest user message. Pure; copies."""
-        await self._restored()
-        messages = _copies(await super().aget(input=input, **block_kwargs))
-        asked = input.content if isinstance(input, ChatMessage) else input
+    async def aget(
+        self, input: str | ChatMessage | QueryBundle | None = None, **block_kwargs: Any
+    ) -> list[ChatMessage]:
+        """The buffer with recall for ``input``, or else for the newest user message. Pure; copies.
+
+        All of it fits the model's window, where that is known: recall gets what is left, its lowest-ranked records go
+        first, then the oldest messages. The newest user message stays, however long it is.
+        """
+        await self._ready()
+        asked = input.query_str if isinstance(input, QueryBundle) else input
+        messages = _copies(await super().aget(input=asked, **block_kwargs))
+        asked = asked.content if isinstance(asked, ChatMessage) else asked
         query = (asked or "").strip() or question(messages)
-        used = sum(map(self._estimate_token_count, messages)) + int(block_kwargs.get("initial_token_count", 0))
-        text = await self._recall(query, self.token_limit - used, texts(messages))
-        return self._insert_memory_content(messages, [TextBlock(text=text)], []) if text else messages
+        started = int(block_kwargs.get("initial_token_count", 0))
+        room, left = self._window.room(), self.token_limit - started - sum(map(self._estimate_token_count, messages))
+        if room is not None:
+            left = min(left, room - started - MARKUP - sum(map(self._size, messages)))
+        text = await self._recall(query, left, texts(messages))
+        if text:
+            messages = self._insert_memory_content(messages, [TextBlock(text=text)], [])
+        if room is None:
+            return messages
+        roles = [own_role(message.role.value) for message in messages]
+        return [messages[place] for place in newest_within(roles, [*map(self._size, messages)], room - started)]
 
     async def aget_all(self, status: MessageStatus | None = None) -> list[ChatMessage]:
         """The buffer, without recall; copies."""
-        await self._restored()
+        await self._ready()
         return _copies(await super().aget_all(status=status))
 
     async def aput(self, message: ChatMessage) -> None:
@@ -183,21 +217,26 @@ class DeltaMemory(Memory):
 
     async def aput_messages(self, messages: list[ChatMessage]) -> None:
         """Add messages; see the class for when they are journalled."""
-        if messages:
-            await self._restored()
-            messages = _copies(messages)
+        await self._ready()
+        if messages := without_recall(_copies(messages)):
             await super().aput_messages(messages)
             await self._write(self._turn.add(messages))
 
     async def aset(self, messages: list[ChatMessage]) -> None:
-        """Replace the buffer. What the session's journal lacks of the messages is written, save an open question."""
+        """Replace the buffer. What the session's journal lacks of the messages is written, save an open question.
+
+        What `aget` gave may be set again: the recalled text in it is known, and neither kept nor written.
+        """
+        self._turn.mem.check_open()
         self._turn.restore = False
         await self.aflush()
-        messages = _copies(messages)
+        messages = without_recall(_copies(messages))
         await super().aset(messages)
         given = said(messages)
-        log = await self._agent.alog(self._session)
-        new = {each["id"] for each in unwritten(log, journalled(given, self._tools), whole=True)}
+        new = {each.id for each in given[-1:]}  # where the journal cannot be read: the question alone, for later
+        with fails_open(self.on_error, "reading the conversation"):
+            log = await self._agent.alog(self._session)
+            new = {each["id"] for each in unwritten(log, journalled(given, self._tools), whole=True)}
         due = [each for each in given if each.id in new]
         if due and due[-1].message is messages[-1] and asks(messages[-1]):
             self._turn.begin([due.pop()])
@@ -206,9 +245,10 @@ class DeltaMemory(Memory):
     async def areset(self, status: MessageStatus | None = None) -> None:
         """Clear the buffer, or its messages of this status; the agent's memory stays."""
         if status is MessageStatus.ARCHIVED:  # the conversation goes on
-            await self._restored()
+            await self._ready()
             await super().areset(status=status)
             return
+        self._turn.mem.check_open()
         self._turn.restore = False
         await self.aflush()
         await super().areset(status=status)
@@ -241,7 +281,7 @@ class DeltaMemory(Memory):
 
     # The sync twins; those of the base class hide errors of ours that are RuntimeErrors.
 
-    def get(self, input: str | ChatMessage | None = None, **block_kwargs: Any) -> list[ChatMessage]:
+    def get(self, input: str | ChatMessage | QueryBundle | None = None, **block_kwargs: Any) -> list[ChatMessage]:
         """Sync twin of `aget`."""
         return finished(self.aget(input=input, **block_kwargs))
 
@@ -307,14 +347,31 @@ class DeltaMemory(Memory):
                 self._turn.begin(due)
                 raise
 
+    def _size(self, message: ChatMessage) -> int:
+        """Tokens of a message in a prompt; LlamaIndex counts no tool calls and no markup."""
+        calls = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
+        called = sum(len(self.tokenizer_fn(block.model_dump_json())) for block in calls)
+        return self._estimate_token_count(message) + called + MARKUP
+
+    def _fit_window(self) -> None:
+        self.token_limit, self.token_flush_size = self._window.sizes()
+
+    async def _ready(self) -> None:
+        """Before each call: the memory is open, its limits are those of its model, its buffer is what was said."""
+        self._turn.mem.check_open()
+        self._fit_window()
+        await self._restored()
+
     async def _restored(self) -> None:
-        """Fill a deserialised memory's buffer with what its session's journal has, unless it is stored elsewhere."""
+        """Fill a new memory's buffer with what its session's journal has, unless it is stored elsewhere."""
         if not self._turn.restore:
             return
         self._turn.restore = False
-        if await super().aget_all():
-            return
-        log = since_cleared(await self._agent.alog(self._session))
+        log: list[Entry] = []
+        with fails_open(self.on_error, "reading the conversation"):
+            if await super().aget_all():
+                return
+            log = since_cleared(await self._agent.alog(self._session))
         messages = [*map(put_together, log), *(each.message for each in self._turn.open())]
         if messages:
             await super().aset(messages)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llama_index.core.base.llms.types import (
@@ -18,10 +18,12 @@ from llama_index.core.base.llms.types import (
 from deltamem_agents.frameworks.messages import FrameworkMessage, from_journal, own_role
 from deltamem_agents.frameworks.tool_output import ToolOutput
 from deltamem_agents.memory.results import ToolCall
+from deltamem_agents.recall.given import recalled_in, without_recalled
 from deltamem_agents.store import Entry
 
 _THOUGHT, _OBSERVATION = "Thought: ", "\nObservation: "  # as LlamaIndex's ReAct agents write
-KEPT = ("tool_call_id", "name")  # of additional_kwargs: what goes into metadata
+KEPT = ("tool_call_id", "name")  # of additional_kwargs: what goes into metadata under its own name
+OTHERS = "additional_kwargs"  # under which all else of them goes there
 
 
 def taken_apart(message: ChatMessage, id: str | None = None) -> FrameworkMessage:
@@ -36,7 +38,7 @@ def taken_apart(message: ChatMessage, id: str | None = None) -> FrameworkMessage
         role=own_role(message.role.value),
         content=content,
         id=id,
-        metadata={key: message.additional_kwargs.get(key) for key in KEPT},
+        metadata=_metadata(message.additional_kwargs),
         tool_calls=tuple(_call(block) for block in message.blocks if isinstance(block, ToolCallBlock)),
     )
 
@@ -47,7 +49,9 @@ def put_together(entry: Entry) -> ChatMessage:
     blocks: list[Any] = list(found.content) if isinstance(found.content, list) else []
     if isinstance(found.content, str) and found.content:
         blocks = [TextBlock(text=found.content)]
-    kept = {key: found.metadata[key] for key in KEPT if key in found.metadata}
+    others = found.metadata.get(OTHERS)
+    kept = {**others} if isinstance(others, dict) else {}
+    kept |= {key: found.metadata[key] for key in KEPT if key in found.metadata}
     return ChatMessage(role=found.role, content=[*blocks, *tool_call_blocks(found.tool_calls)], additional_kwargs=kept)
 
 
@@ -73,6 +77,14 @@ def with_observations_cut(message: dict[str, Any], tools: ToolOutput) -> dict[st
     return message | {"content": f"{text[:begin]}{cut}{text[end:]}", "folded": tools.folded}
 
 
+def without_recall(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """The messages without the recalled text that a memory put into them, where they come back from a prompt.
+
+    A system message that held nothing else is left out. Of a user's message only its beginning can be recalled text.
+    """
+    return [kept for message in messages if (kept := _without_recall(message)) is not None]
+
+
 def asks(message: ChatMessage) -> bool:
     """Whether a message begins a turn."""
     return own_role(message.role.value) == "user"
@@ -94,6 +106,30 @@ def answers(message: ChatMessage) -> bool:
     # Integrations of OpenAI and others keep their calls where LlamaIndex had them before it had blocks.
     calls = calls or bool(message.additional_kwargs.get("tool_calls"))
     return own_role(message.role.value) == "assistant" and not calls
+
+
+def _without_recall(message: ChatMessage) -> ChatMessage | None:
+    role = own_role(message.role.value)
+    if role not in ("system", "user"):
+        return message
+    blocks, found = list[ContentBlock](), False
+    for block in message.blocks:
+        places = recalled_in(block.text) if isinstance(block, TextBlock) else []
+        if not isinstance(block, TextBlock) or not places or (role == "user" and (places[0][0] > 0 or blocks)):
+            blocks.append(block)
+            continue
+        found = True
+        text = block.text[places[0][1] :].lstrip("\n") if role == "user" else without_recalled(block.text)
+        if text.strip():
+            blocks.append(block.model_copy(update={"text": text}))
+    if not found:
+        return message
+    return message.model_copy(update={"blocks": blocks}) if blocks or role == "user" else None
+
+
+def _metadata(given: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: given.get(key) for key in KEPT}
+    return kept | {OTHERS: {key: value for key, value in given.items() if key not in KEPT}}
 
 
 def _call(block: ToolCallBlock) -> ToolCall:

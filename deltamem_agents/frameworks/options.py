@@ -1,0 +1,22 @@
+"""Options that a class of a framework is given by keyword: pydantic passes over those that it does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from deltamem_agents.errors import ConfigError
+
+
+def refuse_unknown(name: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise ConfigError for an option that a class does not have.
+
+    Args:
+        name: Of the class, for the error.
+    """
+    options = sorted(known)
+    for each in given:
+        if each not in options:
+            close = get_close_matches(each, options, n=1)
+            meant = f"did you mean {close[0]!r}? " if close else ""
+            raise ConfigError(f"{name} has no option {each!r}; {meant}it takes {', '.join(options)}")

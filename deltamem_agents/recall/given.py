@@ -1,0 +1,96 @@
+"""Which recalled texts this process has handed over: they are known again, word for word, where they come back.
+
+A heading does not tell: anybody may write one. Of the texts only hashes are kept, so that what is erased is not here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+from deltamem_agents.processes import ProcessLock
+
+OPENING = 16  # characters by which a recalled text is looked for
+GIVEN = 1024  # texts that are known again; the latest
+TRIED = 64  # places of one text: whoever repeats a heading makes no work
+
+
+def note_given(text: str) -> None:
+    """Know this recalled text again."""
+    if text:
+        _given.note(text)
+
+
+def recalled_in(text: str) -> list[tuple[int, int]]:
+    """Where a text holds recalled text that this process has given, from and to which character.
+
+    It is known word for word, so that nobody's own words are taken for it, whatever they begin with.
+    """
+    return list(_given.places(text))
+
+
+def without_recalled(text: str) -> str:
+    """The text without what `recalled_in` finds in it, and without the blank lines around that."""
+    places = recalled_in(text)
+    if not places:
+        return text
+    ends = [(0, 0), *places, (len(text), len(text))]
+    return "\n\n".join(part for (_, start), (end, _) in pairwise(ends) if (part := text[start:end].strip("\n")))
+
+
+class _Given:
+    """Hashes of texts, by how a text begins and how long it is."""
+
+    def __init__(self) -> None:
+        self._lock = ProcessLock()
+        self._known: OrderedDict[tuple[str, int, bytes], None] = OrderedDict()
+
+    def note(self, text: str) -> None:
+        key = (_opening(text), len(text), _hash(text))
+        with self._lock:
+            self._known[key] = None
+            self._known.move_to_end(key)
+            while len(self._known) > GIVEN:
+                self._known.popitem(last=False)
+
+    def places(self, text: str) -> Iterator[tuple[int, int]]:
+        with self._lock:
+            known = list(self._known)
+        lengths: dict[str, set[int]] = {}
+        for opening, length, _ in known:
+            if length <= len(text):
+                lengths.setdefault(opening, set()).add(length)
+        keys, end = set(known), 0
+        for start, opening in _found(text, lengths)[:TRIED]:
+            if start < end:
+                continue
+            for length in sorted(lengths[opening], reverse=True):
+                if (opening, length, _hash(text[start : start + length])) in keys:
+                    yield start, (end := start + length)
+                    break
+
+
+def _found(text: str, openings: Iterable[str]) -> list[tuple[int, str]]:
+    """Where the openings stand in a text, at the beginning of a line."""
+    found = []
+    for opening in openings:
+        start = text.find(opening)
+        while start >= 0:
+            if start == 0 or text[start - 1] == "\n":
+                found.append((start, opening))
+            start = text.find(opening, start + 1)
+    return sorted(found)
+
+
+def _opening(text: str) -> str:
+    """The beginning of its first line: no more, since texts of a state alone are one line."""
+    return text.partition("\n")[0][:OPENING]
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+_given = _Given()

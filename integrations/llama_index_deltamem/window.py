@@ -1,0 +1,120 @@
+"""How many tokens a memory may give: what its model's window leaves beside the answer."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from llama_index.core.memory.memory import DEFAULT_TOKEN_LIMIT
+from llama_index.core.settings import Settings
+
+from deltamem_agents.memory import DeltaMem
+from deltamem_agents.memory.opened import Handle
+
+ANSWER = 256  # tokens, where an LLM does not say how many it may take
+MARKUP = 5  # tokens around a message in a model's format
+ADDED = 8  # one part in so many of the room is left to what an agent adds: its instructions and its tools
+
+_lock = threading.Lock()
+_llms: weakref.WeakKeyDictionary[DeltaMem, list[weakref.ref[Any]]] = weakref.WeakKeyDictionary()
+
+
+def announce(mem: DeltaMem, llm: object) -> None:
+    """Let the windows of memories over this `DeltaMem` know of an LLM that answers from it."""
+    with _lock:
+        alive = [ref for ref in _llms.get(mem, []) if ref() is not None]
+        _llms[mem] = [*alive, weakref.ref(llm)]
+
+
+class Window(Handle):
+    """The tokens that a memory may give, as its user and its model have it.
+
+    The model is the one that was given, or else the smallest of LlamaIndex's ``Settings.llm``, where that is set, and
+    of each `DeltaMemLLM` over the same `DeltaMem`. Where none is known and no limit was given, it is the backbone.
+
+    Args:
+        limit: The user's; None for LlamaIndex's default.
+        flush: Tokens that leave a full buffer at once.
+        llm: Of LlamaIndex; None where the memory was not told.
+    """
+
+    __slots__ = ("_llm", "flush", "limit")
+
+    def __init__(self, mem: DeltaMem, limit: int | None, flush: int, llm: object | None) -> None:
+        super().__init__(mem)
+        self.limit = limit
+        self.flush = flush
+        self._llm = llm
+
+    def room(self) -> int | None:
+        """Tokens of a whole prompt; None where no window is known."""
+        rooms = [room for room in map(_room, self._models()) if room is not None]
+        if not rooms and self.limit is None and (backbone := _backbone_window(self.mem)):
+            rooms = [backbone - min(ANSWER, backbone // 4)]
+        return min(rooms, default=None)
+
+    def sizes(self) -> tuple[int, int]:
+        """The limit of buffer and recall together, and the tokens that leave a full buffer at once."""
+        limit, room = DEFAULT_TOKEN_LIMIT if self.limit is None else self.limit, self.room()
+        if room is None or room - room // ADDED >= limit:
+            return limit, self.flush
+        limit = max(1, room - room // ADDED)
+        return limit, min(self.flush, max(1, limit // 10))
+
+    def _models(self) -> Iterator[Any]:
+        if self._llm is not None:
+            yield self._llm
+            return
+        if (chosen := getattr(Settings, "_llm", None)) is not None:  # Settings.llm itself would make one
+            yield chosen
+        with _lock:
+            known = [ref() for ref in _llms.get(self.mem, [])]
+        yield from (llm for llm in known if llm is not None)
+
+
+def newest_within(roles: Sequence[str], sizes: Sequence[int], room: int) -> list[int]:
+    """Which messages stay, by place, where all of them have too many tokens: the oldest go, as few as it takes.
+
+    System messages, the newest user message and the last message always stay. Earlier turns go as a whole, so that
+    what is left begins with a user message; then rounds of tools of the newest turn, with the message that called them.
+
+    Args:
+        roles: In our names.
+        sizes: Tokens of each.
+    """
+    asked = max((place for place, role in enumerate(roles) if role == "user"), default=-1)
+    units: list[list[int]] = []
+    for place, role in enumerate(roles):
+        begins = role == "user" if place <= asked else role != "tool"
+        if role == "system":
+            continue
+        if begins or not units:
+            units.append([])
+        units[-1].append(place)
+    total, gone = sum(sizes), set[int]()
+    for unit in units[:-1]:
+        if total <= room:
+            break
+        if asked not in unit:
+            gone.update(unit)
+            total -= sum(sizes[place] for place in unit)
+    return [place for place in range(len(roles)) if place not in gone]
+
+
+def _room(llm: Any) -> int | None:
+    """What an LLM's window leaves for a prompt; None where it does not say."""
+    try:
+        metadata = llm.metadata
+        window, answer = int(metadata.context_window), int(metadata.num_output)
+    except Exception:  # integrations look names of models up, and raise for those that they do not know
+        return None
+    if window < 1:
+        return None
+    answer = answer if answer > 0 else ANSWER
+    return window - (answer if answer < window else window // 4)
+
+
+def _backbone_window(mem: DeltaMem) -> int | None:
+    return mem.engine.window if mem.backbone.present else None
