@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from deltamem_agents.errors import ConfigError, InvalidAgentError, shown
+from deltamem_agents.errors import ConfigError, InvalidAgentError, kind_of, shown
 
 PATH_BYTES, NAME_BYTES = 4000, 255  # of a path and of a name in it, about, on the systems that are common
 LARGEST = (1 << 62) - 1  # of a whole number; databases hold 63 bits
@@ -105,7 +105,7 @@ def identifier(value: object, kind: str, limit: int = 255) -> str:
 def identifier_fault(value: object, limit: int) -> str | None:
     """Why something is no id; None where it is one."""
     if not isinstance(value, str):
-        return f"is a {type(value).__name__}"
+        return f"is {kind_of(value)}"
     if not value.strip():
         return "is empty"
     if len(value) > limit:

@@ -22,7 +22,6 @@ from deltamem_agents.errors import ConfigError, MissingExtraError, StoreError
 from deltamem_agents.recall import default_embedder
 from deltamem_agents.store import Backlog, masked, versions
 from deltamem_agents.store.backlog import count
-from deltamem_agents.store.database import open_database, reopen_immutable
 from deltamem_kernels import explain_backend
 from deltamem_kernels.cpu import compiled
 
@@ -298,16 +297,9 @@ def _database(url: str, schema: str | None) -> DatabaseFacts:
     """Open and read what exists; the error names its remedy after a semicolon."""
     name, damage = masked(url), list[str]()
     try:
-        database = open_database(url, None, schema)
+        database, version = versions.open_to_look(url, schema)
         try:
-            name = database.name
-            database.require_file()
-            try:
-                version = versions.current(database)
-            except StoreError as error:
-                database = reopen_immutable(database, error)
-                version = versions.current(database)
-            backlog = None
+            name, backlog = database.name, None
             if version == versions.LATEST:
                 damage = versions.damage(database)
                 backlog = None if damage else database.read(lambda connection: count(connection, None, None))

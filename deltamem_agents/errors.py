@@ -14,8 +14,14 @@ def shown(value: object) -> str:
     try:
         told = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     except Exception:  # of a foreign class, or of a whole number with too many digits
-        told = f"a {type(value).__name__}"
+        told = kind_of(value)
     return told if len(told) <= SHOWN else f"{told[: SHOWN // 2]}…{told[1 - SHOWN // 2 :]}"  # a path's end tells most
+
+
+def kind_of(value: object) -> str:
+    """What a value is, with its article: "an int", "a list", "None"."""
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 
 class DeltaMemError(Exception):

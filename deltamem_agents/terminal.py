@@ -1,6 +1,7 @@
 """What the command line shows: progress on stderr, results on stdout, JSON for programs. Knows no commands.
 
-Imports rich only, and that on use: `deltamem --help` must be quick.
+All that is shown to a person goes through `printable`, as messages, names and errors may hold anything; all that is
+written survives a console of any encoding. Imports rich only, and that on use: `deltamem --help` must be quick.
 """
 
 from __future__ import annotations
@@ -8,21 +9,102 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
+
+from deltamem_agents.errors import DeltaMemError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from deltamem_agents.memory import Recall
+    from deltamem_agents.recall import Record
     from deltamem_agents.store import AgentInfo, Entry
 
+T = TypeVar("T")
 Advance = Callable[[str, int, int], None]  # what is being done, steps done, steps in all (0: not known)
-_CONTROLS = {code: "�" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+# What steers a terminal, or makes a text read as another one: control characters but line breaks and tabs; line and
+# paragraph separators; embeddings, overrides and isolates of writing direction; invisible characters that have no part
+# in spelling a word (joiners and direction marks have); lone surrogates; tags.
+_STEERING = (
+    *(code for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"),
+    *(0x2028, 0x2029, 0x200B, 0x2060, 0xFEFF, *range(0x202A, 0x202F), *range(0x2061, 0x2065), *range(0x2066, 0x2070)),
+    *range(0xFFF9, 0xFFFC),
+    *range(0xE0000, 0xE0080),
+)
+_CONTROLS = dict.fromkeys(_STEERING, "�")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def prepare_streams() -> None:
+    """Let stdout and stderr escape what their encoding lacks, and take what is printed where a stream is closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started the process
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # as long as the process
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+class OutputError(DeltaMemError, OSError):
+    """What was to be printed could not be."""
+
+
+class _Output:
+    """The present stdout, as a file; what keeps it from being written is an error of ours.
+
+    Raises:
+        BrokenPipeError: Whoever read it has gone, as ``head`` does: that is no error.
+        OutputError: The disk is full, or something the like.
+    """
+
+    def write(self, text: str) -> int:
+        return self._tried(lambda: sys.stdout.write(text))
+
+    def flush(self) -> None:
+        self._tried(lambda: sys.stdout.flush())
+
+    def _tried(self, write: Callable[[], T]) -> T:
+        try:
+            return write()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # Python writes the rest at its end
+            raise OutputError(f"standard output cannot be written: {error.strerror}; send it elsewhere") from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stdout, name)
+
+
+def say(text: str = "", *, err: bool = False, end: str = "\n") -> None:
+    """Print text for a person, at once.
+
+    Raises:
+        OutputError: It could not be written.
+    """
+    stream = sys.stderr if err else _Output()
+    stream.write(printable(text) + end)
+    stream.flush()
+
+
+def can_ask() -> bool:
+    """Whether a person is there to answer: standard input is a terminal, and so is stderr, where questions go."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+
+
+def confirmed(question: str) -> bool:
+    """Whether a person answers yes; anything else, and the end of input, is no."""
+    say(f"{question} [y/N] ", err=True, end="")
+    try:
+        return sys.stdin.readline().strip().casefold() in ("y", "yes")
+    except UnicodeDecodeError:
+        return False
 
 
 def quiet_libraries() -> None:
@@ -61,25 +143,26 @@ def progress(text: str) -> Iterator[Advance]:
             return super().render(task) if task.total else ""
 
     console = Console(stderr=True)
+    encoded = (console.encoding or "").startswith("utf")
     columns = (
-        SpinnerColumn(),
+        SpinnerColumn("dots" if encoded else "line"),
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         Counted(),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(text, total=None)
+        task = bar.add_task(printable(text), total=None)
 
         def advance(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total or None)
+            bar.update(task, description=printable(what), completed=done, total=total or None)
 
         yield advance
 
 
 def printable(text: str) -> str:
-    """Text that cannot steer the terminal: control characters, which stored messages may hold, are replaced."""
-    return text.translate(_CONTROLS)
+    """Text that cannot steer the terminal nor read as another: control characters and their like are replaced."""
+    return _SURROGATES.sub("�", text.translate(_CONTROLS))
 
 
 def shell_word(text: str) -> str:
@@ -93,8 +176,19 @@ def counted(number: int, noun: str) -> str:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    """One JSON document on stdout, in ASCII where its encoding lacks a character.
+
+    Raises:
+        OutputError: It could not be written.
+    """
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
+    output = _Output()
+    output.write(text + "\n")
+    output.flush()
 
 
 def recall_json(found: Recall) -> dict[str, Any]:
@@ -112,6 +206,7 @@ def recall_json(found: Recall) -> dict[str, Any]:
                 "position": record.position,
                 "chunk": record.chunk,
                 "outdated": record.outdated,
+                "until": None if record.until is None else record.until.isoformat(),
                 "created_at": record.created_at.isoformat(),
                 "metadata": dict(record.metadata),
             }
@@ -163,19 +258,32 @@ def show_recall(found: Recall) -> None:
         usage = found.usage
         first = "" if usage.first_token_seconds is None else f", first token after {milliseconds(usage)}"
         console.print(
-            f"from {origin[found.source]}, confidence {found.confidence:.2f}, {usage.context_tokens} tokens of "
+            f"from {origin[found.source]}, confidence {found.confidence:.0%}, {usage.context_tokens} tokens of "
             f"recalled text, {usage.state_bytes:,} bytes of state{first}",
             style="dim",
             markup=False,
         )
     if found.records:
-        rows = [
-            (f"{record.score:.4f}", record.session, record.role, printable(record.text)) for record in found.records
-        ]
+        headings: tuple[str, ...] = ("score", "outdated", "session", "role", "record")
+        rows: list[tuple[str, ...]]
+        rows = [(f"{each.score:.0%}", _until(each), each.session, each.role, each.text) for each in found.records]
+        if not any(each.outdated for each in found.records):
+            headings, rows = _without(headings, 1), [_without(row, 1) for row in rows]
         console.print()
-        console.print(table(("score", "session", "role", "record"), rows))
+        console.print(table(headings, rows))
     for note in found.notes:
-        console.print(f"note: {note}", style="dim", markup=False)
+        console.print(f"note: {printable(note)}", style="dim", markup=False)
+
+
+def _without(cells: tuple[str, ...], column: int) -> tuple[str, ...]:
+    return (*cells[:column], *cells[column + 1 :])
+
+
+def _until(record: Record) -> str:
+    """Whether a newer record contradicts one, and since when."""
+    if not record.outdated:
+        return ""
+    return "yes" if record.until is None else f"since {record.until:%F}"
 
 
 def show_log(entries: Sequence[Entry]) -> None:
@@ -209,15 +317,21 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
     for heading in headings:
         made.add_column(heading, overflow="fold")
     for row in rows:
-        made.add_row(*(Text(printable(cell)) for cell in row))
+        made.add_row(*(Text(_escaped(printable(cell))) for cell in row))
     return made
+
+
+def _escaped(text: str) -> str:
+    """As stdout's encoding lets it appear, so that a table's columns have room for it."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def stdout() -> Console:
     """A console on the present stdout."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, file=cast("TextIO", _Output()))
 
 
 def milliseconds(usage: Any) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from deltamem_agents import terminal
+from deltamem_agents.cli.remedies import spelled
 from deltamem_agents.errors import DeltaMemError
 
 DEBUG = "deltamem.debug"
@@ -17,35 +20,56 @@ DEBUG = "deltamem.debug"
 class Commands(TyperGroup):
     """The commands; an error becomes one line on stderr and exit code 1, with its traceback only under ``--debug``."""
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run as a process would."""
+        terminal.prepare_streams()
+        return super().main(*args, **extra)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
             for note in getattr(interrupt, "__notes__", ()):  # what is durable
-                typer.echo(f"\n{terminal.printable(note)}", err=True)
+                terminal.say(f"\n{note}", err=True)
             raise
-        except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
+        except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
         except Exception as error:
             if hasattr(error, "exit_code"):
                 _redact(error)
                 raise  # a usage error: Click prints it
             if ctx.meta.get(DEBUG):
-                traceback.print_exc()
-            text = terminal.printable(" ".join(str(error).split()))
-            if not isinstance(error, DeltaMemError):
-                text = f"unexpected {type(error).__name__}: {text}; run the command with --debug for the traceback"
-            typer.echo(f"error: {text}", err=True)
+                terminal.say(traceback.format_exc(), err=True, end="")
+            terminal.say(f"error: {told(error)}", err=True)
             raise typer.Exit(1) from error
 
 
+def told(error: Exception) -> str:
+    """An error in one line, with remedies as they are spelled on the command line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, DeltaMemError):
+        return spelled(text)
+    return f"unexpected {type(error).__name__}: {text}; run the command with --debug for the traceback"
+
+
+@contextmanager
+def interruptible(note: str | Callable[[], str]) -> Iterator[None]:
+    """Where Ctrl-C interrupts this, say what of it is durable, unless that is said already."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        if not getattr(interrupt, "__notes__", ()):
+            interrupt.add_note(note if isinstance(note, str) else note())
+        raise
+
+
 def _redact(error: Any) -> None:
-    """A usage error quotes what was typed, and that may be a URL in the wrong place."""
+    """A usage error quotes what was typed: that may be a URL in the wrong place, or steer the terminal."""
     if isinstance(getattr(error, "message", None), str):
         from deltamem_agents.store.masking import redacted_arguments
 
-        error.message = redacted_arguments(error.message)
+        error.message = terminal.printable(redacted_arguments(error.message))
 
 
 def _debug(ctx: typer.Context, value: bool) -> bool:
@@ -58,7 +82,7 @@ def _version(value: bool) -> None:
     if value:
         from deltamem_agents import __version__
 
-        typer.echo(f"deltamem {__version__}")
+        terminal.say(f"deltamem {__version__}")
         raise typer.Exit
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from deltamem_agents import terminal
-from deltamem_agents.cli.app import Debug, app
+from deltamem_agents.cli.app import Debug, app, interruptible
 from deltamem_agents.cli.options import Adapter, Backbone, Device, Dtype, Embedder, open_options
 from deltamem_agents.errors import ConfigError
 
@@ -58,13 +58,13 @@ def recall(
         raise ConfigError(f"no file {str(locomo)!r}; give LoCoMo's JSON")
     if beam is not None and not beam.is_file():
         raise ConfigError(f"no file {str(beam)!r}; give BEAM's JSON")
-    with terminal.progress("Loading") as advance:
-        from deltamem_agents.bench.outputs import refuse_existing
+    with terminal.progress("Loading") as advance, interruptible("nothing was measured to the end or written"):
+        from deltamem_agents.bench.outputs import check_outputs
         from deltamem_agents.bench.recall.report import files_in, import_matplotlib, markdown
         from deltamem_agents.bench.recall.run import run
 
         if out is not None:  # before minutes are spent
-            refuse_existing(files_in(out), force=force)
+            check_outputs(files_in(out), force=force)
             import_matplotlib()
         results = run(
             sizes=sizes,
@@ -77,7 +77,7 @@ def recall(
             options=open_options(backbone, adapter, device, dtype, embedder),
             progress=advance,
         )
-    typer.echo(markdown(results))
+    terminal.say(markdown(results))
     if out is not None:
         for path in results.write(out):
-            typer.echo(f"wrote {path}", err=True)
+            terminal.say(f"wrote {path}", err=True)

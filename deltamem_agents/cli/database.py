@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from deltamem_agents import terminal
-from deltamem_agents.cli.app import Debug, app
+from deltamem_agents.cli.app import Debug, app, interruptible
 from deltamem_agents.cli.options import DEFAULT_URL, Json, Schema, Url, opened_store
 
 if TYPE_CHECKING:
@@ -24,12 +24,12 @@ def current(url: Url = DEFAULT_URL, schema: Schema = None, json: Json = False, d
     """Which version a database's tables have, and which this package needs."""
     from deltamem_agents.store import versions
 
-    with _database(url, schema) as database:
-        version = versions.current(database)
+    database, version = versions.open_to_look(url, schema)
+    database.close()
     if json:
         terminal.print_json({"version": version, "latest": versions.LATEST})
     else:
-        typer.echo(_told(version, versions.LATEST))
+        terminal.say(_told(version, versions.LATEST))
 
 
 @db.command()
@@ -37,15 +37,16 @@ def upgrade(url: Url = DEFAULT_URL, schema: Schema = None, json: Json = False, d
     """Bring a database's tables to this package's version, or create them."""
     from deltamem_agents.store import versions
 
-    with _database(url, schema, make=True) as database, terminal.progress("Upgrading"):
+    kept = "the tables are as they were, or upgraded as a whole: 'deltamem db current' says which"
+    with _database(url, schema, make=True) as database, terminal.progress("Upgrading"), interruptible(kept):
         before, now = versions.upgrade(database)
     if json:
         terminal.print_json({"before": before, "version": now})
     elif before == now:
-        typer.echo(f"nothing to do: the tables are of version {now} already")
+        terminal.say(f"nothing to do: the tables are of version {now} already")
     else:
         made = f"the tables were of version {before}, they are of version {now} now"
-        typer.echo(made if before else f"tables of version {now} were created")
+        terminal.say(made if before else f"tables of version {now} were created")
 
 
 @db.command()
@@ -53,13 +54,15 @@ def check(url: Url = DEFAULT_URL, schema: Schema = None, json: Json = False, deb
     """Compare a database's tables with this package's and look for damage; exit code 1 where there is something."""
     from deltamem_agents.store import versions
 
-    with _database(url, schema) as database, terminal.progress("Looking"):
-        found = versions.differences(database)
+    with _looked_at(url, schema) as database, terminal.progress("Looking"):
+        found, complete = versions.check(database)
     if json:
-        terminal.print_json({"problems": found})
+        terminal.print_json({"problems": found, "complete": complete})
     else:
-        for each in found or ["the tables are as they should be"]:
-            typer.echo(each)
+        for each in found or ["the tables and their rows are as they should be"]:
+            terminal.say(each)
+        if not complete:
+            terminal.say("note: not all rows were looked at, as that takes more than a minute", err=True)
     if found:
         raise typer.Exit(1)
 
@@ -69,13 +72,14 @@ def repair(url: Url = DEFAULT_URL, schema: Schema = None, json: Json = False, de
     """Make the full-text index anew from the records, whatever state it is in; messages and states are not touched."""
     from deltamem_agents.store import versions
 
-    with _database(url, schema) as database, terminal.progress("Repairing"):
+    kept = "messages and states are as they were; the same command makes the index anew"
+    with _database(url, schema) as database, terminal.progress("Repairing"), interruptible(kept):
         done = versions.repair(database)
     if json:
         terminal.print_json({"repaired": done})
     else:
         for each in done:
-            typer.echo(each)
+            terminal.say(each)
 
 
 @db.command()
@@ -83,12 +87,13 @@ def purge(url: Url = DEFAULT_URL, schema: Schema = None, json: Json = False, deb
     """Take what was erased out of the database's files, where that had to wait; exit code 1 if it still must."""
     with _database(url, schema):
         pass  # there is one
-    with opened_store(url, schema) as store, terminal.progress("Purging"):
+    kept = "what could not be taken out of the files yet is known; the same command goes on"
+    with opened_store(url, schema) as store, terminal.progress("Purging"), interruptible(kept):
         reason = store.purge()
     if json:
         terminal.print_json({"pending": reason})
     else:
-        typer.echo("nothing erased is left in the files" if reason is None else f"not yet, {reason}; try again later")
+        terminal.say("nothing erased is left in the files" if reason is None else f"not yet, {reason}; try again later")
     if reason is not None:
         raise typer.Exit(1)
 
@@ -111,6 +116,17 @@ def _database(url: str, schema: str | None, *, make: bool = False) -> Iterator[D
     try:
         if not make:
             database.require_file()
+        yield database
+    finally:
+        database.close()
+
+
+@contextmanager
+def _looked_at(url: str, schema: str | None) -> Iterator[Database]:
+    from deltamem_agents.store import versions
+
+    database, _ = versions.open_to_look(url, schema)
+    try:
         yield database
     finally:
         database.close()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deltamem_agents import terminal
-from deltamem_agents.cli.app import Debug, app
-from deltamem_agents.cli.history import check_known
+from deltamem_agents.cli.app import Debug, app, interruptible
+from deltamem_agents.cli.known import check_known
 from deltamem_agents.cli.options import (
     DEFAULT_URL,
     Adapter,
@@ -29,9 +30,12 @@ from deltamem_agents.errors import ConfigError
 
 if TYPE_CHECKING:
     from deltamem_agents.memory import Receipt
+    from deltamem_agents.store import Erased
 
 Forks = Annotated[bool, typer.Option("--forks", help="Also from agents that share the messages by forking.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where standard input is no terminal.")]
+ONE = "the erasure has happened as a whole or not at all"
 
 
 @app.command()
@@ -46,6 +50,7 @@ def erase(
     until: Until = None,
     forks: Forks = False,
     dry_run: DryRun = False,
+    yes: Yes = False,
     url: Url = DEFAULT_URL,
     schema: Schema = None,
     json: Json = False,
@@ -55,21 +60,25 @@ def erase(
     dtype: Dtype = "auto",
     debug: Debug = False,
 ) -> None:
-    """Erase messages, and all that was made of them, as if the agent had never seen them.
+    """Erase messages that match every filter, and all that was made of them, as if the agent had never seen them.
 
-    Erased is what fulfils all that is given.
+    What would go is shown and confirmed first; there is no way back.
     """
     if not id and session is None and since is None and until is None:
         raise ConfigError(
-            f"nothing was said to be erased; give --id, --session, --since or --until, or erase the whole agent with "
+            f"no filter was given; pass --id, --session, --since or --until, or erase the whole agent with "
             f"'deltamem delete {terminal.shell_word(agent)}'"
         )
+    _check_can_ask("erase", yes or dry_run)
     with opened(url, schema, backbone, adapter, device, dtype, "none") as mem:
         check_known(mem.store, agent)
-        with terminal.progress("Erasing"):
-            receipt = mem.agent(agent).erase(
-                ids=id or None, session=session, since=since, until=until, forks=forks, dry_run=dry_run
-            )
+        erase = partial(mem.agent(agent).erase, ids=id or None, session=session, since=since, until=until, forks=forks)
+        if not (yes or dry_run):
+            _ask(erase(dry_run=True))
+        word = terminal.shell_word(agent)
+        done = f"{ONE}: 'deltamem log --agent {word}' shows which; if it has, run 'deltamem db purge'"
+        with terminal.progress("Erasing"), interruptible(done):
+            receipt = erase(dry_run=dry_run)
     _show(receipt, json)
 
 
@@ -78,6 +87,7 @@ def delete(
     agent: AgentArgument,
     forks: Forks = False,
     dry_run: DryRun = False,
+    yes: Yes = False,
     url: Url = DEFAULT_URL,
     schema: Schema = None,
     json: Json = False,
@@ -87,11 +97,19 @@ def delete(
     dtype: Dtype = "auto",
     debug: Debug = False,
 ) -> None:
-    """Erase a whole agent: its messages, all that was made of them, and the agent itself."""
+    """Erase a whole agent: its messages, all that was made of them, and the agent itself.
+
+    What would go is shown and confirmed first; there is no way back.
+    """
+    _check_can_ask("delete", yes or dry_run)
     with opened(url, schema, backbone, adapter, device, dtype, "none") as mem:
         check_known(mem.store, agent)
-        with terminal.progress("Erasing"):
-            receipt = mem.agent(agent).delete(forks=forks, dry_run=dry_run)
+        delete = partial(mem.agent(agent).delete, forks=forks)
+        if not (yes or dry_run):
+            _ask(delete(dry_run=True), whole=True)
+        done = f"{ONE}: 'deltamem agents' shows which; if it has, run 'deltamem db purge'"
+        with terminal.progress("Erasing"), interruptible(done):
+            receipt = delete(dry_run=dry_run)
     _show(receipt, json, whole=True)
 
 
@@ -108,12 +126,12 @@ def export(
     """Write an agent's journal, states and embeddings to one file."""
     with opened_store(url, schema) as store:
         check_known(store, agent)
-        with terminal.progress("Exporting") as advance:
+        with terminal.progress("Exporting") as advance, interruptible(f"{path} was not written"):
             messages = store.export(agent, path, advance, overwrite=force)
     if json:
         terminal.print_json({"agent": agent, "path": str(path), "messages": messages})
     else:
-        typer.echo(f"{terminal.counted(messages, 'message')} of agent {agent!r} written to {path}")
+        terminal.say(f"{terminal.counted(messages, 'message')} of agent {agent!r} written to {path}")
 
 
 @app.command("import")
@@ -127,7 +145,8 @@ def import_(
 ) -> None:
     """Make an agent of an exported file; all of it is checked before any is stored."""
     with opened_store(url, schema, make=True) as store:
-        with terminal.progress("Importing") as advance:
+        done = "the agent was made as a whole or not at all: 'deltamem agents' shows which"
+        with terminal.progress("Importing") as advance, interruptible(done):
             name = store.import_(path, agent, advance)
         made = store.agent(name)
     if made is None:
@@ -135,7 +154,37 @@ def import_(
     if json:
         terminal.print_json(terminal.agent_json(made))
     else:
-        typer.echo(f"agent {name!r} has {terminal.counted(made.messages, 'message')} now")
+        terminal.say(f"agent {name!r} has {terminal.counted(made.messages, 'message')} now")
+
+
+def _check_can_ask(command: str, confirmed: bool) -> None:
+    """Refuse to destroy what nobody confirmed, before anything is read."""
+    if not confirmed and not terminal.can_ask():
+        raise typer.BadParameter(
+            f"'deltamem {command}' cannot be undone, and there is no terminal to ask; give --yes to go ahead, or "
+            "--dry-run to see what would go",
+            param_hint="--yes",
+        )
+
+
+def _ask(plan: Receipt, *, whole: bool = False) -> None:
+    """Let a person confirm what would go; end the command where they do not."""
+    if not whole and not any(each.messages for each in plan.erased):
+        return  # the receipt says so
+    for each in plan.erased:
+        terminal.say(_counts(each), err=True)
+    gone = f"Delete agent {plan.agent!r} for good?" if whole else "Erase this for good?"
+    if not terminal.confirmed(gone):
+        terminal.say("nothing was erased", err=True)
+        raise typer.Exit(1)
+
+
+def _counts(each: Erased) -> str:
+    return (
+        f"agent {each.agent!r}: {terminal.counted(each.messages, 'message')}, "
+        f"{terminal.counted(each.records, 'record')}, {terminal.counted(each.embeddings, 'embedding')} and "
+        f"{terminal.counted(each.revisions, 'stored state')}"
+    )
 
 
 def _show(receipt: Receipt, json: bool, *, whole: bool = False) -> None:
@@ -144,18 +193,14 @@ def _show(receipt: Receipt, json: bool, *, whole: bool = False) -> None:
         return
     dry = receipt.status == "dry run"
     if not whole and not any(each.messages for each in receipt.erased):
-        typer.echo(f"nothing {'would be' if dry else 'was'} erased: agent {receipt.agent!r} has no such message")
+        terminal.say(f"nothing {'would be' if dry else 'was'} erased: agent {receipt.agent!r} has no such message")
         return
     would = "would be erased" if dry else "erased"
     for each in receipt.erased:
-        typer.echo(
-            f"agent {each.agent!r}: {terminal.counted(each.messages, 'message')}, "
-            f"{terminal.counted(each.records, 'record')}, {terminal.counted(each.embeddings, 'embedding')} and "
-            f"{terminal.counted(each.revisions, 'stored state')} {would}"
-        )
+        terminal.say(f"{_counts(each)} {would}")
     for other, ids in receipt.held_by.items():
-        typer.echo(f"agent {other!r} holds {terminal.counted(len(ids), 'message')} of these too; --forks includes it")
+        terminal.say(f"agent {other!r} holds {terminal.counted(len(ids), 'message')} of these too; --forks includes it")
     if receipt.status == "pending":
-        typer.echo(f"still in the database's files, {receipt.reason}; 'deltamem db purge' finishes it")
+        terminal.say(f"still in the database's files, {receipt.reason}; 'deltamem db purge' finishes it")
     if not dry:
-        typer.echo(f"out of this command's reach: {', '.join(receipt.outside_reach)}")
+        terminal.say(f"out of this command's reach: {', '.join(receipt.outside_reach)}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from deltamem_agents import terminal
-from deltamem_agents.cli.app import Debug, app
+from deltamem_agents.cli.app import Debug, app, interruptible
+from deltamem_agents.cli.known import check_known, note_unknown
 from deltamem_agents.cli.options import (
     DEFAULT_AGENT,
     DEFAULT_URL,
@@ -24,10 +25,6 @@ from deltamem_agents.cli.options import (
     opened,
     opened_store,
 )
-from deltamem_agents.errors import UnknownAgentError
-
-if TYPE_CHECKING:
-    from deltamem_agents.store import Store
 
 TOLERANCE = 1e-4  # relative; comes of how text was cut into forwards
 
@@ -45,6 +42,8 @@ def log(
     """Show an agent's journal: the messages it remembers, in order."""
     with opened_store(url, schema) as store:
         entries = store.log(agent, session, at)
+        if not entries:
+            note_unknown(store, agent, session)
     if json:
         terminal.print_json([terminal.entry_json(entry) for entry in entries])
     else:
@@ -79,7 +78,7 @@ def fork(
     if json and made is not None:
         terminal.print_json(terminal.agent_json(made))
     elif made is not None:
-        typer.echo(f"agent {new!r} has the {terminal.counted(made.messages, 'message')} of agent {agent!r}")
+        terminal.say(f"agent {new!r} has the {terminal.counted(made.messages, 'message')} of agent {agent!r}")
 
 
 @app.command()
@@ -100,9 +99,9 @@ def rollback(
     if json:
         terminal.print_json({"agent": agent, "position": entry, "messages": live})
     elif before is not None and entry == before.position:
-        typer.echo(f"nothing to do: agent {agent!r} stands as at position {position} already")
+        terminal.say(f"nothing to do: agent {agent!r} stands as at position {position} already")
     else:
-        typer.echo(
+        terminal.say(
             f"agent {agent!r} stands as at position {position}, with {terminal.counted(live, 'message')}; "
             f"'deltamem rollback {terminal.shell_word(agent)} {entry - 1}' undoes this"
         )
@@ -137,7 +136,7 @@ def diff(
         )
         return
     for what, entries in (("added", found.added), ("removed", found.removed)):
-        typer.echo(f"{terminal.counted(len(entries), 'message')} {what}")
+        terminal.say(f"{terminal.counted(len(entries), 'message')} {what}")
         if entries:
             terminal.show_log(entries)
     terminal.show_distances(found.layers, "moved by")
@@ -159,12 +158,13 @@ def rebuild(
     with opened(url, schema, backbone, adapter, device, dtype, "none") as mem:
         memory = mem.agent(agent)
         check_known(mem.store, agent)
-        with terminal.progress("Folding the journal"):
+        kept = "all messages are as they were; what was not folded anew will be at the next use"
+        with terminal.progress("Folding the journal"), interruptible(kept):
             memory.rebuild()
         if json:
             terminal.print_json({"agent": agent, "messages": len(memory.log())})
         else:
-            typer.echo(
+            terminal.say(
                 f"the state of agent {agent!r} was folded anew from {terminal.counted(len(memory.log()), 'message')}"
             )
 
@@ -191,7 +191,7 @@ def verify(
         terminal.print_json({"agent": agent, "position": found.position, "layers": found.layers, "good": good})
     else:
         terminal.show_distances(found.layers, "drift")
-        typer.echo(
+        terminal.say(
             f"the state of agent {agent!r} is that of its journal, up to {found.worst:.1e}"
             if good
             else f"the state of agent {agent!r} is not that of its journal: fold it anew with "
@@ -199,9 +199,3 @@ def verify(
         )
     if not good:
         raise typer.Exit(1)
-
-
-def check_known(store: Store, agent: str) -> None:
-    """Raise UnknownAgentError where an agent was never written to."""
-    if not store.knows(agent):
-        raise UnknownAgentError(f"no agent {agent!r} in {store.url}; 'deltamem agents' lists those there are")

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from deltamem_agents import terminal
-from deltamem_agents.cli.app import Debug, app
-from deltamem_agents.cli.history import check_known
+from deltamem_agents.cli.app import Debug, app, interruptible
+from deltamem_agents.cli.known import check_known
 from deltamem_agents.cli.options import DEFAULT_URL, Embedder, Json, Schema, Url, embedder_option, opened_store
 
 
@@ -32,7 +32,8 @@ def reindex(
         if agent is not None:
             check_known(store, agent)
         retriever = Retriever(store, chosen)
-        with terminal.progress("Embedding") as advance:
+        kept = "what was embedded is stored; the same command goes on where it was"
+        with terminal.progress("Embedding") as advance, interruptible(kept):
             for each in [agent] if agent is not None else [known.id for known in store.agents()]:
                 show = partial(advance, f"Embedding records of {each}")
                 done[each] = retriever.reindex(each, prune=prune, progress=show)
@@ -42,4 +43,4 @@ def reindex(
     embedded = terminal.counted(sum(each.embedded for each in done.values()), "record")
     dropped = sum(each.dropped for each in done.values())
     pruned = f", {terminal.counted(dropped, 'embedding')} of other models deleted" if prune else ""
-    typer.echo(f"{embedded} of {terminal.counted(len(done), 'agent')} embedded{pruned}")
+    terminal.say(f"{embedded} of {terminal.counted(len(done), 'agent')} embedded{pruned}")

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from deltamem_agents import terminal
-from deltamem_agents.cli.app import Debug, app
+from deltamem_agents.cli.app import Debug, app, interruptible
 from deltamem_agents.cli.options import Adapter, Backbone, Device, Dtype, Embedder, Json, Schema, open_options
+from deltamem_agents.cli.remedies import spelled
 
 
 @app.command()
@@ -32,7 +33,7 @@ def doctor(
     else:
         found.show(terminal.stdout())
     if found.failure is not None:
-        typer.echo(f"error: {' '.join(found.failure.split())}", err=True)
+        terminal.say(f"error: {spelled(' '.join(found.failure.split()))}", err=True)
         raise typer.Exit(1)
 
 
@@ -62,7 +63,8 @@ def demo(
     if fact and not ask:
         raise typer.BadParameter("give at least one question with --ask", param_hint="--fact")
     options = open_options(backbone, adapter, device, dtype, embedder) | {"schema": schema if url else None}
-    with terminal.progress("Starting") as advance:
+    kept = "the demo's database is removed" if url is None else "what the demo told is in its database"
+    with terminal.progress("Starting") as advance, interruptible(kept):
         shown = run_demo(fact or None, ask or None, url=url, options=options, advance=advance)
     if json:
         terminal.print_json(shown.as_dict())
@@ -89,7 +91,8 @@ def train(
 ) -> None:
     """Train a small backbone and its adapter as the bundled ones were, from generated conversations."""
     reached: dict[str, dict[str, Any]] = {}
-    with terminal.progress("Loading torch") as advance:
+    with terminal.progress("Loading torch") as advance, interruptible(f"no finished model is in {out}"):
+        from deltamem_agents.bench.outputs import check_folder
         from deltamem_agents.training import StageProgress, train_tiny
 
         def on_progress(now: StageProgress) -> None:
@@ -99,6 +102,7 @@ def train(
             reached[now.stage] = {"steps": now.step, "loss": now.loss, "right": now.right}
             advance(f"{now.stage}: loss {now.loss:.3f}, {now.right:.0%} right", now.step, now.steps)
 
+        check_folder(out)  # before minutes are spent
         trained = train_tiny(
             out,
             backbone_steps=steps_backbone,
@@ -111,5 +115,5 @@ def train(
         terminal.print_json({"out": str(trained.folder), "seconds": trained.seconds, "stages": reached})
         return
     for stage, last in reached.items():
-        typer.echo(f"{stage}: {last['steps']} steps, loss {last['loss']:.3f}, {last['right']:.0%} right")
-    typer.echo(f"saved to {trained.folder}; use it with --backbone {trained.folder}")
+        terminal.say(f"{stage}: {last['steps']} steps, loss {last['loss']:.3f}, {last['right']:.0%} right")
+    terminal.say(f"saved to {trained.folder}; use it with --backbone {trained.folder}")

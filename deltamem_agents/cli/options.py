@@ -128,16 +128,9 @@ def require_database(url: str, schema: str | None) -> None:
     """
     from deltamem_agents.errors import StoreError
     from deltamem_agents.store import versions
-    from deltamem_agents.store.database import open_database, reopen_immutable
 
-    database = open_database(url, None, schema)
+    database, version = versions.open_to_look(url, schema)
     try:
-        database.require_file()
-        try:
-            version = versions.current(database)
-        except StoreError as error:
-            database = reopen_immutable(database, error)
-            version = versions.current(database)
         if version is None:
             raise StoreError(f"{database.name} has no tables yet; 'deltamem write' makes them, or check the URL")
     finally:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from itertools import chain
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from deltamem_agents import terminal
-from deltamem_agents.cli.app import Debug, app
+from deltamem_agents.cli.app import Debug, app, interruptible, told
+from deltamem_agents.cli.conversation import spoken, text_of_stdin
+from deltamem_agents.cli.known import note_unknown
 from deltamem_agents.cli.options import (
     DEFAULT_AGENT,
     DEFAULT_URL,
@@ -31,10 +32,11 @@ from deltamem_agents.cli.options import (
     Url,
     opened,
 )
-from deltamem_agents.errors import ConfigError, InvalidMessageError
+from deltamem_agents.cli.remedies import spelled
+from deltamem_agents.errors import ConfigError, DeltaMemError, InvalidMessageError
 
 if TYPE_CHECKING:
-    from deltamem_agents.memory import DeltaMem
+    from deltamem_agents.memory import AgentMemory, DeltaMem, Reply
 
 
 @app.command()
@@ -62,14 +64,19 @@ def write(
     check_id(agent)
     check_id(session, "session")
     check_messages(messages)  # before a model is loaded or a database made
-    with opened(url, schema, backbone, adapter, device, dtype, embedder, make=True) as mem:
-        with terminal.progress(f"Folding {terminal.counted(len(messages), 'message')}"):
-            ids = mem.agent(agent).write(messages, session)
+    with (
+        interruptible("nothing was written"),
+        opened(url, schema, backbone, adapter, device, dtype, embedder, make=True) as mem,
+    ):
+        memory = mem.agent(agent)
+        folding = f"Folding {terminal.counted(len(messages), 'message')}"
+        with terminal.progress(folding), interruptible(_journalled_since(memory)):
+            ids = memory.write(messages, session)
         _tell_of_failures(mem)
         if json:
             terminal.print_json({"agent": agent, "session": session, "ids": ids})
         else:
-            typer.echo(f"{terminal.counted(len(ids), 'message')} written to agent {agent!r}, session {session!r}")
+            terminal.say(f"{terminal.counted(len(ids), 'message')} written to agent {agent!r}, session {session!r}")
 
 
 @app.command()
@@ -105,6 +112,9 @@ def recall(
     with opened(url, schema, backbone, adapter, device, dtype, embedder) as mem:
         with terminal.progress("Recalling"):
             found = mem.agent(agent).recall(query, mode=mode, k=k, handover=handover, **within)
+        if not found.records:
+            note_unknown(mem.store, agent, session)
+        found = replace(found, notes=tuple(map(spelled, found.notes)))
         if json:
             terminal.print_json(terminal.recall_json(found))
         else:
@@ -140,27 +150,74 @@ def chat(
     if message is not None:
         check_messages([{"role": "user", "content": message}])
     with opened(url, schema, backbone, adapter, device, dtype, embedder, make=True) as mem:
-        memory = mem.agent(agent)
-        for each in spoken() if message is None else [message]:
-            turn = [{"role": "user", "content": each}]
-            if json:
-                with terminal.progress("Answering"):
-                    reply = memory.chat(turn, session, mode=mode, k=k)
-                terminal.print_json(
-                    {
-                        "text": reply.text,
-                        "recall": terminal.recall_json(reply.recall),
-                        "usage": reply.usage.as_dict(),
-                        "finished": reply.finished,
-                    }
-                )
-            else:
-                pieces = memory.chat_stream(turn, session, mode=mode, k=k)
-                with terminal.progress("Recalling"):
-                    first = next(pieces, "")
-                for piece in chain([first], pieces):
-                    typer.echo(terminal.printable(piece), nl=False)
-                typer.echo()
+        memory, options = mem.agent(agent), {"mode": mode, "k": k}
+        if message is None:
+            _converse(memory, session, options)
+        elif json:
+            with terminal.progress("Answering"), interruptible(_journalled_since(memory)):
+                terminal.print_json(_reply_json(memory.chat([_said(message)], session, **options)))
+        else:
+            _answer(memory, message, session, options)
+        _tell_of_failures(mem)
+
+
+def _converse(memory: AgentMemory, session: str, options: dict[str, Any]) -> None:
+    """Turns until a person has had enough; an error ends the turn, and the conversation only where nobody sees it."""
+    with interruptible("every turn that was answered is journalled"):
+        for each in spoken():
+            try:
+                _answer(memory, each, session, options)
+            except DeltaMemError as error:
+                if not terminal.can_ask():
+                    raise
+                terminal.say(f"error: {told(error)}", err=True)
+
+
+def _answer(memory: AgentMemory, message: str, session: str, options: dict[str, Any]) -> None:
+    """One turn: the reply as it comes, and whether it was cut off."""
+    with interruptible(_journalled_since(memory)):
+        reply = _shown(memory.chat_stream([_said(message)], session, **options))
+    terminal.say()
+    if reply is not None and not reply.finished:
+        tokens = terminal.counted(reply.usage.answer_tokens, "token")
+        terminal.say(f"note: the reply was cut off after {tokens}, and is journalled like that", err=True)
+
+
+def _shown(pieces: Generator[str, None, Reply | None]) -> Reply | None:
+    """Print a reply as it comes."""
+    try:
+        with terminal.progress("Recalling"):
+            first = next(pieces)
+        terminal.say(first, end="")
+        while True:
+            terminal.say(next(pieces), end="")
+    except StopIteration as end:
+        return cast("Reply | None", end.value)
+
+
+def _said(message: str) -> dict[str, Any]:
+    return {"role": "user", "content": message}
+
+
+def _reply_json(reply: Reply) -> dict[str, Any]:
+    return {
+        "text": reply.text,
+        "recall": terminal.recall_json(replace(reply.recall, notes=tuple(map(spelled, reply.recall.notes)))),
+        "usage": reply.usage.as_dict(),
+        "finished": reply.finished,
+    }
+
+
+def _journalled_since(memory: AgentMemory) -> Callable[[], str]:
+    """What was journalled between now and an interrupt, for whoever wonders whether to write it again."""
+    before = memory.health().position
+
+    def told() -> str:
+        new = memory.health().position - before
+        log = f"'deltamem log --agent {terminal.shell_word(memory.id)}' shows them"
+        return f"{terminal.counted(new, 'message')} of this were journalled; {log}" if new else "nothing was journalled"
+
+    return told
 
 
 def _tell_of_failures(mem: DeltaMem) -> None:
@@ -169,7 +226,7 @@ def _tell_of_failures(mem: DeltaMem) -> None:
         failed = mem.failures.stats(kind)
         if failed.agents:
             told = terminal.printable(f"note: {kind} failed, the next recall tries again: {failed.last}")
-            typer.echo(told, err=True)
+            terminal.say(told, err=True)
 
 
 def _check_handover(handover: str, budget: int | None) -> None:
@@ -197,23 +254,7 @@ def _check_recall(agent: str, mode: str, k: int) -> None:
 def _texts(given: list[str]) -> list[str]:
     texts: list[str] = []
     for each in given:
-        texts += [line for line in sys.stdin.read().splitlines() if line.strip()] if each == "-" else [each]
+        texts += [line for line in text_of_stdin().splitlines() if line.strip()] if each == "-" else [each]
     if not texts:
         raise InvalidMessageError("standard input holds no message; give one a line")
     return texts
-
-
-def spoken() -> Iterator[str]:
-    """What a person types, line by line, until the end of input or "/exit"."""
-    asked = "you> " if sys.stdin.isatty() else ""
-    if asked:
-        typer.echo("Say something; /exit or Ctrl-D ends.", err=True)
-    while True:
-        try:
-            line = input(asked).strip()
-        except EOFError:
-            return
-        if line == "/exit":
-            return
-        if line:
-            yield line

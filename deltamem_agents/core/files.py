@@ -25,7 +25,7 @@ from deltamem_agents.core.calibration import Calibration
 from deltamem_agents.core.config import DeltaMemConfig
 from deltamem_agents.core.families import LayerShape
 from deltamem_agents.core.released import AUTHORS_CONFIG, AUTHORS_WEIGHTS, convert_config, convert_weights
-from deltamem_agents.errors import AdapterFileError, ConfigError, shown
+from deltamem_agents.errors import AdapterFileError, ConfigError, kind_of, shown
 
 CONFIG_FILE = "deltamem_adapter.json"
 WEIGHTS_FILE = "deltamem_adapter.safetensors"
@@ -129,7 +129,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise AdapterFileError(f"{str(path)!r} is not JSON of an adapter: {error}; fetch the adapter again") from error
     if not isinstance(data, dict):
-        raise AdapterFileError(f"{str(path)!r} holds a {type(data).__name__}, not a JSON object; fetch it again")
+        raise AdapterFileError(f"{str(path)!r} holds {kind_of(data)}, not a JSON object; fetch it again")
     return data
 
 

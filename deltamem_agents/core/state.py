@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from deltamem_agents.errors import StateMismatchError
+from deltamem_agents.errors import StateMismatchError, kind_of
 
 State = dict[str, Tensor]
 
@@ -38,7 +38,7 @@ def validate_state(
     """
     expected = list(keys)
     if not isinstance(state, Mapping):
-        raise StateMismatchError(f"state is a {type(state).__name__}; give a dict from module name to tensor")
+        raise StateMismatchError(f"state is {kind_of(state)}; give a dict from module name to tensor")
     if set(state) != set(expected):
         odd = sorted(set(state) ^ set(expected))
         raise StateMismatchError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,10 @@ from deltamem_agents.errors import (
     MissingExtraError,
     UnsupportedModelError,
 )
+from deltamem_agents.progress_bars import without_progress_bars
 
 _QUANTIZATIONS = {"int8": "bitsandbytes", "int4": "bitsandbytes", "int8-torchao": "torchao"}
+_HUB_ID = re.compile(r"\w[\w.\-]*(/\w[\w.\-]*)?")  # "name" or "owner/name"; all else is a path
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -69,6 +72,8 @@ def load(
     settle_after_fork()
     check_loading(backbone, adapter, model, tokenizer, device, dtype, quantization, attention)
     folder = tiny.FOLDER if backbone == "tiny" else Path(backbone)
+    if model is None:
+        _check_place(backbone, adapter)
     if adapter is None:
         adapter = folder / "adapter"
         if model is not None or not adapter.is_dir():
@@ -82,6 +87,26 @@ def load(
     loaded = load_adapter(adapter) if isinstance(adapter, str | Path) else adapter
     model.eval()  # type: ignore[no-untyped-call]
     return Loaded(str(backbone), model, tokenizer, loaded)
+
+
+def _check_place(backbone: str | Path, adapter: object) -> None:
+    """Refuse a folder that is not there, before it is taken for a hub id.
+
+    Raises:
+        BackboneFileError: What can only be a folder is none; or it may be a hub id, and no adapter is named for it.
+    """
+    text = str(backbone)
+    if backbone == "tiny" or Path(backbone).is_dir():
+        return
+    if Path(backbone).exists():
+        raise BackboneFileError(f"backbone {text!r} is a file; give the folder with the model's config.json")
+    if not isinstance(backbone, str) or not _HUB_ID.fullmatch(text):
+        raise BackboneFileError(f"there is no folder {text!r}; give 'tiny', a folder that is there, or a hub id")
+    if adapter is None:
+        raise BackboneFileError(
+            f"there is no folder {text!r}; if this is a hub id, name the adapter trained for it: "
+            "adapter='folder or hub id'"
+        )
 
 
 def check_loading(
@@ -131,7 +156,7 @@ def _load_model(
             )
         # Code in a model's folder never runs, and nobody is asked: transformers asks on standard input by default.
         # Loaded on the CPU whatever the default device is; a quantisation places its own.
-        with torch.device("cpu") if quantization is None else nullcontext():
+        with torch.device("cpu") if quantization is None else nullcontext(), without_progress_bars():
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
                 source, config=config, dtype=kind, use_safetensors=True, trust_remote_code=False, **options
             )

@@ -6,7 +6,7 @@ import reprlib
 from numbers import Integral, Real
 from typing import Any
 
-from deltamem_agents.errors import ConfigError
+from deltamem_agents.errors import ConfigError, kind_of
 
 _BITS = 256  # of an integer that is shown in full; Python refuses to print very long ones
 
@@ -57,4 +57,4 @@ def shown(value: Any) -> str:
     try:
         return reprlib.repr(value)
     except Exception:  # of its own __repr__
-        return f"a {type(value).__name__}"
+        return kind_of(value)

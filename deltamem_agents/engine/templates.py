@@ -19,7 +19,7 @@ from jinja2 import Environment, nodes
 from jinja2.utils import Namespace
 from transformers import PreTrainedTokenizerBase
 
-from deltamem_agents.errors import ChatTemplateError, shown
+from deltamem_agents.errors import ChatTemplateError, kind_of, shown
 
 SECONDS = 5.0  # for one prompt; templates take some milliseconds
 LARGEST = 1 << 20  # bytes of a template
@@ -115,7 +115,7 @@ def watched(size: int) -> Iterator[None]:
             raise _refused(f"runs for more than {SECONDS:g} s")
         for value in frame.f_locals.values():
             if _size(value) > size:
-                raise _refused(f"makes a {type(value).__name__} of {_size(value)} characters or items")
+                raise _refused(f"makes {kind_of(value)} of {_size(value)} characters or items")
         return line
 
     def call(frame: FrameType, event: str, argument: object) -> Callable[..., Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from deltamem_agents import arguments
 from deltamem_agents.engine.generation import Cancellation, Generation, Sampling
 from deltamem_agents.engine.keys import StateKey
-from deltamem_agents.errors import ClosedError, ConfigError, InertAdapterError, StateMismatchError
+from deltamem_agents.errors import ClosedError, ConfigError, InertAdapterError, StateMismatchError, kind_of
 from deltamem_agents.memory.answering import Answer, ask
 from deltamem_agents.memory.backbone import NO_BACKBONE
 from deltamem_agents.memory.folding import Folded, under
@@ -54,8 +54,6 @@ if TYPE_CHECKING:
     from deltamem_agents.core import State
 
 Messages = Sequence[Mapping[str, Any]]
-
-NAMED = 100  # ids, at most, that the note on an interrupt names
 
 
 NEWEST = 50  # entries at the end of a journal among which the last turns of a session are looked for
@@ -111,11 +109,7 @@ class AgentMemory(History):
             else:
                 self._mem.background.later(self.id)
         except BaseException as interrupt:  # Ctrl-C; all else is noted
-            interrupt.add_note(
-                f"{len(ids)} messages of agent {self.id!r} in session {session!r} are journalled, so do not write them "
-                f"again; the next recall folds them. Their ids: {', '.join(ids[:NAMED])}"
-                f"{', …' if len(ids) > NAMED else ''}"
-            )
+            interrupt.add_note(_durable(self.id, session, ids))
             raise
         return ids
 
@@ -168,7 +162,7 @@ class AgentMemory(History):
         chosen, way, old = check_mode(mode), check_handover(handover), check_outdated(outdated)
         check_k(k)
         if not isinstance(query, str):
-            raise ConfigError(f"the query is a {type(query).__name__}; give a string")
+            raise ConfigError(f"the query is {kind_of(query)}; give a string")
         query = query.encode("utf-8", "replace").decode()  # lone surrogates are text to no tokenizer
         check_asked(session, since, until, metadata, budget)
         lean, generate = arguments.flag(lean, "lean"), arguments.flag(generate, "generate")
@@ -332,15 +326,24 @@ class AgentMemory(History):
         self._journal(messages, reply, session)
         return reply
 
-    def chat_stream(self, messages: Messages, session: str = "default", **options: Any) -> Iterator[str]:
-        """As `chat`, but yields the reply's text as it comes. A stream that is closed early journals nothing."""
+    def chat_stream(
+        self, messages: Messages, session: str = "default", **options: Any
+    ) -> Generator[str, None, Reply | None]:
+        """As `chat`, but yields the reply's text as it comes. A stream that is closed early journals nothing.
+
+        Returns:
+            The whole reply, for ``reply = yield from …``.
+        """
         check_messages(messages)
         check_id(session, "session")
+        reply = None
         for piece in self.stream(messages, **{"session": session, **options}):
             if isinstance(piece, Reply):
-                self._journal(messages, piece, session)
+                reply = piece
+                self._journal(messages, reply, session)
             else:
                 yield piece
+        return reply
 
     async def achat(self, messages: Messages, session: str = "default", **options: Any) -> Reply:
         """Async twin of `chat`; never blocks the event loop."""
@@ -502,8 +505,10 @@ class AgentMemory(History):
         )
 
     def _journal(self, messages: Messages, reply: Reply, session: str) -> None:
-        said = [{"role": "assistant", "content": reply.text}] if reply.text.strip() else []
-        self.write([*messages, *said], session)
+        """The reply's metadata say where ``max_tokens`` cut it off, in the words of OpenAI's API."""
+        said = {"role": "assistant", "content": reply.text}
+        cut = {} if reply.finished else {"metadata": {"finish_reason": "length"}}
+        self.write([*messages, *([said | cut] if reply.text.strip() else [])], session)
 
     def _usage(self, started: float, text: str, answer: Answer | None, folded: Folded | None) -> Usage:
         generation = answer.generation if answer else None
@@ -516,6 +521,16 @@ class AgentMemory(History):
             tokens_per_second=generation.tokens_per_second if generation else None,
             seconds=time.perf_counter() - started,
         )
+
+
+def _durable(agent: str, session: str, ids: Sequence[str]) -> str:
+    """What an interrupt after the journal's commit leaves behind."""
+    one = len(ids) == 1
+    named = f" (id {ids[0]})" if one else f" (ids {ids[0]} to {ids[-1]})" if ids else ""
+    return (
+        f"{len(ids)} message{'' if one else 's'} of agent {agent!r} in session {session!r}{named} "
+        f"{'is' if one else 'are'} journalled: do not write {'it' if one else 'them'} again; recall folds the rest"
+    )
 
 
 def _told(records: Sequence[Record], old: Outdated) -> Sequence[Record]:

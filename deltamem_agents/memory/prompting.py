@@ -9,7 +9,7 @@ from typing import Any
 
 from deltamem_agents import arguments
 from deltamem_agents.engine.generation import Sampling
-from deltamem_agents.errors import ConfigError, InvalidMessageError, shown
+from deltamem_agents.errors import ConfigError, InvalidMessageError, kind_of, shown
 from deltamem_agents.recall import Record
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -108,21 +108,31 @@ def _within(text: str, said: set[str]) -> bool:
 
 def _prompt_message(index: int, message: object) -> dict[str, Any]:
     if not isinstance(message, Mapping):
-        raise InvalidMessageError(f'message {index} is a {type(message).__name__}; give {{"role": …, "content": …}}')
+        raise InvalidMessageError(f'message {index} is {kind_of(message)}; give {{"role": …, "content": …}}')
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
         raise InvalidMessageError(f"message {index} has role {shown(role)}; roles are {', '.join(ROLES)}")
     if isinstance(content, list):
         content = "\n".join(filter(None, map(_block_text, content)))
     calls = message.get("tool_calls")
-    if not isinstance(content, str) or not (content or calls or role == "tool"):
+    if not isinstance(content, str):
         raise InvalidMessageError(f"message {index} has content {shown(content)}; give a string or a list of blocks")
+    if not (content or calls or role == "tool"):
+        raise InvalidMessageError(f"message {index} {_without_text(message.get('content'))}")
     plain: dict[str, Any] = {"role": role, "content": content.encode("utf-8", "replace").decode()}
     if not calls:
         return plain
     if not isinstance(calls, list) or not all(isinstance(each, Mapping) for each in calls):
         raise InvalidMessageError(f"message {index} has tool_calls {shown(calls)}; give a list of mappings")
     return plain | {"tool_calls": calls}
+
+
+def _without_text(content: object) -> str:
+    """What is wrong with content that comes to no text."""
+    if not isinstance(content, list) or not content:
+        return f"has empty content {shown(content)}; give some text, or leave the message out"
+    kinds = sorted({str(each.get("type", "unknown")) if isinstance(each, Mapping) else "text" for each in content})
+    return f"has no text, only blocks of type {shown(', '.join(kinds))}; the backbone reads text alone: add some"
 
 
 def _block_text(block: object) -> str:

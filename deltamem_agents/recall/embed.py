@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deltamem_agents import arguments
-from deltamem_agents.errors import ConfigError, EmbedderError, MissingExtraError
+from deltamem_agents.errors import ConfigError, EmbedderError, MissingExtraError, kind_of
+from deltamem_agents.progress_bars import without_progress_bars
 from deltamem_agents.recall.protocols import Embedder
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class SentenceTransformerEmbedder:
                 from sentence_transformers import SentenceTransformer
 
                 _refuse_code(folder)
-                with _quietly(), torch.device(self._device):
+                with without_progress_bars(), torch.device(self._device):
                     model = SentenceTransformer(
                         str(self._source),
                         device=self._device,
@@ -226,7 +226,7 @@ def load_embedder(source: AnyEmbedder, *, name: str | None = None, device: str =
             return CallableEmbedder(getattr(source, batch), name=name or _model(source), query=getattr(source, query))
     if not callable(source):
         raise ConfigError(
-            f"embedder is a {type(source).__name__}; give a hub id, a folder, an embedding model of LangChain or "
+            f"embedder is {kind_of(source)}; give a hub id, a folder, an embedding model of LangChain or "
             "LlamaIndex, or a function from texts to vectors"
         )
     own = f"{getattr(source, '__module__', '')}.{getattr(source, '__qualname__', '')}"
@@ -295,20 +295,6 @@ def _verify(path: Path, expected: str) -> None:
             f"{path} has SHA-256 {found}, expected {expected}: these are not the published weights; "
             "reinstall deltamem-agents[retrieval] from a source you trust"
         )
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without transformers' progress bar: reading 90 MB of local weights takes less than a second."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _failed(name: str, count: int, error: Exception) -> str:

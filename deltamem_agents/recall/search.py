@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deltamem_agents import arguments
-from deltamem_agents.errors import ClosedError, ConfigError, EmbedderError, StoreError, shown
+from deltamem_agents.errors import ClosedError, ConfigError, EmbedderError, StoreError, kind_of, shown
 from deltamem_agents.failures import Failures
 from deltamem_agents.recall.contradiction import newer_first, outdated
 from deltamem_agents.recall.embedding import Embeddings
@@ -405,7 +405,7 @@ def _checked(query: object, k: object) -> str:
     if isinstance(k, bool) or not isinstance(k, int) or not 0 < k <= arguments.LARGEST:
         raise ConfigError(f"k is {shown(k)}; ask for 1 record or more")
     if not isinstance(query, str):
-        raise ConfigError(f"the query is a {type(query).__name__}; give a string")
+        raise ConfigError(f"the query is {kind_of(query)}; give a string")
     return query.encode("utf-8", "replace").decode()  # lone surrogates are text to no tokenizer
 
 

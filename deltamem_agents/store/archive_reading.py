@@ -7,6 +7,7 @@ bounded by its own size. Its states are looked at and not stored: only a fold sh
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 import zipfile
@@ -22,7 +23,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select
 
 from deltamem_agents import bounded_json
-from deltamem_agents.errors import ArchiveError, ConfigError
+from deltamem_agents.errors import ArchiveError, ConfigError, InvalidAgentError, shown
 from deltamem_agents.store import codec, journal, records, timeline
 from deltamem_agents.store.archive import (
     FETCHED,
@@ -104,9 +105,11 @@ def check(path: Path, progress: Progress | None = None) -> Checked:
                 if not last < placed.position <= head or (placed.left_at is not None and placed.left_at > head):
                     raise ArchiveError(f"{path}: message at position {placed.position} after {last}, of {head}")
                 last = placed.position
-                said = ("" if checked.manifest["version"] == 1 else placed.session, placed.message.id)
+                first = checked.manifest["version"] == 1
+                said = ("" if first else placed.session, placed.message.id)
                 if placed.left_at is None and said in live:
-                    raise ArchiveError(f"{path}: message id {placed.message.id!r} is live twice in one session")
+                    scope = "agent, as it cannot be in version 1" if first else "session"
+                    raise ArchiveError(f"{path}: message id {placed.message.id!r} is live twice in one {scope}")
                 live.update([said] if placed.left_at is None else [])
                 if progress is not None and (seen % FETCHED == 0 or seen == total):
                     progress("checked", seen, total)
@@ -194,7 +197,7 @@ def _manifest(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
     try:
         manifest = bounded_json.loads(archive.read(MANIFEST), limit=MANIFEST_BYTES, values=2 * bounded_json.VALUES)
         if manifest["format"] != FORMAT or type(manifest["version"]) is not int or manifest["version"] < 1:
-            raise ValueError("another format")
+            raise ValueError("names another format or version")
         if manifest["version"] > VERSION:
             raise ArchiveError(
                 f"{path} is of version {manifest['version']}, this deltamem-agents reads up to {VERSION}; "
@@ -204,17 +207,19 @@ def _manifest(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
         members = manifest["members"]
         sized = all(type(each["bytes"]) is int and isinstance(each["sha256"], str) for each in members.values())
         if not sized or not all(type(number) is int and 0 <= number < 1 << 62 for number in numbers):
-            raise ValueError("numbers that are none")
+            raise ValueError("has something else where numbers belong")
         if manifest["version"] == 1:  # its ids are unique in the agent, whatever the session
             manifest["agent_ids_until"] = manifest["head"]
         until = manifest["agent_ids_until"]
         if until is not None and not (type(until) is int and 0 <= until <= manifest["head"]):
-            raise ValueError(f"agent_ids_until {until!r}")
+            raise ValueError(f"has agent_ids_until {shown(until)}, which is no position of its journal")
         check_id(manifest["agent"])
+    except ArchiveError:
+        raise
     except bounded_json.TooMuchError as error:
         raise ArchiveError(f"{path} cannot be read as an exported agent: {MANIFEST} has {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArchiveError(f"{path} is a zip file, but no agent that was exported: {MANIFEST} has {error}") from error
+        raise ArchiveError(f"{path} is a zip file, but no agent that was exported: {_fault(error)}") from error
     expected = {MANIFEST, MESSAGES, ROLLBACKS, REVISIONS}
     odd = [name for name in members if name not in expected and not _BLOBS.fullmatch(name)]
     if odd or set(names) != {MANIFEST, *members} or not expected <= set(names):
@@ -225,6 +230,17 @@ def _manifest(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ArchiveError(f"{path}: {info.filename} is compressed by method {info.compress_type}, not by deflate")
     return dict(manifest)
+
+
+def _fault(error: Exception) -> str:
+    """What is wrong with a manifest, from what reading it raised."""
+    if isinstance(error, KeyError):
+        return f"{MANIFEST} lacks {error}"
+    if isinstance(error, InvalidAgentError):
+        return f"{MANIFEST} has {error}"
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) or not isinstance(error, ValueError):
+        return f"{MANIFEST} is not as 'deltamem export' writes it"
+    return f"{MANIFEST} {error}"
 
 
 def _check_sizes(archive: zipfile.ZipFile, path: Path) -> None:
@@ -377,4 +393,4 @@ def _time(checked: Checked, line: Mapping[str, Any]) -> datetime:
     try:
         return in_utc(datetime.fromisoformat(line["created_at"]))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ArchiveError(f"{checked.path}: {line!r:.60} has no time") from error
+        raise ArchiveError(f"{checked.path}: {shown(line)} has no time") from error

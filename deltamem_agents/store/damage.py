@@ -1,4 +1,5 @@
-"""Which row of a database holds what this package does not write. Read only once something has failed.
+"""Which row of a database holds what this package does not write. Looked for once something has failed,
+and by 'deltamem db check'.
 
 Every value is read again as the driver has it, so that one that cannot be read is found as well.
 """
@@ -23,6 +24,8 @@ REMEDIES = {  # what is made of the journal can be made again
     "deltamem_embeddings": "delete that row, and 'deltamem reindex' embeds the record again",
 }
 SECONDS = 10.0  # that a large database is looked through; what failed is told in any case
+CHECK_SECONDS = 60.0  # that 'deltamem db check' looks through it
+LISTED = 20  # rows that it names
 RESTORE = "restore the database from a backup, or correct that row"
 
 
@@ -32,7 +35,23 @@ class _Text(bytes):
 
 def found(connection: Connection) -> str | None:
     """The first damaged row and what to do about it; None where all can be read and fit one another."""
-    return next(_damaged(connection), None)
+    try:
+        return next(_damaged(connection, time.monotonic() + SECONDS), None)
+    except TimeoutError:
+        return None
+
+
+def all_found(connection: Connection) -> tuple[list[str], bool]:
+    """The first damaged rows, and whether all rows were looked at within a minute."""
+    rows: list[str] = []
+    try:
+        for row in _damaged(connection, time.monotonic() + CHECK_SECONDS):
+            rows.append(row)
+            if len(rows) == LISTED:
+                return [*rows, "more rows may be damaged: these are the first"], True
+    except TimeoutError:
+        return rows, False
+    return rows, True
 
 
 def told(table: str, key: Sequence[Any], fault: str) -> str:
@@ -42,15 +61,15 @@ def told(table: str, key: Sequence[Any], fault: str) -> str:
     return f"row ({row}) of {table}: {fault}; it was edited or damaged: {REMEDIES.get(table, RESTORE)}"
 
 
-def _damaged(connection: Connection) -> Iterator[str]:
+def _damaged(connection: Connection, until: float) -> Iterator[str]:
+    """Raises TimeoutError at that time of `time.monotonic`."""
     heads: dict[Any, int] = {}
-    until = time.monotonic() + SECONDS
     for table in Base.metadata.sorted_tables:
         keys = [column.name for column in table.primary_key]
         readers = {column.name: _reader(column.type, connection.dialect) for column in table.columns}
         for raw in _rows(connection, table):
             if time.monotonic() > until:
-                return
+                raise TimeoutError
             row: dict[str, Any] = {}
             fault = None
             for name, value in raw.items():

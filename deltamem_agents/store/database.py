@@ -43,19 +43,21 @@ class Database:
         engine: Ours, or one that the caller owns; the caller's gets no listener and no setting from us.
         owned: Whether `close` disposes of the engine.
         schema: Of PostgreSQL; None is the one the connection comes to.
+        shown: What messages call it, where that is not the engine's URL.
 
     Raises:
         ConfigError: The dialect is not supported, the engine cannot be shared among threads, or there can be no such
             schema.
     """
 
-    def __init__(self, engine: Engine, *, owned: bool, schema: str | None = None) -> None:
+    def __init__(self, engine: Engine, *, owned: bool, schema: str | None = None, shown: URL | None = None) -> None:
         self.dialect: Dialect = dialect_of(engine, owned=owned)
         self._made = time.monotonic()
         if schema is not None:
             self.dialect.check_schema(engine, schema)
         self.schema = schema
         self.url = engine.url
+        self._shown = engine.url if shown is None else shown
         self._owned = owned
         self._closed = False
         self._damage: Callable[[Connection], str | None] = _none
@@ -79,7 +81,7 @@ class Database:
     @property
     def name(self) -> str:
         """The masked URL."""
-        return masked(self.url) + (f" (schema {self.schema})" if self.schema else "")
+        return masked(self._shown) + (f" (schema {self.schema})" if self.schema else "")
 
     def prepare(self) -> None:
         """Set up what holds for the database as a whole.
@@ -287,22 +289,44 @@ def open_database(url: str | URL | None, engine: Engine | None, schema: str | No
     return Database(engine_for(url), owned=True, schema=schema)
 
 
-def reopen_immutable(database: Database, error: StoreError) -> Database:
-    """Open a SQLite database again that lies in a folder we cannot write to.
+def looked_at(database: Database, look: Callable[[Database], T]) -> tuple[Database, T]:
+    """What ``look`` makes of a database, which is opened again where SQLite could not read it like this.
 
-    SQLite reads a WAL database only where it can create files next to it, unless it is told that nobody writes; without
-    a ``-wal`` file nobody does.
+    SQLite reads a file with a write-ahead log only where it can create files next to it, unless it is told that nobody
+    writes; without a ``-wal`` file nobody does. So a file lies where nothing can be written, and is read all the same.
+
+    Returns:
+        The database to use from now on, and what came of looking.
 
     Raises:
-        StoreError: ``error``, where that is not what is wrong.
+        StoreError: It cannot be read; it is closed.
     """
-    url = database.url
-    path = Path(url.database or "")
-    wal = Path(f"{path}-wal")
+    try:
+        return database, look(database)
+    except StoreError as error:
+        database.close()
+        again = _immutable(database, error)
+        try:
+            return again, look(again)
+        except BaseException:
+            again.close()
+            raise
+    except BaseException:
+        database.close()
+        raise
+
+
+def _immutable(database: Database, error: StoreError) -> Database:
+    """The same file as one that does not change; ``error`` is raised where that is not what is wrong."""
+    url, file = database.url, file_of(database.url)
     denied = any(part in str(error) for part in ("unable to open", "readonly"))
-    if not database._owned or url.get_backend_name() != "sqlite" or not denied or not path.is_file() or wal.exists():
+    if not database._owned or file is None or not denied or not file.is_file() or "immutable" in url.query:
         raise error
-    database.close()
-    quoted = str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    if Path(f"{file}-wal").exists():
+        raise StoreError(
+            f"cannot read {database.name}: what was written last is still in {file}-wal, and SQLite reads that only "
+            "where it may write to the folder; let this process write there, or open a copy of both files elsewhere"
+        ) from error
+    quoted = str(file.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     immutable = url.set(database=f"file:{quoted}", query={"mode": "ro", "immutable": "1", "uri": "true"})
-    return Database(sqlite.engine(immutable), owned=True)
+    return Database(sqlite.engine(immutable), owned=True, shown=url)

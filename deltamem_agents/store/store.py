@@ -9,7 +9,7 @@ from typing import Any, Self
 from sqlalchemy import URL, Connection, Engine
 
 from deltamem_agents import arguments
-from deltamem_agents.errors import ConfigError, StoreError, shown
+from deltamem_agents.errors import ConfigError, shown
 from deltamem_agents.store import (
     archive,
     archive_reading,
@@ -27,7 +27,7 @@ from deltamem_agents.store import tail as tails
 from deltamem_agents.store.at_once import Append
 from deltamem_agents.store.backlog import Backlog
 from deltamem_agents.store.by_id import ById
-from deltamem_agents.store.database import Database, open_database, reopen_immutable
+from deltamem_agents.store.database import Database, looked_at, open_database
 from deltamem_agents.store.erasing import Plan, Selection
 from deltamem_agents.store.index import check_scope
 from deltamem_agents.store.journal import AgentInfo
@@ -91,15 +91,7 @@ class Store(ById):
         cls.check_opening(url, engine, schema, retention)
         arguments.function(split, "split")
         database = open_database(DEFAULT_URL if url is None and engine is None else url, engine, schema)
-        try:
-            try:
-                versions.prepare(database)
-            except StoreError as error:
-                database = reopen_immutable(database, error)
-                versions.prepare(database)
-        except BaseException:
-            database.close()
-            raise
+        database, _ = looked_at(database, versions.prepare)
         database.be_patient()
         return cls(database, split, retention)
 

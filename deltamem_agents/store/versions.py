@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Column, Connection, MetaData, String, Table, insert, inspect, select
+from sqlalchemy import URL, Column, Connection, MetaData, String, Table, insert, inspect, select
 
 from deltamem_agents.errors import StoreError
-from deltamem_agents.store.database import Database
+from deltamem_agents.store.damage import all_found
+from deltamem_agents.store.database import Database, looked_at, open_database
 from deltamem_agents.store.schema import Base
 
 LATEST = "0005"
@@ -34,6 +35,23 @@ def current(database: Database) -> str | None:
     """
     database.check_server()
     return database.read(lambda connection: _current(connection, database.schema))
+
+
+def open_to_look(url: str | URL, schema: str | None = None) -> tuple[Database, str | None]:
+    """A database that is looked at and not written, and its version; see `looked_at`. A file of SQLite is not made.
+
+    Raises:
+        ConfigError: The URL cannot be understood, or what it leads to is not supported.
+        MissingExtraError: The database's driver is not installed.
+        StoreError: There is no such file, or it cannot be read.
+    """
+    database = open_database(url, None, schema)
+    try:
+        database.require_file()
+    except BaseException:
+        database.close()
+        raise
+    return looked_at(database, current)
 
 
 def prepare(database: Database) -> None:
@@ -85,6 +103,24 @@ def upgrade(database: Database) -> tuple[str | None, str]:
     return before, LATEST
 
 
+def check(database: Database) -> tuple[list[str], bool]:
+    """As `differences`, and the rows that hold what this package does not write.
+
+    Returns:
+        What is wrong, and whether all rows were looked at: of a large database as many as a minute allows.
+
+    Raises:
+        StoreError: The database cannot be read, or is of another version.
+    """
+    problems = differences(database)
+    if problems:
+        return problems, True  # rows of other tables cannot be read, those of a damaged file say nothing more
+    try:
+        return database.read(all_found)
+    except StoreError as error:
+        return _file_damaged(error), True
+
+
 def differences(database: Database) -> list[str]:
     """What is wrong with a database: tables unlike this version's, and damage the database itself sees.
 
@@ -96,10 +132,15 @@ def differences(database: Database) -> list[str]:
         if version == LATEST:
             return database.read(lambda connection: _unlike(connection, database) + database.dialect.check(connection))
     except StoreError as error:
-        if "malformed" not in str(error):
-            raise
-        return [FILE_DAMAGED]
+        return _file_damaged(error)
     raise StoreError(mismatch(database.name, version) if version else f"{database.name} has no tables of ours")
+
+
+def _file_damaged(error: StoreError) -> list[str]:
+    """What is wrong with a file that cannot be read for its damage; ``error`` is raised where that is not why."""
+    if "malformed" not in str(error):
+        raise error
+    return [FILE_DAMAGED]
 
 
 def damage(database: Database) -> list[str]:

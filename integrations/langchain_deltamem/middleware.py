@@ -17,7 +17,7 @@ from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langgraph.config import get_config
 from langgraph.runtime import Runtime
 
-from deltamem_agents.errors import ConfigError
+from deltamem_agents.errors import ConfigError, kind_of
 from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open
 from deltamem_agents.frameworks.messages import session_name
@@ -103,7 +103,7 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         if write not in ("all", "human") and not callable(write):
             raise ConfigError(f"write is {write!r}; give 'all', 'human', or a callable that takes a message")
         if not isinstance(mem, DeltaMem):
-            raise ConfigError(f"mem is a {type(mem).__name__}; give an open DeltaMem, as of DeltaMem.open(url=…)")
+            raise ConfigError(f"mem is {kind_of(mem)}; give an open DeltaMem, as of DeltaMem.open(url=…)")
         self._mem = mem
         self._owner = Owner(
             agent_id=agent_id, default_agent_id=default_agent_id, trust_configurable=trust_configurable, ways=WAYS

@@ -29,6 +29,8 @@ def main() -> int:
     chosen = parser.parse_args()
     if chosen.out is not None and not chosen.force and os.path.lexists(chosen.out):
         parser.error(f"{str(chosen.out)!r} exists; name another place, or let it be replaced with --force")
+    if chosen.out is not None and not os.access(chosen.out.absolute().parent, os.W_OK | os.X_OK):
+        parser.error(f"no file can be written into {str(chosen.out.parent)!r}; name a folder that is there")
     if chosen.device == "cuda" and not torch.cuda.is_available():
         print("no CUDA device here; the GPU column stays not measured", file=sys.stderr)
         return 2

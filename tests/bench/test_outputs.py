@@ -1,4 +1,4 @@
-"""Benchmarks replace no file that is there, unless they are told to, and say so before anything is measured."""
+"""Benchmarks look at where they will write before anything is measured: no file that is there is replaced untold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from deltamem_agents.bench.outputs import refuse_existing
+from deltamem_agents.bench.outputs import check_outputs
 from deltamem_agents.cli import app
 from deltamem_agents.errors import ConfigError
 
@@ -61,5 +61,27 @@ def test_a_link_that_leads_nowhere_is_there_too(tmp_path: Path) -> None:
     link = tmp_path / "figures.csv"
     link.symlink_to(tmp_path / "elsewhere.csv")
     with pytest.raises(ConfigError, match="exists"):
-        refuse_existing([tmp_path / "new.csv", link], force=False)
-    refuse_existing([link], force=True)
+        check_outputs([tmp_path / "new.csv", link], force=False)
+    check_outputs([link], force=True)
+
+
+def test_a_place_that_cannot_be_written_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("a file, and no folder")
+    for out in (tmp_path / "file" / "f.csv", tmp_path / "file" / "deep" / "f.csv", Path("/proc/f.csv"), tmp_path):
+        for name in MODULES:
+            monkeypatch.setattr(sys, "argv", [name, *MODULES[name], "--out", str(out), "--force"])
+            with pytest.raises(SystemExit) as ended:
+                importlib.import_module(name).main()
+            assert ended.value.code == 2 and str(out.parent) in capsys.readouterr().err
+    for out in (tmp_path / "file", tmp_path / "file" / "deep"):
+        for command in (["bench", "recall", "--force"], ["train"]):
+            done = CliRunner().invoke(app, [*command, "--out", str(out)])
+            assert done.exit_code == 1 and str(out) in done.stderr and done.stderr.count("\n") == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_looking_leaves_nothing_behind(tmp_path: Path) -> None:
+    check_outputs([tmp_path / "new" / "deep" / "f.csv", tmp_path / "new" / "g.csv"], force=False)
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -45,8 +46,14 @@ def deltamem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
 
-    def run(*arguments: object, stdin: str | None = None, env: dict[str, str] | None = None) -> Done:
-        result = CliRunner().invoke(app, [str(each) for each in arguments], input=stdin, env=env)
+    def run(
+        *arguments: object,
+        stdin: str | bytes | None = None,
+        env: dict[str, str] | None = None,
+        encoding: str = "utf-8",
+    ) -> Done:
+        runner = CliRunner(charset=encoding)
+        result = runner.invoke(app, [str(each) for each in arguments], input=stdin, env=env)
         return Done(result.exit_code, result.stdout, result.stderr)
 
     return run
@@ -69,6 +76,45 @@ def process(tmp_path: Path) -> Command:
         return Done(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture
+def at_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run a command in this process, with a terminal for standard input and stderr, at which someone types."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object, typed: str) -> Done:
+        person, console = os.openpty()
+        os.write(person, typed.encode())
+        shown = io.StringIO()
+        with (
+            open(console, encoding="utf-8", closefd=False) as stdin,
+            open(console, "w", encoding="utf-8", closefd=False) as stderr,
+            monkeypatch.context() as patch,
+        ):
+            patch.setattr(sys, "stdin", stdin)
+            patch.setattr(sys, "stdout", shown)
+            patch.setattr(sys, "stderr", stderr)
+            patch.setenv("TERM", "dumb")  # no bars
+            with pytest.raises(SystemExit) as ended:
+                app([str(each) for each in arguments])
+        os.close(console)
+        return Done(int(ended.value.code or 0), shown.getvalue(), _all_of(person))
+
+    return run
+
+
+def _all_of(person: int) -> str:
+    """What a terminal showed, whose other end is closed."""
+    read = b""
+    try:
+        while piece := os.read(person, 1 << 16):
+            read += piece
+    except OSError:
+        pass  # how Linux says that the other end is closed
+    finally:
+        os.close(person)
+    return read.decode(errors="replace").replace("\r\n", "\n")
 
 
 @pytest.fixture(scope="session")

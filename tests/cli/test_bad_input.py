@@ -104,7 +104,10 @@ def broken(tmp_path, tiny_folder):
             _truncate(tmp_path / name / "model.safetensors")
             return "--backbone", tmp_path / name
         return {
-            "no adapter": ("--backbone", tmp_path / "nowhere"),
+            "no folder": ("--backbone", tmp_path / "nowhere"),
+            "a file": ("--backbone", tiny_folder / "config.json"),
+            "no adapter": ("--backbone", tmp_path),
+            "a hub id without adapter": ("--backbone", "somebody/model"),
             "no such adapter": ("--adapter", tmp_path / "nowhere"),
             "no such device": ("--device", "abacus"),
             "no such dtype": ("--dtype", "float8"),
@@ -126,7 +129,10 @@ def _truncate(path):
         ("other layer count", ["6 layers"]),
         ("truncated adapter", ["truncated"]),
         ("truncated backbone", ["truncated backbone", "safetensors"]),
-        ("no adapter", ["adapter"]),
+        ("no folder", ["there is no folder", "nowhere"]),
+        ("a file", ["is a file", "config.json"]),
+        ("no adapter", ["comes without an adapter", "--adapter "]),
+        ("a hub id without adapter", ["somebody/model", "hub id", "--adapter "]),
         ("no such adapter", ["nowhere"]),
         ("no such device", ["abacus"]),
         ("no such dtype", ["float8", "float32"]),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
-import time
 
 import pytest
 
-from deltamem_agents import DeltaMem, __version__
+from deltamem_agents import AgentMemory, DeltaMem, __version__
+from deltamem_agents.engine import Sampling
+from deltamem_agents.recall import split_text
+from deltamem_agents.store import Store
 
 PLAIN = ("--embedder", "none")
 FACTS = ("My favourite colour is teal.", "Mara plays the cello.")
@@ -25,16 +28,25 @@ def test_version_and_help(deltamem):
     assert deltamem("--help").code == deltamem("recall", "-h").code == 0
 
 
-def test_help_imports_no_torch_and_is_quick():
+def test_help_of_every_command_imports_nothing_heavy_and_is_quick():
     code = (
-        "import sys; from deltamem_agents.cli import app\n"
-        "try: app(['--help'])\n"
-        "finally: assert not {'torch', 'transformers', 'sqlalchemy'} & set(sys.modules)"
+        "import sys, time, typer\n"
+        "from deltamem_agents.cli import app\n"
+        "def helped(*words):\n"
+        "    try: app([*words, '--help'])\n"
+        "    except SystemExit as end: assert not end.code, words\n"
+        "def every(group, *words):\n"
+        "    helped(*words)\n"
+        "    for name, command in getattr(group, 'commands', {}).items(): every(command, *words, name)\n"
+        "helped()\n"
+        "seconds = time.process_time()\n"
+        "every(typer.main.get_command(app))\n"
+        "heavy = {'torch', 'transformers', 'sqlalchemy', 'numpy', 'alembic'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "assert seconds < 1, seconds  # 0.2 s on an idle machine\n"
     )
-    started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "recall" in done.stdout, done.stderr
-    assert time.perf_counter() - started < 5  # 0.2 s on an idle machine
+    assert done.returncode == 0 and "recall" in done.stdout and "--postgresql-url" in done.stdout, done.stderr
 
 
 def test_write_then_recall(deltamem, written):
@@ -77,8 +89,24 @@ def test_no_answer_for_a_person(deltamem, written):
 def test_recall_for_a_person(deltamem, written):
     done = deltamem("recall", "Which instrument does Mara play?", "--agent", "alice", "--url", written, *PLAIN)
     assert done.code == 0
-    assert "Mara plays the cello." in done.out and "confidence" in done.out and "note: " in done.out
+    assert "Mara plays the cello." in done.out and "note: " in done.out and "outdated" not in done.out
+    assert re.search(r"confidence \d{1,3}%", done.out) and re.search(r"^\d{1,3}% ", done.out, flags=re.MULTILINE)
     assert all(len(line) <= 80 for line in done.out.splitlines())
+
+
+def test_what_is_outdated_is_shown_as_such(deltamem, url):
+    for number, text in enumerate(("I live in Lisbon.", "I live in Oslo now.")):
+        message = {"role": "user", "content": text, "created_at": f"2026-0{number + 1}-03T12:00Z"}
+        with Store.open(url, split=split_text) as store:
+            store.append("default", [message], "s")
+    asked = ("recall", "Where do I live?", "--mode", "vector", "--url", url, *PLAIN)
+    table = [line.split() for line in deltamem(*asked).out.splitlines() if "%" in line or "outdated" in line]
+    assert ["score", "outdated", "session", "role", "record"] in table
+    (old,) = [row for row in table if "Lisbon." in row]
+    (new,) = [row for row in table if "Oslo" in row]
+    assert old[1:3] == ["since", "2026-02-03"] and new[1] == "s"
+    records = {each["text"]: each["until"] for each in deltamem(*asked, "--json").json["records"]}
+    assert records == {"I live in Lisbon.": "2026-02-03T12:00:00+00:00", "I live in Oslo now.": None}
 
 
 def test_recall_of_one_session(deltamem, written):
@@ -89,8 +117,17 @@ def test_recall_of_one_session(deltamem, written):
 
 def test_unknown_agent_knows_nothing(deltamem, written):
     done = deltamem("recall", "Mara?", "--agent", "bob", "--url", written, *PLAIN)
-    assert done.code == 0 and "nothing" in done.out
-    assert deltamem("log", "--agent", "bob", "--url", written).out == "No messages.\n"
+    assert done.code == 0 and "nothing" in done.out and done.err.startswith("note: no agent 'bob' in sqlite:///")
+    done = deltamem("log", "--agent", "alcie", "--url", written)
+    assert done.code == 0 and done.out == "No messages.\n" and "did you mean 'alice'?" in done.err
+    done = deltamem("log", "--agent", "zzz", "--url", written, "--json")
+    assert done.json == [] and "agents: 'alice'; 'deltamem agents'" in done.err and done.err.count("\n") == 1
+    done = deltamem("log", "--agent", "alice", "--session", "s11", "--url", written)
+    assert done.code == 0 and "agent 'alice' has no session 's11'; did you mean 's1'?" in done.err
+    asked = ("recall", "Mara", "--mode", "vector", "--session", "x", "--agent", "alice", "--url", written, *PLAIN)
+    assert "has no session 'x'; sessions: 's1'" in deltamem(*asked).err
+    assert "did you mean 'alice'?" in deltamem("rollback", "alcie", 0, "--url", written).err
+    assert deltamem("log", "--agent", "alice", "--url", written).err == ""
 
 
 def test_the_api_reads_what_the_command_wrote(written):
@@ -147,6 +184,21 @@ def test_chat_with_one_message(deltamem, written):
 def test_chat_for_programs(deltamem, written):
     found = deltamem("chat", "Mara?", "--agent", "alice", "--url", written, "--json", *PLAIN).json
     assert "Mara plays the cello." in found["recall"]["text"] and found["usage"]["answer_tokens"] > 0
+
+
+def test_a_reply_that_is_cut_off_is_said_to_be(deltamem, written, monkeypatch):
+    monkeypatch.setattr("deltamem_agents.memory.agent.AgentMemory.stream", cut_off(AgentMemory.stream))
+    done = deltamem("chat", "Tell me about Mara.", "--agent", "alice", "--session", "c", "--url", written, *PLAIN)
+    assert done.code == 0 and "cut off after 1 token," in done.err
+    said = deltamem("log", "--agent", "alice", "--session", "c", "--url", written, "--json").json
+    assert [each["metadata"] for each in said] == [{}, {"finish_reason": "length"}]
+
+
+def cut_off(stream):
+    def shorter(*arguments, **options):
+        return stream(*arguments, **options, sampling=Sampling(max_tokens=1))
+
+    return shorter
 
 
 def test_chat_as_a_conversation(deltamem, url):

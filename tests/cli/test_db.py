@@ -57,7 +57,7 @@ def test_an_old_database_is_upgraded(deltamem, old, tmp_path):
         "before": versions.LATEST,
         "version": versions.LATEST,
     }
-    assert deltamem("db", "check", "--url", old).out == "the tables are as they should be\n"
+    assert deltamem("db", "check", "--url", old).out == "the tables and their rows are as they should be\n"
     assert [each["content"] for each in deltamem("log", "--agent", "alice", "--url", old, "--json").json] == [
         "My dog is Rex."
     ]
@@ -169,7 +169,7 @@ def test_a_schema_on_postgresql(deltamem, postgresql_url):
     assert deltamem("doctor", "--json", env=env).json["database"]["version"] == versions.LATEST
     assert "no tables yet" in deltamem("db", "current", "--schema", "public", env=env).out
     assert deltamem("fork", "alice", "bob", env=env).code == 0
-    receipt = deltamem("erase", "alice", "--since", "2020-01-01", "--forks", "--json", env=env).json
+    receipt = deltamem("erase", "alice", "--yes", "--since", "2020-01-01", "--forks", "--json", env=env).json
     assert receipt["status"] == "complete" and [each["messages"] for each in receipt["erased"]] == [1, 1]
     assert deltamem("db", "purge", env=env).code == 0
     assert_refused(deltamem("log", "--schema", "no name", env=env), "'no name' is not a name")

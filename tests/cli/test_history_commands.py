@@ -107,13 +107,13 @@ def test_erase_by_id(deltamem, told, texts):
     assert dry.code == 0 and "1 message, 1 record, 0 embeddings" in dry.out and "would be erased" in dry.out
     assert len(texts()) == 4
     deltamem("fork", "alice", "bob", "--url", told)
-    done = deltamem("erase", "alice", "--id", first, "--id", second, "--url", told)
+    done = deltamem("erase", "alice", "--yes", "--id", first, "--id", second, "--url", told)
     assert done.code == 0 and "agent 'alice': 2 messages" in done.out
     assert "agent 'bob' holds 2 messages of these too; --forks" in done.out and "backups" in done.out
     assert texts() == ["Mara plays the cello.", "Good night."] and len(texts("bob")) == 4
-    again = deltamem("erase", "alice", "--id", first, "--url", told)
+    again = deltamem("erase", "alice", "--yes", "--id", first, "--url", told)
     assert again.code == 0 and again.out == "nothing was erased: agent 'alice' has no such message\n"
-    assert deltamem("erase", "bob", "--id", first, "--forks", "--url", told).code == 0
+    assert deltamem("erase", "bob", "--yes", "--id", first, "--forks", "--url", told).code == 0
     assert texts("bob") == [*FACTS[1:], "Good night."]
 
 
@@ -130,7 +130,7 @@ def test_erase_by_id(deltamem, told, texts):
 )
 def test_erase_for_programs(deltamem, told, texts, options, left):
     dry = deltamem("erase", "alice", *options, "--dry-run", "--json", "--url", told).json
-    receipt = deltamem("erase", "alice", *options, "--json", "--url", told).json
+    receipt = deltamem("erase", "alice", "--yes", *options, "--json", "--url", told).json
     assert (dry["status"], receipt["status"]) == ("dry run", "complete")
     assert receipt["erased"][0]["ids"] == dry["erased"][0]["ids"]
     assert receipt["erased"][0]["messages"] == 4 - left == 4 - len(texts())
@@ -144,7 +144,7 @@ def test_ids_that_several_sessions_have(deltamem, url):
             store.append("alice", [{"role": "user", "content": text, "id": "1"}], session)
 
     def run(*options):
-        return deltamem("erase", "alice", "--id", "1", "--url", url, *options)
+        return deltamem("erase", "alice", "--yes", "--id", "1", "--url", url, *options)
 
     for options in ((), ("--dry-run",), ("--json",), ("--since", "2020-01-01")):
         assert_refused(run(*options), "'1' is in 2 sessions: 'a', 'b'", "nothing was erased", "--session")
@@ -162,17 +162,19 @@ def test_ids_that_several_sessions_have(deltamem, url):
 
 def test_times_of_the_log_can_be_given(deltamem, told, texts):
     times = [each["created_at"] for each in deltamem("log", "--agent", "alice", "--url", told, "--json").json]
-    deltamem("erase", "alice", "--since", times[-1], "--url", told)
+    deltamem("erase", "alice", "--yes", "--since", times[-1], "--url", told)
     assert texts() == list(FACTS)
 
 
 def test_what_cannot_be_erased(deltamem, told, texts):
-    assert_refused(deltamem("erase", "alice", "--url", told), "--id, --session, --since or --until", "deltamem delete")
     assert_refused(
-        deltamem("erase", "alice", "--since", "2026-02-01", "--until", "2026-01-01", "--url", told), "before"
+        deltamem("erase", "alice", "--yes", "--url", told), "--id, --session, --since or --until", "deltamem delete"
     )
-    assert_refused(deltamem("erase", "nobody", "--session", "s1", "--url", told), "no agent 'nobody'")
-    done = deltamem("erase", "alice", "--since", "yesterday", "--url", told)
+    assert_refused(
+        deltamem("erase", "alice", "--yes", "--since", "2026-02-01", "--until", "2026-01-01", "--url", told), "before"
+    )
+    assert_refused(deltamem("erase", "nobody", "--yes", "--session", "s1", "--url", told), "no agent 'nobody'")
+    done = deltamem("erase", "alice", "--yes", "--since", "yesterday", "--url", told)
     assert done.code == 2 and "yesterday" in done.err and "2026-01-31" in done.err
     assert len(texts()) == 4
 
@@ -184,7 +186,7 @@ def test_a_pending_erasure_and_its_end(deltamem, told, tmp_path):
     reader = sqlite3.connect(tmp_path / "memory.db", isolation_level=None)
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM deltamem_messages").fetchone()
-    done = deltamem("erase", "alice", "--session", "s2", "--url", told)
+    done = deltamem("erase", "alice", "--yes", "--session", "s2", "--url", told)
     assert done.code == 0 and "'deltamem db purge' finishes it" in done.out
     later = deltamem("db", "purge", "--url", told)
     assert later.code == 1 and "not yet" in later.out
@@ -200,12 +202,12 @@ def test_delete(deltamem, told):
     dry = deltamem("delete", "alice", "--dry-run", "--url", told)
     assert "4 messages" in dry.out and "would be erased" in dry.out
     assert len(deltamem("agents", "--url", told, "--json").json) == 2
-    receipt = deltamem("delete", "alice", "--forks", "--json", "--url", told).json
+    receipt = deltamem("delete", "alice", "--yes", "--forks", "--json", "--url", told).json
     assert [each["messages"] for each in receipt["erased"]] == [4, 4]
     (left,) = deltamem("agents", "--url", told, "--json").json
     assert (left["id"], left["messages"]) == ("bob", 0)
-    assert_refused(deltamem("delete", "alice", "--url", told), "no agent 'alice'")
-    assert "agent 'bob': 0 messages" in deltamem("delete", "bob", "--url", told).out
+    assert_refused(deltamem("delete", "alice", "--yes", "--url", told), "no agent 'alice'")
+    assert "agent 'bob': 0 messages" in deltamem("delete", "bob", "--yes", "--url", told).out
     assert deltamem("agents", "--url", told, "--json").json == []
 
 
@@ -233,8 +235,8 @@ def test_names_that_look_like_markup_or_escapes(deltamem, url):
     for command in (
         ("fork", name, "b"),
         ("rollback", name, 0),
-        ("erase", name, "--since", "2020-01-01"),
-        ("delete", name),
+        ("erase", name, "--yes", "--since", "2020-01-01"),
+        ("delete", name, "--yes"),
     ):
         done = deltamem(*command, "--url", url)
         assert done.code == 0 and "\x07" not in done.out

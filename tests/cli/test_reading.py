@@ -8,9 +8,9 @@ import pytest
 
 READING = [
     ("log",), ("agents",), ("recall", "Which?"), ("diff", "alice", "0"), ("verify", "alice"), ("rebuild", "alice"),
-    ("export", "alice", "alice.zip"), ("fork", "alice", "bob"), ("rollback", "alice", "0"), ("delete", "alice"),
-    ("erase", "alice", "--session", "s"), ("reindex",), ("db", "current"), ("db", "check"), ("db", "repair"),
-    ("db", "purge"),
+    ("export", "alice", "alice.zip"), ("fork", "alice", "bob"), ("rollback", "alice", "0"),
+    ("delete", "alice", "--yes"), ("erase", "alice", "--yes", "--session", "s"), ("reindex",), ("db", "current"),
+    ("db", "check"), ("db", "repair"), ("db", "purge"),
 ]  # fmt: skip
 
 

@@ -176,7 +176,7 @@ def test_bad_input_of_the_chat_model(mem: DeltaMem) -> None:
             ChatDeltaMem(mem=mem, agent_id="alice", **bad)
     with pytest.raises(ConfigError, match=r"agent_id=….*delta_agent_id.*context.*configurable"):
         ChatDeltaMem(mem=mem).invoke("Hi")
-    with pytest.raises(InvalidAgentError, match="is a int"):
+    with pytest.raises(InvalidAgentError, match="is an int"):
         ChatDeltaMem(mem=mem, trust_configurable=True).invoke("Hi", {"configurable": {"agent_id": 7}})
     llm = ChatDeltaMem(mem=mem, agent_id="alice")
     with pytest.raises(InvalidMessageError):
@@ -348,7 +348,7 @@ def test_three_ways_to_name_the_agent(mem: DeltaMem) -> None:
     assert run(lambda state, runtime: f"said {state['messages'][0].text}") == ["said Hi"]
     with pytest.raises(ConfigError, match=r"agent_id=….*context=.*configurable"):
         run()
-    with pytest.raises(InvalidAgentError, match="is a int"):
+    with pytest.raises(InvalidAgentError, match="is an int"):
         run(config={"configurable": {"agent_id": 7}})
 
 

@@ -173,6 +173,14 @@ def test_an_interrupt_says_what_is_durable(open_mem, monkeypatch) -> None:
     assert [entry.text for entry in alice.log()] == [LOCKER["content"], TEA["content"]]
     (note,) = caught.value.__notes__
     assert "2 messages" in note and all(entry.id in note for entry in alice.log()) and "4417" not in note
+    with monkeypatch.context() as interrupted:
+        failing(interrupted, mem.engine, "fold", KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt) as caught:
+            mem.agent("bob").write([LOCKER] * 300, "many")
+    (note,) = caught.value.__notes__
+    entries = mem.agent("bob").log()
+    named = [entry.id for entry in entries if entry.id in note]
+    assert named == [entries[0].id, entries[-1].id] and "300 messages" in note and "'many'" in note and len(note) < 400
     assert alice.health().unfolded == 2 and alice.state() and alice.health().unfolded == 0
 
 

@@ -220,6 +220,17 @@ def put(name: str, data: bytes) -> Callable[[dict[str, bytes]], None]:
     return lambda members: members.update({name: data})
 
 
+def without(name: str) -> Callable[[dict[str, bytes]], None]:
+    """A change that leaves a value out of the manifest."""
+
+    def change(members: dict[str, bytes]) -> None:
+        manifest = json.loads(members["manifest.json"])
+        del manifest[name]
+        members["manifest.json"] = json.dumps(manifest).encode()
+
+    return change
+
+
 def in_manifest(**changed: Any) -> Callable[[dict[str, bytes]], None]:
     def change(members: dict[str, bytes]) -> None:
         members["manifest.json"] = json.dumps(json.loads(members["manifest.json"]) | changed).encode()
@@ -255,7 +266,13 @@ def test_no_file_and_a_folder(other: Store, archive: Path) -> None:
 FOREIGN: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
     "no manifest": (lambda members: members.pop("manifest.json") and None, "no manifest"),
     "another format": (in_manifest(format="deltamem-other"), "no agent that was exported"),
-    "newer": (in_manifest(version=4), "version 4.*up to 3.*install a newer"),
+    "newer": (
+        in_manifest(version=4),
+        r"^\S+ is of version 4, this deltamem-agents reads up to 3; install a newer one$",
+    ),
+    "no version": (without("version"), "lacks 'version'"),
+    "no members": (without("members"), "lacks 'members'"),
+    "members of another kind": (in_manifest(members=[]), "not as 'deltamem export' writes it"),
     "version of text": (in_manifest(version="1"), "no agent that was exported"),
     "version 0": (in_manifest(version=0), "no agent that was exported"),
     "version of truth": (in_manifest(version=True), "no agent that was exported"),
@@ -277,7 +294,7 @@ FOREIGN: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
 @pytest.mark.parametrize("name", FOREIGN)
 def test_foreign_manifests(other: Store, archive: Path, name: str) -> None:
     change, match = FOREIGN[name]
-    broken = name in ("not a mapping", "not JSON", "deep JSON")
+    broken = name in ("no members", "members of another kind", "not a mapping", "not JSON", "deep JSON")
     refused(other, rewritten(archive, change, consistent=not broken), match)
 
 

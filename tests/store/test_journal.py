@@ -183,7 +183,7 @@ BAD_MESSAGES = [
     ({"role": ["user"], "content": "x"}, "role"),
     ({"role": "user", "content": "x", "id": ""}, "is empty"),
     ({"role": "user", "content": "x", "id": "i" * 256}, "256 characters"),
-    ({"role": "user", "content": "x", "id": 7}, "is a int"),
+    ({"role": "user", "content": "x", "id": 7}, "is an int"),
     ({"role": "user", "content": "x", "metadata": 3}, "metadata 3"),
     ({"role": "user", "content": "x", "metadata": {"a": {1}}}, "JSON"),
     ({"role": "user", "content": "x", "metadata": {"a": float("nan")}}, "JSON"),

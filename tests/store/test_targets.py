@@ -68,7 +68,7 @@ def test_a_file_that_is_there_is_replaced_only_where_that_is_asked_for(tmp_path:
         target.write_text("precious")
         (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
         for each in (target, tmp_path / "dangling", tmp_path):
-            with pytest.raises(ConfigError, match="--force"):
+            with pytest.raises(ConfigError, match="overwrite=True"):
                 store.export("alice", each)
         assert target.read_text() == "precious"
         assert store.export("alice", target, overwrite=True) == 1

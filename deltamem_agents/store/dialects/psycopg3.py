@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import URL, Engine, NullPool, QueuePool, create_engine, event
 
-from deltamem_agents.errors import ConfigError, MissingExtraError
+from deltamem_agents.errors import ConfigError, MissingExtraError, kind_of
 from deltamem_agents.store.masking import masked, misplaced
 
 DRIVER = "psycopg"
@@ -97,7 +97,7 @@ def check_engine(engine: Engine) -> None:
         raise ConfigError(refused(masked(engine.url), f"{name}+{driver}"))
     if not isinstance(engine.pool, QueuePool | NullPool):
         raise ConfigError(
-            f"{masked(engine.url)}: an engine with a {type(engine.pool).__name__} is not supported, as threads would "
+            f"{masked(engine.url)}: an engine with {kind_of(engine.pool)} is not supported, as threads would "
             "share a connection and its transaction; create it with QueuePool (the default) or NullPool"
         )
 

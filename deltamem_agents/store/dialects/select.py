@@ -27,11 +27,11 @@ from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import InstrumentedAttribute
 
-from deltamem_agents.errors import ConfigError, MissingExtraError
+from deltamem_agents.errors import ConfigError, MissingExtraError, kind_of
 from deltamem_agents.store.dialects import postgresql, psycopg3, sqlite
 from deltamem_agents.store.dialects.protocol import Dialect
 from deltamem_agents.store.dialects.rows import plain_rows
-from deltamem_agents.store.masking import masked, redacted
+from deltamem_agents.store.masking import HIDDEN, masked, redacted
 from deltamem_agents.store.schema import chunked
 
 AnySelect = Select[*tuple[Any, ...]]
@@ -58,9 +58,18 @@ def engine_for(url: str | URL) -> Engine:
         told = redacted(str(error), parsed)
         raise ConfigError(f"{masked(parsed)}: {told}; install that driver, or name none; {EXAMPLES}") from None
     except (ArgumentError, NoSuchModuleError, ValueError, TypeError):
-        shown = masked(url) if isinstance(url, str | URL) else f"a {type(url).__name__}"
-        raise ConfigError(f"{shown!r} is not a database URL that is supported; {EXAMPLES}") from None
+        raise ConfigError(f"{_no_url(url)}; {EXAMPLES}") from None
     raise ConfigError(f"{masked(parsed)}: '{name}' is not supported; {EXAMPLES}")
+
+
+def _no_url(url: object) -> str:
+    """Why something is no URL; of one that cannot be parsed nothing is shown but the scheme, as it may be a secret."""
+    if not isinstance(url, str | URL):
+        return f"the database URL is {kind_of(url)}"
+    shown = masked(url)
+    if shown == HIDDEN:
+        return "the database URL has no scheme that is known, such as the name of a file alone"
+    return f"{shown!r} is not a database URL that is supported"
 
 
 def dialect_of(engine: Engine, *, owned: bool) -> Dialect:

@@ -17,7 +17,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, QueuePool, SingletonThreadPool, StaticPool
 
-from deltamem_agents.errors import ConfigError, StoreError
+from deltamem_agents.errors import ConfigError, StoreError, kind_of
 from deltamem_agents.store.dialects import fts5, purging
 from deltamem_agents.store.dialects.fts5 import Fts5
 from deltamem_agents.store.masking import masked
@@ -64,7 +64,7 @@ class Sqlite:
             )
         if engine.dialect.driver != "pysqlite" or not isinstance(engine.pool, QueuePool | NullPool | StaticPool):
             raise ConfigError(
-                f"{masked(engine.url)}: the driver '{engine.dialect.driver}' with a {type(engine.pool).__name__} is "
+                f"{masked(engine.url)}: the driver '{engine.dialect.driver}' with {kind_of(engine.pool)} is "
                 "not supported, as it was not tested; use one like sqlite:///memory.db"
             )
         self.fulltext = Fts5()

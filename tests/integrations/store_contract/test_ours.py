@@ -301,7 +301,7 @@ async def test_no_call_blocks_the_loop(ours: DeltaMemStore, monkeypatch: pytest.
 
 
 def test_bad_input(ours: DeltaMemStore, semantic_mem: DeltaMem) -> None:
-    with pytest.raises(InvalidAgentError, match="is a int"):
+    with pytest.raises(InvalidAgentError, match="is an int"):
         DeltaMemStore(semantic_mem, 7)  # type: ignore[arg-type]
     with pytest.raises(InvalidMessageError, match="JSON"):
         ours.put(NS, "k", {"when": object()})
