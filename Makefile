@@ -9,7 +9,7 @@ SOURCES := pyproject.toml constraints.txt hatch_build.py $(wildcard kernels/delt
 # A process a core, each with one thread of PyTorch; a file's tests stay together, as they share what is costly to make.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(shell nproc 2>/dev/null || echo 2) --dist loadfile --no-loadscope-reorder
 
-.PHONY: install demo test test-lowest soak soak-erasures check lint types layers bench bench-store bench-search
+.PHONY: install demo test test-lowest soak soak-erasures soak-integrations check lint types layers bench bench-store bench-search
 .PHONY: bench-engine bench-recall bench-gpu
 
 install: $(STAMP)
@@ -46,9 +46,15 @@ soak: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/soak.py --seconds 600 $(if $(SEED),--seed $(SEED))
 	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/soak.py --seconds 600 --postgresql $(if $(SEED),--seed $(SEED))
 
-# The frameworks' own tests, unchanged, on our classes, from a checkout of LangGraph's repository (LANGGRAPH=DIR).
+# Conversations of 500 turns in each framework; what is said is edited and erased, and the embedder fails.
+soak-integrations: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/integrations.py --turns 500 $(if $(SEED),--seed $(SEED))
+
+# The frameworks' own tests, unchanged, on our classes, from checkouts of their repositories (LANGGRAPH=DIR and
+# LLAMA_INDEX=DIR, or one of them).
 test-frameworks: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python tests/frameworks/run.py --langgraph '$(LANGGRAPH)'
+	OMP_NUM_THREADS=1 $(BIN)/python tests/frameworks/run.py \
+		$(if $(LANGGRAPH),--langgraph '$(LANGGRAPH)') $(if $(LLAMA_INDEX),--llama-index '$(LLAMA_INDEX)')
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -54,10 +54,13 @@ class ToolOutput:
 
 
 def capped(text: str, limit: int) -> str:
-    """The beginning and the end of a text, ``limit`` characters together, and between them how much was left out."""
-    if len(text) <= limit:
-        return text
+    """The beginning and the end of a text, ``limit`` characters together, and between them how much was left out.
+
+    What this gave stays as it is: a client sends it again.
+    """
     head, tail = limit - limit // 2, limit // 2
+    if len(text) <= limit or _is_cut(text, head, tail):
+        return text
     return f"{text[:head]}\n[… {len(text) - limit:,} characters left out …]\n{text[len(text) - tail :]}"
 
 
@@ -71,12 +74,17 @@ def is_cut_of(cut: str, whole: str) -> bool:
     return False
 
 
+def _is_cut(text: str, head: int, tail: int) -> bool:
+    mark = _MARK.match(text, head)
+    return mark is not None and mark.end() == len(text) - tail
+
+
 def _capped_blocks(blocks: list[Any], limit: int) -> list[Any]:
     """The blocks with the beginning and the end of all their texts together; one that has nothing left goes."""
-    total = sum(len(_text(block) or "") for block in blocks)
-    if total <= limit:
+    joined = "".join(_text(block) or "" for block in blocks)
+    total, head, tail = len(joined), limit - limit // 2, len(joined) - limit // 2
+    if total <= limit or _is_cut(joined, head, limit // 2):
         return blocks
-    head, tail = limit - limit // 2, total - limit // 2
     kept: list[Any] = []
     at, marked = 0, False
     for block in blocks:

@@ -143,3 +143,23 @@ def test_a_resent_conversation_is_known_at_another_limit(mem: DeltaMem) -> None:
     assert unwritten(agent.log("t"), for_journal(anew, ToolOutput(limit=None))) == []
     other = FrameworkMessage(role="tool", content=PAGE + "!").for_journal()
     assert other is not None and unwritten(agent.log("t")[2:3], [other]) == [other]
+
+
+@given(st.text(max_size=80), st.integers(0, 20))
+def test_what_was_cut_is_not_cut_again(text: str, limit: int) -> None:
+    cut = capped(text, limit)
+    assert capped(cut, limit) == cut
+    tools = ToolOutput(limit=limit)
+    blocks = tools.of([{"type": "text", "text": text[:30]}, {"type": "image"}, {"type": "text", "text": text[30:]}])
+    assert tools.of(blocks) == blocks
+
+
+@pytest.mark.parametrize("told", [by_memory, by_react])
+def test_a_client_sends_again_what_was_cut(mem: DeltaMem, told: Callable[..., None]) -> None:
+    agent = f"again {told.__name__}"
+    told(mem, agent, session_id="s1")
+    entries = [entry.text for entry in mem.agent(agent).log()]
+    for _ in range(2):
+        memory = DeltaMemory.from_defaults(mem, agent, "s1")
+        memory.set(memory.get_all())
+    assert [entry.text for entry in mem.agent(agent).log()] == entries
