@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,7 +53,7 @@ Until = Annotated[
 ]
 ModeOption = Annotated[str, typer.Option("--mode", help="state, vector or hybrid.")]
 K = Annotated[int, typer.Option("--k", help="Records at most.")]
-Backbone = Annotated[str, typer.Option("--backbone", help="'tiny', a folder, or a hub id.")]
+Backbone = Annotated[str, typer.Option("--backbone", help="'tiny', a folder, a hub id, or 'none' for no model.")]
 Adapter = Annotated[
     str | None, typer.Option("--adapter", help="Folder or hub id; by default the one in the backbone's folder.")
 ]
@@ -76,7 +76,7 @@ def embedder_option(embedder: str | None) -> str | bool | None:
 def open_options(backbone: str, adapter: str | None, device: str, dtype: str, embedder: str | None) -> dict[str, Any]:
     """Keyword arguments of `DeltaMem.open`."""
     return {
-        "backbone": backbone,
+        "backbone": None if backbone == "none" else backbone,
         "adapter": adapter,
         "device": device,
         "dtype": dtype,
@@ -99,10 +99,11 @@ def opened(
     """A memory: the model is loaded and the database opened; made where there is none, if ``make``."""
     if not make:
         require_database(url, schema)
-    with terminal.progress(f"Loading {backbone}"):
+    with nullcontext() if backbone == "none" else terminal.progress(f"Loading {backbone}"):
         from deltamem_agents.memory import DeltaMem
 
-        terminal.quiet_bars()
+        if backbone != "none":
+            terminal.quiet_bars()
         mem = DeltaMem.open(url=url, schema=schema, **open_options(backbone, adapter, device, dtype, embedder))
     with mem:
         yield mem
@@ -110,14 +111,9 @@ def opened(
 
 @contextmanager
 def opened_store(url: str, schema: str | None, *, make: bool = False) -> Iterator[Store]:
-    """The database alone: no model is loaded. It is made where there is none, if ``make``."""
-    if not make:
-        require_database(url, schema)
-    from deltamem_agents.recall import split_text
-    from deltamem_agents.store import Store
-
-    with Store.open(url, schema=schema, split=split_text) as store:
-        yield store
+    """The database of a memory without a model. It is made where there is none, if ``make``."""
+    with opened(url, schema, "none", None, "auto", "auto", "none", make=make) as mem:
+        yield mem.store
 
 
 def require_database(url: str, schema: str | None) -> None:

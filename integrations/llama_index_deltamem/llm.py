@@ -62,7 +62,8 @@ class DeltaMemLLM(FunctionCallingLLM):
             messages; False raises ContextLengthError), and those of any LLM of LlamaIndex.
 
     Raises:
-        ConfigError: An option is out of range; on a call, no agent is named anywhere, or another than ``agent_id`` is.
+        ConfigError: An option is out of range, or ``mem`` was opened without a backbone; on a call, no agent is named
+            anywhere, or another than ``agent_id`` is.
         InvalidAgentError: The agent id is not one.
     """
 
@@ -85,6 +86,7 @@ class DeltaMemLLM(FunctionCallingLLM):
         if agent_id is not None:
             mem.agent(agent_id)  # refuses what is not an id, before pydantic does in its own words
         refuse_unknown(type(self).__name__, fields, type(self).model_fields)
+        mem.backbone.engine("DeltaMemLLM")
         recall = {name: fields[name] for name in ("mode", "k", "budget", "outdated") if name in fields}
         RecallOptions(**recall)
         super().__init__(agent_id=agent_id, **fields)
