@@ -49,6 +49,10 @@ def erase(
     since: Since = None,
     until: Until = None,
     forks: Forks = False,
+    no_tombstone: Annotated[
+        bool,
+        typer.Option("--no-tombstone", help="Keep no keyed hash, by which a client's resent history is known."),
+    ] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
     url: Url = DEFAULT_URL,
@@ -72,7 +76,15 @@ def erase(
     _check_can_ask("erase", yes or dry_run)
     with opened(url, schema, backbone, adapter, device, dtype, "none") as mem:
         check_known(mem.store, agent)
-        erase = partial(mem.agent(agent).erase, ids=id or None, session=session, since=since, until=until, forks=forks)
+        erase = partial(
+            mem.agent(agent).erase,
+            ids=id or None,
+            session=session,
+            since=since,
+            until=until,
+            forks=forks,
+            tombstone=not no_tombstone,
+        )
         if not (yes or dry_run):
             _ask(erase(dry_run=True))
         word = terminal.shell_word(agent)
@@ -192,7 +204,7 @@ def _show(receipt: Receipt, json: bool, *, whole: bool = False) -> None:
         terminal.print_json(receipt.as_dict())
         return
     dry = receipt.status == "dry run"
-    if not whole and not any(each.messages for each in receipt.erased):
+    if not whole and not any(each.messages or each.tombstones for each in receipt.erased):
         terminal.say(f"nothing {'would be' if dry else 'was'} erased: agent {receipt.agent!r} has no such message")
         return
     would = "would be erased" if dry else "erased"
@@ -200,6 +212,15 @@ def _show(receipt: Receipt, json: bool, *, whole: bool = False) -> None:
         terminal.say(f"{_counts(each)} {would}")
     for other, ids in receipt.held_by.items():
         terminal.say(f"agent {other!r} holds {terminal.counted(len(ids), 'message')} of these too; --forks includes it")
+    for each in receipt.erased:
+        if each.tombstones:
+            told = terminal.counted(each.tombstones, "message")
+            terminal.say(f"agent {each.agent!r}: the keyed hashes of {told} erased earlier {would}")
+    for other, ids in receipt.remaining.items():
+        terminal.say(
+            f"agent {other!r}: a keyed hash of {terminal.counted(len(ids), 'message')} stays, so that no client brings "
+            "it back with its history; --no-tombstone leaves none"
+        )
     if receipt.status == "pending":
         terminal.say(f"still in the database's files, {receipt.reason}; 'deltamem db purge' finishes it")
     if not dry:

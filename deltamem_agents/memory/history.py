@@ -181,6 +181,7 @@ class History:
         forks: bool = False,
         dry_run: bool = False,
         wait: bool = True,
+        tombstone: bool = True,
     ) -> Receipt:
         """Erase messages, and all that was made of them, as if the agent had never seen them.
 
@@ -194,6 +195,10 @@ class History:
             forks: Also from agents that share the messages by forking; by default the receipt lists these.
             dry_run: Only say what would go.
             wait: Whether to fold what is left, which the next use does otherwise and the receipt does not tell.
+            tombstone: Whether a hash of each message stays, under a key of the agent's, so that an integration whose
+                client sends its history again does not bring it back; the receipt's ``remaining`` lists them. Nothing
+                else looks at them: what is written by `write` is kept. False leaves nothing, and takes away what
+                earlier erasures of these ids, or of this session, have left.
 
         Raises:
             UnknownAgentError: Nothing was ever written to this agent.
@@ -201,13 +206,14 @@ class History:
             StoreError: The database could not be written; nothing was erased.
         """
         chosen = Selection(ids=ids, session=session, since=since, until=until)
-        return self._erase(chosen, forks=forks, dry_run=dry_run, wait=wait)
+        return self._erase(chosen, forks=forks, dry_run=dry_run, wait=wait, tombstone=tombstone)
 
     def delete(self, *, forks: bool = False, dry_run: bool = False) -> Receipt:
-        """Erase the whole agent: its messages and the agent itself.
+        """Erase the whole agent: its messages and the agent itself, with all hashes of erased ones and their key.
 
         Args:
-            forks: Also its messages from agents that share them by forking; these agents stay.
+            forks: Also its messages from agents that share them by forking; these agents stay, with hashes of the
+                messages as `erase` leaves them.
             dry_run: Only say what would go.
 
         Raises:
@@ -254,13 +260,15 @@ class History:
             )
         return found
 
-    def _erase(self, chosen: Selection, *, forks: bool, dry_run: bool, wait: bool = True) -> Receipt:
-        for name, value in (("forks", forks), ("dry_run", dry_run), ("wait", wait)):
+    def _erase(
+        self, chosen: Selection, *, forks: bool, dry_run: bool, wait: bool = True, tombstone: bool = True
+    ) -> Receipt:
+        for name, value in (("forks", forks), ("dry_run", dry_run), ("wait", wait), ("tombstone", tombstone)):
             arguments.flag(value, name)
         self._mem.check_open()
         store = self._mem.store
         before = store.stored_states(self.id, self._mem.backbone.fingerprint).checksum
-        plan = store.erase(self.id, chosen, forks=forks, dry_run=dry_run)
+        plan = store.erase(self.id, chosen, forks=forks, dry_run=dry_run, tombstone=tombstone)
         reason, after = None, before
         if not dry_run:
             for each in plan.erased:
@@ -275,6 +283,7 @@ class History:
             reason=reason,
             erased=tuple(plan.erased),
             held_by=plan.held_by,
+            remaining=plan.remaining,
             state=state_hashes(before, after, None if dry_run or self._mem.folder.able else UNFOLDED),
             outside_reach=store.outside_reach,
         )

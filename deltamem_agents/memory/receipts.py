@@ -45,6 +45,8 @@ class Receipt:
             still lie in its files until `DeltaMem.purge` has run; ``reason`` says why. "dry run": nothing was done.
         erased: By agent: the one that was named, then those erased along with it.
         held_by: Other agents that share messages by forking and still hold them, and the messages' sessions and ids.
+        remaining: By agent, sessions and ids of the messages of which a keyed hash stays, so that a client that sends
+            its history again does not bring them back. Empty where ``tombstone=False``.
         outside_reach: Where copies may be that no statement of ours can reach.
     """
 
@@ -52,6 +54,7 @@ class Receipt:
     status: Status
     erased: tuple[Erased, ...]
     held_by: Mapping[str, list[MessageRef]]
+    remaining: Mapping[str, list[MessageRef]]
     state: StateHashes
     outside_reach: tuple[str, ...]
     reason: str | None = None
@@ -73,6 +76,7 @@ class Receipt:
             "reason": self.reason,
             "erased": [each.as_dict() for each in self.erased],
             "held_by": {agent: [each.as_dict() for each in held] for agent, held in self.held_by.items()},
+            "remaining": {agent: [each.as_dict() for each in left] for agent, left in self.remaining.items()},
             "state": asdict(self.state),
             "outside_reach": list(self.outside_reach),
         }

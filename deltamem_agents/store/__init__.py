@@ -15,6 +15,8 @@ from deltamem_agents.store.retention import Retention
 from deltamem_agents.store.revisions import Revision
 from deltamem_agents.store.store import Store
 from deltamem_agents.store.tail import Tail
+from deltamem_agents.store.tombstones import Said
+from deltamem_agents.store.wording import wording
 
 __all__ = [
     "AgentInfo",
@@ -27,6 +29,7 @@ __all__ = [
     "Progress",
     "Retention",
     "Revision",
+    "Said",
     "Selection",
     "Store",
     "StoredRecord",
@@ -34,4 +37,5 @@ __all__ = [
     "check_id",
     "check_messages",
     "masked",
+    "wording",
 ]

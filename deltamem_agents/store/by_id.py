@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -12,13 +12,14 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from deltamem_agents import arguments
 from deltamem_agents.errors import ConfigError, shown
-from deltamem_agents.store import journal
+from deltamem_agents.store import journal, tombstones
 from deltamem_agents.store.dialects import rows_among
 from deltamem_agents.store.dialects.rows import plain_rows
 from deltamem_agents.store.dialects.select import AnySelect
-from deltamem_agents.store.index import Index
-from deltamem_agents.store.messages import Entry, MessageRef, check_id
+from deltamem_agents.store.index import Index, check_scope
+from deltamem_agents.store.messages import Entry, MessageRef, NewMessage, check_id
 from deltamem_agents.store.schema import AgentRow, MessageRow
+from deltamem_agents.store.tombstones import Said
 
 MAX_POSITION = 2**63 - 1
 
@@ -72,6 +73,21 @@ class ById(Index):
             for session, ids in sessions.items():
                 rows += rows_among(connection, _OF_SESSION, MessageRow.id, ids, {"key": found.key, "session": session})
             return _in_order(rows)
+
+        return self._database.read(work)
+
+    def ever_said(self, agent: str, session: str, messages: Sequence[NewMessage] = (), *, after: int = 0) -> list[Said]:
+        """All that a session ever held, in the order of the conversation: live, replaced and rolled back messages.
+
+        Args:
+            messages: Of messages that were erased, those that said the same as one of these are given too.
+            after: Only what is at a later position of the journal; of what was erased, all.
+        """
+        check_scope(agent, session)
+        arguments.whole(after, "after", high=MAX_POSITION)
+
+        def work(connection: Connection) -> list[Said]:
+            return tombstones.ever_said(connection, agent, session, messages, after)
 
         return self._database.read(work)
 

@@ -10,7 +10,7 @@ import hmac
 import json
 import secrets
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
@@ -19,7 +19,7 @@ from sqlalchemy import Connection, delete, func, insert, select
 
 from deltamem_agents import arguments
 from deltamem_agents.errors import ConfigError, shown
-from deltamem_agents.store import records, timeline
+from deltamem_agents.store import records, timeline, tombstones
 from deltamem_agents.store.journal import Agent, agent_row
 from deltamem_agents.store.messages import MessageRef
 from deltamem_agents.store.schema import (
@@ -30,6 +30,7 @@ from deltamem_agents.store.schema import (
     RecordRow,
     RevisionRow,
     RollbackRow,
+    TombstoneRow,
     chunked,
 )
 
@@ -67,6 +68,7 @@ class Erased:
         hashes: Of each message, HMAC-SHA256 under a key that was made for this and thrown away: enough to tell erased
             messages apart, not to try guesses on.
         messages, records, embeddings, revisions: How many rows.
+        tombstones: How many that earlier erasures had left.
     """
 
     agent: str
@@ -76,6 +78,7 @@ class Erased:
     records: int = 0
     embeddings: int = 0
     revisions: int = 0
+    tombstones: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -88,27 +91,44 @@ class Plan:
 
     erased: list[Erased] = field(default_factory=list)
     held_by: dict[str, list[MessageRef]] = field(default_factory=dict)  # other agents, and what they still hold
+    remaining: dict[str, list[MessageRef]] = field(default_factory=dict)  # agents, and of what they keep tombstones
 
 
 def erase(
-    connection: Connection, words: records.Words, agent: str, chosen: Selection, *, forks: bool, dry: bool
+    connection: Connection,
+    words: records.Words,
+    agent: str,
+    chosen: Selection,
+    *,
+    forks: bool,
+    dry: bool,
+    tombstone: bool,
 ) -> Plan:
     """Erase what was chosen, or say what would be; see `Store.erase`. The caller has begun a write."""
     found = timeline.required(connection, agent, lock=not dry)
     key = secrets.token_bytes(32)
     rows = _chosen(connection, found.key, chosen)
     plan = Plan()
-    plan.erased.append(_erase(connection, words, agent, found, rows, key, whole=chosen.whole, dry=dry))
+
+    def of(name: str, agent_found: Agent, gone: Sequence[Any], *, whole: bool = False) -> None:
+        stays = tombstone and not whole
+        erased = _erase(connection, words, name, agent_found, gone, key, whole=whole, dry=dry, tombstone=stays)
+        if not tombstone and not whole:
+            erased = replace(erased, tombstones=_forget_tombstones(connection, agent_found, chosen, dry=dry))
+        if name == agent or erased.messages or erased.tombstones:
+            plan.erased.append(erased)
+        if stays and gone:
+            plan.remaining[name] = list(erased.ids)
+
+    of(agent, found, rows, whole=chosen.whole)
     for other in _relatives(connection, found, agent):
         relative = agent_row(connection, other, lock=forks and not dry)
         shared = _shared(connection, relative, rows) if relative else []
-        if relative is None or not shared:
-            continue
-        if forks:
-            plan.erased.append(_erase(connection, words, other, relative, shared, key, whole=False, dry=dry))
-        else:
+        if relative is not None and forks:
+            of(other, relative, shared)
+        elif shared:
             plan.held_by[other] = _refs(shared)
-    if not dry and any(each.messages for each in plan.erased):
+    if not dry and any(each.messages or each.tombstones for each in plan.erased):
         connection.execute(insert(PurgeRow).values(requested_at=datetime.now(UTC)))
     return plan
 
@@ -200,6 +220,7 @@ def _erase(
     *,
     whole: bool,
     dry: bool,
+    tombstone: bool,
 ) -> Erased:
     positions = [row.position for row in rows]
     first = 0 if whole else timeline.first_change(connection, found, set(positions)) if rows else None
@@ -212,17 +233,29 @@ def _erase(
     )
     if dry or first is None:
         return erased
+    if tombstone:
+        tombstones.leave(connection, found.key, rows)
     records.delete_of(connection, found.key, positions)
     for chunk in chunked(positions):
         these = MessageRow.position.in_(chunk)
         connection.execute(delete(MessageRow).where(MessageRow.agent_key == found.key, these))
     if whole:
-        for table in (RevisionRow, RollbackRow):
+        for table in (RevisionRow, RollbackRow, TombstoneRow):
             connection.execute(delete(table).where(table.agent_key == found.key))
         connection.execute(delete(AgentRow).where(AgentRow.key == found.key))
     else:
         timeline.settle(connection, words, found, since=first)
     return erased
+
+
+def _forget_tombstones(connection: Connection, found: Agent, chosen: Selection, *, dry: bool) -> int:
+    """Remove what earlier erasures of the chosen messages have left; how many. Times are not known of them."""
+    if chosen.since is not None or chosen.until is not None:
+        return 0
+    keys = tombstones.earlier(connection, found.key, chosen.ids, chosen.session)
+    if not dry:
+        tombstones.remove(connection, keys)
+    return len(keys)
 
 
 def _counts(connection: Connection, key: int, positions: Sequence[int], first: int | None) -> dict[str, int]:

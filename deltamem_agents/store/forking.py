@@ -8,7 +8,7 @@ from sqlalchemy import Column, Connection, MetaData, Table, insert, literal, sel
 from sqlalchemy.orm import aliased
 
 from deltamem_agents.errors import ConfigError
-from deltamem_agents.store import journal, timeline
+from deltamem_agents.store import journal, timeline, tombstones
 from deltamem_agents.store.dialects import FullText
 from deltamem_agents.store.schema import Base, EmbeddingRow, MessageRow, RecordRow, RevisionRow, RollbackRow
 
@@ -25,6 +25,7 @@ def fork(connection: Connection, fulltext: FullText, agent: str, new: str) -> No
     _copy(connection, RevisionRow, found.key, agent_key=made.key, epoch=made.epoch)
     _copy(connection, RecordRow, found.key, *fulltext.columns, agent_key=made.key, key=None)
     _copy_embeddings(connection, found.key, made.key)
+    tombstones.copy(connection, found.key, made.key)
 
 
 def _copy(connection: Connection, model: type[Base], source: int, /, *more: str, **changed: Any) -> None:

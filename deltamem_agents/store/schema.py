@@ -2,6 +2,7 @@
 
     agents ─┬─ messages ── records ── embeddings    (records also feed a full-text index, see `dialects`)
             ├─ rollbacks
+            ├─ tombstones
             └─ revisions
     purges
 
@@ -51,6 +52,7 @@ class AgentRow(Base):
     the agent at the root of its forks, null for one that was not forked. ``secret`` is the key of hashes that leave the
     database; it goes with the agent, and with it all that the hashes could tell. Up to position ``agent_ids_until`` a
     message replaced one of the same id in any session, as before version 0004; null where that makes no difference.
+    ``tombstone_key`` is the key of the hashes in tombstones, null until there is one; forks have their past's.
     """
 
     __tablename__ = "deltamem_agents"
@@ -63,6 +65,7 @@ class AgentRow(Base):
     origin: Mapped[int | None] = mapped_column(Whole(1, key=True, optional=True))
     secret: Mapped[bytes] = mapped_column(Blob(), default=lambda: token_bytes(SECRET_BYTES))
     agent_ids_until: Mapped[int | None] = mapped_column(Whole(optional=True))
+    tombstone_key: Mapped[bytes | None] = mapped_column(Blob(optional=True))
 
 
 Index("deltamem_agents_origin", AgentRow.origin)
@@ -154,6 +157,21 @@ class EmbeddingRow(Base):
     model: Mapped[str] = mapped_column(Name(ID_LIMIT), primary_key=True)
     dim: Mapped[int] = mapped_column(Whole(1, small=True))
     vector: Mapped[bytes] = mapped_column(Blob())
+
+
+class TombstoneRow(Base):
+    """Hashes of an erased message, see `tombstones`; ``place`` is the position of the first message of its id."""
+
+    __tablename__ = "deltamem_tombstones"
+    key: Mapped[int] = mapped_column(Whole(1, key=True), primary_key=True)
+    agent_key: Mapped[int] = mapped_column(ForeignKey("deltamem_agents.key", ondelete="CASCADE"))
+    place: Mapped[int] = mapped_column(Whole(1))
+    session: Mapped[bytes] = mapped_column(Blob())
+    message: Mapped[bytes] = mapped_column(Blob())
+    said: Mapped[bytes] = mapped_column(Blob())
+
+
+Index("deltamem_tombstones_session", TombstoneRow.agent_key, TombstoneRow.session)
 
 
 class PurgeRow(Base):

@@ -256,11 +256,21 @@ class Store(ById):
 
     # Erasure
 
-    def erase(self, agent: str, chosen: Selection, *, forks: bool = False, dry_run: bool = False) -> Plan:
+    def erase(
+        self,
+        agent: str,
+        chosen: Selection,
+        *,
+        forks: bool = False,
+        dry_run: bool = False,
+        tombstone: bool = True,
+    ) -> Plan:
         """Delete messages and all that was made of them, or tell what would be; `purge` then cleans the files.
 
         Args:
             forks: Also from agents that share the messages by forking; without it these are listed.
+            tombstone: Whether each message leaves a keyed hash, see `tombstones`. If not, those that earlier erasures
+                have left go too, where ids or a session alone say which. With the whole agent all go in any case.
 
         Raises:
             UnknownAgentError: No such agent.
@@ -269,6 +279,7 @@ class Store(ById):
         check_id(agent)
         arguments.instance(chosen, "what is to be erased", Selection)
         forks, dry_run = arguments.flag(forks, "forks"), arguments.flag(dry_run, "dry_run")
+        tombstone = arguments.flag(tombstone, "tombstone")
         erasing.check_selection(chosen)
         run = self._database.read if dry_run else self._database.write
         before: list[Plan] = []
@@ -276,7 +287,7 @@ class Store(ById):
         def work(connection: Connection) -> Plan:
             if before and journal.agent_row(connection, agent) is None:
                 return before[-1]
-            plan = erasing.erase(connection, self._words, agent, chosen, forks=forks, dry=dry_run)
+            plan = erasing.erase(connection, self._words, agent, chosen, forks=forks, dry=dry_run, tombstone=tombstone)
             if not before or plan.erased[0].messages:
                 before.append(plan)
             return before[-1]  # the first try's, where it had come through and the answer was lost

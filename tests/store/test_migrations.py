@@ -15,7 +15,7 @@ from safetensors.torch import save
 from sqlalchemy import Connection, create_engine, inspect, text
 
 from deltamem_agents.errors import ConfigError, StoreError
-from deltamem_agents.store import Selection, Store, versions
+from deltamem_agents.store import Selection, Store, check_messages, versions
 from deltamem_agents.store.codec import decode, encode
 from deltamem_agents.store.database import Database, open_database
 
@@ -44,14 +44,14 @@ def run(database: Database, version: str) -> None:
     database.write(work)
 
 
-def fill(connection: Connection, dots: str = "", **agents: Any) -> None:
+def fill(connection: Connection, dots: str = "", **later: dict[str, Any]) -> None:
     """What version 0001 had written: two agents, messages that are live and not, states, records, embeddings.
 
-    ``agents`` are what later versions have of each agent besides.
+    ``later`` is what later versions have in each row of a table besides.
     """
 
     def put(table: str, **values: Any) -> None:
-        values |= agents if table == "agents" else {}
+        values |= later.get(table, {})
         names = ", ".join(f":{name}" for name in values)
         connection.execute(text(f"INSERT INTO {dots}deltamem_{table} ({', '.join(values)}) VALUES ({names})"), values)
 
@@ -117,7 +117,8 @@ def of_version(
         database.prepare()
         run(database, version)
         dots = f"{schema}." if schema else ""
-        later = {"secret": bytes(32)} if version >= "0004" else {}
+        later: dict[str, dict[str, Any]] = {"agents": {"secret": bytes(32)}} if version >= "0004" else {}
+        later |= {"messages": {"folded": True}} if version >= "0005" else {}
         database.write(lambda connection: fill(connection, dots, **later))
         for table in ("agents", "records") if url.startswith("postgresql") else ():  # past the keys given above
             past = f"SELECT setval(pg_get_serial_sequence('{dots}deltamem_{table}', 'key'), 100)"
@@ -219,6 +220,26 @@ def test_what_was_folded_before_the_upgrade_stays_folded(
             assert [entry.folded for entry in store.live("alice")[-3:]] == [False, True, False]
             store.rollback("alice", 9)
             assert all(entry.folded for entry in store.live("alice")) and store.live("alice")[2].role == "tool"
+
+
+@pytest.mark.parametrize(
+    ("version", "kind"),
+    [*((version, "file") for version in versions._known()[:-1]), ("0004", "postgresql schema"), ("0005", "postgresql")],
+)
+def test_erased_messages_leave_hashes_after_the_upgrade(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, kind: str
+) -> None:
+    with of_version(request, tmp_path, monkeypatch, version, kind) as database:
+        assert versions.upgrade(database) == (version, versions.LATEST)
+        assert versions.differences(database) == []
+        with again(database) as store:
+            said = store.live("alice")
+            assert store.erase("alice", Selection(ids=["m1", "m3"])).remaining == {"alice": [("s", "m1"), ("s", "m3")]}
+            messages = check_messages([{"role": "user", "content": each.text} for each in said])
+            erased = [each for each in store.ever_said("alice", "s", messages) if each.erased]
+            assert [(each.place, each.id) for each in erased] == [(1, ""), (3, "")]
+            assert len(store.ever_said("alice", "s")) == len(said) - 2
+        assert versions.differences(database) == []
 
 
 def test_states_are_the_same_and_damaged_ones_are_dropped(old: Database) -> None:

@@ -115,7 +115,7 @@ class Items:
         if not refs:
             return
         try:
-            self._agent.erase(ids=refs, wait=False)
+            self._agent.erase(ids=refs, wait=False, tombstone=False)  # nobody resends items
         except UnknownAgentError:  # the whole agent was deleted meanwhile
             return
 

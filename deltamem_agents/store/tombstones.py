@@ -1,0 +1,197 @@
+"""What an erased message leaves behind, so that a client that sends its history again does not bring it back.
+
+A tombstone holds three hashes, of the session, of the message's id and of what it said, under a key of the agent's that
+goes with the agent, and the message's place in the conversation. Whoever holds the database holds the key, and can test
+a guess at what was erased; nobody else can. Works on an open connection.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+
+from deltamem_agents.store.dialects import rows_among
+from deltamem_agents.store.messages import NewMessage
+from deltamem_agents.store.schema import SECRET_BYTES, AgentRow, MessageRow, TombstoneRow, chunked
+from deltamem_agents.store.wording import wording
+
+HASH = 16  # bytes
+
+_KEY = select(AgentRow.key, AgentRow.tombstone_key).where(AgentRow.id == bindparam("agent"))
+_TOMBSTONES = select(TombstoneRow.key, TombstoneRow.session, TombstoneRow.message).where(
+    TombstoneRow.agent_key == bindparam("key")
+)
+_ROWS = (
+    select(MessageRow.position, MessageRow.id, MessageRow.role, MessageRow.text, MessageRow.blocks, MessageRow.left_at)
+    .where(
+        MessageRow.agent_key == bindparam("key"),
+        MessageRow.session == bindparam("session"),
+        MessageRow.position > bindparam("after"),
+    )
+    .order_by(MessageRow.position)
+)
+
+
+class Said(NamedTuple):
+    """One message that a session holds or held.
+
+    Args:
+        place: In the conversation: the position of the first message of its id.
+        position: In the journal; 0 for one that was erased.
+        id: Empty for an erased one, unless it is that of the message that was looked for.
+        wording: See `wording`.
+        live: Whether it is in the live journal; if not, it was replaced, rolled back or erased.
+    """
+
+    place: int
+    position: int
+    id: str
+    role: str
+    wording: str
+    live: bool
+
+    @property
+    def erased(self) -> bool:
+        """Whether only a hash of it is left."""
+        return not self.position
+
+
+def ever_said(
+    connection: Connection, agent: str, session: str, messages: Sequence[NewMessage], after: int
+) -> list[Said]:
+    """All that a session ever held, in the order of the conversation: live, replaced and rolled back messages.
+
+    Of those that were erased, only what says the same as one of ``messages``: of others nothing is known.
+
+    Args:
+        after: Only what is at a later position; of what was erased, all.
+    """
+    found = connection.execute(_KEY, {"agent": agent}).first()
+    if found is None:
+        return []
+    key, secret = found
+    places: dict[str, int] = {}
+    said = [
+        Said(
+            places.setdefault(row.id, row.position),
+            row.position,
+            row.id,
+            row.role,
+            wording(row.role, row.text, row.blocks),
+            row.left_at is None,
+        )
+        for row in connection.execute(_ROWS, {"key": key, "session": session, "after": after})
+    ]
+    if secret is not None and messages:
+        said += _erased(connection, key, secret, session, messages)
+    return sorted(said, key=lambda each: (each.place, each.position))
+
+
+def leave(connection: Connection, agent_key: int, rows: Iterable[Any]) -> None:
+    """Leave tombstones of messages that are about to be deleted: rows of session, id, position, role, text, blocks."""
+    rows = list(rows)
+    if not rows:
+        return
+    secret = connection.scalar(select(AgentRow.tombstone_key).where(AgentRow.key == agent_key))
+    if secret is None:
+        secret = secrets.token_bytes(SECRET_BYTES)
+        connection.execute(update(AgentRow).where(AgentRow.key == agent_key).values(tombstone_key=secret))
+    places = _first_versions(connection, agent_key)
+    left = [
+        {
+            "agent_key": agent_key,
+            "place": places.get((row.session, row.id), row.position),
+            "session": _hash(secret, "session", row.session),
+            "message": _hash(secret, "id", row.id),
+            "said": _hash(secret, "said", row.session, wording(row.role, row.text, row.blocks)),
+        }
+        for row in rows
+    ]
+    connection.execute(insert(TombstoneRow), left)
+
+
+def earlier(
+    connection: Connection, agent_key: int, ids: Collection[str | tuple[str, str]] | None, session: str | None
+) -> list[int]:
+    """Keys of tombstones of these messages, of a session, or of those that fulfil both; none where neither is given."""
+    secret = connection.scalar(select(AgentRow.tombstone_key).where(AgentRow.key == agent_key))
+    if secret is None or (ids is None and session is None):
+        return []
+    where = None if session is None else _hash(secret, "session", session)
+    if ids is None:
+        rows = connection.execute(_TOMBSTONES.where(TombstoneRow.session == where), {"key": agent_key})
+        return [row.key for row in rows]
+    wanted: dict[bytes, set[bytes | None]] = {}  # by hash of an id: those of its sessions, None for any
+    for each in ids:
+        of, name = (None, each) if isinstance(each, str) else (_hash(secret, "session", each[0]), each[1])
+        wanted.setdefault(_hash(secret, "id", name), set()).add(of)
+    return [
+        row.key
+        for row in rows_among(connection, _TOMBSTONES, TombstoneRow.message, list(wanted), {"key": agent_key})
+        if wanted[row.message] & {None, row.session} and where in (None, row.session)
+    ]
+
+
+def remove(connection: Connection, keys: Sequence[int]) -> None:
+    """Remove tombstones by their keys."""
+    for chunk in chunked(keys):
+        connection.execute(delete(TombstoneRow).where(TombstoneRow.key.in_(chunk)))
+
+
+def delete_of(connection: Connection, agent_key: int) -> None:
+    """Remove all of an agent."""
+    connection.execute(delete(TombstoneRow).where(TombstoneRow.agent_key == agent_key))
+
+
+def copy(connection: Connection, agent_key: int, new: int) -> None:
+    """Give a fork what its past has: the same tombstones, and the key that they were made with."""
+    secret = connection.scalar(select(AgentRow.tombstone_key).where(AgentRow.key == agent_key))
+    if secret is None:
+        return
+    connection.execute(update(AgentRow).where(AgentRow.key == new).values(tombstone_key=secret))
+    columns = (TombstoneRow.place, TombstoneRow.session, TombstoneRow.message, TombstoneRow.said)
+    rows = select(bindparam("new", new, type_=TombstoneRow.agent_key.type), *columns)
+    rows = rows.where(TombstoneRow.agent_key == agent_key).order_by(TombstoneRow.key)
+    connection.execute(insert(TombstoneRow).from_select([TombstoneRow.agent_key, *columns], rows))
+
+
+def _erased(
+    connection: Connection, key: int, secret: bytes, session: str, messages: Sequence[NewMessage]
+) -> Iterable[Said]:
+    """The session's tombstones of what says the same as one of the messages."""
+    query = (
+        select(TombstoneRow.place, TombstoneRow.message, TombstoneRow.said)
+        .where(TombstoneRow.agent_key == key, TombstoneRow.session == _hash(secret, "session", session))
+        .order_by(TombstoneRow.place, TombstoneRow.key)
+    )
+    rows = connection.execute(query).all()
+    if not rows:
+        return
+    known: dict[bytes, tuple[str, str]] = {}
+    for each in messages:
+        told = wording(each.role, each.text, each.blocks)
+        known[_hash(secret, "said", session, told)] = each.role, told
+    ids = {_hash(secret, "id", each.id): each.id for each in messages}
+    for place, message, said in rows:
+        if said in known:
+            yield Said(place, 0, ids.get(message, ""), *known[said], live=False)
+
+
+def _first_versions(connection: Connection, agent_key: int) -> Mapping[tuple[str, str], int]:
+    """By session and id, the first position of messages that have several versions."""
+    query = (
+        select(MessageRow.session, MessageRow.id, func.min(MessageRow.position))
+        .where(MessageRow.agent_key == agent_key)
+        .group_by(MessageRow.session, MessageRow.id)
+        .having(func.count() > 1)
+    )
+    return {(session, name): position for session, name, position in connection.execute(query)}
+
+
+def _hash(secret: bytes, *told: str) -> bytes:
+    return hmac.new(secret, "\0".join(told).encode("utf-8", "surrogatepass"), sha256).digest()[:HASH]

@@ -1,0 +1,32 @@
+"""What a message says, so that a conversation which comes again is known again. Knows nothing of SQL."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from deltamem_agents.store.messages import VERSION
+
+TOOL_CALL = "tool_call"  # a block of this type names a tool and its arguments; kept, and neither folded nor retrieved
+
+
+def wording(role: str, text: str, blocks: list[Any] | None) -> str:
+    """Equal for messages that say the same, whatever their whitespace.
+
+    Blocks count only where there is no text, save those of type "version". The id of a tool call does not count.
+
+    >>> wording("user", "I like tea.\\n", None) == wording("user", "I like  tea.", None)
+    True
+    """
+    squeezed = "".join(text.split())
+    chosen = blocks or []
+    if squeezed:
+        chosen = [each for each in chosen if isinstance(each, dict) and each.get("type") == VERSION]
+    told = json.dumps([_without_id(each) for each in chosen], sort_keys=True) if chosen else ""
+    return f"{role}\0{squeezed}\0{told}"
+
+
+def _without_id(block: Any) -> Any:
+    if not isinstance(block, dict) or block.get("type") != TOOL_CALL:
+        return block
+    return {name: value for name, value in block.items() if name != "id"}
