@@ -10,7 +10,7 @@ SOURCES := pyproject.toml constraints.txt hatch_build.py $(wildcard kernels/delt
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(shell nproc 2>/dev/null || echo 2) --dist loadfile --no-loadscope-reorder
 
 .PHONY: install demo test test-lowest soak soak-erasures soak-integrations check lint types layers bench bench-store bench-search
-.PHONY: bench-engine bench-recall bench-gpu
+.PHONY: bench-engine bench-recall bench-turn bench-gpu
 
 install: $(STAMP)
 
@@ -78,6 +78,10 @@ bench-store: $(STAMP)
 bench-search: $(STAMP)
 	OMP_NUM_THREADS=2 $(BIN)/python -m deltamem_agents.bench.recall.search --out docs/benchmarks/search-cpu.csv --force \
 		$(if $(DELTAMEM_TEST_URL),--postgresql-url '$(DELTAMEM_TEST_URL)')
+
+# What memory adds to a turn with a journal of 10,000 messages; needs two idle cores and ten minutes.
+bench-turn: $(STAMP)
+	OMP_NUM_THREADS=2 $(BIN)/python -m deltamem_agents.bench.recall.turn --out docs/benchmarks/turn-cpu.csv --force
 
 # Many agents on one model; needs two idle cores and ten minutes.
 bench-engine: $(STAMP)

@@ -71,6 +71,11 @@ class Background:
         """Agents that are waiting."""
         return len(self._waiting)
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything is waiting or under way."""
+        return bool(self._threads)
+
     def now(self, agent: str, stopping: Callable[[], bool] | None = None) -> None:
         """Do what the next recall would have to: fold, and embed what is new. Raises no `Exception`."""
         if self._folder.able:

@@ -8,6 +8,7 @@ work goes on at some other place. Between two pieces a search takes its turn fir
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -29,6 +30,7 @@ FIRST = 8  # records in a search's first piece, which is embedded whatever it ta
 LISTED = 2_048  # records without an embedding that are looked for at a time
 PIECE = 0.1  # seconds that a piece is to take
 PATIENCE = 1.0  # seconds that a piece waits for searches
+FRESH = 0.02  # seconds after which a list is read again before it is worked on
 LOCKS = 64
 REMEMBERED = 10_000  # agents of which it is known how far all is embedded
 
@@ -153,32 +155,47 @@ class Filling:
         name = self._embeddings.embedder.name
         done, seen, met, left_out = 0, 0, False, 0
         while True:
-            listed = self._index.missing_embeddings(agent, name, LISTED + left_out, after=after)
-            keys = [key for key, text in listed if not self._embeddings.is_refused(text)]
-            left_out = len(listed) - len(keys)
+            limit, began = LISTED + left_out, time.monotonic()
+            listed = self._index.missing_embeddings(agent, name, limit, after=after)
+            pairs = [pair for pair in listed if not self._embeddings.is_refused(pair[1])]
+            keys, left_out = [key for key, _ in pairs], len(listed) - len(pairs)
             if not keys:
                 return done
             if not seen and len(keys) >= BATCH:
                 self._tell_of_change(agent, name)
             start, met = random.randrange(len(keys)) if met or size < BATCH < len(keys) else 0, False
             keys = keys[start:] + keys[:start]
+            fresh = pairs if len(pairs) <= size else None
             while keys and not met:
                 piece, keys = keys[:size], keys[size:]
                 tell = (lambda more, before=seen: progress(before + more)) if progress is not None else None
                 self._let_searches_go_first()
-                began = time.monotonic()
                 with self._turn(agent):
-                    looked_at, stored, met = self._piece(agent, piece, tell, stopping)
+                    if time.monotonic() - began > FRESH:
+                        began, fresh = time.monotonic(), None
+                    looked_at, stored, met = self._piece(agent, piece, fresh, tell, stopping)
                 seen, done = seen + looked_at, done + stored
                 took = max(time.monotonic() - began, 1e-3)
                 size = max(min(int(size * PIECE / took), 4 * size, LISTED), FIRST)
+                began = -math.inf
+            if len(listed) < limit and not met:
+                return done
 
     def _piece(
-        self, agent: str, keys: Sequence[int], tell: Callable[[int], None] | None, stopping: Callable[[], bool]
+        self,
+        agent: str,
+        keys: Sequence[int],
+        fresh: Sequence[Pair] | None,
+        tell: Callable[[int], None] | None,
+        stopping: Callable[[], bool],
     ) -> tuple[int, int, bool]:
-        """Embed these: how many were looked at, how many stored, and whether another process is at work on them."""
+        """Embed these: how many were looked at, how many stored, and whether another process is at work on them.
+
+        Args:
+            fresh: What they are, where that was read just now.
+        """
         name = self._embeddings.embedder.name
-        pairs = self._index.missing_embeddings(agent, name, len(keys), keys=keys)
+        pairs = fresh or self._index.missing_embeddings(agent, name, len(keys), keys=keys)
         taken, stored = 0, 0
         for found, vectors in self._in_batches(pairs, tell, stopping):
             taken += len(found)

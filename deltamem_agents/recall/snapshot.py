@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 10_000  # records whose vectors are summed at once; more would take too much memory
 MODELS = ("assistant", "tool")  # roles of what is not a person's word
+ROOM = 1.25  # rows in memory for each that is used
 KEPT_BYTES = 256 << 20  # of all agents' snapshots, the least recently used go first
 
 
@@ -78,6 +79,7 @@ class Snapshot:
     lengths: NDArray[np.float32]  # of the sums of the vectors of a record and its neighbours
     blank: NDArray[np.bool_]  # which have no vector, or one of zeros
     pending: frozenset[int] = frozenset()  # keys of records that may get a vector later
+    room: Room | None = None  # where ``vectors`` may grow
     weights: NDArray[np.float32] | None = None  # how many of the agent's records each is for, where not all are held
 
     def __len__(self) -> int:
@@ -86,7 +88,8 @@ class Snapshot:
     @property
     def bytes(self) -> int:
         """What it takes, roughly."""
-        return 200 * len(self) + self.words.bytes + (0 if self.vectors is None else self.vectors.nbytes)
+        vectors = 0 if self.vectors is None else self.vectors.nbytes
+        return 200 * len(self) + self.words.bytes + (vectors if self.room is None else self.room.bytes)
 
     def named(self, query: str) -> NDArray[np.bool_]:
         """Which records are of the one speaker whose name stands in the query; none where several do."""
@@ -108,6 +111,7 @@ class Snapshot:
         return replace(
             self,
             vectors=known,
+            room=None,
             lengths=_lengths(np.zeros(0, np.float32), self.sessions, self.session, known),
             blank=np.logical_not(known.any(axis=1)),
             pending=self.pending.difference(keys),
@@ -265,13 +269,13 @@ def joined(
         "position": np.array([each.position for each in records], np.int64),
         "written": np.array([each.created_at.timestamp() for each in records], np.float64),
     }
-    metadata = [each.metadata for each in records]
+    metadata, room = [each.metadata for each in records], None
     if words is None:
         words = (known.words if known else Postings.empty()).grown([each.text for each in records])
     if known is not None and len(known):
         columns = {name: np.concatenate([getattr(known, name), values]) for name, values in columns.items()}
         metadata = [*known.metadata, *metadata]
-        vectors = _grown(known.vectors, vectors, len(known), len(records))
+        vectors, room = _grown(known.vectors, known.room, vectors, len(known), len(records))
     session = columns["session"]
     order = Sessions.from_numbers(session)
     return Snapshot(
@@ -282,6 +286,7 @@ def joined(
         speaker_names=list(speakers),
         words=words,
         vectors=vectors,
+        room=room,
         sessions=order,
         messages=Messages.from_positions(columns["position"], session, columns["by_model"]),
         lengths=_lengths(
@@ -292,15 +297,50 @@ def joined(
 
 
 def _grown(
-    known: NDArray[np.float32] | None, more: NDArray[np.float32] | None, before: int, added: int
-) -> NDArray[np.float32] | None:
-    """Vectors of all records; zeros for those before or added where these have none."""
+    known: NDArray[np.float32] | None,
+    room: Room | None,
+    more: NDArray[np.float32] | None,
+    before: int,
+    added: int,
+) -> tuple[NDArray[np.float32] | None, Room | None]:
+    """Vectors of all records, zeros for those before or added where these have none; and where they may grow."""
     if known is None and more is None:
-        return None
+        return None, None
     dim = known.shape[1] if known is not None else more.shape[1] if more is not None else 0
     first = np.zeros((before, dim), np.float32) if known is None else known
     second = np.zeros((added, dim), np.float32) if more is None else more
-    return np.concatenate([first, second]) if len(second) else first
+    if not len(second):
+        return first, room
+    return (room or Room(first)).with_more(first, second)
+
+
+class Room:
+    """Rows [n, dim] that grow at their end without being copied each time. Safe to share among threads."""
+
+    def __init__(self, rows: NDArray[np.float32]) -> None:
+        self._all = np.empty((int(len(rows) * ROOM) + 16, rows.shape[1]), np.float32)
+        self._all[: len(rows)] = rows
+        self._used = len(rows)
+        self._lock = threading.Lock()
+
+    @property
+    def bytes(self) -> int:
+        """What it takes."""
+        return self._all.nbytes
+
+    def with_more(self, first: NDArray[np.float32], second: NDArray[np.float32]) -> tuple[NDArray[np.float32], Room]:
+        """The rows that are first, which stay as they are, and others behind them; and where those may grow."""
+        end = len(first) + len(second)
+        with self._lock:
+            if self._used == len(first) and end <= len(self._all):  # nobody else has grown these
+                self._all[len(first) : end] = second
+                self._used = end
+                return self._all[:end], self
+        larger = Room(first)
+        if end > len(larger._all):
+            rows = np.concatenate([first, second])
+            return rows, Room(rows)
+        return larger.with_more(first, second)
 
 
 def _lengths(

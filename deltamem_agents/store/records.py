@@ -6,9 +6,21 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, exists, func, insert, select
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Integer,
+    Select,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+)
 from sqlalchemy.orm import InstrumentedAttribute
 
 from deltamem_agents.errors import ConfigError
@@ -187,20 +199,29 @@ def without_embedding(
         keys: Only those with these keys.
         newest: Whether the limit keeps the newest rather than the oldest.
     """
-    has_one = exists().where(EmbeddingRow.record_key == RecordRow.key, EmbeddingRow.model == model)
+    values = {"agent": agent, "model": model, "after": after, "limit": limit}
+    if keys is None:
+        rows = [*connection.execute(_missing("newest" if newest else "oldest"), values)]
+        return [(row[0], row[1]) for row in (rows[::-1] if newest else rows)]
+    del values["limit"]
+    found = (connection.execute(_missing("by key"), values | {"keys": list(chunk)}) for chunk in chunked(keys))
+    rows = sorted((row for each in found for row in each), key=lambda row: (row[2], row[3]))
+    return [(row[0], row[1]) for row in (rows[max(len(rows) - limit, 0) :] if newest else rows[:limit])]
+
+
+@cache
+def _missing(which: Literal["oldest", "newest", "by key"]) -> Select[int, str, int, int]:
+    """Records beyond ``after`` without an embedding under ``model``: the first or last, or those of ``keys``."""
+    has_one = exists().where(EmbeddingRow.record_key == RecordRow.key, EmbeddingRow.model == bindparam("model"))
     query = select(RecordRow.key, RecordRow.text, RecordRow.position, RecordRow.chunk)
-    owner = RecordRow.agent_key if keys is None else RecordRow.agent_key + 0  # as in `_reading`
-    query = _joined(query, owner).where(AgentRow.id == agent, ~has_one, RecordRow.position > after)
-    if keys is not None:
-        by_key = (query.where(RecordRow.key.in_(chunk)) for chunk in chunked(keys))
-        rows = sorted((row for each in by_key for row in connection.execute(each)), key=lambda row: (row[2], row[3]))
-        rows = rows[max(len(rows) - limit, 0) :] if newest else rows[:limit]
-    elif newest:
-        ordered = query.order_by(RecordRow.position.desc(), RecordRow.chunk.desc())
-        rows = [*connection.execute(ordered.limit(limit))][::-1]
-    else:
-        rows = [*connection.execute(query.order_by(RecordRow.position, RecordRow.chunk).limit(limit))]
-    return [(row[0], row[1]) for row in rows]
+    owner = RecordRow.agent_key + 0 if which == "by key" else RecordRow.agent_key  # as in `_reading`
+    query = _joined(query, owner).where(AgentRow.id == bindparam("agent"), ~has_one)
+    query = query.where(RecordRow.position > bindparam("after"))
+    if which == "by key":
+        return query.where(RecordRow.key.in_(bindparam("keys", expanding=True)))
+    order = (RecordRow.position, RecordRow.chunk)
+    ordered = query.order_by(*(each.desc() for each in order)) if which == "newest" else query.order_by(*order)
+    return ordered.limit(bindparam("limit", type_=Integer))
 
 
 def put_embeddings(
@@ -234,7 +255,7 @@ def put_embeddings(
     if index is not None:
         index.hold(connection)
     dim = int(vectors.shape[1])
-    stored = connection.scalar(_embedded(select(EmbeddingRow.dim), agent, model).limit(1))
+    stored = connection.scalar(_STORED_DIM, {"agent": agent, "model": model})
     if stored not in (None, dim):
         raise ConfigError(
             f"embeddings of agent {agent!r} under model {model!r} have dimension {stored}, these have {dim}; "
@@ -242,11 +263,9 @@ def put_embeddings(
         )
     present: set[int] = set()
     for chunk in chunked(keys):
-        query = _scoped(select(RecordRow.key), agent).where(RecordRow.key.in_(chunk))
-        # Held until the end, so that nobody deletes a record whose embedding is about to refer to it.
-        present.update(connection.scalars(query.with_for_update(read=True, key_share=True, of=RecordRow)))
-        held = select(EmbeddingRow.record_key).where(EmbeddingRow.model == model, EmbeddingRow.record_key.in_(chunk))
-        present.difference_update(connection.scalars(held))
+        given = {"agent": agent, "model": model, "keys": list(chunk)}
+        present.update(connection.scalars(_HELD, given))
+        present.difference_update(connection.scalars(_WITH_ONE, given))
     little_endian = vectors.astype("<f4", copy=False)
     rows = [
         {"record_key": key, "model": model, "dim": dim, "vector": vector.tobytes()}
@@ -266,10 +285,8 @@ def embeddings(connection: Connection, agent: str, model: str, after: int = 0) -
     """Keys [N] and embeddings [N, dim] of records beyond a position, under a model, in the journal's order."""
     import numpy as np
 
-    query = _embedded(select(RecordRow.key, EmbeddingRow.vector, EmbeddingRow.dim), agent, model)
-    if after:
-        query = query.where(RecordRow.position > after)
-    rows = connection.execute(query.order_by(RecordRow.position, RecordRow.chunk)).all()
+    values = {"agent": agent, "model": model} | ({"after": after} if after else {})
+    rows = connection.execute(_VECTORS_AFTER if after else _VECTORS, values).all()
     if not rows:
         return [], np.zeros((0, 0), np.float32)
     dim = rows[0].dim
@@ -303,7 +320,7 @@ def drop_embeddings(connection: Connection, index: Pgvector | None, agent: str, 
     return count
 
 
-def _scoped(query: Query, agent: str) -> Query:
+def _scoped(query: Query, agent: str | ColumnElement[str]) -> Query:
     """``query`` over records, joined with their messages and limited to one agent."""
     return _joined(query).where(AgentRow.id == agent)
 
@@ -316,8 +333,24 @@ def _joined(query: Query, owner: ColumnElement[int] | InstrumentedAttribute[int]
     )
 
 
-def _embedded(query: Query, agent: str, model: str) -> Query:
+def _embedded(query: Query, agent: str | ColumnElement[str], model: str | ColumnElement[str]) -> Query:
     """As `_scoped`, over records that have an embedding under a model."""
     return _scoped(query, agent).join(
         EmbeddingRow, (EmbeddingRow.record_key == RecordRow.key) & (EmbeddingRow.model == model)
     )
+
+
+_KEYS: BindParameter[Any] = bindparam("keys", expanding=True)
+_STORED_DIM = _embedded(select(EmbeddingRow.dim), bindparam("agent"), bindparam("model")).limit(1)
+_HELD = (  # until the end, so that nobody deletes a record whose embedding is about to refer to it
+    _scoped(select(RecordRow.key), bindparam("agent"))
+    .where(RecordRow.key.in_(_KEYS))
+    .with_for_update(read=True, key_share=True, of=RecordRow)
+)
+_WITH_ONE = select(EmbeddingRow.record_key).where(
+    EmbeddingRow.model == bindparam("model"), EmbeddingRow.record_key.in_(_KEYS)
+)
+_VECTORS = _embedded(
+    select(RecordRow.key, EmbeddingRow.vector, EmbeddingRow.dim), bindparam("agent"), bindparam("model")
+).order_by(RecordRow.position, RecordRow.chunk)
+_VECTORS_AFTER = _VECTORS.where(RecordRow.position > bindparam("after"))

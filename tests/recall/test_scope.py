@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from deltamem_agents.recall import CallableEmbedder, Retriever
+from deltamem_agents.recall.snapshot import Room
 from deltamem_agents.store import Selection, Store
 
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
@@ -158,3 +159,16 @@ def test_nothing_is_held_back_where_nothing_is_to_be_weeded(store: Store, retrie
         tell(store, "Which apple?", session=session)
     assert len(retriever.search("alice", "Which apple?", 9)) == 1
     assert [record.session for record in retriever.search("alice", "Which apple?", 2, weed=False)] == ["c", "b"]
+
+
+def test_vectors_grow_in_place_and_older_snapshots_stay_as_they_are() -> None:
+    rows = np.arange(40, dtype=np.float32).reshape(10, 4)
+    first, room = Room(rows).with_more(rows, np.ones((2, 4), np.float32))
+    second, same = room.with_more(first, np.full((2, 4), 2, np.float32))
+    assert same is room and np.shares_memory(first, second) and len(first) == 12 and len(second) == 14
+    other, elsewhere = room.with_more(first, np.full((3, 4), 3, np.float32))  # as another thread does with the same
+    assert elsewhere is not room and (second[12:] == 2).all() and (other[12:] == 3).all()
+    large, _ = room.with_more(second, np.full((100, 4), 4, np.float32))
+    for grown in (first, second, other, large):
+        assert (grown[:10] == rows).all() and (grown[10:12] == 1).all()
+    assert (large[14:] == 4).all() and len(large) == 114
