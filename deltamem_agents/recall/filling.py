@@ -50,7 +50,7 @@ class Filling:
         self._index = index
         self._embeddings = embeddings
         self._stopping = stopping
-        self._turns = [threading.Lock() for _ in range(LOCKS)]
+        self._turns = [_Turn() for _ in range(LOCKS)]
         self._filled: OrderedDict[str, tuple[int, int]] = OrderedDict()  # epoch, and position up to which all is
         self._busy: Counter[str] = Counter()
         self._searches = 0
@@ -134,12 +134,12 @@ class Filling:
             return False
         until = time.monotonic() + seconds
         with self.first():
-            if not self._turn(agent).acquire(timeout=min(seconds, threading.TIMEOUT_MAX)):
+            if not self._turn(agent).begin(seconds):
                 return False
             try:
                 whole = self._newest(agent, max(known, after), until)
             finally:
-                self._turn(agent).release()
+                self._turn(agent).end()
         if whole and after <= known:
             self._note_filled(agent, version)
         return whole
@@ -152,10 +152,10 @@ class Filling:
         stopping: Callable[[], bool],
         size: int,
     ) -> int:
-        name = self._embeddings.embedder.name
+        name, turn = self._embeddings.embedder.name, self._turn(agent)
         done, seen, met, left_out = 0, 0, False, 0
         while True:
-            limit, began = LISTED + left_out, time.monotonic()
+            limit, began, before = LISTED + left_out, time.monotonic(), turn.changes
             listed = self._index.missing_embeddings(agent, name, limit, after=after)
             pairs = [pair for pair in listed if not self._embeddings.is_refused(pair[1])]
             keys, left_out = [key for key, _ in pairs], len(listed) - len(pairs)
@@ -165,15 +165,18 @@ class Filling:
                 self._tell_of_change(agent, name)
             start, met = random.randrange(len(keys)) if met or size < BATCH < len(keys) else 0, False
             keys = keys[start:] + keys[:start]
-            fresh = pairs if len(pairs) <= size else None
+            fresh = pairs if len(pairs) <= size and not before % 2 else None
             while keys and not met:
                 piece, keys = keys[:size], keys[size:]
-                tell = (lambda more, before=seen: progress(before + more)) if progress is not None else None
+                tell = (lambda more, so_far=seen: progress(so_far + more)) if progress is not None else None
                 self._let_searches_go_first()
-                with self._turn(agent):
-                    if time.monotonic() - began > FRESH:
+                turn.begin()
+                try:
+                    if turn.changes != before + 1 or time.monotonic() - began > FRESH:
                         began, fresh = time.monotonic(), None
                     looked_at, stored, met = self._piece(agent, piece, fresh, tell, stopping)
+                finally:
+                    turn.end()
                 seen, done = seen + looked_at, done + stored
                 took = max(time.monotonic() - began, 1e-3)
                 size = max(min(int(size * PIECE / took), 4 * size, LISTED), FIRST)
@@ -246,7 +249,7 @@ class Filling:
         if keys:
             yield keys, np.concatenate(vectors)
 
-    def _turn(self, agent: str) -> threading.Lock:
+    def _turn(self, agent: str) -> _Turn:
         return self._turns[hash(agent) % LOCKS]
 
     def _let_searches_go_first(self) -> None:
@@ -277,3 +280,22 @@ class Filling:
                 " and ".join(map(repr, models)),
                 name,
             )
+
+
+class _Turn:
+    """A lock that counts how often it was taken and given back: while it is free, that is an even number."""
+
+    def __init__(self) -> None:
+        self.changes = 0
+        self._lock = threading.Lock()
+
+    def begin(self, seconds: float = math.inf) -> bool:
+        """Wait for it; whether it was had within so many seconds."""
+        had = self._lock.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
+        self.changes += had
+        return had
+
+    def end(self) -> None:
+        """Give it back."""
+        self.changes += 1
+        self._lock.release()
