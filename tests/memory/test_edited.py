@@ -162,7 +162,7 @@ def met(mem: DeltaMem, path: Path, what: str, passed: Collection[str] = ()) -> l
     except StoreError as error:
         return [error]
     with store:
-        opened = DeltaMem(mem.engine, store, CallableEmbedder(embed, name="e"))
+        opened = DeltaMem(mem.backbone, store, CallableEmbedder(embed, name="e"))
         for name, call in CALLS.items():
             if name in passed:
                 continue
@@ -200,7 +200,7 @@ def test_some_odd_values(sample: tuple[DeltaMem, Path], tmp_path: Path, table: s
 @pytest.mark.slow
 @pytest.mark.parametrize(("table", "column"), columns(), ids=lambda each: str(each).removeprefix("deltamem_"))
 def test_every_odd_value(sample: tuple[DeltaMem, Path], tmp_path: Path, table: str, column: str) -> None:
-    tried(sample, tmp_path, table, column, ODD)
+    tried(sample, tmp_path, table, column, ODD[len(column) % 2 :: 2])  # half of the values, the other half elsewhere
 
 
 @pytest.mark.parametrize(

@@ -279,7 +279,6 @@ def main(url: str, folder: Path, slot: str, seed: int, writers: int, model: bool
     signal.signal(signal.SIGINT, interruptible)
     stacks = open(folder / "held" / f"{slot}-{os.getpid()}.stacks", "w")  # noqa: SIM115  # as long as the process
     faulthandler.register(signal.SIGUSR1, file=stacks)
-    threading.Thread(target=measure, args=(folder, slot), daemon=True).start()
     actor: Actor
     if model:
         from deltamem_agents import DeltaMem
@@ -289,6 +288,7 @@ def main(url: str, folder: Path, slot: str, seed: int, writers: int, model: bool
     else:
         store = Store.open(url)
         actor, close = OnStore(store), store.close
+    threading.Thread(target=measure, args=(folder, slot), daemon=True).start()  # what is loaded at the beginning counts
     made = [Writer(f"w{slot}.{i}", url, folder, actor, seed + i) for i in range(writers)]
     made[0].interruptible = interruptible
     threads = [threading.Thread(target=writer.live) for writer in made[1:]]
