@@ -12,11 +12,13 @@ from typing import Literal
 
 LONGEST = 256  # characters in a row that are not ASCII, normalised together; no ASCII character joins one before it
 _PARTS = re.compile(
-    rf"[\x00-\x7f]*[^\x00-\x7f]{{0,{LONGEST}}}[\u0300-\u036f\u1100-\u11ff\u3099\u309a]{{0,32}}"  # not before a mark
+    # Not before a mark, or half of a syllable.
+    rf"[\x00-\x7f]*[^\x00-\x7f]{{0,{LONGEST}}}"
+    r"[\u0300-\u036f\u1100-\u11ff\u3099\u309a\u3131-\u318e\uff9e\uff9f\uffa1-\uffdc]{0,32}"
 )
 
 
-def normalized(form: Literal["NFC", "NFD"], text: str) -> str:
+def normalized(form: Literal["NFC", "NFD", "NFKC"], text: str) -> str:
     """A text in a normal form.
 
     >>> normalized("NFC", "Zu\u0308rich") == "Z\u00fcrich"

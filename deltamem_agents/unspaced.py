@@ -13,7 +13,7 @@ UNSPACED = re.compile(
 
 
 def spelled_out(content: str) -> str | None:
-    """The characters of scripts without spaces, apart; None where there are none.
+    """The characters of scripts without spaces, apart; None where there are none. The text is in its search form.
 
     >>> spelled_out("我住在Oslo")
     '我 住 在'

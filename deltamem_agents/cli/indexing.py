@@ -10,7 +10,7 @@ import typer
 from deltamem_agents import terminal
 from deltamem_agents.cli.app import Debug, app, interruptible
 from deltamem_agents.cli.known import check_known
-from deltamem_agents.cli.options import DEFAULT_URL, Embedder, Json, Schema, Url, embedder_option, opened_store
+from deltamem_agents.cli.options import DEFAULT_URL, Embedder, Json, Schema, Url, embedder_option, require_database
 
 
 @app.command()
@@ -23,12 +23,14 @@ def reindex(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Embed the records that the embedder has not embedded yet, as after a change of embedder; goes on where it was."""
-    from deltamem_agents.recall import Retriever, choose_embedder
+    """Embed what the embedder has not embedded yet, cut as it needs, as after an upgrade; goes on where it was."""
+    from deltamem_agents.recall import Cutting, Retriever, choose_embedder
+    from deltamem_agents.store import Store
 
     chosen, _ = choose_embedder(embedder_option(embedder))
     done = {}
-    with opened_store(url, schema) as store:
+    require_database(url, schema)
+    with Store.open(url, schema=schema, split=Cutting(chosen)) as store:
         if agent is not None:
             check_known(store, agent)
         retriever = Retriever(store, chosen)
@@ -43,4 +45,6 @@ def reindex(
     embedded = terminal.counted(sum(each.embedded for each in done.values()), "record")
     dropped = sum(each.dropped for each in done.values())
     pruned = f", {terminal.counted(dropped, 'embedding')} of other models deleted" if prune else ""
-    terminal.say(f"{embedded} of {terminal.counted(len(done), 'agent')} embedded{pruned}")
+    recut = sum(each.recut for each in done.values())
+    cut = f"{terminal.counted(recut, 'message')} cut anew, " if recut else ""
+    terminal.say(f"{cut}{embedded} of {terminal.counted(len(done), 'agent')} embedded{pruned}")

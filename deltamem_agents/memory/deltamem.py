@@ -21,7 +21,15 @@ from deltamem_agents.memory.opened import refuse_pickle, register
 from deltamem_agents.memory.results import MemoryStats
 from deltamem_agents.memory.twins import twin
 from deltamem_agents.processes import check_process
-from deltamem_agents.recall import AnyEmbedder, Embedder, Reindexed, Retriever, choose_embedder, split_text
+from deltamem_agents.recall import (
+    AnyEmbedder,
+    Cutting,
+    Embedder,
+    Reindexed,
+    Retriever,
+    choose_embedder,
+    default_embedder,
+)
 from deltamem_agents.store import AgentInfo, Progress, Retention, Store, check_id
 
 if TYPE_CHECKING:
@@ -79,6 +87,7 @@ class DeltaMem:
         device: str = "auto",
         dtype: str = "auto",
         embedder: AnyEmbedder | bool | None = None,
+        name: str | None = None,
         schema: str | None = None,
         retention: Retention = "thin",
         hot_bytes: int = HOT_BYTES,
@@ -103,7 +112,9 @@ class DeltaMem:
             embedder: A sentence-transformers name or folder, LangChain's ``Embeddings``, LlamaIndex's
                 ``BaseEmbedding``, an object with ``name``, ``dim`` and ``embed``, or a callable from texts to vectors;
                 None takes the local one where it is installed and there is a backbone, False none. A local one is
-                loaded, and torch with it, when the first text is embedded.
+                loaded, and torch with it, when the first text is embedded. `load_embedder` takes a limit besides.
+            name: Of the embedder's model, stored with its vectors: another model needs another name. By default what
+                `load_embedder` makes of the embedder.
             schema: Of PostgreSQL, where the tables are; made where there is none.
             retention: Which stored states are kept: "thin" (all of the last day, then one a day), "all", or the newest
                 so many of each agent.
@@ -131,11 +142,13 @@ class DeltaMem:
         }
         check_backbone(backbone, adapter, model, tokenizer, options)
         Store.check_opening(url, engine, schema, retention)
-        chosen, note = choose_embedder(embedder, local=backbone is not None)
+        chosen, note = choose_embedder(embedder, name, local=backbone is not None)
         # The model first: a database is made only when everything else is there.
         loaded = open_backbone(backbone, adapter, model, tokenizer, options, limits, hot_bytes)
         try:
-            store = Store.open(url, engine=engine, schema=schema, split=split_text, retention=retention)
+            store = Store.open(
+                url, engine=engine, schema=schema, split=Cutting(chosen or default_embedder()[0]), retention=retention
+            )
         except BaseException:
             loaded.close()
             raise
@@ -221,6 +234,8 @@ class DeltaMem:
         self, agent: str | None = None, *, prune: bool = False, progress: Callable[[int, int], None] | None = None
     ) -> dict[str, Reindexed]:
         """Embed records that have no embedding under the present embedder, of one agent or of all, and wait for it.
+
+        First, messages that were cut for another embedder, or before version 0007 of the tables, are cut anew.
 
         Args:
             prune: Whether to delete embeddings of other models afterwards.

@@ -5,10 +5,10 @@ protocols, which the store satisfies; it knows neither the store nor the model.
 """
 
 from deltamem_agents.recall.content import knows_nothing
+from deltamem_agents.recall.cutting import Cutting
 from deltamem_agents.recall.embed import (
     AnyEmbedder,
     CallableEmbedder,
-    SentenceTransformerEmbedder,
     choose_embedder,
     default_embedder,
     load_embedder,
@@ -17,15 +17,18 @@ from deltamem_agents.recall.lexical import query_terms, says
 from deltamem_agents.recall.prompt import HEADER, current, recall_text, within_budget
 from deltamem_agents.recall.protocols import Embedder, IndexedRecord, Record, RecordIndex
 from deltamem_agents.recall.questions import leans
-from deltamem_agents.recall.records import split_text
+from deltamem_agents.recall.records import Measure, split_text
 from deltamem_agents.recall.search import Reindexed, Retriever
+from deltamem_agents.recall.sentence_model import SentenceTransformerEmbedder
 
 __all__ = [
     "HEADER",
     "AnyEmbedder",
     "CallableEmbedder",
+    "Cutting",
     "Embedder",
     "IndexedRecord",
+    "Measure",
     "Record",
     "RecordIndex",
     "Reindexed",

@@ -20,6 +20,7 @@ import numpy as np
 
 from deltamem_agents.errors import EmbedderError
 from deltamem_agents.recall.protocols import Embedder
+from deltamem_agents.search_form import embedded_form
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -89,20 +90,21 @@ class Embeddings:
         """
         embed_query = getattr(self.embedder, "embed_query", None)  # not every embedder tells queries from texts
         with self._noted():
-            vector: NDArray[np.float32] = self.embedder.embed([query])[0] if embed_query is None else embed_query(query)
+            given = embedded_form(query)
+            vector: NDArray[np.float32] = self.embedder.embed([given])[0] if embed_query is None else embed_query(given)
         return vector
 
     def embedded(self, pairs: Sequence[Pair]) -> tuple[list[int], NDArray[np.float32]]:
         """Keys and vectors of those that the embedder takes."""
         try:
             with self._noted():
-                return [key for key, _ in pairs], self.embedder.embed([text for _, text in pairs])
+                return [key for key, _ in pairs], self.embedder.embed([embedded_form(text) for _, text in pairs])
         except EmbedderError as error:
             self._check_up(error)
         if len(pairs) == 1:
             try:  # it may have failed for a moment only
                 with self._noted():
-                    return [pairs[0][0]], self.embedder.embed([pairs[0][1]])
+                    return [pairs[0][0]], self.embedder.embed([embedded_form(pairs[0][1])])
             except EmbedderError as error:
                 self._refuse(pairs[0][1], error)
                 return [], np.zeros((0, 0), np.float32)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 
-from deltamem_agents.normal_form import normalized
+from deltamem_agents.search_form import search_form, words_of
 
 # Words that say nothing about what is asked for. In a memory of a dozen messages rarity does not yet tell them apart.
 _STOPWORDS = """
@@ -27,7 +26,7 @@ def query_terms(query: str) -> list[str]:
     ['status', 'ERR', '4012', 'ERR 4012']
     """
     every: dict[str, str] = {}
-    for chunk in normalized("NFC", query).split():
+    for chunk in search_form(query).split():
         words = words_of(chunk)
         for term in (*words, " ".join(words)):
             if term:
@@ -58,11 +57,3 @@ def speaks_of_self(text: str) -> bool:
     (True, True, False)
     """
     return _SELF.search(text.lower()) is not None
-
-
-def words_of(chunk: str) -> list[str]:
-    """Runs of letters, digits and the marks that belong to them (`str.isalnum` is false for Hindi's vowel signs)."""
-    if chunk.isascii() and chunk.isalnum():
-        return [chunk]
-    kept = (character if unicodedata.category(character)[0] in "LNM" else " " for character in chunk)
-    return "".join(kept).split()

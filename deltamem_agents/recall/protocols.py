@@ -79,13 +79,25 @@ class IndexedRecord(Protocol):
         """The message's metadata."""
 
 
+class Recut(Protocol):
+    """Messages up to ``position`` are cut as they would be now."""
+
+    @property
+    def position(self) -> int:
+        """Of the journal."""
+
+    @property
+    def changed(self) -> int:
+        """How many came out otherwise."""
+
+
 class RecordIndex(Protocol):
     """The records of many agents. Every call is about one; an unknown one has no records."""
 
     def version(self, agent: str) -> tuple[int, int] | None:
-        """What changes when the agent's records do: its epoch, and the last position of its journal; None if unknown.
+        """What changes when the agent's records do; None if it is unknown.
 
-        Within an epoch, records are only added, beyond that position.
+        While the first number stays, records are only added, beyond the second: the last position of the journal.
         """
 
     def size(self, agent: str, limit: int | None = None) -> int:
@@ -150,6 +162,9 @@ class RecordIndex(Protocol):
             newest: Whether they are the newest such records rather than the oldest.
         """
 
+    def cut_again(self, agent: str, *, after: int = 0) -> Recut | None:
+        """Cut some messages beyond a position as one would be cut now; how far that is done, None where all are."""
+
     def put_embeddings(self, agent: str, model: str, keys: Sequence[int], vectors: NDArray[np.float32]) -> int:
         """Store embeddings [len(keys), dim]; how many were. Records that are gone or have one are passed over."""
 
@@ -171,7 +186,8 @@ class Embedder(Protocol):
     """Turns texts into vectors. ``name`` is stored with them: a different model needs a different name.
 
     One that embeds queries in another way than what they look for has a method ``embed_query`` besides, from one text
-    to one vector [dim] of length 1.
+    to one vector [dim] of length 1. One that reads so much of a text only says so in an attribute ``measure``: a
+    `Measure`, by which records are cut.
     """
 
     @property

@@ -3,38 +3,67 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 PAGE_END = "\f"  # what ends a record wherever it stands
-RECORD_LIMIT = 1000  # characters; about the 256 tokens that small embedding models read
+RECORD_LIMIT = 1000  # characters; about the 256 tokens of English that small embedding models read
 
 # After a full stop with its closing quotes and the space behind it (none in Chinese or Japanese), or after a line.
 # A run of full stops is looked at from its beginning only: from each of them it would take the square of its length.
 _SENTENCE_END = re.compile(r"(?<![.!?…؟।])[.!?…؟।]++[\"'”’»)\]]*+\s+|[。！？]++[」』”’）]*+\s*+|\n+")
 
 
-def split_text(text: str, limit: int = RECORD_LIMIT) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """How much of a text is read by who reads only so much.
+
+    Args:
+        limit: The most that is read, of what ``count`` counts.
+        count: Of a text, with what is counted even of an empty one.
+        spare: Where no ASCII text counts more than its characters and this, so that short ones need no counting.
+    """
+
+    limit: int
+    count: Callable[[str], int]
+    spare: int | None = None
+
+    def fits(self, text: str) -> bool:
+        """Whether all of a text is read."""
+        if self.spare is not None and len(text) + self.spare <= self.limit and text.isascii():
+            return True
+        return self.count(text) <= self.limit
+
+
+def split_text(text: str, limit: int = RECORD_LIMIT, measure: Measure | None = None) -> list[str]:
     """Cut a message's text into the texts of its records, each of up to ``limit`` characters; none for an empty text.
 
     A text within the limit stays whole. Sentences are packed greedily; one beyond the limit is cut at spaces, a word
     beyond it anywhere. A form feed always ends a record.
+
+    Args:
+        measure: What no record may exceed either, as far as one character does not.
     """
-    return [piece for page in text.split(PAGE_END) for piece in _split_page(page, limit)]
+    return [piece for page in text.split(PAGE_END) for piece in _split_page(page, limit, measure)]
 
 
-def _split_page(text: str, limit: int) -> list[str]:
-    if len(text) <= limit:
+def _split_page(text: str, limit: int, measure: Measure | None) -> list[str]:
+    if len(text) <= limit and (measure is None or measure.fits(text.strip())):
         return [text.strip()] if text.strip() else []
     pieces: list[str] = []
     packed: list[str] = []
-    size = 0
-    for sentence in _sentences(text, limit):
+    size = counted = 0
+    always = measure.count("") if measure is not None else 0
+    for sentence in _sentences(text, limit, measure):
         solid = len(sentence.rstrip())
-        if solid and size and size + solid > limit:
+        count = measure.count(sentence) - always if measure is not None and solid else 0
+        full = size + solid > limit or (measure is not None and always + counted + count > measure.limit)
+        if solid and size and full:
             pieces.append("".join(packed))
-            packed, size = [], 0
+            packed, size, counted = [], 0, 0
         packed.append(sentence)
         size += len(sentence)
+        counted += count
     pieces.append("".join(packed))
     return [piece.strip() for piece in pieces if piece.strip()]
 
@@ -44,16 +73,27 @@ def sentences(text: str) -> list[str]:
     return [piece.strip() for piece in _cut(text) if piece.strip()]
 
 
-def _sentences(text: str, limit: int) -> Iterator[str]:
+def _sentences(text: str, limit: int, measure: Measure | None) -> Iterator[str]:
     """Sentences with the space behind them, those beyond the limit in parts that are not."""
     for sentence in _cut(text):
         start, stop = 0, len(sentence.rstrip())
-        while stop - start > limit:
-            cut = sentence.rfind(" ", start + 1, start + limit + 1)
-            end = start + limit if cut < start + limit // 2 else cut
+        while stop - start > limit or (measure is not None and stop > start and not measure.fits(sentence[start:stop])):
+            room = min(limit, stop - start) if measure is None else _room(sentence[start : start + limit], measure)
+            cut = sentence.rfind(" ", start + 1, start + room + 1)
+            end = start + room if cut < start + room // 2 else cut
+            end = max(end, start + 1)
             yield sentence[start:end]
             start = end
         yield sentence[start:]
+
+
+def _room(text: str, measure: Measure) -> int:
+    """How many characters from the beginning of a text fit; at least one."""
+    room = len(text)
+    while room > 1 and not measure.fits(text[:room]):
+        share = measure.limit / max(measure.count(text[:room]), 1)
+        room = max(1, min(room - 1, int(room * share)))
+    return room
 
 
 def _cut(text: str) -> Iterator[str]:

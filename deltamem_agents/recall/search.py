@@ -42,11 +42,16 @@ MOST_ASKED = 1 << 31  # candidates; no agent has as many
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reindexed:
-    """How many records were embedded, how many embeddings of other models deleted, and how many texts were refused."""
+    """How many records were embedded, and what else was done.
+
+    ``dropped`` embeddings of other models were deleted, ``refused`` texts the embedder does not take, ``recut``
+    messages were cut otherwise than before.
+    """
 
     embedded: int
     dropped: int
     refused: int = 0
+    recut: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,8 +307,9 @@ class Retriever:
     ) -> Reindexed:
         """Embed an agent's records that have no embedding under the present embedder, and index a large agent's.
 
-        A search does that by itself, for whoever asks first after a change of embedder has to wait. Interrupted, it
-        goes on where it was. Texts that the embedder refused are tried once more.
+        Messages that were cut for another embedder are cut anew first. The rest a search does by itself, for whoever
+        asks first after a change of embedder has to wait. Interrupted, it goes on where it was; others may use the
+        memory meanwhile. Texts that the embedder refused are tried once more.
 
         Args:
             prune: Whether to delete the embeddings under other models afterwards.
@@ -318,13 +324,16 @@ class Retriever:
             raise ConfigError("there is no embedder to index with; install deltamem-agents[retrieval], or name one")
         self._embeddings.forget_refusals()
         self._filling.forget()
+        recut, at = 0, 0
+        while (done := self._index.cut_again(agent, after=at)) is not None:
+            recut, at = recut + done.changed, done.position
         missing = len(self._index.missing_embeddings(agent, self._embedder.name, sys.maxsize)) if progress else 0
         embedded = self.embed_missing(agent, (lambda done: progress(done, missing)) if progress else None)
         if self._index.size(agent, self._in_memory + 1) > self._in_memory:
             self._index.index_vectors(agent, self._embedder.name)
         dropped = self._index.drop_embeddings(agent, keep=self._embedder.name) if prune else 0
         self.forget(agent)
-        return Reindexed(embedded=embedded, dropped=dropped, refused=self._embeddings.refused)
+        return Reindexed(embedded=embedded, dropped=dropped, refused=self._embeddings.refused, recut=recut)
 
     def forget(self, agent: str) -> None:
         """Drop what is held of an agent in memory; a search after it reads it anew."""

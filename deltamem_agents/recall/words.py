@@ -12,7 +12,6 @@ A term is a word, its accents folded and its English ending taken off (Porter2);
 
 from __future__ import annotations
 
-import re
 import sys
 import threading
 from collections import Counter
@@ -23,8 +22,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import snowballstemmer
 
-from deltamem_agents.normal_form import normalized
-from deltamem_agents.recall.lexical import query_terms, words_of
+from deltamem_agents.recall.lexical import query_terms
+from deltamem_agents.search_form import folded, search_form, words_of
 from deltamem_agents.unspaced import UNSPACED
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ LONGEST_STEMMED = 64  # characters; no longer one has an English ending
 LONGEST_KEPT = 32  # characters of what is remembered: words, and nothing as long as a sentence
 KEPT_BYTES = 16 << 20
 
-_ACCENTS = re.compile("[\u0300-\u036f]")
 _stemming = threading.local()  # a stemmer keeps the word it is at
 
 
@@ -197,7 +195,7 @@ def text_terms(text: str) -> Iterator[str]:
     >>> sorted(text_terms("Érr-4012 stopped"))
     ['4012', 'err', 'err 4012', 'stop']
     """
-    for chunk in normalized("NFC", text).split():
+    for chunk in search_form(text).split():
         known = _known.get(chunk)
         if known is None:
             known = _chunk_terms(chunk)
@@ -228,12 +226,12 @@ def _forms(word: str) -> tuple[str, ...]:
         if runs:
             rest = UNSPACED.sub(" ", word).split()
             return (*(form for run in runs for form in _pairs(run)), *(form for part in rest for form in _forms(part)))
-        word = normalized("NFC", _ACCENTS.sub("", normalized("NFD", word)))
+    word = folded(word)
     if len(word) > LONGEST_STEMMED:
-        return (word.casefold(),)
+        return (word,)
     if not hasattr(_stemming, "stemmer"):
         _stemming.stemmer = snowballstemmer.stemmer("english")
-    return (_stemming.stemmer.stemWord(word.casefold()),)
+    return (_stemming.stemmer.stemWord(word),)
 
 
 def _pairs(run: str) -> Iterator[str]:

@@ -60,6 +60,7 @@ def export(connection: Connection, agent: str, path: Path, progress: Progress | 
                 "rollbacks": rollbacks,
                 "revisions": revisions,
                 "embeddings": embeddings,
+                "cut": _rule(connection, found.key),
                 "members": writer.members,
             }
             archive.writestr(MANIFEST, json.dumps(manifest, indent=1))
@@ -138,6 +139,12 @@ def _revisions(connection: Connection, key: int, writer: _Writer) -> list[dict[s
             }
         )
     return told
+
+
+def _rule(connection: Connection, key: int) -> int | None:
+    """The rule by which all messages were cut; None where there is no such one."""
+    rules = list(connection.scalars(select(RecordRow.cut).where(RecordRow.agent_key == key).distinct().limit(2)))
+    return rules[0] if len(rules) == 1 else None
 
 
 def _embeddings(connection: Connection, key: int, writer: _Writer, progress: Progress | None) -> int:

@@ -12,7 +12,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -62,6 +62,7 @@ _FAULTS = (
     TypeError,
     ValueError,
 )
+_IN_PIECES = select(RecordRow.position).distinct().where(RecordRow.chunk > 0)
 _BLOBS = re.compile(r"(states|embeddings)/\d{6}\.safetensors")
 
 
@@ -148,17 +149,32 @@ def import_(
                 progress("messages", done, total)
         for row in _rollbacks(archive, checked):
             connection.execute(insert(RollbackRow).values(agent_key=made.key, **row))
+        cut = set[int]()
+        if checked.manifest.get("cut") != words.rule:
+            cut = {position for _, _, keys, _ in _embeddings(archive, checked) for position, chunk in keys if chunk}
+            cut |= set(connection.scalars(_IN_PIECES.where(RecordRow.agent_key == made.key)))
         for model, dim, keys, vectors in _embeddings(archive, checked):
-            _store_embeddings(connection, name, made.key, model, dim, keys, vectors)
+            _store_embeddings(connection, name, made.key, model, dim, keys, vectors, cut)
     if sorted(timeline.live_positions(connection, made.key)) != timeline.positions_at(connection, made, made.head):
         raise ArchiveError(f"{checked.path}: its live messages are not those its rollbacks leave")
     return name
 
 
 def _store_embeddings(
-    connection: Connection, agent: str, key: int, model: str, dim: int, keys: list[tuple[int, int]], vectors: bytes
+    connection: Connection,
+    agent: str,
+    key: int,
+    model: str,
+    dim: int,
+    keys: list[tuple[int, int]],
+    vectors: bytes,
+    cut: Set[int],
 ) -> None:
-    """Embeddings of records that were cut as here; others are made again when they are needed."""
+    """Embeddings of records that were cut as here; others are made again when they are needed.
+
+    Args:
+        cut: Positions of messages that may have been cut otherwise.
+    """
     import numpy as np
 
     query = select(RecordRow.position, RecordRow.chunk, RecordRow.key).where(
@@ -166,7 +182,7 @@ def _store_embeddings(
     )
     found = {(row[0], row[1]): row[2] for row in connection.execute(query)}
     matrix = np.frombuffer(vectors, dtype="<f4").reshape(len(keys), dim)
-    rows = [i for i, each in enumerate(keys) if each in found]
+    rows = [i for i, each in enumerate(keys) if each in found and each[0] not in cut]
     if rows:
         records.put_embeddings(connection, agent, model, [found[keys[i]] for i in rows], matrix[rows])
 

@@ -102,7 +102,7 @@ def _said(message: NewMessage) -> dict[str, Any]:
 
 def _pieces(words: records.Words, message: NewMessage) -> Iterator[dict[str, Any]]:
     for chunk, piece in enumerate(words.pieces(message.text)):
-        yield {"chunk": chunk, "text": piece.text, "terms": piece.terms}
+        yield {"chunk": chunk, "text": piece.text, "terms": piece.terms, "cut": words.rule}
 
 
 def _rows(name: str, **columns: Any) -> TableValuedAlias:
@@ -156,13 +156,18 @@ def _statement() -> Select[Any]:
         said.c.created_at,
         said.c.folded,
     ).select_from(taken.join(said, taken.c.id == said.c.agent))
-    pieces = _rows("pieces", agent=Text, left=Integer, chunk=Integer, text=Text, terms=Text)
-    cut = select(taken.c.key, taken.c.head - pieces.c.left, pieces.c.chunk, pieces.c.text, pieces.c.terms).select_from(
-        taken.join(pieces, taken.c.id == pieces.c.agent)
-    )
+    pieces = _rows("pieces", agent=Text, left=Integer, chunk=Integer, text=Text, terms=Text, cut=BigInteger)
+    cut = select(
+        taken.c.key,
+        taken.c.head - pieces.c.left,
+        pieces.c.chunk,
+        pieces.c.text,
+        pieces.c.terms,
+        pieces.c.cut,
+    ).select_from(taken.join(pieces, taken.c.id == pieces.c.agent))
     columns = ["agent_key", "position", "id", "session", "role", "text", "blocks", "metadata", "created_at", "folded"]
     stored = insert(MessageRow).from_select(columns, messages).cte("stored")
-    found = insert(RecordRow).from_select(["agent_key", "position", "chunk", "text", "terms"], cut)
+    found = insert(RecordRow).from_select(["agent_key", "position", "chunk", "text", "terms", "cut"], cut)
     return select(taken.c.id).add_cte(stored, found.cte("found"))
 
 

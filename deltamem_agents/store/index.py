@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from deltamem_agents import arguments
 from deltamem_agents.errors import ConfigError, shown
-from deltamem_agents.store import journal, nearest, neighbours, records
+from deltamem_agents.store import nearest, neighbours, records, recutting
 from deltamem_agents.store.database import Database
 from deltamem_agents.store.dialects import Within
 from deltamem_agents.store.messages import check_id
 from deltamem_agents.store.records import StoredRecord, Words
+from deltamem_agents.store.recutting import Recut
 from deltamem_agents.store.schema import LOOKUP
 
 if TYPE_CHECKING:
@@ -65,10 +66,12 @@ class Index:
         )
 
     def version(self, agent: str) -> tuple[int, int] | None:
-        """What changes when an agent's records do: its epoch, and the last position of its journal; None if unknown."""
+        """What changes when an agent's records do; None if it is unknown.
+
+        A number that stays while records are only added, and the last position of the journal.
+        """
         check_id(agent)
-        found = self._database.read(lambda connection: journal.agent_row(connection, agent), alone=True)
-        return None if found is None else (found.epoch, found.head)
+        return self._database.read(lambda connection: records.version(connection, agent), alone=True)
 
     def size(self, agent: str, limit: int | None = None) -> int:
         """How many records an agent has; ``limit`` where it has more, as counting all of them takes longer."""
@@ -194,6 +197,21 @@ class Index:
         return self._database.read(
             lambda connection: records.without_embedding(connection, agent, model, limit, after, keys, newest)
         )
+
+    def cut_again(self, agent: str, *, after: int = 0) -> Recut | None:
+        """Cut messages beyond a position by the present rule, some hundred of those that were cut by another.
+
+        Records that come out the same keep their embeddings. Others may use the memory meanwhile.
+
+        Returns:
+            How far that is done, and how many records there were and are; None where nothing is left to do.
+
+        Raises:
+            StoreError: The database could not be written.
+        """
+        check_id(agent)
+        arguments.whole(after, "after")
+        return recutting.cut_again(self._database, self._words, agent, after)
 
     def put_embeddings(self, agent: str, model: str, keys: Sequence[int], vectors: NDArray[np.float32]) -> int:
         """Store embeddings [len(keys), dim]; records that have gone, or have one already, are passed over.

@@ -49,6 +49,7 @@ _COLUMNS = (  # of a `StoredRecord`
     MessageRow.created_at,
 )
 _KEY = select(AgentRow.key).where(AgentRow.id == bindparam("agent"))
+_VERSION = select(AgentRow.epoch, AgentRow.cuts, AgentRow.head).where(AgentRow.id == bindparam("agent"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,11 @@ class Words:
     split: Splitter
     fulltext: FullText
     ready: Mapping[str, Sequence[Piece]] = field(default_factory=dict, repr=False)
+
+    @property
+    def rule(self) -> int:
+        """The number that the splitter gives its rule as ``rule``: two that cut otherwise differ in it; 0 for none."""
+        return int(getattr(self.split, "rule", 0))
 
     def pieces(self, text: str) -> Sequence[Piece]:
         """The pieces of a message's text, in order."""
@@ -110,6 +116,7 @@ def add(connection: Connection, words: Words, agent_key: int, messages: Sequence
             "chunk": chunk,
             "text": piece.text,
             "terms": piece.terms,
+            "cut": words.rule,
         }
         for position, text in messages
         for chunk, piece in enumerate(words.pieces(text))
@@ -144,6 +151,12 @@ def scores(
     """Keys and scores of records that hold any of the terms, in no order."""
     key = _key(connection, agent)
     return [] if key is None or limit <= 0 else fulltext.scores(connection, key, terms, limit, within)
+
+
+def version(connection: Connection, agent: str) -> tuple[int, int] | None:
+    """As `Index.version`: an agent's epoch with how often its records were cut anew, and its head."""
+    row = connection.execute(_VERSION, {"agent": agent}).first()
+    return None if row is None else (row[0] + ((row[1] or 0) << 64), row[2])
 
 
 def _key(connection: Connection, agent: str) -> int | None:

@@ -53,6 +53,7 @@ class AgentRow(Base):
     database; it goes with the agent, and with it all that the hashes could tell. Up to position ``agent_ids_until`` a
     message replaced one of the same id in any session, as before version 0004; null where that makes no difference.
     ``tombstone_key`` is the key of the hashes in tombstones, null until there is one; forks have their past's.
+    ``cuts`` counts how often records were cut anew, null for never.
     """
 
     __tablename__ = "deltamem_agents"
@@ -66,6 +67,7 @@ class AgentRow(Base):
     secret: Mapped[bytes] = mapped_column(Blob(), default=lambda: token_bytes(SECRET_BYTES))
     agent_ids_until: Mapped[int | None] = mapped_column(Whole(optional=True))
     tombstone_key: Mapped[bytes | None] = mapped_column(Blob(optional=True))
+    cuts: Mapped[int | None] = mapped_column(Whole(optional=True))
 
 
 Index("deltamem_agents_origin", AgentRow.origin)
@@ -128,7 +130,11 @@ class RevisionRow(Base):
 
 
 class RecordRow(Base):
-    """A retrievable piece of a live message. ``terms`` spells scripts without spaces out for the full-text index."""
+    """A retrievable piece of a live message.
+
+    ``terms`` is what full text finds it by besides its own words, see `dialects`. ``cut`` names the rule by which the
+    message was cut, 0 for one without a name, null before version 0007.
+    """
 
     __tablename__ = "deltamem_records"
     __table_args__ = (
@@ -147,6 +153,7 @@ class RecordRow(Base):
     chunk: Mapped[int] = mapped_column(Whole(small=True))
     text: Mapped[str] = mapped_column(Words())
     terms: Mapped[str | None] = mapped_column(Words(optional=True))
+    cut: Mapped[int | None] = mapped_column(Whole(optional=True))
 
 
 class EmbeddingRow(Base):

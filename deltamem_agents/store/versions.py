@@ -12,11 +12,12 @@ from typing import Any
 from sqlalchemy import URL, Column, Connection, MetaData, String, Table, insert, inspect, select
 
 from deltamem_agents.errors import StoreError
+from deltamem_agents.store import recutting
 from deltamem_agents.store.damage import all_found
 from deltamem_agents.store.database import Database, looked_at, open_database
 from deltamem_agents.store.schema import Base
 
-LATEST = "0006"
+LATEST = "0007"
 VERSION_TABLE = "deltamem_version"
 FIRST_TABLE = "deltamem_schema"  # where version 0001 kept its number
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -86,6 +87,9 @@ def mismatch(name: str, version: str) -> str:
 def upgrade(database: Database) -> tuple[str | None, str]:
     """Bring a database's tables up to this package's version, in one transaction.
 
+    What full text finds records by is brought up to date after it, some hundred at a time; interrupted, the next call
+    goes on where it was.
+
     Returns:
         The version before, None where there were no tables, and now.
 
@@ -100,6 +104,7 @@ def upgrade(database: Database) -> tuple[str | None, str]:
         raise StoreError(mismatch(database.name, before))
     if before != LATEST:
         database.write(lambda connection: _upgrade(connection, database))
+    recutting.renew_terms(database)
     return before, LATEST
 
 

@@ -101,7 +101,8 @@ def test_langchains_embeddings() -> None:
     embeddings = pytest.importorskip("langchain_core.embeddings")
     given = embeddings.DeterministicFakeEmbedding(size=12)
     found = load_embedder(given)
-    assert found.name == "langchain_core.DeterministicFakeEmbedding" and found.dim == 12
+    assert found.name.startswith("langchain_core.DeterministicFakeEmbedding#") and found.dim == 12
+    assert load_embedder(embeddings.DeterministicFakeEmbedding(size=13)).name != found.name
     expected = np.array(given.embed_documents(["a", "b"]))
     assert np.allclose(found.embed(["a", "b"]), expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-6)
     assert load_embedder(given, name="mine").name == "mine"
@@ -110,7 +111,8 @@ def test_langchains_embeddings() -> None:
 def test_llama_indexs_embedding() -> None:
     mock = pytest.importorskip("llama_index.core.embeddings.mock_embed_model")
     found = load_embedder(mock.MockEmbedding(embed_dim=5, model_name="small"))
-    assert found.name == "llama_index.MockEmbedding:small" and found.dim == 5
+    assert found.name.startswith("llama_index.MockEmbedding:small#") and found.dim == 5
+    assert load_embedder(mock.MockEmbedding(embed_dim=6, model_name="small")).name != found.name
     assert np.allclose(found.embed(["a", "b"]), 5**-0.5)
 
 

@@ -18,6 +18,7 @@ from deltamem_agents.errors import ConfigError, StoreError
 from deltamem_agents.store import Selection, Store, check_messages, versions
 from deltamem_agents.store.codec import decode, encode
 from deltamem_agents.store.database import Database, open_database
+from deltamem_agents.store.recutting import Recut
 
 FreshUrl = Callable[[], str]
 AGENTS = {"alice": 9, "bób": 1, "carol": 3}  # and the last position of each
@@ -240,6 +241,26 @@ def test_erased_messages_leave_hashes_after_the_upgrade(
             assert [(each.place, each.id) for each in erased] == [(1, ""), (3, "")]
             assert len(store.ever_said("alice", "s")) == len(said) - 2
         assert versions.differences(database) == []
+
+
+@pytest.mark.parametrize("kind", ["file", pytest.param("postgresql", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("version", ["0001", "0002", "0003", "0004", "0005", "0006"])
+def test_words_are_searched_in_their_form_after_the_upgrade(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, kind: str
+) -> None:
+    with of_version(request, tmp_path, monkeypatch, version, kind) as database:
+        written = "ﾃﾞｰﾀ ４４１７ pass\u00adword Łódź"
+        for table in ("records", "messages"):
+            new = text(f"UPDATE deltamem_{table} SET text = :text WHERE agent_key = 5").bindparams(text=written)
+            database.write(lambda connection, new=new: connection.execute(new))
+        versions.upgrade(database)
+        assert versions.differences(database) == []
+        with Store.open(database.url, split=lambda given: [given]) as store:
+            for asked in ("データ", "4417", "password", "lodz"):
+                assert [record.text for record, _ in store.search_text("bób", [asked], 9)] == [written], asked
+            assert store.cut_again("bób") is None  # cut without a rule, as here
+            assert store.cut_again("alice") == Recut(position=9, changed=0, kept=7)
+            assert store.cut_again("alice") is None
 
 
 def test_states_are_the_same_and_damaged_ones_are_dropped(old: Database) -> None:

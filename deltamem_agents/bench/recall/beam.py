@@ -23,7 +23,7 @@ import numpy as np
 
 from deltamem_agents.bench.recall.locomo import reciprocal_rank
 from deltamem_agents.errors import ConfigError
-from deltamem_agents.recall import Embedder, Retriever, split_text
+from deltamem_agents.recall import Cutting, Embedder, Retriever
 from deltamem_agents.recall.fusion import Signals
 from deltamem_agents.recall.questions import Question
 from deltamem_agents.store import Store
@@ -108,7 +108,7 @@ def measure(path: Path, embedder: Embedder, progress: Advance = lambda *_: None)
     every = list(conversations(path))
     for number, (told, questions) in enumerate(every):
         progress("BEAM", number, len(every))
-        with Store.open("sqlite://", split=split_text) as store:
+        with Store.open("sqlite://", split=Cutting(embedder)) as store:
             for session, messages in _by_session(told):
                 store.append("a", messages, session)
             retriever = Retriever(store, embedder)

@@ -22,7 +22,7 @@ import numpy as np
 
 from deltamem_agents.bench.figures import Figure, figure, machine, table, write_csv
 from deltamem_agents.bench.outputs import add_output, parsed
-from deltamem_agents.recall import Embedder, Retriever, default_embedder, split_text
+from deltamem_agents.recall import Cutting, Embedder, Retriever, default_embedder
 from deltamem_agents.recall.fusion import Messages, Sessions, Signals, fuse, standardised
 from deltamem_agents.store import Store
 
@@ -130,7 +130,7 @@ def measure(path: Path, embedder: Embedder) -> list[Figure]:
     by_category: dict[int, list[float]] = {}
     seconds: list[float] = []
     for turns, questions in conversations(path):
-        with Store.open("sqlite://", split=split_text) as store:
+        with Store.open("sqlite://", split=Cutting(embedder)) as store:
             for session, said in turns:
                 store.append("a", [said], session)
             retriever = Retriever(store, embedder)

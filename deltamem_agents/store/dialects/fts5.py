@@ -1,7 +1,8 @@
 """Full text on SQLite: FTS5 with external content, kept in step by triggers, in the transaction that changes records.
 
-Words are stemmed (Porter) after accents are folded. Scripts that write no spaces are found as pairs of neighbours, see
-`unspaced`.
+Words are stemmed (Porter) after Latin letters have lost their accents. What else is searched in another form than it is
+written in, see `search_form`, is in the column ``terms`` in that form; a query's words are looked for in both. Scripts
+that write no spaces are found as pairs of neighbours, see `unspaced`.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, bindparam, text
+from sqlalchemy import ColumnElement, Connection, LargeBinary, bindparam, cast, func, text
 
+from deltamem_agents.normal_form import normalized
+from deltamem_agents.search_form import folded, search_form, words_of
 from deltamem_agents.store.dialects.fts5_levels import MOST_LEVELS, levels
 from deltamem_agents.store.dialects.narrowing import Within
 from deltamem_agents.store.dialects.rows import plain_rows
@@ -31,7 +34,8 @@ SQLITE_TABLES = (
     """CREATE TRIGGER IF NOT EXISTS deltamem_records_removed AFTER DELETE ON deltamem_records BEGIN
            INSERT INTO deltamem_records_fts(deltamem_records_fts, rowid, agent_key, text, terms)
            VALUES ('delete', old.key, old.agent_key, old.text, old.terms); END""",
-    """CREATE TRIGGER IF NOT EXISTS deltamem_records_changed AFTER UPDATE ON deltamem_records BEGIN
+    """CREATE TRIGGER IF NOT EXISTS deltamem_records_changed AFTER UPDATE OF key, agent_key, text, terms
+           ON deltamem_records BEGIN
            INSERT INTO deltamem_records_fts(deltamem_records_fts, rowid, agent_key, text, terms)
            VALUES ('delete', old.key, old.agent_key, old.text, old.terms);
            INSERT INTO deltamem_records_fts(rowid, agent_key, text, terms)
@@ -76,7 +80,16 @@ class Fts5:
 
     def terms(self, text: str) -> str | None:
         """As `FullText.terms`."""
-        return spelled_out(text)
+        if text.isascii():
+            return None
+        form = search_form(text)
+        known = {_indexed(word) for word in words_of(text)}
+        others = " ".join(word for word in words_of(folded(UNSPACED.sub(" ", form))) if word not in known)
+        return " \n".join(part for part in (spelled_out(form), others) if part) or None
+
+    def not_ascii(self, column: ColumnElement[str]) -> ColumnElement[bool]:
+        """As `FullText.not_ascii`."""
+        return func.length(cast(column, LargeBinary)) != func.length(column)
 
     def search(
         self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int, session: str | None
@@ -167,17 +180,24 @@ def match_expression(agent_key: int, terms: Sequence[str]) -> str | None:
     """An FTS5 query for one agent's records that hold any of the terms; whatever they hold is quoted, never syntax.
 
     >>> match_expression(7, ["indent", "住在"])
-    'agent_key : "7" AND ({text} : "indent" OR {terms} : "住 在")'
+    'agent_key : "7" AND ({text terms} : "indent" OR {terms} : "住 在")'
     """
     phrases: dict[str, None] = {}
-    for term in terms:
+    for given in terms:
+        term = search_form(given, both=False)
         for run in UNSPACED.findall(term):
             pairs = [run[i : i + 2] for i in range(len(run) - 1)] or [run]
             phrases.update((f"{{terms}} : {_quoted(' '.join(pair))}", None) for pair in pairs)
-        spaced = UNSPACED.sub(" ", term)
+        spaced = folded(UNSPACED.sub(" ", term)).strip()
         if any(character.isalnum() for character in spaced):
-            phrases[f"{{text}} : {_quoted(spaced.strip())}"] = None
+            phrases[f"{{text terms}} : {_quoted(spaced)}"] = None
     return f'agent_key : "{agent_key}" AND ({" OR ".join(phrases)})' if phrases else None
+
+
+def _indexed(word: str) -> str:
+    """A word as FTS5 keeps it before stemming; only Latin letters lose their accents."""
+    plain = "".join(each for each in normalized("NFD", word) if not "\u0300" <= each <= "\u036f")
+    return (plain if plain.isascii() else word).lower()
 
 
 def _quoted(phrase: str) -> str:

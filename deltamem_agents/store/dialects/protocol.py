@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import ColumnElement, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from deltamem_agents.store.dialects.narrowing import Within
@@ -24,7 +24,10 @@ class FullText(Protocol):
         """Create the index and what keeps it in step."""
 
     def terms(self, text: str) -> str | None:
-        """What is to be found of a text besides its own words; None where there is nothing."""
+        """What is to be found of a text besides its own words; None where there is nothing, as for ASCII alone."""
+
+    def not_ascii(self, column: ColumnElement[str]) -> ColumnElement[bool]:
+        """Whether a text has characters that are not ASCII; it may say so of one without."""
 
     def search(
         self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int, session: str | None

@@ -3,7 +3,8 @@
 The words are a column that a trigger fills, so that a search that ranks records need not find their words anew, and a
 fork copies them.
 
-Accents are folded here, as the extension for it is not everywhere: words that have some are in `terms` without them.
+Words are folded here, as the extension for it is not everywhere: those that are searched in another form than they are
+written in, see `search_form`, are in `terms` in that form.
 Scripts that write no spaces are found as pairs of neighbours, see `unspaced`. PostgreSQL's parser would keep ``a.py``,
 ``-4012`` and ``x@y.org`` whole, and find none of their words: what joins them is taken for a space. The rank is
 PostgreSQL's ``ts_rank``, which knows how often a word occurs in a record and not how rare it is elsewhere.
@@ -21,6 +22,7 @@ from sqlalchemy import ARRAY, ColumnElement, Connection, Select, Text, bindparam
 from sqlalchemy.dialects.postgresql import TSQUERY
 
 from deltamem_agents.normal_form import normalized
+from deltamem_agents.search_form import folded, search_form, words_of
 from deltamem_agents.store.dialects.narrowing import Within
 from deltamem_agents.store.dialects.rows import plain_rows
 from deltamem_agents.store.schema import MessageRow, RecordRow
@@ -66,9 +68,19 @@ class Tsvector:
         """As `FullText.terms`."""
         if text.isascii():
             return None
-        words = _WORD.findall(normalized("NFC", text))  # composed, as a combining mark would end a word
-        folded = " ".join(plain for word in words if (plain := fold(word)) != word)
-        return " \n".join(part for part in (spelled_out(text), folded) if part) or None
+        form = search_form(text)
+        # Where invisible characters end a word to PostgreSQL's parser, its locale decides.
+        known = {word for chunk in text.split() if search_form(chunk) == chunk for word in _WORD.findall(chunk)}
+        others = " ".join(
+            plain
+            for word in words_of(UNSPACED.sub(" ", form))
+            if (plain := fold(word)) not in known and not (word.isascii() and word in known)
+        )
+        return " \n".join(part for part in (spelled_out(form), others) if part) or None
+
+    def not_ascii(self, column: ColumnElement[str]) -> ColumnElement[bool]:
+        """As `FullText.not_ascii`."""
+        return func.octet_length(column) != func.char_length(column)
 
     def search(
         self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int, session: str | None
@@ -98,12 +110,12 @@ def schema_prefix(connection: Connection) -> str:
 
 
 def fold(word: str) -> str:
-    """A word without accents.
+    """A word as it is looked for, without any mark: one would end a word to PostgreSQL's parser.
 
     >>> fold("Zürich")
-    'Zurich'
+    'zurich'
     """
-    return "".join(each for each in normalized("NFD", word) if not unicodedata.combining(each))
+    return "".join(each for each in normalized("NFD", folded(word)) if not unicodedata.combining(each))
 
 
 def _ranked(agent_key: int, query: ColumnElement[object], limit: int) -> Select[Any]:
@@ -135,7 +147,8 @@ def _narrowed(found: Select[Any], within: Within) -> Select[Any]:
 def _queries(terms: Sequence[str]) -> list[ColumnElement[object]]:
     """Any of the terms; whatever they hold is a bound value, never syntax. More than one where there are very many."""
     phrases: dict[str, None] = {}
-    for term in terms:
+    for given in terms:
+        term = search_form(given, both=False)
         for run in UNSPACED.findall(term):
             phrases.update((" ".join(run[i : i + 2]), None) for i in range(max(1, len(run) - 1)))
         spaced = UNSPACED.sub(" ", term).translate(_APART).strip()

@@ -1,0 +1,106 @@
+"""Cuts what is embedded by what the embedder reads of it, so that nothing is left out unseen.
+
+`Cutting` makes a message's records; a text that is embedded and still too long, such as a question, is embedded in
+parts. Loads a tokenizer only for a text that may be too long.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deltamem_agents.errors import DeltaMemError
+from deltamem_agents.recall.records import RECORD_LIMIT, Measure, split_text
+from deltamem_agents.search_form import embedded_form
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from deltamem_agents.recall.protocols import Embedder
+
+SPECIAL = 4  # tokens, at most, that a tokenizer adds to a text's own
+
+
+class Cutting:
+    """Cuts messages for an embedder. The store calls it, and keeps ``rule`` with the records.
+
+    Args:
+        embedder: None, and one without a limit, leave `RECORD_LIMIT` alone to go by.
+    """
+
+    def __init__(self, embedder: Embedder | None = None) -> None:
+        self._embedder = embedder
+        self._found: tuple[Measure | None, int] | None = None
+
+    @property
+    def rule(self) -> int:
+        """A number that differs from that of whoever cuts otherwise."""
+        return self._measured()[1]
+
+    def __call__(self, text: str) -> list[str]:
+        """The texts of a message's records."""
+        measure = self._measured()[0]
+        try:
+            return split_text(text, measure=measure)
+        except DeltaMemError:  # a tokenizer that cannot be loaded; nobody's message waits for it
+            return split_text(text)
+
+    def _measured(self) -> tuple[Measure | None, int]:
+        if self._found is None:
+            told = f"{RECORD_LIMIT} characters"
+            try:
+                measure: Measure | None = getattr(self._embedder, "measure", None)
+                name = self._embedder.name if measure is not None and self._embedder is not None else ""
+            except DeltaMemError:  # as above; it may be loaded the next time
+                return None, _number(told)
+            limit = f", {measure.limit} of {name}" if measure is not None else ""
+            self._found = measure, _number(told + limit)
+        return self._found
+
+
+def in_parts(
+    texts: Sequence[str], measure: Measure | None, embed: Callable[[list[str]], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Vectors [len(texts), dim]: of a text that exceeds the measure, the mean of its parts' by their length."""
+    parts = [_parts(text, measure) for text in texts]
+    vectors = embed([part for each in parts for part in each])
+    if len(vectors) == len(texts):
+        return vectors
+    result = np.zeros((len(texts), vectors.shape[1]), np.float32)
+    start = 0
+    for place, each in enumerate(parts):
+        weights = np.array([len(part) for part in each], np.float32)
+        mean = weights @ vectors[start : start + len(each)]
+        result[place] = mean / max(float(np.linalg.norm(mean)), 1e-12)
+        start += len(each)
+    return result
+
+
+def counted_by(tokenizer: Any, limit: int, prompt: str = "") -> Measure:
+    """The measure of a model by its tokenizer, from transformers or tokenizers.
+
+    Args:
+        prompt: What comes before each text, within the limit.
+    """
+
+    def count(text: str) -> int:
+        whole = prompt + embedded_form(text)
+        if hasattr(tokenizer, "no_truncation"):
+            return len(tokenizer.encode(whole).ids)
+        return len(tokenizer(whole, truncation=False, verbose=False)["input_ids"])
+
+    return Measure(limit, count, SPECIAL + len(prompt))
+
+
+def _parts(text: str, measure: Measure | None) -> list[str]:
+    if measure is None or measure.fits(text):
+        return [text]
+    return split_text(text, len(text), measure) or [text]
+
+
+def _number(told: str) -> int:
+    """A positive number of 48 bits."""
+    return int.from_bytes(hashlib.blake2b(told.encode(), digest_size=6).digest(), "big") or 1

@@ -1,0 +1,61 @@
+"""What a model's card says is to stand before a query, and before what is looked for.
+
+Most models say so in their configuration, which comes first. The table is for those that say it on their card alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_SEARCH = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
+_SENTENCE = "Represent this sentence for searching relevant passages: "
+_CARDS = {  # names of models: before a query, before a text
+    r"(multilingual-)?e5-(small|base|large)(-v2|-unsupervised)?": ("query: ", "passage: "),
+    r"(multilingual-e5-.*|e5-mistral-.*)-instruct": (f"{_SEARCH} ", ""),
+    r"qwen3-embedding-.*": (_SEARCH, ""),
+    r"embeddinggemma-.*": ("task: search result | query: ", "title: none | text: "),
+    r"bge-(small|base|large)-en(-v1\.5)?": (_SENTENCE, ""),
+    r"bge-(small|base|large)-zh(-v1\.5)?": ("为这个句子生成表示以用于检索相关文章：", ""),
+    r"mxbai-embed-.*|snowflake-arctic-embed-(xs|s|m|m-long|l)": (_SENTENCE, ""),
+    r"snowflake-arctic-embed-.*-v2\.0": ("query: ", ""),
+    r"nomic-embed-text-.*": ("search_query: ", "search_document: "),
+}
+_QUERIES = ("query", "retrieval.query", "search_query", "s2p_query", "Retrieval-query")
+_DOCUMENTS = ("document", "passage", "corpus", "retrieval.passage", "search_document", "Retrieval-document")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """What stands before a query, and before a text that is looked for; empty for nothing."""
+
+    query: str = ""
+    document: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.query or self.document)
+
+
+def prompts_of(own: Mapping[str, str | None], names: list[str], default: str | None = None) -> Prompts:
+    """The prompts of a model.
+
+    Args:
+        own: Those of its configuration, by name.
+        names: What it may be called: a hub id, a folder.
+        default: The name of the one that its configuration puts before any text without another.
+    """
+    rest = own.get(default or "") or ""
+    found = Prompts(_first(own, _QUERIES, rest), _first(own, _DOCUMENTS, rest))
+    if found:
+        return found
+    for name in names:
+        last = name.replace("\\", "/").rstrip("/").replace("--", "/").rpartition("/")[2].lower()
+        for pattern, card in _CARDS.items():
+            if re.fullmatch(pattern, last):
+                return Prompts(*card)
+    return found
+
+
+def _first(own: Mapping[str, str | None], names: tuple[str, ...], otherwise: str) -> str:
+    return next((own[name] or "" for name in names if name in own), otherwise)

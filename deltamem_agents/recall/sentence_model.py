@@ -1,0 +1,240 @@
+"""A sentence-transformers model: loaded when it is first used, with its limit, its prompts, and a name that tells it.
+
+What its files say of limit, prompts and weights is read without the library, and without torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deltamem_agents.errors import ConfigError, EmbedderError, MissingExtraError
+from deltamem_agents.progress_bars import without_progress_bars
+from deltamem_agents.recall.cutting import counted_by, in_parts
+from deltamem_agents.recall.model_files import LARGEST_LIMIT, cached_folder, folder_digest, read_config, text_limit
+from deltamem_agents.recall.naming import attributes_of
+from deltamem_agents.recall.prompts import Prompts, prompts_of
+from deltamem_agents.recall.records import Measure
+from deltamem_agents.recall.unit_rows import failed, unit_rows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # the published file's
+BUNDLED_DIM = 384
+BATCH = 32
+
+
+class SentenceTransformerEmbedder:
+    """A sentence-transformers model, loaded when it is first used; threads take turns.
+
+    Queries and texts are embedded as the model's configuration or card says, see `prompts`; a text beyond its limit in
+    parts.
+
+    Args:
+        source: A folder, a hub id, or a loaded ``SentenceTransformer``, which needs a name.
+        name: Stored with the vectors. By default the hub id, or the folder's name and a digest of its weights; with one
+            of the prompts, where there are some.
+        sha256: Demanded of the folder's ``model.safetensors``.
+        device: Where it runs; the CPU leaves the accelerator to the backbone.
+
+    Raises:
+        ConfigError: A loaded model without a name.
+        MissingExtraError: sentence-transformers is not installed.
+    """
+
+    def __init__(
+        self, source: str | Path | Any, *, name: str | None = None, sha256: str | None = None, device: str = "cpu"
+    ) -> None:
+        loaded = not isinstance(source, str | Path)
+        if loaded and name is None:
+            raise ConfigError("a loaded embedder needs a name, which is stored with its vectors; give name=…")
+        if not loaded and find_spec("sentence_transformers") is None:
+            raise MissingExtraError(
+                f"embedder {str(source)!r} needs sentence-transformers; install deltamem-agents[retrieval]"
+            )
+        self._source = name or "" if loaded else source
+        self._given = name
+        self._sha256 = sha256
+        self._device = device
+        self._lock = threading.RLock()
+        self._model: Any = source if loaded else None
+        self._dim = BUNDLED_DIM if sha256 == BUNDLED_SHA256 else 0
+
+    @cached_property
+    def name(self) -> str:
+        """What is stored with the vectors.
+
+        Raises:
+            EmbedderError: It takes the model to tell, and that cannot be loaded.
+        """
+        if self._given is not None:
+            return self._given
+        folder = Path(self._source)
+        name = f"{folder.resolve().name}#{folder_digest(folder)}" if folder.is_dir() else str(self._source)
+        prompts = self._prompts
+        if not prompts:
+            return name
+        told = hashlib.blake2b(json.dumps([prompts.query, prompts.document]).encode(), digest_size=4).hexdigest()
+        return f"{name}, prompts {told}"
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        if not self._dim:
+            self._encoded(["a"], "document")
+        return self._dim
+
+    @cached_property
+    def measure(self) -> Measure | None:
+        """How much of a text the model reads; None for one that reads all.
+
+        Raises:
+            EmbedderError: It takes the model to tell, and that cannot be loaded.
+        """
+        return self._measure(self._prompts.document)
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors [len(texts), dim] of length 1.
+
+        Raises:
+            EmbedderError: The model cannot be loaded, is not the one expected, or failed.
+        """
+        return in_parts(texts, self.measure, lambda parts: self._encoded(parts, "document"))
+
+    def embed_query(self, text: str) -> NDArray[np.float32]:
+        """Vector [dim] of length 1 of a query; as `embed`."""
+        measure = self._measure(self._prompts.query) if self._prompts else self.measure
+        row: NDArray[np.float32] = in_parts([text], measure, lambda parts: self._encoded(parts, "query"))[0]
+        return row
+
+    def _encoded(self, texts: list[str], kind: str) -> NDArray[np.float32]:
+        with self._lock:
+            model = self._load()
+            prompt = getattr(self._prompts, kind)
+            encode = getattr(model, f"encode_{kind}", model.encode)  # asymmetric models have a way for each
+            try:
+                raw = encode(texts, prompt=prompt, batch_size=BATCH, show_progress_bar=False, convert_to_numpy=True)
+            except Exception as error:  # whatever a model of the user's choosing may raise
+                raise EmbedderError(failed(self.name, len(texts), error)) from error
+            vectors = unit_rows(self.name, raw, len(texts), self._dim)
+            if len(texts):
+                self._dim = vectors.shape[1]
+        return vectors
+
+    @cached_property
+    def _folder(self) -> Path | None:
+        """Where its files are, if that is known without loading it."""
+        return cached_folder(self._source) if self._model is None else None
+
+    @cached_property
+    def _prompts(self) -> Prompts:
+        folder, names = self._folder, [str(self._source)]
+        if folder is None:
+            with self._lock:
+                model = self._load()
+            return prompts_of(model.prompts, names, model.default_prompt_name)
+        config = read_config(folder / "config_sentence_transformers.json")
+        names.append(str(read_config(folder / "config.json").get("_name_or_path", "")))
+        return prompts_of(config.get("prompts") or {}, names, config.get("default_prompt_name"))
+
+    def _measure(self, prompt: str) -> Measure | None:
+        if self._folder is not None:
+            limit, tokenizer = text_limit(self._folder)
+            if tokenizer is not None and limit is not None:
+                return counted_by(tokenizer, limit, prompt)
+        with self._lock:
+            model = self._load()
+        return measure_of(model, prompt)
+
+    def _load(self) -> Any:
+        if self._model is None:
+            folder = Path(self._source)
+            if self._sha256 is not None:
+                _verify(folder / "model.safetensors", self._sha256)
+            try:
+                import torch
+                from sentence_transformers import SentenceTransformer
+
+                _refuse_code(folder)
+                with without_progress_bars(), torch.device(self._device):
+                    model = SentenceTransformer(
+                        str(self._source),
+                        device=self._device,
+                        local_files_only=folder.is_dir(),
+                        trust_remote_code=False,
+                    )
+                self._model = model
+            except Exception as error:  # a hub, a file system, a model's own code
+                raise EmbedderError(
+                    f"embedder {self._told!r} cannot be loaded ({type(error).__name__}: {error}); give the id of a "
+                    "sentence-transformers model or a folder that holds one"
+                ) from error
+        return self._model
+
+    @property
+    def _told(self) -> str:
+        return self._given or str(self._source)
+
+
+def measure_of(model: Any, prompt: str = "") -> Measure | None:
+    """How much a loaded sentence-transformers model reads; None for one that reads all, or does not say."""
+    limit, tokenizer = getattr(model, "max_seq_length", None), getattr(model, "tokenizer", None)
+    if (
+        isinstance(limit, bool)
+        or not isinstance(limit, int)
+        or not 0 < limit < LARGEST_LIMIT
+        or not callable(tokenizer)
+    ):
+        return None
+    return counted_by(tokenizer, limit, prompt)
+
+
+def measure_within(embedder: object) -> Measure | None:
+    """That of the sentence-transformers model that a framework's embedder holds, less the longest of its prompts."""
+    owner = getattr(embedder, "__self__", embedder)
+    held = [owner, *attributes_of(owner).values()]
+    prompts = [each for name, each in attributes_of(owner).items() if "instruction" in name and isinstance(each, str)]
+    for each in held:
+        if isinstance(each, dict):
+            prompts += [text for name, text in each.items() if name == "prompt" and isinstance(text, str)]
+    found = (measure_of(each, max(prompts, key=len, default="")) for each in held if hasattr(each, "max_seq_length"))
+    return next((measure for measure in found if measure is not None), None)
+
+
+def _refuse_code(folder: Path) -> None:
+    """Refuse a folder whose modules are not sentence-transformers' own: older releases import them unasked.
+
+    Raises:
+        ValueError: It names another class.
+    """
+    listed = folder / "modules.json"
+    if not listed.is_file():
+        return
+    modules = json.loads(listed.read_text(encoding="utf-8"))
+    for module in modules:
+        if not str(module["type"]).startswith("sentence_transformers."):
+            raise ValueError(f"{listed} names the class {module['type']!r}; code of a model's folder is never run")
+
+
+@lru_cache
+def _verify(path: Path, expected: str) -> None:
+    """Refuse weights that are not the published ones; once a process, as reading them takes a while."""
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise EmbedderError(f"{path} cannot be read ({error}); reinstall deltamem-agents[retrieval]") from error
+    if found != expected:
+        raise EmbedderError(
+            f"{path} has SHA-256 {found}, expected {expected}: these are not the published weights; "
+            "reinstall deltamem-agents[retrieval] from a source you trust"
+        )
