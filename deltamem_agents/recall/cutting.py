@@ -79,15 +79,16 @@ def in_parts(
     return result
 
 
-def counted_by(tokenizer: Any, limit: int, prompt: str = "") -> Measure:
+def counted_by(load: Callable[[], Any], limit: int, prompt: str = "") -> Measure:
     """The measure of a model by its tokenizer, from transformers or tokenizers.
 
     Args:
+        load: Gives the tokenizer; called when it is needed, and each time.
         prompt: What comes before each text, within the limit.
     """
 
     def count(text: str) -> int:
-        whole = prompt + embedded_form(text)
+        whole, tokenizer = prompt + embedded_form(text), load()
         if hasattr(tokenizer, "no_truncation"):
             return len(tokenizer.encode(whole).ids)
         return len(tokenizer(whole, truncation=False, verbose=False)["input_ids"])

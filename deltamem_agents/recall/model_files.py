@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ def read_config(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def text_limit(folder: Path) -> tuple[int | None, Any]:
-    """The most tokens that a model reads, and its tokenizer, of the library ``tokenizers``; None where neither says."""
+def text_limit(folder: Path) -> tuple[int, Callable[[], Any]] | None:
+    """The most tokens that a model reads, and what loads its tokenizer; None where the files do not say."""
     first = folder / _first_module(folder)
     own = next((path for name in _CONFIGS if (path := first / name).is_file()), first / _CONFIGS[0])
     told = [read_config(own).get("max_seq_length")]
@@ -54,9 +55,9 @@ def text_limit(folder: Path) -> tuple[int | None, Any]:
     limits = [each for each in told if isinstance(each, int) and _is_limit(each)]
     file = first / "tokenizer.json"
     if not limits or not file.is_file():
-        return None, None
+        return None
     changed = file.stat()
-    return min(limits), _tokenizer(file, changed.st_mtime_ns, changed.st_size)
+    return min(limits), partial(_tokenizer, file, changed.st_mtime_ns, changed.st_size)
 
 
 def folder_digest(folder: Path) -> str:

@@ -148,9 +148,9 @@ class SentenceTransformerEmbedder:
 
     def _measure(self, prompt: str) -> Measure | None:
         if self._folder is not None:
-            limit, tokenizer = text_limit(self._folder)
-            if tokenizer is not None and limit is not None:
-                return counted_by(tokenizer, limit, prompt)
+            told = text_limit(self._folder)
+            if told is not None:
+                return counted_by(told[1], told[0], prompt)
         with self._lock:
             model = self._load()
         return measure_of(model, prompt)
@@ -195,7 +195,7 @@ def measure_of(model: Any, prompt: str = "") -> Measure | None:
         or not callable(tokenizer)
     ):
         return None
-    return counted_by(tokenizer, limit, prompt)
+    return counted_by(lambda: tokenizer, limit, prompt)
 
 
 def measure_within(embedder: object) -> Measure | None:
