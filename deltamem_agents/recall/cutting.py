@@ -51,13 +51,10 @@ class Cutting:
     def _measured(self) -> tuple[Measure | None, int]:
         if self._found is None:
             told = f"{RECORD_LIMIT} characters"
-            try:
-                measure: Measure | None = getattr(self._embedder, "measure", None)
-                name = self._embedder.name if measure is not None and self._embedder is not None else ""
-            except DeltaMemError:  # as above; it may be loaded the next time
-                return None, _number(told)
-            limit = f", {measure.limit} of {name}" if measure is not None else ""
-            self._found = measure, _number(told + limit)
+            measure: Measure | None = getattr(self._embedder, "measure", None)
+            if measure is None or self._embedder is None:
+                return None, _number(told)  # it may say so later
+            self._found = measure, _number(f"{told}, {measure.limit} of {self._embedder.name}")
         return self._found
 
 

@@ -66,16 +66,13 @@ class SentenceTransformerEmbedder:
         self._sha256 = sha256
         self._device = device
         self._lock = threading.RLock()
+        self._is_loaded = loaded
         self._model: Any = source if loaded else None
         self._dim = BUNDLED_DIM if sha256 == BUNDLED_SHA256 else 0
 
     @cached_property
     def name(self) -> str:
-        """What is stored with the vectors.
-
-        Raises:
-            EmbedderError: It takes the model to tell, and that cannot be loaded.
-        """
+        """What is stored with the vectors."""
         if self._given is not None:
             return self._given
         folder = Path(self._source)
@@ -93,13 +90,9 @@ class SentenceTransformerEmbedder:
             self._encoded(["a"], "document")
         return self._dim
 
-    @cached_property
+    @property
     def measure(self) -> Measure | None:
-        """How much of a text the model reads; None for one that reads all.
-
-        Raises:
-            EmbedderError: It takes the model to tell, and that cannot be loaded.
-        """
+        """How much of a text the model reads; None for one that reads all, or as long as it takes the model to tell."""
         return self._measure(self._prompts.document)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -108,11 +101,13 @@ class SentenceTransformerEmbedder:
         Raises:
             EmbedderError: The model cannot be loaded, is not the one expected, or failed.
         """
+        self._prepare()
         return in_parts(texts, self.measure, lambda parts: self._encoded(parts, "document"))
 
     def embed_query(self, text: str) -> NDArray[np.float32]:
         """Vector [dim] of length 1 of a query; as `embed`."""
-        measure = self._measure(self._prompts.query) if self._prompts else self.measure
+        self._prepare()
+        measure = self._measure(self._prompts.query)
         row: NDArray[np.float32] = in_parts([text], measure, lambda parts: self._encoded(parts, "query"))[0]
         return row
 
@@ -133,15 +128,16 @@ class SentenceTransformerEmbedder:
     @cached_property
     def _folder(self) -> Path | None:
         """Where its files are, if that is known without loading it."""
-        return cached_folder(self._source) if self._model is None else None
+        return None if self._is_loaded else cached_folder(self._source)
 
     @cached_property
     def _prompts(self) -> Prompts:
+        """What is put before texts: known before the model is loaded, as vectors are stored under a name with it."""
         folder, names = self._folder, [str(self._source)]
         if folder is None:
-            with self._lock:
-                model = self._load()
-            return prompts_of(model.prompts, names, model.default_prompt_name)
+            model = self._model
+            own, default = (model.prompts, model.default_prompt_name) if self._is_loaded else ({}, None)
+            return prompts_of(own, names, default)
         config = read_config(folder / "config_sentence_transformers.json")
         names.append(str(read_config(folder / "config.json").get("_name_or_path", "")))
         return prompts_of(config.get("prompts") or {}, names, config.get("default_prompt_name"))
@@ -151,9 +147,13 @@ class SentenceTransformerEmbedder:
             told = text_limit(self._folder)
             if told is not None:
                 return counted_by(told[1], told[0], prompt)
-        with self._lock:
-            model = self._load()
-        return measure_of(model, prompt)
+        return None if self._model is None else measure_of(self._model, prompt)
+
+    def _prepare(self) -> None:
+        """Load the model where its files do not say how much it reads."""
+        if self._model is None and self._measure("") is None:
+            with self._lock:
+                self._load()
 
     def _load(self) -> Any:
         if self._model is None:
