@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from llama_index.core.base.llms.base import BaseLLM
-from llama_index.core.base.llms.types import ChatMessage, TextBlock, ToolCallBlock
+from llama_index.core.base.llms.types import ChatMessage, CitableBlock, TextBlock
 from llama_index.core.bridge.pydantic import Field, PrivateAttr, model_serializer
 from llama_index.core.memory import Memory
 from llama_index.core.memory.memory import DEFAULT_TOKEN_LIMIT, InsertMethod
@@ -25,7 +25,7 @@ from deltamem_agents.memory.opened import find_open, refuse_pickle
 from deltamem_agents.store import Entry
 from llama_index_deltamem.blocking import finished
 from llama_index_deltamem.messages import asks, put_together, question, texts, without_recall
-from llama_index_deltamem.tokens import tokenizer_of
+from llama_index_deltamem.tokens import counted_apart, counted_text, tokenizer_of
 from llama_index_deltamem.turn import OpenTurn, Said, journalled, said
 from llama_index_deltamem.window import MARKUP, Window, newest_within
 
@@ -128,8 +128,7 @@ class DeltaMemory(Memory):
             InvalidAgentError: The agent id is not one.
             ClosedError: ``mem`` was closed.
         """
-        if mem.backbone.present:
-            options.setdefault("tokenizer_fn", tokenizer_of(mem))
+        options.setdefault("tokenizer_fn", tokenizer_of(mem))
         limit = DEFAULT_TOKEN_LIMIT if token_limit is None else token_limit
         stock = Memory.from_defaults(session_id=session_id, token_limit=limit, **options)
         fields = {name: getattr(stock, name) for name in Memory.model_fields} | {"token_limit": token_limit}
@@ -347,11 +346,23 @@ class DeltaMemory(Memory):
                 self._turn.begin(due)
                 raise
 
+    def _estimate_token_count(self, message_or_blocks: Any) -> int:
+        """As of `Memory`, and the tool calls and thoughts that it counts in later versions only."""
+        given = message_or_blocks
+        if isinstance(given, list) and all(isinstance(each, ChatMessage) for each in given):
+            return sum(map(self._estimate_token_count, given))
+        if not isinstance(given, ChatMessage) or not (apart := counted_apart(given.blocks)):
+            return super()._estimate_token_count(given)
+        others = given.model_copy(update={"blocks": [block for block in given.blocks if block not in apart]})
+        within = [
+            ChatMessage(role=given.role, blocks=block.content) for block in apart if isinstance(block, CitableBlock)
+        ]
+        tokens = sum(len(self.tokenizer_fn(text)) for text in map(counted_text, apart) if text)
+        return super()._estimate_token_count(others) + tokens + sum(map(self._estimate_token_count, within))
+
     def _size(self, message: ChatMessage) -> int:
-        """Tokens of a message in a prompt; LlamaIndex counts no tool calls and no markup."""
-        calls = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
-        called = sum(len(self.tokenizer_fn(block.model_dump_json())) for block in calls)
-        return self._estimate_token_count(message) + called + MARKUP
+        """Tokens of a message in a prompt, markup included."""
+        return self._estimate_token_count(message) + MARKUP
 
     def _fit_window(self) -> None:
         self.token_limit, self.token_flush_size = self._window.sizes()

@@ -1,10 +1,12 @@
-"""The backbone's tokenizer, as LlamaIndex takes one; LlamaIndex's own where there is no backbone."""
+"""The backbone's tokenizer, as LlamaIndex takes one (its own where there is no backbone), and what else it counts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
+from typing import Any
 
+from llama_index.core.base.llms.types import CitableBlock, ThinkingBlock, ToolCallBlock
 from llama_index.core.utils import get_tokenizer
 
 from deltamem_agents.frameworks.sanitizing import plain_text
@@ -23,3 +25,15 @@ def tokenizer_of(mem: DeltaMem) -> Tokenizer:
         return tuple(encode(plain_text(text)))
 
     return lambda text: list(tokens(text))
+
+
+def counted_apart(blocks: Sequence[Any]) -> list[Any]:
+    """The blocks that `Memory` counts in later versions only: calls of tools, thoughts, and what can be cited."""
+    return [block for block in blocks if isinstance(block, CitableBlock | ThinkingBlock | ToolCallBlock)]
+
+
+def counted_text(block: Any) -> str:
+    """What is counted of such a block, besides the blocks within it."""
+    if isinstance(block, ToolCallBlock):
+        return block.model_dump_json()
+    return (block.content or "") if isinstance(block, ThinkingBlock) else ""

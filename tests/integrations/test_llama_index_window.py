@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from llama_index.core import Settings
 from llama_index.core.agent.workflow import FunctionAgent, ReActAgent
-from llama_index.core.base.llms.types import LLMMetadata, TextBlock, ToolCallBlock
+from llama_index.core.base.llms.types import CitableBlock, LLMMetadata, TextBlock, ThinkingBlock, ToolCallBlock
 from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
@@ -238,6 +238,31 @@ def test_tool_calls_count(mem: DeltaMem, agent: str) -> None:
     memory.put_messages([user("Look."), ChatMessage(role="assistant", blocks=[call]), answered, assistant("Found.")])
     memory.put(user("Thanks"))
     assert contents(memory.get())[-1:] == ["Thanks"] and "Found." not in contents(memory.get())
+
+
+@pytest.mark.parametrize(
+    ("block", "counted"),
+    [
+        (ToolCallBlock(tool_call_id="c", tool_name="zoom", tool_kwargs={"by": "two or three"}), 3),
+        (ThinkingBlock(content="let me see"), 3),
+        (ThinkingBlock(content=None), 0),
+        (CitableBlock(title="t", source="s", content=[TextBlock(text="as it says")]), 3),
+    ],
+)
+def test_what_is_counted_of_a_message(mem: DeltaMem, agent: str, block: Any, counted: int) -> None:
+    memory = DeltaMemory.from_defaults(mem, agent, tokenizer_fn=str.split)
+    message = ChatMessage(role="assistant", blocks=[TextBlock(text="one two"), block])
+    assert memory._estimate_token_count(message) == 2 + counted
+    assert memory._estimate_token_count([message, user("three")]) == 3 + counted
+    assert message.blocks[1] is block
+
+
+def test_a_history_of_tool_calls_leaves_the_buffer(mem: DeltaMem, agent: str) -> None:
+    memory = DeltaMemory.from_defaults(mem, agent, token_limit=60, token_flush_size=10, tokenizer_fn=str.split)
+    for number in range(5):
+        call = ToolCallBlock(tool_call_id=str(number), tool_name="search", tool_kwargs={"query": "word " * 40})
+        memory.put_messages([user("Hi"), ChatMessage(role="assistant", blocks=[call])])
+    assert len(memory.get_all()) == 10 and len(memory.get()) < 5
 
 
 async def test_a_prompt_beyond_the_window_loses_its_oldest_messages(mem: DeltaMem, agent: str) -> None:
