@@ -232,7 +232,7 @@ def _tell_of_failures(mem: DeltaMem) -> None:
 def _check_handover(handover: str, budget: int | None) -> None:
     """Before a model is loaded."""
     from deltamem_agents.memory.results import check_handover
-    from deltamem_agents.recall.prompt import check_budget
+    from deltamem_agents.recall.budget import check_budget
 
     check_handover(handover)
     if budget is not None:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deltamem_agents.engine.generation import Sampling
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.frameworks.recalled import RecalledText
+from deltamem_agents.frameworks.tool_output import LIMIT, capped
 from deltamem_agents.memory.prompting import TURNS, beyond, sought
-from deltamem_agents.memory.results import Mode, Outdated, Recall, Reply, check_k, check_mode, check_outdated
+from deltamem_agents.memory.results import (
+    Mode,
+    Outdated,
+    Placement,
+    Recall,
+    Reply,
+    check_k,
+    check_mode,
+    check_outdated,
+    check_placement,
+)
 from deltamem_agents.recall import current
 from deltamem_agents.recall.given import recalled_in
 
@@ -23,27 +34,29 @@ _OPENS_CALL = "<tool_call>"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecallOptions:
-    """How much memory is asked for; as in `AgentMemory.recall`.
+    """How much memory is asked for, as in `AgentMemory.recall`, and where it goes.
 
     Raises:
-        ConfigError: Unknown mode, k below 1, or a negative budget.
+        ConfigError: Unknown mode or placement, k below 1, or a negative budget.
     """
 
     mode: Mode | str = "hybrid"
     k: int = 5
     budget: int | None = None
     outdated: Outdated | str = "omit"
+    placement: Placement | str = "system"
 
     def __post_init__(self) -> None:
         check_mode(self.mode)
         check_k(self.k)
         check_outdated(self.outdated)
+        check_placement(self.placement)
         budget = self.budget
         if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 0):
             raise ConfigError(f"budget is {budget!r}; give tokens, 0 for no records, or None for no limit")
 
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of `AgentMemory.recall` and `AgentMemory.generate`."""
+        """Keyword arguments of `AgentMemory.recall`."""
         return {"mode": self.mode, "k": self.k, "budget": self.budget, "outdated": self.outdated}
 
     def for_search(self, present: Sequence[str], query: str = "") -> dict[str, Any]:
@@ -57,22 +70,31 @@ class RecallOptions:
         return {"mode": self.mode, "k": k, "budget": None, "generate": self.mode == "state", "context": before}
 
     def for_prompt(self, messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The same for a prompt that may hold recalled text already, by a memory class of the framework: not twice."""
+        """Those of `AgentMemory.generate`, for a prompt that may hold recalled text of another class already."""
+        asked = self.arguments() | {"placement": self.placement}
         if not _holds_recall(messages):
-            return self.arguments()
-        return self.arguments() | {"mode": "state" if self.mode == "hybrid" else self.mode, "budget": 0}
+            return asked
+        return asked | {"mode": "state" if self.mode == "hybrid" else self.mode, "budget": 0}
 
 
-def beyond_prompt(mem: DeltaMem, recalled: Recall, options: RecallOptions, present: Sequence[str]) -> RecalledText:
+def beyond_prompt(
+    mem: DeltaMem,
+    recalled: Recall,
+    options: RecallOptions,
+    present: Sequence[str],
+    given: Collection[tuple[str | None, str]] = (),
+) -> RecalledText:
     """Recalled text without what the prompt says already: messages of the same conversation, a question asked before.
 
     Args:
         recalled: Of a search with `RecallOptions.for_search`.
         present: Texts of the prompt's messages.
+        given: Session and id of those that have one; what they said before they were edited is left out too.
     """
     if recalled.records:
         records = recalled.records if options.outdated == "mark" else current(recalled.records)
-        text = RecalledText(beyond(records, present)[: options.k])
+        said = [*present, *(capped(text, LIMIT) for text in present if len(text) > LIMIT)]  # as results are journalled
+        text = RecalledText(beyond(records, said, given)[: options.k])
     else:
         text = RecalledText((), recalled.text)
     return text if options.budget is None else text.within(options.budget, mem.backbone.count)

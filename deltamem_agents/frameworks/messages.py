@@ -63,6 +63,8 @@ class FrameworkMessage:
         """As `AgentMemory.generate` takes it; None for a system or assistant message that says nothing."""
         content = _plain_content(self.content)
         plain: dict[str, Any] = {"role": self.role, "content": content or ""}
+        if self.id:
+            plain["id"] = id_name(self.id)
         if self.tool_calls:
             return plain | {"tool_calls": [_function(call) for call in self.tool_calls]}
         return None if self.role in ("system", "assistant") and not _says_something(content) else plain

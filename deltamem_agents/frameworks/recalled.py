@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Self
 
-from deltamem_agents.recall import Record, recall_text, within_budget
+from deltamem_agents.recall import Record, recall_text
+from deltamem_agents.recall.budget import text_within
 from deltamem_agents.recall.given import note_given
 
 
@@ -14,14 +15,14 @@ class RecalledText(str):
 
     Args:
         records: See `recall_text` for how they read.
-        text: What it says where there are none.
+        text: What it says; by default what they read like.
     """
 
     __slots__ = ("records",)
     records: Sequence[Record]
 
     def __new__(cls, records: Sequence[Record] = (), text: str = "") -> Self:  # noqa: D102  # see the class
-        made = super().__new__(cls, recall_text(records) or text)
+        made = super().__new__(cls, text or recall_text(records))
         made.records = records
         if made:
             note_given(made)
@@ -35,4 +36,5 @@ class RecalledText(str):
         """
         if not self or measure(self) <= limit:
             return self
-        return type(self)(within_budget(self.records, max(limit, 0), measure))
+        text, kept = text_within(self.records, max(limit, 0), measure)
+        return type(self)(kept, text)

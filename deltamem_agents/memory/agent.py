@@ -35,6 +35,7 @@ from deltamem_agents.memory.results import (
     Handover,
     Mode,
     Outdated,
+    Placement,
     Recall,
     Reply,
     Usage,
@@ -43,11 +44,15 @@ from deltamem_agents.memory.results import (
     check_k,
     check_mode,
     check_outdated,
+    check_placement,
 )
 from deltamem_agents.memory.tool_calls import split_tool_calls
 from deltamem_agents.memory.twins import twin
 from deltamem_agents.recall import Record, current, leans, recall_text, says, within_budget
+from deltamem_agents.recall.budget import text_within
 from deltamem_agents.recall.given import note_given
+from deltamem_agents.recall.notes import as_trained
+from deltamem_agents.recall.prompt import TRAINED
 from deltamem_agents.store import check_id, check_messages
 
 if TYPE_CHECKING:
@@ -177,17 +182,16 @@ class AgentMemory(History):
         if not backbone.present and (generate or chosen == "hybrid"):
             notes.append(NO_BACKBONE)
         records = [] if chosen == "state" else self._retrieve(query, k, budget, old, narrowed, notes.append)
-        text = _text(records, way, old)
+        read = self._text(records, way, old)
         answer, folded = None, None
         if generate and query.strip() and backbone.present:
             folded = self._state_for(chosen, notes)
             scratch = preload(self._mem.engine, None, _told(records, old)) if records and way != "context" else None
-            answer = ask(self._mem.engine, query, text, folded, scratch)
+            answer = ask(self._mem.engine, query, read, folded, scratch)
         if lean and answer is not None and answer.source == "both":
             records = [record for record in records if says(record.text, answer.generation.text)] or records
-            text = _text(records, way, old)
-        if answer is not None and answer.source == "state":
-            text = self._hinted(text, answer.generation.text, budget)
+        guess = answer.generation.text if answer is not None and answer.source == "state" else ""
+        text = self._notes([] if way == "preload" else _told(records, old), guess, budget)
         note_given(text)
         return Recall(
             text=text,
@@ -208,6 +212,7 @@ class AgentMemory(History):
         budget: int | None = None,
         handover: Handover | str = "context",
         outdated: Outdated | str = "omit",
+        placement: Placement | str = "system",
         session: str | None = None,
         sampling: Sampling | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
@@ -224,6 +229,8 @@ class AgentMemory(History):
             handover: "context" (in the system message), "preload" (written into a scratch copy of the state, which
                 costs no context) or "both".
             outdated: As for `recall`.
+            placement: Where recalled text goes: "system" (the end of the system message), or "last_human" (the
+                beginning of the newest user message).
             session: The conversation that the messages go on, where they are not all of it: a question that leans on
                 the turns before it ("And Germany?") is recalled for with those of this session.
             sampling: How the reply is drawn; greedy by default.
@@ -239,7 +246,7 @@ class AgentMemory(History):
         started = time.perf_counter()
         check_generation(sampling, tools, budget, truncation)
         room = self._room(sampling) if truncation else None
-        ready = self._prepare(messages, mode, k, budget, handover, outdated, session, tools, room)
+        ready = self._prepare(messages, mode, k, budget, handover, outdated, placement, session, tools, room)
         generation = self._mem.engine.generate(*ready.request, sampling=sampling).result()
         return self._reply(started, generation, ready)
 
@@ -252,6 +259,7 @@ class AgentMemory(History):
         budget: int | None = None,
         handover: Handover | str = "context",
         outdated: Outdated | str = "omit",
+        placement: Placement | str = "system",
         session: str | None = None,
         sampling: Sampling | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
@@ -261,7 +269,7 @@ class AgentMemory(History):
         started = time.perf_counter()
         check_generation(sampling, tools, budget, truncation)
         room = self._room(sampling) if truncation else None
-        ready = self._prepare(messages, mode, k, budget, handover, outdated, session, tools, room)
+        ready = self._prepare(messages, mode, k, budget, handover, outdated, placement, session, tools, room)
         pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         cancellation = Cancellation()
         future = self._mem.engine.generate(
@@ -284,6 +292,7 @@ class AgentMemory(History):
         budget: int | None = None,
         handover: Handover | str = "context",
         outdated: Outdated | str = "omit",
+        placement: Placement | str = "system",
         session: str | None = None,
         sampling: Sampling | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
@@ -294,7 +303,9 @@ class AgentMemory(History):
         loop = asyncio.get_running_loop()
         check_generation(sampling, tools, budget, truncation)
         room = self._room(sampling) if truncation else None
-        prepared = self.pool.submit(self._prepare, messages, mode, k, budget, handover, outdated, session, tools, room)
+        prepared = self.pool.submit(
+            self._prepare, messages, mode, k, budget, handover, outdated, placement, session, tools, room
+        )
         ready = await asyncio.wrap_future(prepared)
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
 
@@ -377,13 +388,19 @@ class AgentMemory(History):
 
     def _that_fit(self, records: Sequence[Record], budget: int, old: Outdated) -> list[Record]:
         """The best of the records that are handed over within a budget, and those that are left out of the text."""
-        kept = within_budget(_told(records, old), budget, self._mem.backbone.count)
+        backbone = self._mem.backbone
+        kept = within_budget(_told(records, old), budget, backbone.count, backbone.form)
         return [record for record in records if record in kept or (record.outdated and old == "omit")]
 
-    def _hinted(self, text: str, hint: str, budget: int | None) -> str:
-        """What the state says, which no record does, before the records; within the budget, or not at all."""
-        hinted = "\n".join(filter(None, [f"Memory suggests: {hint}", text]))
-        return hinted if budget is None or self._mem.backbone.count(hinted) <= budget else text
+    def _notes(self, records: Sequence[Record], guess: str, budget: int | None) -> str:
+        """Records for a prompt of any model, and what the state says and no record does; what fits the budget."""
+        if budget is None:
+            return recall_text(records, guess)
+        return text_within(records, budget, self._mem.backbone.count, guess)[0]
+
+    def _text(self, records: Sequence[Record], way: Handover, old: Outdated) -> str:
+        """What of records goes into a prompt of the backbone."""
+        return "" if way == "preload" else self._mem.backbone.form.text(_told(records, old), "")
 
     def _prepare(
         self,
@@ -393,6 +410,7 @@ class AgentMemory(History):
         budget: int | None,
         handover: Handover | str,
         outdated: Outdated | str,
+        placement: Placement | str,
         session: str | None,
         tools: Sequence[Mapping[str, Any]] | None,
         room: int | None,
@@ -400,16 +418,19 @@ class AgentMemory(History):
         """The prompt's tokens, the state and what was recalled; no more than ``room`` tokens, where that can be."""
         engine = self._mem.backbone.engine("a reply")
         plain = prompt_messages(messages)
+        if self._mem.backbone.form is TRAINED:  # notes that another class of ours has put there
+            plain = [each | {"content": as_trained(each["content"])} for each in plain]
         check_k(k)
         way = check_handover(handover)
-        old = check_outdated(outdated)
+        old, place = check_outdated(outdated), check_placement(placement)
+        given = [(session, each["id"]) for each in messages if isinstance(each.get("id"), str)]
         before = turns_before(plain) or self._turns_before(last_question(plain), session)
-        search = partial(self._beyond, plain, mode, k, budget, way, old, before)
+        search = partial(self._beyond, plain, given, mode, k, budget, way, old, before)
         recalled = Recall() if check_mode(mode) == "state" else search()
         self._mem.check_open()
 
         def render(chosen: Sequence[dict[str, Any]]) -> list[int]:
-            return engine.rendering.prompt(with_recall(chosen, recalled.text), tools)
+            return engine.rendering.prompt(with_recall(chosen, recalled.text, place), tools)
 
         prompt = render(plain)
         if room is not None and len(prompt) > room:
@@ -462,6 +483,7 @@ class AgentMemory(History):
     def _beyond(
         self,
         prompt: Sequence[dict[str, Any]],
+        given: Sequence[tuple[str | None, str]],
         mode: Mode | str,
         k: int,
         budget: int | None,
@@ -469,14 +491,18 @@ class AgentMemory(History):
         old: Outdated,
         before: Sequence[str],
     ) -> Recall:
-        """Records for the prompt's question, without what the prompt says already."""
+        """Records for the prompt's question, without what the prompt says already.
+
+        Args:
+            given: Session and id of its messages, as far as they are known.
+        """
         said = [message["content"] for message in prompt]
         asked = last_question(prompt)
         found = self.recall(asked, mode=mode, k=sought(k, said), context=before, generate=False)
-        records = beyond(found.records, said)[:k]
+        records = beyond(found.records, said, given)[:k]
         if budget is not None:
             records = self._that_fit(records, budget, old)
-        text = _text(records, way, old)
+        text = self._text(records, way, old)
         usage = replace(found.usage, context_tokens=self._mem.backbone.count(text))
         return replace(found, text=text, records=records, usage=usage)
 
@@ -536,8 +562,3 @@ def _durable(agent: str, session: str, ids: Sequence[str]) -> str:
 def _told(records: Sequence[Record], old: Outdated) -> Sequence[Record]:
     """The records that are handed over."""
     return current(records) if old == "omit" else records
-
-
-def _text(records: Sequence[Record], way: Handover, old: Outdated) -> str:
-    """What of records goes into a prompt."""
-    return "" if way == "preload" else recall_text(_told(records, old))

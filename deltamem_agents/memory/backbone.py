@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from deltamem_agents.engine.limits import Limits
 from deltamem_agents.engine.sharing import release, shared, stamp
 from deltamem_agents.errors import ConfigError, MissingExtraError
+from deltamem_agents.recall.notes import NOTES
+from deltamem_agents.recall.prompt import TRAINED, Form
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from deltamem_agents.core import Adapter
     from deltamem_agents.engine.engine import Engine
 
+TRAINED_FAMILY = "deltamem-tiny"  # as rendered; what `train` makes of it too
 BYTES_A_TOKEN = 3  # of UTF-8: somewhat fewer than English has, about what code and Chinese have
 NO_BACKBONE = "opened with backbone=None: records alone, without the state and without an answer"
 CPU_TORCH = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
@@ -62,6 +65,11 @@ class Backbone:
     def state_bytes(self) -> int:
         """Size of one agent's state; 0 without a backbone."""
         return 0 if self._engine is None else self._engine.state_bytes
+
+    @property
+    def form(self) -> Form:
+        """How this backbone reads records: as it was trained to, or as any model does."""
+        return TRAINED if self._engine is not None and self._engine.rendering.name == TRAINED_FAMILY else NOTES
 
     def count(self, text: str) -> int:
         """Tokens of a text; without a backbone a third of its bytes, which is rather too many than too few."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from deltamem_agents import arguments
 from deltamem_agents.engine.generation import Sampling
 from deltamem_agents.errors import ConfigError, InvalidMessageError, kind_of, shown
-from deltamem_agents.recall import Record
+from deltamem_agents.memory.results import Placement
+from deltamem_agents.recall import Record, split_text
+from deltamem_agents.recall.records import RECORD_LIMIT
 
 ROLES = ("system", "user", "assistant", "tool")
 TURNS = 2  # before a question, that take part in it
 SPARE = 20  # records sought beyond k, to make up for those the prompt has already
+UNIQUE_ID = 16  # characters of an id that is another message's in no session
 LONG = 200  # characters; a shorter record may be in another text by chance
 
 
@@ -57,10 +60,18 @@ def turns_before(messages: Sequence[Mapping[str, Any]]) -> list[str]:
     return [text for _, text in said[:newest]][-TURNS:]
 
 
-def with_recall(messages: Sequence[dict[str, Any]], text: str) -> list[dict[str, Any]]:
-    """The messages with recalled text at the end of the system message, which is added where there is none."""
+def with_recall(messages: Sequence[dict[str, Any]], text: str, placement: Placement = "system") -> list[dict[str, Any]]:
+    """The messages with recalled text at the end of the system message, which is added where there is none.
+
+    Args:
+        placement: "last_human" puts it at the beginning of the newest user message, where there is one.
+    """
     if not text:
         return list(messages)
+    asked = max((place for place, each in enumerate(messages) if each["role"] == "user"), default=-1)
+    if placement == "last_human" and asked >= 0:
+        question = dict(messages[asked], content=f"{text}\n\n{messages[asked]['content']}")
+        return [*messages[:asked], question, *messages[asked + 1 :]]
     if messages[0]["role"] == "system":
         system = dict(messages[0], content="\n\n".join(part for part in (messages[0]["content"], text) if part))
         return [system, *messages[1:]]
@@ -72,10 +83,24 @@ def sought(k: int, said: Sequence[str]) -> int:
     return k + min(len(said), SPARE)
 
 
-def beyond(records: Sequence[Record], said: Sequence[str]) -> list[Record]:
-    """The records that no text of a prompt says: it may hold messages of the same conversation."""
-    stripped = {text.strip() for text in said}
-    return [record for record in records if not _within(record.text, stripped)]
+def beyond(
+    records: Sequence[Record], said: Sequence[str], given: Collection[tuple[str | None, str]] = ()
+) -> list[Record]:
+    """The records that no text of a prompt says, and of no message of it: it may hold some of the same conversation.
+
+    Args:
+        said: The prompt's texts.
+        given: Session and id of its messages, as far as they are known. What such a message said before it was edited
+            is left out too. Where the session is None, an id counts in any, if it is long enough to be no number.
+    """
+    refs = set(given)
+    anywhere = {id for session, id in refs if session is None and len(id) >= UNIQUE_ID}
+    left = [each for each in records if each.ref not in refs and each.message_id not in anywhere]
+    if not left:
+        return []
+    whole = {_plain(text) for text in said}
+    pieces = whole | {_plain(piece) for text in said if len(text) > RECORD_LIMIT for piece in split_text(text)}
+    return [record for record in left if not _within(_plain(record.text), pieces, whole)]
 
 
 def newest_that_fit(
@@ -101,9 +126,14 @@ def newest_that_fit(
     return without(number)
 
 
-def _within(text: str, said: set[str]) -> bool:
-    """Whether a record is one of these texts, or a part of a long one."""
-    return text in said or (len(text) >= LONG and any(text in other for other in said))
+def _within(text: str, pieces: set[str], whole: set[str]) -> bool:
+    """Whether a record is one of these pieces, or a part of a long text."""
+    return text in pieces or (len(text) >= LONG and any(text in other for other in whole))
+
+
+def _plain(text: str) -> str:
+    """A text however it is spaced."""
+    return " ".join(text.split())
 
 
 def _prompt_message(index: int, message: object) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from deltamem_agents.store import Backlog, Entry
 Mode = Literal["state", "vector", "hybrid"]
 Outdated = Literal["omit", "mark"]
 Handover = Literal["context", "preload", "both"]
+Placement = Literal["system", "last_human"]
 Source = Literal["state", "records", "both", "neither"]
 
 
@@ -37,6 +38,15 @@ def check_handover(handover: str) -> Handover:
         ConfigError: It is not.
     """
     return _one_of(Handover, handover, "handover")  # type: ignore[return-value]  # one of them
+
+
+def check_placement(placement: str) -> Placement:
+    """``placement``, if it is one.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    return _one_of(Placement, placement, "placement")  # type: ignore[return-value]  # one of them
 
 
 def check_outdated(outdated: str) -> Outdated:

@@ -4,6 +4,7 @@ May import: numpy, `deltamem_agents.errors`; sentence-transformers on use. What 
 protocols, which the store satisfies; it knows neither the store nor the model.
 """
 
+from deltamem_agents.recall.budget import within_budget
 from deltamem_agents.recall.content import knows_nothing
 from deltamem_agents.recall.cutting import Cutting
 from deltamem_agents.recall.embed import (
@@ -14,7 +15,8 @@ from deltamem_agents.recall.embed import (
     load_embedder,
 )
 from deltamem_agents.recall.lexical import query_terms, says
-from deltamem_agents.recall.prompt import HEADER, current, recall_text, within_budget
+from deltamem_agents.recall.notes import recall_text
+from deltamem_agents.recall.prompt import HEADER, current
 from deltamem_agents.recall.protocols import Embedder, IndexedRecord, Record, RecordIndex
 from deltamem_agents.recall.questions import leans
 from deltamem_agents.recall.records import Measure, split_text

@@ -1,6 +1,7 @@
-"""Which recalled texts this process has handed over: they are known again, word for word, where they come back.
+"""Recalled text that comes back in a prompt: it is known again, word for word.
 
-A heading does not tell: anybody may write one. Of the texts only hashes are kept, so that what is erased is not here.
+Notes tell by themselves, in any process; see `notes.find`. Of other forms this process remembers which texts it has handed
+over: a heading does not tell, as anybody may write one. Only hashes are kept, so that what is erased is not here.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 from deltamem_agents.processes import ProcessLock
+from deltamem_agents.recall.notes import find
 
 OPENING = 16  # characters by which a recalled text is looked for
 GIVEN = 1024  # texts that are known again; the latest
@@ -19,16 +21,20 @@ TRIED = 64  # places of one text: whoever repeats a heading makes no work
 
 def note_given(text: str) -> None:
     """Know this recalled text again."""
-    if text:
+    if text and next(find(text), None) is None:
         _given.note(text)
 
 
 def recalled_in(text: str) -> list[tuple[int, int]]:
-    """Where a text holds recalled text that this process has given, from and to which character.
+    """Where a text holds notes, or recalled text that this process has given, from and to which character.
 
     It is known word for word, so that nobody's own words are taken for it, whatever they begin with.
     """
-    return list(_given.places(text))
+    notes = [(found.start, found.end) for found in find(text)]
+    others = [
+        each for each in _given.places(text) if not any(start < each[1] and each[0] < end for start, end in notes)
+    ]
+    return sorted([*notes, *others])
 
 
 def without_recalled(text: str) -> str:

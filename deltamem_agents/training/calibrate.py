@@ -22,6 +22,7 @@ from deltamem_agents.engine import Sampling
 from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.answering import ANSWER_TOKENS, draw
 from deltamem_agents.memory.folding import under
+from deltamem_agents.recall import current
 from deltamem_agents.training.conversations import Conversation, Shape, converse
 
 SIZES: Mapping[int, int] = {1: 40, 2: 30, 4: 20, 8: 16, 16: 8, 32: 4, 64: 2, 128: 2}  # facts: conversations
@@ -90,7 +91,8 @@ def judge(mem: DeltaMem, agent: AgentMemory, conversation: Conversation, rng: ra
     said = [question for question in conversation.questions if question.kind != "unknown"]
     unsaid = [question for question in conversation.questions if question.kind == "unknown"]
     for question in (*rng.sample(said, min(ASKED, len(said))), *unsaid):
-        records = agent.recall(question.text, mode="vector", k=RECORDS, budget=BUDGET, generate=False).text
+        found = agent.recall(question.text, mode="vector", k=RECORDS, budget=BUDGET, generate=False).records
+        records = mem.backbone.form.text(current(found), "")
         prompt = mem.engine.rendering.question(question.text, records)
         together = mem.engine.generate(prompt, *under(folded), sampling=Sampling(max_tokens=ANSWER_TOKENS))
         candidates = draw(mem.engine, question.text, records, folded)

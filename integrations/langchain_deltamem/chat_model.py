@@ -56,6 +56,8 @@ class ChatDeltaMem(BaseChatModel):
         k: Records at most.
         budget: Tokens they may have.
         outdated: "omit" leaves records that a newer one contradicts out of the text, "mark" says until when they held.
+        placement: Where recall goes: "system" (the end of the system message), or "last_human" (the beginning of the
+            newest human message).
         temperature: 0 is greedy.
         max_tokens: The most tokens of a reply.
         stop: Strings that end a reply.
@@ -74,6 +76,7 @@ class ChatDeltaMem(BaseChatModel):
     k: int = 5
     budget: int | None = None
     outdated: str = "omit"
+    placement: str = "system"
     temperature: float = 0.0
     top_p: float = 1.0
     max_tokens: int = 256
@@ -233,7 +236,9 @@ class ChatDeltaMem(BaseChatModel):
         return given | {"delta_agent_id": named}
 
     def _recall_options(self) -> RecallOptions:
-        return RecallOptions(mode=self.mode, k=self.k, budget=self.budget, outdated=self.outdated)
+        return RecallOptions(
+            mode=self.mode, k=self.k, budget=self.budget, outdated=self.outdated, placement=self.placement
+        )
 
     def _sampling(self, stop: list[str] | None, given: Mapping[str, Any]) -> Sampling:
         return chosen_sampling(self, given if stop is None else {**given, "stop": stop})

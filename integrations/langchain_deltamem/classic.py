@@ -11,6 +11,7 @@ from pydantic import Field
 from deltamem_agents.errors import ConfigError, MissingExtraError
 from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open
+from deltamem_agents.frameworks.messages import session_name
 from deltamem_agents.memory import DeltaMem, Recall
 from deltamem_agents.memory.results import check_k
 from langchain_deltamem.history import DeltaMemChatMessageHistory
@@ -41,6 +42,8 @@ class DeltaMemClassicMemory(BaseMemory):
         k: Records at most.
         budget: Tokens they may have, by the backbone's tokenizer.
         outdated: "omit" leaves records that a newer one contradicts out of the text, "mark" says until when they held.
+        placement: Where recall goes in what the chain's prompt is given: "system" (before the messages, as a system
+            message), or "last_human" (behind them, next to the input, as a human one).
         on_error: "log" goes on without memory where it fails (the database is away, say), "raise" raises.
 
     Raises:
@@ -62,6 +65,7 @@ class DeltaMemClassicMemory(BaseMemory):
     k: int = 5
     budget: int | None = None
     outdated: str = "omit"
+    placement: str = "system"
     on_error: OnError = "log"
 
     def __init__(self, **fields: Any) -> None:
@@ -116,7 +120,9 @@ class DeltaMemClassicMemory(BaseMemory):
         return DeltaMemChatMessageHistory(self.mem, self.agent_id, self.session_id, on_error=self.on_error)
 
     def _options(self) -> RecallOptions:
-        return RecallOptions(mode=self.mode, k=self.k, budget=self.budget, outdated=self.outdated)
+        return RecallOptions(
+            mode=self.mode, k=self.k, budget=self.budget, outdated=self.outdated, placement=self.placement
+        )
 
     def _window(self, messages: list[BaseMessage]) -> list[BaseMessage]:
         return without_orphans(messages[-self.window :]) if self.window else []
@@ -131,11 +137,15 @@ class DeltaMemClassicMemory(BaseMemory):
         return [HumanMessage(_text(inputs, asked)), AIMessage(_text(outputs, answered))]
 
     def _shown(self, said: list[BaseMessage], recalled: Recall) -> str | list[BaseMessage]:
-        found = beyond_prompt(self.mem, recalled, self._options(), [message.text for message in said])
+        session = session_name(self.session_id)
+        given = [(session, message.id) for message in said if message.id]
+        found = str(beyond_prompt(self.mem, recalled, self._options(), [message.text for message in said], given))
+        last = self.placement == "last_human"
         if self.return_messages:
-            return [SystemMessage(str(found)), *said] if found else said
+            recall = [HumanMessage(found) if last else SystemMessage(found)] if found else []
+            return [*said, *recall] if last else [*recall, *said]
         spoken = get_buffer_string(said, human_prefix=self.human_prefix, ai_prefix=self.ai_prefix)
-        return "\n\n".join(part for part in (str(found), spoken) if part)
+        return "\n\n".join(part for part in ((spoken, found) if last else (found, spoken)) if part)
 
 
 def _only(names: Sequence[str], option: str) -> str:

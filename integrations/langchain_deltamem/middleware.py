@@ -20,7 +20,7 @@ from langgraph.runtime import Runtime
 from deltamem_agents.errors import ConfigError, kind_of
 from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open
-from deltamem_agents.frameworks.messages import session_name
+from deltamem_agents.frameworks.messages import id_name, session_name
 from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem, Recall
@@ -64,6 +64,8 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         k: Records at most.
         budget: Tokens they may have, by the backbone's tokenizer.
         outdated: "omit" leaves records that a newer one contradicts out of the text, "mark" says until when they held.
+        placement: Where recall goes: "system" (the end of the system message), or "last_human" (the beginning of the
+            newest human message, so that what stands before it stays in a provider's prompt cache).
         write: "all" (what was said by people, models and tools; never system messages), "human", or a predicate.
         tool_output: Characters of a tool's result that are journalled, half from its beginning, half from its end; None
             for all.
@@ -90,6 +92,7 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         k: int = 5,
         budget: int | None = None,
         outdated: str = "omit",
+        placement: str = "system",
         write: Write = "all",
         tool_output: int | None = LIMIT,
         fold_tool_output: bool = False,
@@ -111,7 +114,7 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         self._name = self._name if name is None else name
         self._key = f"delta_mem_written_{_short(self._name)}"
         self.state_schema = _state_of(self._key)  # each middleware's own
-        self._options = RecallOptions(mode=mode, k=k, budget=budget, outdated=outdated)
+        self._options = RecallOptions(mode=mode, k=k, budget=budget, outdated=outdated, placement=placement)
         self._write = write
         self._output = ToolOutput(limit=tool_output, folded=fold_tool_output)
         self.tools = memory_tools(self._of_tool, self._options) if tools else []
@@ -133,7 +136,7 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         query, present, text = self._query(request), _present(request), ""
         with fails_open(self._on_error, "recall"):
             recalled = agent.recall(query, **self._options.for_search(present, query)) if query else Recall()
-            text = beyond_prompt(self._mem, recalled, self._options, present)
+            text = beyond_prompt(self._mem, recalled, self._options, present, _given(request))
         with fails_open(self._on_error, "journalling"):
             self._journal(agent, _session(), request.state)
         response = _with_ids(handler(self._with_memory(request, agent, text)))
@@ -149,7 +152,7 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         query, present, text = self._query(request), _present(request), ""
         with fails_open(self._on_error, "recall"):
             recalled = await agent.arecall(query, **self._options.for_search(present, query)) if query else Recall()
-            text = beyond_prompt(self._mem, recalled, self._options, present)
+            text = beyond_prompt(self._mem, recalled, self._options, present, _given(request))
         with fails_open(self._on_error, "journalling"):
             await self._ajournal(agent, _session(), request.state)
         response = _with_ids(await handler(self._with_memory(request, agent, text)))
@@ -200,7 +203,12 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
     def _with_memory(self, request: ModelRequest[Any], agent: AgentMemory, text: str) -> ModelRequest[Any]:
         if self._is_ours(request) and request.model_settings.get("delta_agent_id") is None:
             request = request.override(model_settings=request.model_settings | {"delta_agent_id": agent.id})
-        return request.override(system_message=_joined(request.system_message, text)) if text else request
+        if not text:
+            return request
+        messages = _asked_with(request.messages, text) if self._options.placement == "last_human" else None
+        if messages is not None:
+            return request.override(messages=messages)
+        return request.override(system_message=_joined(request.system_message, text))
 
     def _is_ours(self, request: ModelRequest[Any]) -> bool:
         return getattr(request.model, "mem", None) is self._mem  # of all chat models only `ChatDeltaMem` has one
@@ -243,6 +251,22 @@ def _with_ids(response: ModelResponse[Any]) -> ModelResponse[Any]:
         return response
     named = [each if each.id else each.model_copy(update={"id": str(uuid4())}) for each in response.result]
     return replace(response, result=named)
+
+
+def _given(request: ModelRequest[Any]) -> list[tuple[str | None, str]]:
+    """Session and id of the prompt's messages."""
+    session = _session()
+    return [(session, id_name(message.id)) for message in request.messages if message.id]
+
+
+def _asked_with(messages: Sequence[BaseMessage], text: str) -> list[Any] | None:
+    """The messages with recalled text at the beginning of the newest human one; None where there is none."""
+    place = max((place for place, each in enumerate(messages) if isinstance(each, HumanMessage)), default=-1)
+    if place < 0:
+        return None
+    content: Any = messages[place].content
+    content = f"{text}\n\n{content}" if isinstance(content, str) else [{"type": "text", "text": text}, *content]
+    return [*messages[:place], messages[place].model_copy(update={"content": content}), *messages[place + 1 :]]
 
 
 def _joined(system: SystemMessage | None, text: str) -> SystemMessage:

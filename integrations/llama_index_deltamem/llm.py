@@ -42,6 +42,7 @@ from llama_index_deltamem.messages import taken_apart, tool_call_blocks
 from llama_index_deltamem.tokens import Tokenizer, tokenizer_of
 from llama_index_deltamem.window import announce
 
+RECALL = ("mode", "k", "budget", "outdated", "placement")
 WAYS = "give DeltaMemLLM(mem, agent_id=…), or delta_agent_id=… with the call"
 
 
@@ -57,7 +58,7 @@ class DeltaMemLLM(FunctionCallingLLM):
         agent_id: Whose memory, finally; a call that names another agent raises.
         default_agent_id: Whose memory where a call names none.
         fields: ``mode`` ("hybrid", "vector", "state"), ``k``, ``budget``, ``outdated``,
-            ``temperature`` (0 is greedy), ``top_p``,
+            ``placement`` (where recall goes: "system", or "last_human"), ``temperature`` (0 is greedy), ``top_p``,
             ``max_tokens``, ``stop``, ``seed``, ``truncation`` (a prompt that is longer than the window loses its oldest
             messages; False raises ContextLengthError), and those of any LLM of LlamaIndex.
 
@@ -73,6 +74,7 @@ class DeltaMemLLM(FunctionCallingLLM):
     k: int = Field(default=5, description="Records at most.")
     budget: int | None = Field(default=None, description="Tokens that records may have.")
     outdated: str = Field(default="omit", description="Records that a newer one contradicts: omit, or mark.")
+    placement: str = Field(default="system", description="Where recall goes: system, or last_human.")
     temperature: float = Field(default=0.0, description="0 is greedy.")
     top_p: float = Field(default=1.0, description="Nucleus; 1 is off.")
     max_tokens: int = Field(default=256, description="The most tokens of a reply.")
@@ -87,8 +89,7 @@ class DeltaMemLLM(FunctionCallingLLM):
             mem.agent(agent_id)  # refuses what is not an id, before pydantic does in its own words
         refuse_unknown(type(self).__name__, fields, type(self).model_fields)
         mem.backbone.engine("DeltaMemLLM")
-        recall = {name: fields[name] for name in ("mode", "k", "budget", "outdated") if name in fields}
-        RecallOptions(**recall)
+        RecallOptions(**{name: fields[name] for name in RECALL if name in fields})
         super().__init__(agent_id=agent_id, **fields)
         self._handle = Handle(mem)
         chosen_sampling(self, {})
@@ -210,7 +211,7 @@ class DeltaMemLLM(FunctionCallingLLM):
         owner = Owner(agent_id=self.agent_id, default_agent_id=self.default_agent_id, ways=WAYS)
         agent = owner.memory(self._handle.mem, call=given.get("delta_agent_id"))
         prompt = for_prompt(map(taken_apart, messages))
-        options = RecallOptions(mode=self.mode, k=self.k, budget=self.budget, outdated=self.outdated).for_prompt(prompt)
+        options = RecallOptions(**{name: getattr(self, name) for name in RECALL}).for_prompt(prompt)
         options["sampling"] = chosen_sampling(self, given)
         options["tools"] = chosen_tools(given.get("tools"), given.get("tool_choice"))
         if options["tools"] and not self._handle.mem.engine.rendering.takes_tools:

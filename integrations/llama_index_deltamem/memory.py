@@ -13,7 +13,7 @@ from llama_index.core.memory.memory import DEFAULT_TOKEN_LIMIT, InsertMethod
 from llama_index.core.schema import QueryBundle
 from llama_index.core.storage.chat_store.base_db import MessageStatus
 
-from deltamem_agents.errors import UnknownAgentError
+from deltamem_agents.errors import ConfigError, UnknownAgentError
 from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open
 from deltamem_agents.frameworks.messages import clearing, own_role, session_name, since_cleared, unwritten
@@ -22,6 +22,7 @@ from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem, Receipt
 from deltamem_agents.memory.opened import find_open, refuse_pickle
+from deltamem_agents.memory.results import check_placement
 from deltamem_agents.store import Entry
 from llama_index_deltamem.blocking import finished
 from llama_index_deltamem.messages import asks, put_together, question, texts, without_recall
@@ -95,6 +96,7 @@ class DeltaMemory(Memory):
         budget: int | None = None,
         outdated: str = "omit",
         on_error: OnError = "log",
+        placement: str | None = None,
         tool_output: int | None = LIMIT,
         fold_tool_output: bool = False,
         token_limit: int | None = None,
@@ -112,6 +114,8 @@ class DeltaMemory(Memory):
                 held.
             on_error: Where memory fails, "log" goes on without recall, and keeps what cannot be journalled for the next
                 turn; "raise" raises.
+            placement: Where recall goes: "system" (the end of the system message), or "last_human" (the beginning of
+                the newest user message). It says what LlamaIndex's ``insert_method`` says; give one of them.
             tool_output: Characters of a tool's result that are journalled, half from its beginning, half from its end;
                 None for all. The buffer has all of it, until it is filled from the journal again.
             fold_tool_output: Whether they are folded into the state.
@@ -128,6 +132,11 @@ class DeltaMemory(Memory):
             InvalidAgentError: The agent id is not one.
             ClosedError: ``mem`` was closed.
         """
+        if placement is not None:
+            if options.get("insert_method") is not None:
+                raise ConfigError("both placement and insert_method were given; they say the same, so leave one out")
+            last = check_placement(placement) == "last_human"
+            options["insert_method"] = InsertMethod.USER if last else InsertMethod.SYSTEM
         options.setdefault("tokenizer_fn", tokenizer_of(mem))
         limit = DEFAULT_TOKEN_LIMIT if token_limit is None else token_limit
         stock = Memory.from_defaults(session_id=session_id, token_limit=limit, **options)
@@ -199,7 +208,7 @@ class DeltaMemory(Memory):
             left = min(left, room - started - MARKUP - sum(map(self._size, messages)))
         text = await self._recall(query, left, texts(messages))
         if text:
-            messages = self._insert_memory_content(messages, [TextBlock(text=text)], [])
+            messages = self._with_recall(messages, text)
         if room is None:
             return messages
         roles = [own_role(message.role.value) for message in messages]
@@ -323,6 +332,14 @@ class DeltaMemory(Memory):
     @property
     def _tools(self) -> ToolOutput:
         return ToolOutput(limit=self.tool_output, folded=self.fold_tool_output)
+
+    def _with_recall(self, messages: list[ChatMessage], text: str) -> list[ChatMessage]:
+        """As LlamaIndex inserts the text of its blocks, but behind the system message's own: that stays in caches."""
+        system = next((each for each in messages if each.role == "system"), None)
+        if self.insert_method is not InsertMethod.SYSTEM or system is None:
+            return self._insert_memory_content(messages, [TextBlock(text=text)], [])
+        system.blocks = [*system.blocks, TextBlock(text=text)]
+        return messages
 
     async def _recall(self, query: str, left: int, present: Sequence[str]) -> str:
         """Recalled text of at most ``left`` tokens, of the same records whenever it is asked for within a turn."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 from collections.abc import Callable
@@ -256,7 +257,7 @@ def test_tools_to_remember_recall_and_forget(mem: DeltaMem, speak: Callable[...,
         return calling(f'{{"name": "{name}", "arguments": {{"{argument}": "{value}"}}}}')
 
     def forgets(prompt: str) -> str:
-        found = re.findall(r"\[(remember:\w+)\] The locker", prompt)
+        found = re.findall(r'"id": "(remember:\w+)", .*"text": "The locker', prompt)
         return call("forget", "id", found[-1])
 
     speak(
@@ -278,7 +279,9 @@ def test_tools_to_remember_recall_and_forget(mem: DeltaMem, speak: Callable[...,
     assert run("Keep this.", "a") == ["Remembered."]
     assert texts(mem) == ["Keep this.", "The locker code is 4417.", "I will keep that."]
     found, *rest = run("Forget my locker.", "b")
-    assert found.startswith("[remember:") and "4417" in found
+    introduction, *lines = found.splitlines()
+    assert "not instructions" in introduction
+    assert [json.loads(line)["text"] for line in lines] == ["The locker code is 4417."]
     assert rest == ["Forgotten.", "Nothing has this id."]
     assert texts(mem) == ["Keep this.", "I will keep that.", "Forget my locker.", "Gone."]
 

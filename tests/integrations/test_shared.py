@@ -125,9 +125,10 @@ def test_recall_does_not_repeat_the_prompt(mem: DeltaMem) -> None:
     prompt = ["My locker code is 4417.", " What is my locker code? ", f"{long} And so on."]
     options = RecallOptions(mode="vector", k=2)
     found = agent.recall("locker code", **options.for_search(prompt))
-    assert beyond_prompt(mem, found, options, prompt) == "Relevant memory:\n- user: The locker is green."
+    text = beyond_prompt(mem, found, options, prompt)
+    assert text.count("\n- ") == 1 and " user: The locker is green.\n" in text
     assert beyond_prompt(mem, found, RecallOptions(budget=2), prompt) == ""
-    assert beyond_prompt(mem, found, options, []).count("\n") == 2
+    assert beyond_prompt(mem, found, options, []).count("\n- ") == 2
 
 
 def test_tool_choice() -> None:

@@ -12,7 +12,7 @@ from deltamem_agents.core import Calibration, Logistic, state_norm
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.memory.answering import ask, draw
 from deltamem_agents.memory.preloading import preload
-from deltamem_agents.recall import HEADER
+from deltamem_agents.recall import HEADER, recall_text
 
 FACTS = ("My favourite colour is teal.", "Mara plays the cello.", "Thanks for the report.")
 COLOUR, INSTRUMENT, DRINK = "What is my favourite colour?", "Which instrument does Mara play?", "What is Mara's job?"
@@ -85,7 +85,10 @@ def test_with_neither_the_backbone_is_heard_and_not_believed(mem: DeltaMem) -> N
 
 def test_the_states_hint_is_text_for_a_prompt_within_the_budget(mem: DeltaMem) -> None:
     agent = mem.agent("a")
-    assert agent.recall(COLOUR, mode="state").text == "Memory suggests: teal"
+    hinted = agent.recall(COLOUR, mode="state")
+    assert "\nMemory suggests: teal\n" in hinted.text and hinted.usage.context_tokens > 0
+    assert agent.recall(COLOUR, mode="state", budget=hinted.usage.context_tokens).text == hinted.text
+    assert agent.recall(COLOUR, mode="state", budget=10).text == "Memory suggests: teal"
     assert agent.recall(COLOUR, mode="state", budget=1).text == ""
     hinted = agent.recall(COLOUR, budget=0)  # no record fits, so the state answers alone
     assert hinted.answer == "teal" and hinted.source == "state" and hinted.text == ""
@@ -96,7 +99,7 @@ def test_where_both_agree_a_lean_recall_gives_only_what_says_it(mem: DeltaMem) -
     full, lean = agent.recall(COLOUR), agent.recall(COLOUR, lean=True)
     assert full.source == lean.source == "both" and lean.answer == "teal"
     assert [record.text for record in lean.records] == [FACTS[0]] and len(full.records) > 1
-    assert lean.text == lines(FACTS[0]) and lean.usage.context_tokens < full.usage.context_tokens
+    assert lean.text == recall_text(lean.records) and lean.usage.context_tokens < full.usage.context_tokens
     for question, mode in ((COLOUR, "vector"), (DRINK, "hybrid")):  # nothing agrees
         assert agent.recall(question, mode=mode, lean=True).records == agent.recall(question, mode=mode).records
 

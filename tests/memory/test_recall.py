@@ -19,6 +19,7 @@ from deltamem_agents.errors import (
 )
 from deltamem_agents.memory import Reply
 from deltamem_agents.memory.prompting import newest_that_fit
+from deltamem_agents.recall.notes import find
 
 TALK = [
     {"role": "user", "content": "Good morning!"},
@@ -42,8 +43,10 @@ def test_facts_of_any_kind_are_in_the_text(mem, mode) -> None:
     agent = mem.agent("a")
     agent.write(TALK, "s1")
     recall = agent.recall("What is the Wi-Fi password at the cabin?", mode=mode)
-    assert recall.text.startswith("Relevant memory:\n")
-    assert "- user: The Wi-Fi password at the cabin is heron-42-lake." in recall.text
+    said = agent.log()[3].created_at.date()
+    assert f"\n- {said} user: The Wi-Fi password at the cabin is heron-42-lake.\n" in recall.text
+    (notes,) = find(recall.text)  # whatever the backbone reads, this is for a prompt of any model
+    assert {note.text for note in notes.notes} == {record.text for record in recall.records}
     assert recall.records[0].session == "s1" and recall.records[0].message_id == agent.log()[3].id
     assert recall.usage.context_tokens > 0 and recall.usage.seconds > 0
     assert recall.notes  # opened without an embedder
@@ -75,8 +78,10 @@ def test_generate_false_asks_no_model(mem) -> None:
 def test_a_budget_keeps_the_best_records(mem) -> None:
     agent = mem.agent("a")
     agent.write(TALK, "s1")
-    recall = agent.recall("What is my favourite colour?", budget=20)
-    assert "teal" in recall.text and recall.usage.context_tokens <= 20
+    for budget in (20, 80):  # too few for the frame of notes, and enough
+        recall = agent.recall("What is my favourite colour?", budget=budget)
+        assert "teal" in recall.text and recall.usage.context_tokens == mem.engine.count(recall.text) <= budget
+        assert len(list(find(recall.text))) == (budget == 80)
     nothing = agent.recall("What is my favourite colour?", budget=0)
     assert nothing.text == "" and nothing.records == []
 
@@ -295,7 +300,7 @@ def test_what_is_outdated_is_left_out_of_the_text_or_marked(mem) -> None:
     ]
     assert "Oslo" in left_out.text and "Lisbon" not in left_out.text
     marked = agent.recall("Where do I live?", outdated="mark", generate=False).text
-    assert "- user: I live in Lisbon. (until 3 May)" in marked.splitlines()
+    assert "- 2024-02-01 user (until 3 May): I live in Lisbon." in marked.splitlines()
     with pytest.raises(ConfigError, match="outdated 'drop' is not one of omit, mark"):
         agent.recall("Where do I live?", outdated="drop")
 

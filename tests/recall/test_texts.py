@@ -10,6 +10,7 @@ from deltamem_agents.errors import ConfigError
 from deltamem_agents.recall import Record, query_terms, recall_text, split_text, within_budget
 from deltamem_agents.recall.content import asks, is_chatter, knows_nothing
 from deltamem_agents.recall.paraphrases import gist, says_the_same
+from deltamem_agents.recall.prompt import TRAINED, trained_text
 from deltamem_agents.recall.questions import Question
 from deltamem_agents.recall.selection import is_weak
 from deltamem_agents.store import StoredRecord
@@ -188,17 +189,21 @@ def test_the_topic_of_a_question_says_nothing_of_the_talk() -> None:
     assert Question.read("How is my garden?").topic == "How is my garden?"
 
 
-def test_recall_text_is_oldest_first_one_line_each() -> None:
+def test_the_bundled_model_reads_records_oldest_first_one_line_each() -> None:
     records = [record("newer", 7, "assistant"), record("a\n  b\r\n\nc\u2028d", 2), record("second", 2, chunk=1)]
-    assert recall_text(records) == "Relevant memory:\n- user: a b c d\n- user: second\n- assistant: newer"
-    assert recall_text([]) == ""
+    assert trained_text(records) == "Relevant memory:\n- user: a b c d\n- user: second\n- assistant: newer"
+    assert trained_text([]) == "" and trained_text([], "a\nb") == "Memory suggests: a b"
+    kept = within_budget([records[1], records[0]], 35, form=TRAINED)
+    assert kept == [records[1]] and len(trained_text(kept)) <= 35
 
 
 def test_budget_keeps_the_highest_ranked_that_fit() -> None:
     ranked = [record("best", 3), record("far too long " * 50, 1), record("third", 2)]
-    kept = within_budget(ranked, 60)
-    assert kept == [ranked[0], ranked[2]] and len(recall_text(kept)) <= 60
+    kept = within_budget(ranked, 140)
+    assert kept == [ranked[0], ranked[2]] and len(recall_text(kept)) <= 140
     assert within_budget(ranked, 10**6) == ranked and within_budget(ranked, 0) == []
-    assert within_budget(ranked, 6, lambda text: len(text.split())) == [ranked[0]]
+    assert within_budget(ranked, 12, lambda text: len(text.split())) == [ranked[0]]
+    for budget in range(0, 180, 3):
+        assert len(recall_text(within_budget(ranked, budget))) <= budget
     with pytest.raises(ConfigError, match="negative"):
         within_budget(ranked, -1)

@@ -19,7 +19,7 @@ from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.answering import ask
 from deltamem_agents.memory.preloading import preload
 from deltamem_agents.memory.prompting import newest_that_fit
-from deltamem_agents.recall import knows_nothing
+from deltamem_agents.recall import current, knows_nothing
 from deltamem_agents.training.calibrate import BUDGET, RECORDS, tell
 from deltamem_agents.training.conversations import Conversation, Question, Shape, converse
 
@@ -158,7 +158,7 @@ def _asked(
             kind = "vector" if mode == "vector" else "hybrid"
             recalled = agent.recall(question.text, mode=kind, k=RECORDS, budget=BUDGET, generate=False)
             if mode != "preload":
-                records = recalled.text
+                records = mem.backbone.form.text(current(recalled.records), "")
             elif recalled.records:
                 scratch = preload(mem.engine, None, recalled.records)
         folded = None if mode == "vector" else mem.folder.current(agent.id)
