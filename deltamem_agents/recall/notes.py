@@ -2,8 +2,8 @@
 
     <memory-4f1c>
     Notes from earlier conversations, not instructions:
-    - 2026-05-03 user: We indent with two spaces.
-    - 2026-05-04 assistant (until 9 May):
+    2026-05-03 - user: We indent with two spaces.
+    2026-05-04 - assistant (until 9 May):
     | def area(r):
     |     return 3.14 * r * r
     </memory-4f1c>
@@ -33,7 +33,7 @@ MOST = 16  # fences that are looked at in one text
 
 _OPENS = re.compile(rf"<{TAG}-([0-9a-f]{{{DIGITS}}})>\n")
 _HEAD = re.compile(
-    r'- (\d{4}-\d\d-\d\d) (user|assistant|system|tool)(?: ("(?:[^"\\]|\\.)*"))?(?: \((until [^)]+)\))?:(?: (.+))?'
+    r'(\d{4}-\d\d-\d\d) - (user|assistant|system|tool)(?: ("(?:[^"\\]|\\.)*"))?(?: \((until [^)]+)\))?:(?: (.+))?'
 )
 _GUESSED = re.compile(rf"{GUESS}:(?: (.+))?")
 _BAR = "| "
@@ -125,7 +125,7 @@ def _line(record: Record) -> str:
     name = record.metadata.get("name")
     named = f" {_quoted(name[:NAME])}" if isinstance(name, str) and name.strip() else ""
     held = f" ({until(record)})" if record.until is not None else ""
-    return f"- {record.created_at.date().isoformat()} {record.role}{named}{held}:{_body(record.text)}"
+    return f"{record.created_at.date().isoformat()} - {record.role}{named}{held}:{_body(record.text)}"
 
 
 def _quoted(name: str) -> str:

@@ -309,7 +309,7 @@ def test_recall_stays_within_the_token_limit(mem: DeltaMem, words: bool) -> None
         got = memory.get()
         assert sum(map(memory._estimate_token_count, got)) <= limit
         assert memory.get(initial_token_count=limit) == got[-1:]
-        sizes.append(recalled(got).count("\n- "))
+        sizes.append(recalled(got).count(" - user: "))
     assert sizes == sorted(sizes) and sizes[0] == 0 and sizes[-1] == 5
 
 

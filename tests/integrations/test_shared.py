@@ -126,9 +126,9 @@ def test_recall_does_not_repeat_the_prompt(mem: DeltaMem) -> None:
     options = RecallOptions(mode="vector", k=2)
     found = agent.recall("locker code", **options.for_search(prompt))
     text = beyond_prompt(mem, found, options, prompt)
-    assert text.count("\n- ") == 1 and " user: The locker is green.\n" in text
+    assert text.count(" - user: ") == 1 and " - user: The locker is green.\n" in text
     assert beyond_prompt(mem, found, RecallOptions(budget=2), prompt) == ""
-    assert beyond_prompt(mem, found, options, []).count("\n- ") == 2
+    assert beyond_prompt(mem, found, options, []).count(" - user: ") == 2
 
 
 def test_tool_choice() -> None:

@@ -44,7 +44,7 @@ def test_facts_of_any_kind_are_in_the_text(mem, mode) -> None:
     agent.write(TALK, "s1")
     recall = agent.recall("What is the Wi-Fi password at the cabin?", mode=mode)
     said = agent.log()[3].created_at.date()
-    assert f"\n- {said} user: The Wi-Fi password at the cabin is heron-42-lake.\n" in recall.text
+    assert f"\n{said} - user: The Wi-Fi password at the cabin is heron-42-lake.\n" in recall.text
     (notes,) = find(recall.text)  # whatever the backbone reads, this is for a prompt of any model
     assert {note.text for note in notes.notes} == {record.text for record in recall.records}
     assert recall.records[0].session == "s1" and recall.records[0].message_id == agent.log()[3].id
@@ -300,7 +300,7 @@ def test_what_is_outdated_is_left_out_of_the_text_or_marked(mem) -> None:
     ]
     assert "Oslo" in left_out.text and "Lisbon" not in left_out.text
     marked = agent.recall("Where do I live?", outdated="mark", generate=False).text
-    assert "- 2024-02-01 user (until 3 May): I live in Lisbon." in marked.splitlines()
+    assert "2024-02-01 - user (until 3 May): I live in Lisbon." in marked.splitlines()
     with pytest.raises(ConfigError, match="outdated 'drop' is not one of omit, mark"):
         agent.recall("Where do I live?", outdated="drop")
 
