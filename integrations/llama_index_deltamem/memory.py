@@ -169,7 +169,8 @@ class DeltaMemory(Memory):
             ClosedError: No `DeltaMem` is open for the URL; the message says what to open.
         """
         known = {name: data[name] for name in (*SERIALISED, "token_limit", "token_flush_size") if name in data}
-        known["insert_method"] = InsertMethod(data.get("insert_method", InsertMethod.SYSTEM))
+        if "placement" not in options:
+            known["insert_method"] = InsertMethod(data.get("insert_method", InsertMethod.SYSTEM))
         memory = cls.from_defaults(mem or find_open(data["url"]), **known | options)
         memory._turn.load(data.get("open_turn", []))
         return memory
