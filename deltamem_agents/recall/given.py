@@ -1,7 +1,7 @@
 """Recalled text that comes back in a prompt: it is known again, word for word.
 
 Notes tell by themselves, in any process; see `notes.find`. Of other forms this process remembers which texts it has
-handed over: a heading does not tell, as anybody may write one. Only hashes are kept, so that what is erased is not here.
+handed over: a heading does not tell, as anybody may write one. Only hashes are kept, so nothing erased is here.
 """
 
 from __future__ import annotations
