@@ -293,7 +293,7 @@ def looked_at(database: Database, look: Callable[[Database], T]) -> tuple[Databa
     """What ``look`` makes of a database, which is opened again where SQLite could not read it like this.
 
     SQLite reads a file with a write-ahead log only where it can create files next to it, unless it is told that nobody
-    writes; without a ``-wal`` file nobody does. So a file lies where nothing can be written, and is read all the same.
+    writes; where the ``-wal`` file is empty or not there, nobody does.
 
     Returns:
         The database to use from now on, and what came of looking.
@@ -322,9 +322,10 @@ def _immutable(database: Database, error: StoreError) -> Database:
     denied = any(part in str(error) for part in ("unable to open", "readonly"))
     if not database._owned or file is None or not denied or not file.is_file() or "immutable" in url.query:
         raise error
-    if Path(f"{file}-wal").exists():
+    wal = Path(f"{file}-wal")
+    if wal.exists() and wal.stat().st_size:
         raise StoreError(
-            f"cannot read {database.name}: what was written last is still in {file}-wal, and SQLite reads that only "
+            f"cannot read {database.name}: what was written last is still in {wal}, and SQLite reads that only "
             "where it may write to the folder; let this process write there, or open a copy of both files elsewhere"
         ) from error
     quoted = str(file.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")

@@ -8,9 +8,11 @@ import sqlite3
 
 import pytest
 
+from deltamem_agents.cli.remedies import spelled
 from deltamem_agents.core import DeltaMemConfig, new_adapter, save_adapter
 from deltamem_agents.demo.run import _events
 from deltamem_agents.errors import DeltaMemError
+from deltamem_agents.store import Store
 
 PLAIN = ("--embedder", "none")
 LONG = "a" * 256
@@ -170,6 +172,70 @@ def test_a_file_that_is_no_database(deltamem, tmp_path):
         plain = PLAIN if command[0] in ("write", "recall") else ()
         assert_refused(deltamem(*command, "--url", f"sqlite:///{path}", *plain), "not a database", "notes.txt")
     assert path.read_text().startswith("These are notes") and len(path.read_text()) == 3400
+
+
+def test_remedies_are_spelled_as_options_and_commands(deltamem, url, tmp_path):
+    with Store.open(url) as store:
+        store.append("alice", [{"role": "user", "content": "hello"}], "s")
+    (tmp_path / "a.zip").touch()
+    cases = {
+        ("export", "alice", "a.zip"): ("--force", "overwrite"),
+        ("rollback", "alice", 9): ("'deltamem log'", "log()"),
+        ("recall", "x", "--backbone", tmp_path): ("--adapter 'folder", "adapter="),
+        ("recall", "x", "--device", "cuda:77"): ("--device ", "device="),
+    }
+    for command, (told, python) in cases.items():
+        done = deltamem(*command, "--url", url)
+        assert_refused(done, told)
+        assert python not in done.err
+    notes = deltamem("recall", "x", "--mode", "vector", "--json", "--url", url, *PLAIN).json["notes"]
+    assert any("--embedder none" in note for note in notes) and not any("embedder=" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("give adapter='folder or hub id'", "give --adapter 'folder or hub id'"),
+        ("let it be replaced with overwrite=True", "let it be replaced with --force"),
+        ("opened with embedder=False", "opened with --embedder none"),
+        ("log() shows the positions", "'deltamem log' shows the positions"),
+        ("use device='cpu'", "use --device 'cpu'"),
+        ("'/data/adapter=x.db' and ?mode=ro&k=3 stay", "'/data/adapter=x.db' and ?mode=ro&k=3 stay"),
+        ("dialog() and catalog() stay", "dialog() and catalog() stay"),
+    ],
+)
+def test_spellings(text, told):
+    assert spelled(text) == told
+
+
+@pytest.mark.parametrize("given", ["memory.db", "/tmp/memory.db", "./a/b.sqlite", "sqlite", "host=db password=x9"])
+def test_what_is_no_url_is_told_what_one_looks_like(deltamem, tmp_path, given):
+    for command in (("log",), ("db", "check"), ("write", "x")):
+        done = deltamem(*command, "--url", given)
+        assert_refused(done, "sqlite:///memory.db", "postgresql://")
+        assert "x9" not in done.err and (given == "sqlite" or "has no scheme" in done.err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_standard_input_of_another_encoding(deltamem, url):
+    for command in (("write", "-"), ("chat",)):
+        done = deltamem(*command, "--url", url, *PLAIN, stdin="Hello\ncaf\xe9\n".encode("latin-1"))
+        assert done.code == 1 and "0xe9" in done.err and "PYTHONIOENCODING" in done.err and "Traceback" not in done.err
+        assert done.err.count("\n") == 1
+    assert deltamem("write", "-", "--url", url, *PLAIN, stdin=b"caf\xe9", encoding="latin-1").code == 0
+    said = deltamem("log", "--url", url, "--json").json
+    assert [each["content"] for each in said if each["role"] == "user"][-1] == "café"
+
+
+def test_percent_signs_are_only_that(deltamem, tmp_path):
+    url = f"sqlite:///{tmp_path}/100%25 %s of %(it)s.db"
+    assert deltamem("db", "upgrade", "--url", url).code == 0
+    with Store.open(url) as store:
+        store.append("50% %s", [{"role": "user", "content": "100% sure, %d"}], "%")
+    assert deltamem("log", "--agent", "50% %s", "--url", url, "--json").json[0]["content"] == "100% sure, %d"
+    assert "50% %s" in deltamem("agents", "--url", url).out and deltamem("db", "check", "--url", url).code == 0
+    assert "%(no)s" in deltamem("log", "--agent", "%(no)s", "--url", url).err
+    assert deltamem("log", "--%s", "--url", url).code == 2
 
 
 def test_passwords_are_masked(deltamem):

@@ -99,6 +99,37 @@ def test_check_tells_what_is_wrong(deltamem, url, tmp_path):
     assert found.code == 1 and len(found.json["problems"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        ("UPDATE deltamem_messages SET role = 'robot' WHERE position = 2", ["deltamem_messages", "position 2", "role"]),
+        ("UPDATE deltamem_messages SET created_at = 'soon'", ["deltamem_messages", "created_at", "position 1"]),
+        ("UPDATE deltamem_messages SET blocks = '{'", ["deltamem_messages", "blocks"]),
+        ("UPDATE deltamem_agents SET head = 1", ["deltamem_messages", "journal ends at 1"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_rows_that_were_edited_are_named(deltamem, url, tmp_path, edit, words):
+    with Store.open(url) as store:
+        for number in range(40):
+            store.append("alice", [{"role": "user", "content": [{"type": "text", "text": f"note {number}"}]}], "s")
+    with sqlite3.connect(tmp_path / "memory.db") as connection:
+        connection.execute(edit)
+    done = deltamem("db", "check", "--url", url)
+    assert done.code == 1 and all(word in done.out for word in words) and "restore the database" in done.out
+    found = deltamem("db", "check", "--url", url, "--json")
+    assert found.code == 1 and found.json["complete"] is True and len(found.json["problems"]) <= 21
+
+
+def test_a_check_that_is_over_too_soon_says_so(deltamem, url, monkeypatch):
+    with Store.open(url) as store:
+        store.append("alice", [{"role": "user", "content": "hello"}], "s")
+    monkeypatch.setattr("deltamem_agents.store.damage.CHECK_SECONDS", -1.0)
+    done = deltamem("db", "check", "--url", url)
+    assert done.code == 0 and "not all rows were looked at" in done.err
+    assert deltamem("db", "check", "--url", url, "--json").json == {"problems": [], "complete": False}
+
+
 def test_a_broken_full_text_index_is_told_of_and_repaired(deltamem, url, tmp_path):
     assert deltamem("write", "My dog is Rex.", "--agent", "alice", "--url", url, *PLAIN).code == 0
     with sqlite3.connect(tmp_path / "memory.db") as connection:
