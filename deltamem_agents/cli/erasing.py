@@ -172,11 +172,12 @@ def import_(
 def _check_can_ask(command: str, confirmed: bool) -> None:
     """Refuse to destroy what nobody confirmed, before anything is read."""
     if not confirmed and not terminal.can_ask():
-        raise typer.BadParameter(
-            f"'deltamem {command}' cannot be undone, and there is no terminal to ask; give --yes to go ahead, or "
-            "--dry-run to see what would go",
-            param_hint="--yes",
+        terminal.say(
+            f"error: 'deltamem {command}' cannot be undone, and there is no terminal to ask at; give --yes to go "
+            "ahead, or --dry-run to see what would go",
+            err=True,
         )
+        raise typer.Exit(2)
 
 
 def _ask(plan: Receipt, *, whole: bool = False) -> None:

@@ -21,7 +21,9 @@ def time(text: str | datetime) -> datetime:
     try:
         return text if isinstance(text, datetime) else datetime.fromisoformat(text)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no time; give one like 2026-01-31 or 2026-01-31T14:30") from None
+        raise typer.BadParameter(
+            f"{text!r} is not a valid time; give ISO 8601, such as 2026-01-31 or 2026-01-31T14:30Z"
+        ) from None
 
 
 Agent = Annotated[str, typer.Option("--agent", help="Whose memory.", envvar="DELTAMEM_AGENT")]

@@ -22,6 +22,7 @@ _OPTIONS = (
 _SPELLINGS = (  # in this order
     (re.compile(r"\boverwrite=True\b"), "--force"),
     (re.compile(r"\bembedder=False\b"), "--embedder none"),
+    (re.compile(r"\bbackbone=None\b"), "--backbone none"),
     (re.compile(r"\btombstone=False\b"), "--no-tombstone"),
     (re.compile(rf"(?<![\w/&?;'\"=.])({'|'.join(_OPTIONS)})=True\b"), r"--\1"),
     (re.compile(rf"(?<![\w/&?;'\"=.])({'|'.join(_OPTIONS)})=(?=['\"\w…])"), r"--\1 "),

@@ -198,6 +198,7 @@ def test_remedies_are_spelled_as_options_and_commands(deltamem, url, tmp_path):
         ("give adapter='folder or hub id'", "give --adapter 'folder or hub id'"),
         ("let it be replaced with overwrite=True", "let it be replaced with --force"),
         ("opened with embedder=False", "opened with --embedder none"),
+        ("opened with backbone=None: records alone", "opened with --backbone none: records alone"),
         ("log() shows the positions", "'deltamem log' shows the positions"),
         ("use device='cpu'", "use --device 'cpu'"),
         ("'/data/adapter=x.db' and ?mode=ro&k=3 stay", "'/data/adapter=x.db' and ?mode=ro&k=3 stay"),
@@ -213,7 +214,7 @@ def test_what_is_no_url_is_told_what_one_looks_like(deltamem, tmp_path, given):
     for command in (("log",), ("db", "check"), ("write", "x")):
         done = deltamem(*command, "--url", given)
         assert_refused(done, "sqlite:///memory.db", "postgresql://")
-        assert "x9" not in done.err and (given == "sqlite" or "has no scheme" in done.err)
+        assert "x9" not in done.err and (given == "sqlite" or "no known scheme" in done.err)
     assert list(tmp_path.iterdir()) == []
 
 

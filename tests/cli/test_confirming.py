@@ -28,8 +28,8 @@ def left(url):
 def test_without_a_terminal_it_takes_yes(deltamem, told, command):
     for options in ((), ("--json",), ("--forks",)):
         done = deltamem(*command, *options, "--url", told)
-        assert done.code == 2 and done.out == ""
-        assert all(word in " ".join(done.err.split()) for word in ("cannot be undone", "--yes", "--dry-run"))
+        assert done.code == 2 and done.out == "" and done.err.startswith("error: ") and done.err.count("\n") == 1
+        assert all(word in done.err for word in ("cannot be undone", "--yes", "--dry-run"))
     assert left(told) == {"alice": 3, "bob": 3}
     assert deltamem(*command, "--dry-run", "--url", told).code == 0 and left(told) == {"alice": 3, "bob": 3}
     assert deltamem(*command, "-y", "--url", told).code == 0

@@ -68,7 +68,7 @@ def _no_url(url: object) -> str:
         return f"the database URL is {kind_of(url)}"
     shown = masked(url)
     if shown == HIDDEN:
-        return "the database URL has no scheme that is known, such as the name of a file alone"
+        return "the database URL begins with no known scheme (a file's name needs sqlite:/// before it)"
     return f"{shown!r} is not a database URL that is supported"
 
 
