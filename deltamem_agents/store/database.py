@@ -57,7 +57,7 @@ class Database:
             self.dialect.check_schema(engine, schema)
         self.schema = schema
         self.url = engine.url
-        self._shown = engine.url if shown is None else shown
+        self._shown = shown
         self._owned = owned
         self._closed = False
         self._damage: Callable[[Connection], str | None] = _none
@@ -81,7 +81,7 @@ class Database:
     @property
     def name(self) -> str:
         """The masked URL."""
-        return masked(self._shown) + (f" (schema {self.schema})" if self.schema else "")
+        return masked(self._shown or self.url) + (f" (schema {self.schema})" if self.schema else "")
 
     def prepare(self) -> None:
         """Set up what holds for the database as a whole.

@@ -146,11 +146,12 @@ def test_appends_that_wait_are_one_statement_and_one_agent_may_be_among_them_twi
         queue._transact = counted
         with ThreadPoolExecutor(7) as pool:
             first = pool.submit(store.append, "a", [say("second")], "s")
-            while not sizes:
+            until = time.monotonic() + 20
+            while not sizes and time.monotonic() < until:
                 time.sleep(0.001)
             said = [(agent, [say(f"{agent}{i}"), say("more")], f"s{i}") for i in range(3) for agent in ("a", "b")]
             rest = [pool.submit(store.append, *each) for each in said]
-            while len(queue._waiting) < len(rest):
+            while len(queue._waiting) < len(rest) and time.monotonic() < until:
                 time.sleep(0.001)
             held_up.set()
             ids = {tuple(each.result()) for each in rest} | {tuple(first.result())}
