@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from sqlalchemy import event
 from deltamem_agents.errors import StoreError
 from deltamem_agents.store import Selection, Store, versions
 from deltamem_agents.store.database import open_database
-from deltamem_agents.store.dialects import purging
+from deltamem_agents.store.dialects import fts5, purging
 from deltamem_agents.store.dialects.fts5_levels import Level, _decoded, _encoded, levels, merge
 
 INDEX = "deltamem_records_fts"
@@ -179,3 +180,14 @@ def test_a_large_database_is_not_copied_for_one_erasure(path: Path, monkeypatch:
         size = path.stat().st_size
         assert store.purge() is None
         assert "VACUUM" in statements and path.stat().st_size < size / 2  # more than half was free
+
+
+def test_an_index_that_cannot_be_looked_at_is_not_called_broken(path: Path) -> None:
+    with Store.open(f"sqlite:///{path}") as store:
+        store.append("alice", [say("Rex is a dog")], "s")
+    with closing(sqlite3.connect(path)) as writer, closing(sqlite3.connect(path, timeout=0)) as looker:
+        writer.execute("BEGIN IMMEDIATE")
+        (found,) = fts5.problems(looker)
+        assert "locked" in found and "could not be looked at" in found and "broken" not in found
+        writer.rollback()
+        assert fts5.problems(looker) == []

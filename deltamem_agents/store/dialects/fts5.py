@@ -120,6 +120,11 @@ def index_exists(driver: sqlite3.Connection) -> bool:
     return driver.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (INDEX,)).fetchone() is not None
 
 
+def is_about_index(found: str) -> bool:
+    """Whether a finding of ``PRAGMA quick_check``, which looks at such indexes since SQLite 3.44, is about ours."""
+    return found.startswith("fts5:") or INDEX in found
+
+
 def problems(driver: sqlite3.Connection) -> list[str]:
     """What is wrong with the index: missing, unlike the records, or not to be opened."""
     made = {name: sql for name, sql in driver.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")}
@@ -136,7 +141,10 @@ def problems(driver: sqlite3.Connection) -> list[str]:
         driver.execute(f"SELECT rowid FROM {INDEX} WHERE {INDEX} MATCH 'a' LIMIT 1").fetchall()
         driver.execute(f"INSERT INTO {INDEX}({INDEX}, rank) VALUES ('integrity-check', 1)")
     except sqlite3.Error as error:
-        if "readonly" not in str(error):
+        driver.rollback()  # newer releases of SQLite would fail at the end of the transaction again
+        if "locked" in str(error):
+            found.append(f"the full-text index could not be looked at ({error}): try again when nobody writes")
+        elif "readonly" not in str(error):
             found.append(f"the full-text index is broken ({error}): {REMEDY}")
     high = levels(driver, INDEX)
     if high is not None and len(high) > MOST_LEVELS and not found:

@@ -171,7 +171,8 @@ class Sqlite:
 
     def check(self, connection: Connection) -> list[str]:
         """As `Dialect.check`."""
-        found = [row[0] for row in connection.exec_driver_sql("PRAGMA quick_check") if row[0] != "ok"]
+        rows = connection.exec_driver_sql("PRAGMA quick_check").scalars()
+        found = [row for row in rows if row != "ok" and not fts5.is_about_index(row)]  # that is looked at below
         broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
         ours = [row for row in broken if str(row[0]).startswith("deltamem_")]
         driver: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
