@@ -249,7 +249,8 @@ def show_recall(found: Recall) -> None:
     from rich.text import Text
 
     console = stdout()
-    if found.answer is None:
+    asked = found.usage.prompt_tokens > 0
+    if found.answer is None and (asked or not found.records):
         nothing = "Memory supports no answer." if found.records else "Memory holds nothing about this."
         console.print(nothing, style="dim")
     if found.answer is not None:

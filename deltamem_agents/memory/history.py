@@ -277,6 +277,7 @@ class History:
             reason = self._purge()
             folded = self._folded_after_erasing() if wait and self._mem.folder.able else None
             after = checksum_of(encode(folded.state)) if folded else None
+        unfolded = not dry_run and not self._mem.folder.able and store.knows(self.id)
         return Receipt(
             agent=self.id,
             status="dry run" if dry_run else "pending" if reason else "complete",
@@ -284,7 +285,7 @@ class History:
             erased=tuple(plan.erased),
             held_by=plan.held_by,
             remaining=plan.remaining,
-            state=state_hashes(before, after, None if dry_run or self._mem.folder.able else UNFOLDED),
+            state=state_hashes(before, after, UNFOLDED if unfolded else None),
             outside_reach=store.outside_reach,
         )
 

@@ -13,7 +13,8 @@ def test_commands_without_a_model_import_no_model_library(process, url):
         return done
 
     run("write", "My favourite colour is teal.", "--backbone", "none")
-    assert "teal" in run("recall", "Which colour?", "--backbone", "none").out
+    recalled = run("recall", "Which colour?", "--backbone", "none").out
+    assert "teal" in recalled and "supports no answer" not in recalled and "records alone" in recalled
     assert "teal" in run("log").out
 
 

@@ -119,7 +119,7 @@ def test_with_and_without_a_model_on_one_database_at_once(light: DeltaMem, open_
     only.write([OSLO], "s")
     assert distance(asked.state(), only.state()) < 1e-4
     assert asked.erase(ids=["m2"]).state.note is None
-    assert told.delete(dry_run=True).state.note is None
+    assert told.delete(dry_run=True).state.note is told.delete().state.note is None  # nothing is left to fold
 
 
 @pytest.mark.parametrize(
