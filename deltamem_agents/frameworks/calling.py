@@ -69,10 +69,14 @@ class RecallOptions:
         k, before = sought(self.k, present), _before(present, query)
         return {"mode": self.mode, "k": k, "budget": None, "generate": self.mode == "state", "context": before}
 
-    def for_prompt(self, messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Those of `AgentMemory.generate`, for a prompt that may hold recalled text of another class already."""
+    def for_prompt(self, messages: Sequence[Mapping[str, Any]], *, asks: bool = True) -> dict[str, Any]:
+        """Those of `AgentMemory.generate`, for a prompt that may hold recalled text of another class already.
+
+        Args:
+            asks: Whether its newest user message is a question; a summary is none, and nothing is recalled for it.
+        """
         asked = self.arguments() | {"placement": self.placement}
-        if not _holds_recall(messages):
+        if asks and not _holds_recall(messages):
             return asked
         return asked | {"mode": "state" if self.mode == "hybrid" else self.mode, "budget": 0}
 

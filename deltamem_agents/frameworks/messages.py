@@ -11,15 +11,15 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import takewhile
 from typing import Any
 
 from deltamem_agents.errors import InvalidAgentError
 from deltamem_agents.frameworks.sanitizing import plain_json, plain_text
-from deltamem_agents.frameworks.tool_output import ToolOutput, is_cut_of
+from deltamem_agents.frameworks.tool_output import ToolOutput, are_cuts
 from deltamem_agents.memory.results import ToolCall
-from deltamem_agents.store import Entry, check_id, check_messages
+from deltamem_agents.store import Entry, check_id, check_messages, wording
 from deltamem_agents.store.messages import TEXT_TYPES, NewMessage
+from deltamem_agents.store.wording import TOOL_CALL
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,6 @@ ROLES: Mapping[str, str] = {
     "tool": "tool",
     "function": "tool",
 }
-# Blocks without text are kept in the journal, and neither folded nor retrieved.
-TOOL_CALL = "tool_call"
 SANITIZED = "sanitized"  # of metadata: which parts of the message hold something else than they were given
 CLEARED: Mapping[str, str] = {"type": "history_cleared"}
 
@@ -155,34 +153,6 @@ def from_journal(entry: Entry) -> FrameworkMessage:
     )
 
 
-def unwritten(log: Sequence[Entry], messages: Sequence[dict[str, Any]], *, whole: bool = False) -> list[dict[str, Any]]:
-    """What a resent conversation adds to its session's journal.
-
-    Clients that keep no state send the whole conversation each time, with new ids or none, so ids cannot tell. The
-    longest beginning of ``messages`` that the journal ends with, by id or by role and text, is taken as known. Where
-    the client keeps nothing of tools, the journal's calls and their results are passed over.
-
-    Args:
-        log: The session's live journal.
-        messages: As `AgentMemory.write` takes them.
-        whole: Whether they are the whole conversation, and so may also have gone another way than the journal, after
-            an answer was drawn again or a question edited. The longest beginning that the journal has in this order is
-            then known.
-
-    Returns:
-        The rest, and before it messages that kept their id and changed their text: those replace the old ones.
-    """
-    checked = check_messages(messages)
-    log = [entry for entry in log if entry.content != [CLEARED]]
-    known = _known(log, checked)
-    if not any(_of_tools(message.role, message.blocks) for message in checked):
-        known = max(known, _known([e for e in log if not _of_tools(e.role, _blocks(e))], checked), key=len)
-    if whole:
-        known = max(known, _in_order(log, checked), key=len)
-    changed = [message for message, said in zip(messages, known, strict=False) if not said]
-    return [*changed, *messages[len(known) :]]
-
-
 def edited(log: Sequence[Entry], messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those of the messages that the session's journal has by their id, with other text."""
     known = {entry.id: entry for entry in log}
@@ -214,33 +184,11 @@ def id_name(value: object) -> str:
         return f"sha256:{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
-def _known(log: Sequence[Entry], messages: Sequence[NewMessage]) -> list[bool]:
-    """For each message of the longest beginning that ``log`` ends with: whether it says what it said."""
-    for n in range(min(len(log), len(messages)), 0, -1):
-        pairs = list(zip(log[-n:], messages[:n], strict=True))
-        if all(old.id == new.id or _same(old, new) for old, new in pairs):
-            return [_same(old, new) for old, new in pairs]
-    return []
-
-
-def _in_order(log: Sequence[Entry], messages: Sequence[NewMessage]) -> list[bool]:
-    """True for each message of the longest beginning that ``log`` has in this order, whatever else it has between."""
-    entries = iter(log)
-    return [True for _ in takewhile(lambda new: any(_same(old, new) for old in entries), messages)]
-
-
 def _same(old: Entry, new: NewMessage) -> bool:
-    if new.says_the_same(old.role, old.text, _blocks(old)):
+    if wording(old.role, old.text, _blocks(old)) == wording(new.role, new.text, new.blocks):
         return True
-    if not old.role == new.role == "tool":
-        return False
     # Journalled at another limit, or before there was one.
-    return is_cut_of(new.text, old.text) or is_cut_of(old.text, new.text)
-
-
-def _of_tools(role: str, blocks: list[Any] | None) -> bool:
-    """Whether a message is a tool's, or calls one."""
-    return role == "tool" or any(isinstance(each, dict) and each.get("type") == TOOL_CALL for each in blocks or ())
+    return old.role == new.role == "tool" and are_cuts(old.text, new.text)
 
 
 def _joined(first: str | list[Any], second: str | list[Any]) -> str | list[Any]:

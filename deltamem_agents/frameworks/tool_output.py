@@ -79,6 +79,11 @@ def _is_cut(text: str, head: int, tail: int) -> bool:
     return mark is not None and mark.end() == len(text) - tail
 
 
+def are_cuts(one: str, other: str) -> bool:
+    """Whether one of two texts is what `capped` makes of the other, at any limit."""
+    return is_cut_of(one, other) or is_cut_of(other, one)
+
+
 def _capped_blocks(blocks: list[Any], limit: int) -> list[Any]:
     """The blocks with the beginning and the end of all their texts together; one that has nothing left goes."""
     joined = "".join(_text(block) or "" for block in blocks)

@@ -46,6 +46,7 @@ class Said(NamedTuple):
         id: Empty for an erased one, unless it is that of the message that was looked for.
         wording: See `wording`.
         live: Whether it is in the live journal; if not, it was replaced, rolled back or erased.
+        result: The text of a tool's result.
     """
 
     place: int
@@ -54,6 +55,7 @@ class Said(NamedTuple):
     role: str
     wording: str
     live: bool
+    result: str = ""
 
     @property
     def erased(self) -> bool:
@@ -84,6 +86,7 @@ def ever_said(
             row.role,
             wording(row.role, row.text, row.blocks),
             row.left_at is None,
+            row.text if row.role == "tool" else "",
         )
         for row in connection.execute(_ROWS, {"key": key, "session": session, "after": after})
     ]

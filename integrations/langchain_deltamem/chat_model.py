@@ -30,7 +30,7 @@ from deltamem_agents.frameworks.calling import (
 from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.memory import AgentMemory, DeltaMem, Reply
 from deltamem_agents.memory.results import check_k
-from langchain_deltamem.messages import for_prompt
+from langchain_deltamem.messages import for_prompt, is_summary
 from langchain_deltamem.running import named_by_run, owner_of
 
 WAYS = (
@@ -222,7 +222,8 @@ class ChatDeltaMem(BaseChatModel):
         """Agent, prompt, and the keyword arguments of `AgentMemory.generate`."""
         agent = self._owner().memory(self.mem, call=given.get("delta_agent_id"), **named_by_run(None))
         prompt = for_prompt(messages)
-        options = self._recall_options().for_prompt(prompt)
+        human = [message for message in messages if message.type == "human"]
+        options = self._recall_options().for_prompt(prompt, asks=not human or not is_summary(human[-1]))
         options["sampling"] = self._sampling(stop, given)
         options["tools"] = chosen_tools(given.get("tools"), given.get("tool_choice"))
         return agent, prompt, options

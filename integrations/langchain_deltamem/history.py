@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage
 
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open
 from deltamem_agents.frameworks.messages import clearing, session_name, since_cleared
+from deltamem_agents.frameworks.resent import several_turns, unwritten
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import DeltaMem
+from deltamem_agents.memory.twins import twin
 from deltamem_agents.store import Entry
 from langchain_deltamem.messages import for_journal, put_together
 
@@ -48,6 +52,7 @@ class DeltaMemChatMessageHistory(BaseChatMessageHistory):
         super().__init__()
         self._tools = ToolOutput(limit=tool_output, folded=fold_tool_output)
         self._on_error = check_on_error(on_error)
+        self._mem = mem
         self._agent = mem.agent(agent_id)
         self._session = session_name(session_id)
 
@@ -59,10 +64,11 @@ class DeltaMemChatMessageHistory(BaseChatMessageHistory):
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Journal them, all or none. Messages that say nothing are left out; a known id with the same text is too.
 
-        Returns once they are durable; the next recall folds them.
+        One turn is added as it is. Several are taken for a history that a client sends again: of it, what the session
+        never held. Returns once they are durable; the next recall folds them.
         """
         with fails_open(self._on_error, "journalling"):
-            self._agent.write(for_journal(messages, self._tools), self._session, wait=False)
+            self._add(for_journal(messages, self._tools))
 
     def clear(self) -> None:
         """Start the conversation anew. The agent's memory, its journal and its state stay."""
@@ -76,7 +82,19 @@ class DeltaMemChatMessageHistory(BaseChatMessageHistory):
     async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Async twin of `add_messages`; never blocks the event loop."""
         with fails_open(self._on_error, "journalling"):
-            await self._agent.awrite(for_journal(messages, self._tools), self._session, wait=False)
+            await self._aadd(for_journal(messages, self._tools))
+
+    @property
+    def pool(self) -> ThreadPoolExecutor:
+        """Where the async twins write."""
+        return self._agent.pool
+
+    def _add(self, messages: list[dict[str, Any]]) -> None:
+        if several_turns(messages):
+            messages = unwritten(self._mem.store, self._agent.id, self._session, messages)
+        self._agent.write(messages, self._session, wait=False)
+
+    _aadd = twin(_add)
 
     async def aclear(self) -> None:
         """Async twin of `clear`; never blocks the event loop."""

@@ -26,6 +26,7 @@ KEPT = (
     *("name", "tool_call_id", "status", "artifact", "additional_kwargs"),
     *("usage_metadata", "response_metadata", "invalid_tool_calls"),
 )
+SUMMARY, SUMMARY_BEGINS = "summarization", "Here is a summary of the conversation to date:"
 _OF_EVERY, _OF_TOOLS = ("name", "additional_kwargs", "response_metadata"), ("artifact",)
 _OF_MODELS = ("usage_metadata", "invalid_tool_calls")
 _ROLES: Sequence[tuple[type[BaseMessage], str]] = (  # their chunks are of these classes too
@@ -82,6 +83,16 @@ def for_prompt(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
 def for_journal(messages: Sequence[BaseMessage], tools: ToolOutput | None = None) -> list[dict[str, Any]]:
     """What to write of these messages, less those that say nothing; ``tools`` is what is kept of tools' results."""
     return shared.for_journal(map(taken_apart, messages), tools)
+
+
+def is_summary(message: BaseMessage) -> bool:
+    """Whether LangChain put a message in place of others that it sums up: nobody said it, nobody asks it.
+
+    Clients that send their history again may keep its text alone.
+    """
+    return message.additional_kwargs.get("lc_source") == SUMMARY or (
+        message.type == "human" and str(message.text).lstrip().startswith(SUMMARY_BEGINS)
+    )
 
 
 def without_orphans(messages: Sequence[BaseMessage]) -> list[BaseMessage]:

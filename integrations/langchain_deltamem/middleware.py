@@ -22,10 +22,12 @@ from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open
 from deltamem_agents.frameworks.messages import id_name, session_name
 from deltamem_agents.frameworks.ownership import Owner
+from deltamem_agents.frameworks.resent import newest_question
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem, Recall
 from deltamem_agents.memory.twins import twin
 from langchain_deltamem.memory_tools import by_our_tools, memory_tools
+from langchain_deltamem.messages import is_summary
 from langchain_deltamem.running import named_in_context
 from langchain_deltamem.telling import Told, ToldChannel, untold
 
@@ -51,8 +53,9 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
     """Puts recall into the system message of each model call, and journals what was said before and by the call.
 
     Writing is idempotent: messages are known by their ids, edited ones replace the old, and a conversation that a
-    stateless client resends with other ids is aligned with the journal by its text. The journal's session is the
-    run's ``thread_id``. With a `ChatDeltaMem` of the same memory as model, that runs under the same agent's state.
+    stateless client sends again is aligned with all that the session ever held, see `frameworks.resent`. A summary in
+    place of messages is neither journalled nor recalled for. The journal's session is the run's ``thread_id``.
+    With a `ChatDeltaMem` of the same memory as model, that runs under the same agent's state.
 
     Args:
         mem: An open one; not closed by this class.
@@ -135,6 +138,8 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         agent = self._agent(request.state, request.runtime)
         query, present, text = self._query(request), _present(request), ""
         with fails_open(self._on_error, "recall"):
+            if query is None:
+                query = self._asked(agent, _session())
             recalled = agent.recall(query, **self._options.for_search(present, query)) if query else Recall()
             text = beyond_prompt(self._mem, recalled, self._options, present, _given(request))
         with fails_open(self._on_error, "journalling"):
@@ -151,6 +156,8 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         agent = self._agent(request.state, request.runtime)
         query, present, text = self._query(request), _present(request), ""
         with fails_open(self._on_error, "recall"):
+            if query is None:
+                query = await self._aasked(agent, _session())
             recalled = await agent.arecall(query, **self._options.for_search(present, query)) if query else Recall()
             text = beyond_prompt(self._mem, recalled, self._options, present, _given(request))
         with fails_open(self._on_error, "journalling"):
@@ -193,12 +200,22 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         """The agent that a tool of ours is to serve, and the session."""
         return self._agent(runtime.state, runtime), _session()
 
-    def _query(self, request: ModelRequest[Any]) -> str:
-        """What to recall for; nothing where the model reads the state itself and nothing else is asked for."""
+    def _query(self, request: ModelRequest[Any]) -> str | None:
+        """What to recall for; nothing where the model reads the state itself and nothing else is asked for.
+
+        None where a summary took the question's place within the run.
+        """
         if self._options.mode == "state" and self._is_ours(request):
             return ""
-        asked = next((m for m in reversed(request.messages) if isinstance(m, HumanMessage)), None)
-        return str(asked.text).strip() if asked is not None else ""
+        human = [message for message in request.messages if isinstance(message, HumanMessage)]
+        asked = next((message for message in reversed(human) if not is_summary(message)), None)
+        return str(asked.text).strip() if asked is not None else None if human else ""
+
+    def _asked(self, agent: AgentMemory, session: str) -> str:
+        """The newest question of the session's journal."""
+        return newest_question(self._mem.store, agent.id, session)
+
+    _aasked = twin(_asked)
 
     def _with_memory(self, request: ModelRequest[Any], agent: AgentMemory, text: str) -> ModelRequest[Any]:
         if self._is_ours(request) and request.model_settings.get("delta_agent_id") is None:
@@ -219,8 +236,7 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         return {place for place, each in enumerate(messages) if place not in passed and self._is_chosen(each)}
 
     def _is_chosen(self, message: BaseMessage) -> bool:
-        # A summary that LangChain put in place of messages is not something that was said.
-        if message.type == "system" or message.additional_kwargs.get("lc_source") == "summarization":
+        if message.type == "system" or is_summary(message):
             return False
         return self._write(message) if callable(self._write) else self._write == "all" or message.type == "human"
 

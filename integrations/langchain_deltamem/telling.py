@@ -13,10 +13,10 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage
 from langgraph.channels.base import BaseChannel
 
-from deltamem_agents.frameworks.messages import edited, id_name, unwritten
+from deltamem_agents.frameworks.messages import edited, id_name
+from deltamem_agents.frameworks.resent import unwritten, unwritten_turn
 from deltamem_agents.frameworks.tool_output import ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem
-from deltamem_agents.store import Entry
 from langchain_deltamem.messages import for_journal
 
 
@@ -116,9 +116,9 @@ def untold(
         tools: What is kept of tools' results.
         edits: Whether to look for edited ones among those that were told.
     """
+    chosen = {place for place in chosen if not _asked_again(messages, place)}
     if not told:
-        given = for_journal([messages[place] for place in sorted(chosen)], tools)
-        return unwritten(agent.log(session), given) if given else []
+        return unwritten(mem.store, agent.id, session, for_journal([messages[p] for p in sorted(chosen)], tools))
     last = _place_after(messages, told)
     looked_up = range(len(messages)) if edits or last is None else range(max(last - 1, 0), len(messages))
     names = {place: id_name(messages[place].id) for place in looked_up if place in chosen and messages[place].id}
@@ -129,9 +129,11 @@ def untold(
     known = [each for each in fresh if each.get("id") in held]
     fresh = [each for each in fresh if each not in known]
     changed = edited([*held.values()], [*changed, *known])
-    if last is None:
-        return [*changed, *(unwritten(agent.log(session), fresh) if fresh else [])]
-    return [*changed, *_not_again(mem, agent, session, [*held.values()], fresh)]
+    if last is None and len(fresh) > 1:
+        return [*changed, *unwritten(mem.store, agent.id, session, fresh)]
+    asked = next((messages[p] for p in sorted(chosen, reverse=True) if p < after and messages[p].type == "human"), None)
+    question = next(iter(for_journal([] if asked is None else [asked], tools)), None)
+    return [*changed, *unwritten_turn(mem.store, agent.id, session, fresh, question)]
 
 
 def _place_after(messages: Sequence[BaseMessage], told: str) -> int | None:
@@ -145,14 +147,10 @@ def _after_what_is_known(messages: Sequence[BaseMessage], names: Mapping[int, st
     return max([*replies, *(place for place, name in names.items() if name in held)], default=-1) + 1
 
 
-def _not_again(
-    mem: DeltaMem, agent: AgentMemory, session: str, held: Sequence[Entry], fresh: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Without the same reply by another id, as a run that is begun again from a checkpoint gives it."""
-    if not fresh or not held or any(message["role"] == "user" for message in fresh):
-        return fresh
-    after = mem.store.live(agent.id, max(entry.position for entry in held), session)
-    return unwritten(after, fresh) if after else fresh
+def _asked_again(messages: Sequence[BaseMessage], place: int) -> bool:
+    """Whether a message is the question before it, which nobody answered: the run failed, and is tried again."""
+    before, this = messages[place - 1] if place else None, messages[place]
+    return before is not None and before.type == this.type == "human" and before.content == this.content
 
 
 def _last_id(kept: Any) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -20,6 +19,7 @@ from deltamem_agents.frameworks.messages import for_journal, session_name
 from deltamem_agents.frameworks.options import refuse_unknown
 from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.frameworks.recalled import RecalledText
+from deltamem_agents.frameworks.resent import Handed, unwritten_portion
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.opened import Handle, refuse_pickle
@@ -32,8 +32,9 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
     """What belongs to the newest question, for `Memory.from_defaults(memory_blocks=[…])`; nothing of it twice.
 
     `Memory` hands a block what no longer fits its buffer, and only that is journalled: use `DeltaMemory` where all is
-    to be remembered. Writing is idempotent: a conversation that is handed over again, by another process or in other
-    portions, adds what is new in it. System messages are not journalled.
+    to be remembered. Writing is idempotent: a conversation that is handed over again, by another process, in other
+    portions or with other words in some places, adds what is new in it, and brings nothing back. System
+    messages are not journalled.
 
     Args:
         mem: An open one; not closed by this class.
@@ -65,7 +66,7 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
 
     _handle: Handle = PrivateAttr()
     _held: list[ChatMessage] = PrivateAttr(default_factory=list)  # what could not be journalled, for the next time
-    _last: dict[str, str] = PrivateAttr(default_factory=dict)  # by session: the id of what was written last
+    _handed: dict[str, Handed] = PrivateAttr(default_factory=dict)  # by session: how far it has come
 
     def __init__(self, mem: DeltaMem, agent_id: str | None = None, **fields: Any) -> None:
         # Before pydantic, which would say it in its own words.
@@ -110,16 +111,19 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
     async def _write(self, messages: list[ChatMessage]) -> None:
         tools = ToolOutput(limit=self.tool_output, folded=self.fold_tool_output)
         for session, portion in groupby(messages, lambda each: session_name(each.additional_kwargs.get("session_id"))):
-            last, new = self._last.get(session, session), []
-            for message in for_journal((taken_apart(_as_said(each)) for each in portion), replace(tools, limit=None)):
-                if message["role"] != "system":
-                    last = _id_after(last, message)  # of all that was said, whatever is kept of it
-                    if message["role"] == "tool":
-                        message["content"] = tools.of(message["content"])
-                    new.append(with_observations_cut(message, tools) | {"id": last})
-            if new:
-                await self._agent.awrite(new, session, wait=False)
-                self._last[session] = last
+            plain = for_journal((taken_apart(_as_said(each)) for each in portion), replace(tools, limit=None))
+            if whole := [message for message in plain if message["role"] != "system"]:
+                await asyncio.wrap_future(self._agent.pool.submit(self._journal, session, whole, tools))
+
+    def _journal(self, session: str, whole: list[dict[str, Any]], tools: ToolOutput) -> None:
+        """Write what is new of messages, of which ids follow before anything of them is cut."""
+        store, handed = self._handle.mem.store, self._handed.get(session)
+        cut = [each | {"content": tools.of(each["content"])} if each["role"] == "tool" else each for each in whole]
+        kept = [with_observations_cut(each, tools) for each in cut]
+        new, handed = unwritten_portion(store, self.agent_id, session, kept, whole, handed)
+        if new:
+            self._agent.write(new, session, wait=False)
+        self._handed[session] = handed
 
     @property
     def _agent(self) -> AgentMemory:
@@ -133,9 +137,3 @@ def _as_said(message: ChatMessage) -> ChatMessage:
     """The message without the session that `Memory` adds to it."""
     kept = {key: value for key, value in message.additional_kwargs.items() if key != "session_id"}
     return message.model_copy(update={"additional_kwargs": kept})
-
-
-def _id_after(last: str, message: Mapping[str, Any]) -> str:
-    """An id that follows from all that the block was handed of the conversation: messages have none of their own."""
-    told = json.dumps([last, message["role"], message["content"]], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()

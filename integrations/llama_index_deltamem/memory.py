@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Self
 
 from llama_index.core.base.llms.base import BaseLLM
@@ -16,9 +18,10 @@ from llama_index.core.storage.chat_store.base_db import MessageStatus
 from deltamem_agents.errors import ConfigError, UnknownAgentError
 from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open
-from deltamem_agents.frameworks.messages import clearing, own_role, session_name, since_cleared, unwritten
+from deltamem_agents.frameworks.messages import clearing, own_role, session_name, since_cleared
 from deltamem_agents.frameworks.options import refuse_unknown
 from deltamem_agents.frameworks.ownership import Owner
+from deltamem_agents.frameworks.resent import Message, unwritten, unwritten_turn
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem, Receipt
 from deltamem_agents.memory.opened import find_open, refuse_pickle
@@ -244,11 +247,13 @@ class DeltaMemory(Memory):
         given = said(messages)
         new = {each.id for each in given[-1:]}  # where the journal cannot be read: the question alone, for later
         with fails_open(self.on_error, "reading the conversation"):
-            log = await self._agent.alog(self._session)
-            new = {each["id"] for each in unwritten(log, journalled(given, self._tools), whole=True)}
+            new = {each["id"] for each in await self._run(unwritten, journalled(given, self._tools))}
         due = [each for each in given if each.id in new]
-        if due and due[-1].message is messages[-1] and asks(messages[-1]):
-            self._turn.begin([due.pop()])
+        if given and given[-1].message is messages[-1] and asks(messages[-1]):
+            if due and due[-1] is given[-1]:
+                self._turn.begin([due.pop()])
+            else:
+                self._turn.asked = given[-1]
         await self._write(due)
 
     async def areset(self, status: MessageStatus | None = None) -> None:
@@ -342,6 +347,12 @@ class DeltaMemory(Memory):
         system.blocks = [*system.blocks, TextBlock(text=text)]
         return messages
 
+    async def _run(self, select: Callable[..., list[Message]], *given: Any, **options: Any) -> list[Message]:
+        """What `frameworks.resent` selects of messages, in a thread of the pool."""
+        agent = self._agent
+        call = partial(select, self._turn.mem.store, agent.id, self._session, *given, **options)
+        return await asyncio.wrap_future(agent.pool.submit(call))
+
     async def _recall(self, query: str, left: int, present: Sequence[str]) -> str:
         """Recalled text of at most ``left`` tokens, of the same records whenever it is asked for within a turn."""
         if not query or left < 1:
@@ -358,7 +369,11 @@ class DeltaMemory(Memory):
         """Journal messages; returns once they are durable. Where that fails they stay in the open turn."""
         with fails_open(self.on_error, "journalling"):
             try:
-                if new := journalled(due, self._tools):
+                new = journalled(due, self._tools)
+                if self._turn.asked is not None:
+                    asked = journalled([self._turn.asked], self._tools)
+                    new = await self._run(unwritten_turn, new, *asked, history=False)
+                if new:
                     await self._agent.awrite(new, self._session, wait=False)
             except BaseException:
                 self._turn.begin(due)

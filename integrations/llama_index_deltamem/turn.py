@@ -27,12 +27,13 @@ class Said(NamedTuple):
 class OpenTurn(Handle):
     """What a `DeltaMemory` knows beyond its fields; its copies share it. Safe to share among threads."""
 
-    __slots__ = ("_lock", "_said", "recalled", "restore")
+    __slots__ = ("_lock", "_said", "asked", "recalled", "restore")
 
     def __init__(self, mem: DeltaMem) -> None:
         super().__init__(mem)
         self._lock = threading.Lock()
         self._said: list[Said] = []
+        self.asked: Said | None = None  # the turn's question, where it is journalled already: it is asked again
         self.recalled: dict[str, RecalledText] = {}  # by query; another one in the next turn
         self.restore = False  # whether the chat buffer is yet to be filled from the journal
 
@@ -43,7 +44,7 @@ class OpenTurn(Handle):
             for message in messages:
                 if asks(message):
                     due += self._said
-                    self._said, self.recalled = [], {}
+                    self._said, self.asked, self.recalled = [], None, {}
                 self._said += said([message])
                 if answers(message):
                     due += self._said
@@ -53,7 +54,7 @@ class OpenTurn(Handle):
     def end(self) -> list[Said]:
         """Close the turn as it is. What is to be journalled now."""
         with self._lock:
-            due, self._said, self.recalled = self._said, [], {}
+            due, self._said, self.asked, self.recalled = self._said, [], None, {}
         return due
 
     def begin(self, messages: Iterable[Said]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,8 +24,8 @@ from deltamem_agents.frameworks.messages import (
     from_journal,
     own_role,
     session_name,
-    unwritten,
 )
+from deltamem_agents.frameworks.resent import unwritten
 from deltamem_agents.memory import Reply, ToolCall
 from deltamem_agents.memory.opened import Handle, find_open
 
@@ -91,15 +92,15 @@ def test_a_resent_conversation_is_written_once(mem: DeltaMem) -> None:
         return [m | {"id": f"{ids}{i}"} for i, m in enumerate(messages)] if ids else messages
 
     agent.write(said("Hi", "Hello", "More?", "Yes", ids="k"), "s")
-    log = agent.log("s")
-    assert unwritten(log, said("Hi", "Hello", "More?", "Yes", "Well?", "No")) == said("Well?", "No")
-    assert unwritten(log, said("More?", "Yes", "Well?")) == said("Well?")
-    assert unwritten(log, said("Something else")) == said("Something else")
-    assert unwritten([], said("Hi")) == said("Hi")
+    new = partial(unwritten, mem.store, "a", "s")
+    assert new(said("Hi", "Hello", "More?", "Yes", "Well?", "No")) == said("Well?", "No")
+    assert new(said("More?", "Yes", "Well?")) == said("Well?")
+    assert new(said("Something else")) == said("Something else")
+    assert unwritten(mem.store, "a", "other", said("Hi")) == said("Hi")
     edited = said("Hi", "Hello there", "More?", "Yes", "Well?", ids="k")
-    assert [m["content"] for m in unwritten(log, edited)] == ["Hello there", "Well?"]
+    assert [m["content"] for m in new(edited)] == ["Hello there", "Well?"]
     agent.write([clearing()], "s")
-    assert unwritten(agent.log("s"), said("Hi", "Hello", "More?", "Yes", "Well?")) == said("Well?")
+    assert new(said("Hi", "Hello", "More?", "Yes", "Well?")) == said("Well?")
 
 
 def test_any_string_is_a_session() -> None:

@@ -16,7 +16,8 @@ from llama_index.core.base.llms.types import ChatMessage
 
 from deltamem_agents import DeltaMem
 from deltamem_agents.errors import ConfigError
-from deltamem_agents.frameworks.messages import FrameworkMessage, unwritten
+from deltamem_agents.frameworks.messages import FrameworkMessage
+from deltamem_agents.frameworks.resent import unwritten
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput, capped, is_cut_of
 from langchain_deltamem import DeltaMemChatMessageHistory, DeltaMemMiddleware
 from langchain_deltamem.messages import for_journal
@@ -138,11 +139,11 @@ def test_a_resent_conversation_is_known_at_another_limit(mem: DeltaMem) -> None:
     agent = mem.agent("resent")
     agent.write(for_journal(SPOKEN, ToolOutput(limit=None)), "s", wait=False)
     anew = [each.model_copy(update={"id": None}) for each in SPOKEN]
-    assert unwritten(agent.log("s"), for_journal(anew)) == []
+    assert unwritten(mem.store, "resent", "s", for_journal(anew)) == []
     agent.write(for_journal(SPOKEN, ToolOutput(limit=100)), "t", wait=False)
-    assert unwritten(agent.log("t"), for_journal(anew, ToolOutput(limit=None))) == []
+    assert unwritten(mem.store, "resent", "t", for_journal(anew, ToolOutput(limit=None))) == []
     other = FrameworkMessage(role="tool", content=PAGE + "!").for_journal()
-    assert other is not None and unwritten(agent.log("t")[2:3], [other]) == [other]
+    assert other is not None and unwritten(mem.store, "resent", "t", [other]) == [other]
 
 
 @given(st.text(max_size=80), st.integers(0, 20))

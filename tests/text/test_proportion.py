@@ -14,7 +14,7 @@ from deltamem_agents import terminal, tiny
 from deltamem_agents.engine import Rendering, cut
 from deltamem_agents.engine.streaming import without_stop
 from deltamem_agents.frameworks.calling import VisibleText
-from deltamem_agents.frameworks.messages import FrameworkMessage, for_journal, for_prompt, unwritten
+from deltamem_agents.frameworks.messages import FrameworkMessage, for_journal, for_prompt
 from deltamem_agents.memory.prompting import beyond, prompt_messages
 from deltamem_agents.memory.results import Reply
 from deltamem_agents.memory.tool_calls import split_tool_calls
@@ -26,7 +26,7 @@ from deltamem_agents.recall.records import sentences
 from deltamem_agents.recall.selection import is_weak, knows_nothing, select
 from deltamem_agents.recall.snapshot import joined
 from deltamem_agents.recall.words import forget_words, looked_for, text_terms
-from deltamem_agents.store import Entry, StoredRecord, check_id, check_messages
+from deltamem_agents.store import Entry, StoredRecord, check_id, check_messages, wording
 from deltamem_agents.store.dialects import fts5, tsvector
 from deltamem_agents.unspaced import UNSPACED, spelled_out
 
@@ -166,7 +166,7 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "VisibleText": streamed,
     "for_prompt": lambda text: for_prompt(framework(text)),
     "for_journal": lambda text: for_journal(framework(text)),
-    "unwritten": lambda text: unwritten([said(text)], [{"role": "user", "content": text}]),
+    "wording": lambda text: wording("user", text, None),
     # the journal and the terminal
     "check_messages": lambda text: check_messages(messages(text)),
     "check_id": refused(check_id),
