@@ -58,7 +58,7 @@ def unwritten_turn(
     agent: str,
     session: str,
     messages: Sequence[Message],
-    question: Message | None = None,
+    question: Message | int | None = None,
     *,
     history: bool = True,
 ) -> list[Message]:
@@ -68,7 +68,7 @@ def unwritten_turn(
     at once are a history that came again, see `unwritten`.
 
     Args:
-        question: The one before the messages, which is written.
+        question: The one before the messages, which is written, or its position in the journal.
         history: Whether several turns are a history. If not, all of them were just said.
     """
     several = several_turns(messages)
@@ -78,8 +78,11 @@ def unwritten_turn(
         return []
     checked = check_messages(messages)
     asks = sum(message.role == "user" for message in checked)
-    asked = checked[asks - 1] if asks else check_messages([question])[0] if question else None
-    position = None if asked is None or several else _position(store, agent, session, asked, known=not asks)
+    if isinstance(question, int):
+        position = None if asks else question
+    else:
+        asked = checked[asks - 1] if asks else check_messages([question])[0] if question else None
+        position = None if asked is None or several else _position(store, agent, session, asked, known=not asks)
     said = store.ever_said(agent, session, checked, after=MAX_POSITION if position is None else position)
     erased = {(each.id, each.wording) for each in said if each.erased and each.id}
     answers = [] if position is None else [each for each in said if each.live]

@@ -132,7 +132,9 @@ def untold(
     if last is None and len(fresh) > 1:
         return [*changed, *unwritten(mem.store, agent.id, session, fresh)]
     asked = next((messages[p] for p in sorted(chosen, reverse=True) if p < after and messages[p].type == "human"), None)
-    question = next(iter(for_journal([] if asked is None else [asked], tools)), None)
+    question: Any = next(iter(for_journal([] if asked is None else [asked], tools)), None)
+    if question is not None and question.get("id") in held:
+        question = held[question["id"]].position
     return [*changed, *unwritten_turn(mem.store, agent.id, session, fresh, question)]
 
 
