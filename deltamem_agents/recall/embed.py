@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deltamem_agents import arguments
-from deltamem_agents.errors import ConfigError, EmbedderError, MissingExtraError, kind_of
+from deltamem_agents.errors import ConfigError, EmbedderError, MissingExtraError, kind_of, shown
 from deltamem_agents.recall.cutting import in_parts
 from deltamem_agents.recall.naming import name_of
 from deltamem_agents.recall.protocols import Embedder
@@ -29,6 +29,7 @@ NO_LOCAL_MODEL = (
     "full text alone: opened with backbone=None and no embedder; a function or a service searches by meaning without "
     f"torch, embedder={BUNDLED_NAME!r} with it"
 )
+LONGEST_PATH = 255  # characters of a name in a folder
 MODEL_FILES = ("modules.json", "config.json", "adapter_config.json")  # a folder with a model has one of them
 
 Embed = Callable[[list[str]], Any]
@@ -204,13 +205,15 @@ def load_embedder(
     if limit is None and count is not None:
         raise ConfigError("count is given and limit is not; give limit=…, the most that the embedder reads")
     if limit is not None and (isinstance(source, str | Path | Embedder) or hasattr(source, "max_seq_length")):
-        raise ConfigError(f"limit is {limit!r}, and this embedder knows its own; leave it out, or pass a function")
+        raise ConfigError(f"limit is {shown(limit)}, and this embedder knows its own; leave it out, or pass a function")
     measure = None if limit is None else Measure(arguments.whole(limit, "limit", 1), count or len)
     if isinstance(source, (str, Path)):
         if str(source) == BUNDLED_NAME and name in (None, BUNDLED_NAME):
             bundled, _ = default_embedder()
             if bundled is not None:
                 return bundled
+        if max(map(len, Path(source).parts), default=0) > LONGEST_PATH:
+            raise EmbedderError(f"embedder {shown(str(source))} is neither a folder nor a hub id; give one of them")
         _require_model(source)
         if find_spec("sentence_transformers") is None:
             raise MissingExtraError(
