@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deltamem_agents.engine.generation import Sampling
-from deltamem_agents.errors import ConfigError
+from deltamem_agents.errors import ChatTemplateError, ConfigError, InvalidMessageError
 from deltamem_agents.frameworks.recalled import RecalledText
 from deltamem_agents.frameworks.tool_output import LIMIT, capped
-from deltamem_agents.memory.prompting import TURNS, beyond, sought
+from deltamem_agents.memory.prompting import TURNS, beyond, prompt_messages, sought
 from deltamem_agents.memory.results import (
     Mode,
     Outdated,
@@ -147,6 +148,26 @@ def chosen_tools(tools: Sequence[Mapping[str, Any]] | None, choice: object) -> l
         names = ", ".join(tool["function"]["name"] for tool in tools)
         raise ConfigError(f"tool_choice names {name!r}, which is not among the tools: {names}")
     return named
+
+
+def prompt_length(
+    mem: DeltaMem, prompt: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
+) -> int:
+    """Tokens of a prompt; where the chat template refuses the messages, such as an answer alone, of one after another.
+
+    Args:
+        prompt: See `frameworks.messages.for_prompt`.
+    """
+    rendering = mem.engine.rendering
+    if not prompt:
+        return 0
+    try:
+        return len(rendering.prompt(prompt_messages(prompt), tools))
+    except (ChatTemplateError, InvalidMessageError):
+        told = ((each["role"], _text(each["content"]), each.get("tool_calls")) for each in prompt)
+        return sum(
+            len(rendering.message(role, text + (json.dumps(calls) if calls else ""))) for role, text, calls in told
+        )
 
 
 def reply_facts(mem: DeltaMem, agent: AgentMemory, prompt: Sequence[Mapping[str, Any]], reply: Reply) -> dict[str, Any]:

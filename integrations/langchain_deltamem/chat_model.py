@@ -20,14 +20,18 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field
 
 from deltamem_agents.engine.generation import Sampling
+from deltamem_agents.errors import UnsupportedModelError
 from deltamem_agents.frameworks.calling import (
     RecallOptions,
     VisibleText,
     chosen_sampling,
     chosen_tools,
+    prompt_length,
     reply_facts,
 )
+from deltamem_agents.frameworks.options import refuse_unknown
 from deltamem_agents.frameworks.ownership import Owner
+from deltamem_agents.frameworks.sanitizing import plain_text
 from deltamem_agents.memory import AgentMemory, DeltaMem, Reply
 from deltamem_agents.memory.results import check_k
 from langchain_deltamem.messages import for_prompt, is_summary
@@ -63,8 +67,8 @@ class ChatDeltaMem(BaseChatModel):
         stop: Strings that end a reply.
 
     Raises:
-        ConfigError: An option is out of range, or ``mem`` was opened without a backbone; on a call, no agent is named
-            anywhere, or another than ``agent_id`` is.
+        ConfigError: An option is unknown or out of range, or ``mem`` was opened without a backbone; on a call, no agent
+            is named anywhere, or another than ``agent_id`` is.
         InvalidAgentError: The agent id is not one.
     """
 
@@ -85,6 +89,7 @@ class ChatDeltaMem(BaseChatModel):
     cache: Any = False  # a cache does not know that the state has changed
 
     def __init__(self, **fields: Any) -> None:
+        refuse_unknown(type(self).__name__, fields, type(self).model_fields)
         check_k(fields.get("k", 5))  # before validation, which takes True for 1
         super().__init__(**fields)
         self.mem.backbone.engine("ChatDeltaMem")
@@ -119,8 +124,25 @@ class ChatDeltaMem(BaseChatModel):
         Args:
             tools: Anything LangChain takes for a tool.
             tool_choice: "none", or a tool's name to show that one only; a backbone cannot be forced to call.
+
+        Raises:
+            UnsupportedModelError: The chat template shows a model no tools.
         """
+        self._check_tools(tools)
         return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], tool_choice=tool_choice, **kwargs)
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """A text's tokens by the backbone's tokenizer; markup in it is text, as it is in a prompt."""
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        return self.mem.engine.rendering.text(plain_text(text))
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """Tokens of the prompt that these messages and tools make, without what memory adds to it."""
+        if self.custom_get_token_ids is not None:
+            return super().get_num_tokens_from_messages(messages, tools)
+        shown = [convert_to_openai_tool(tool) for tool in tools or ()] or None
+        return prompt_length(self.mem, for_prompt(messages), shown)
 
     # The config does not reach `_generate`; the agent it means is handed on as a keyword argument.
 
@@ -226,7 +248,16 @@ class ChatDeltaMem(BaseChatModel):
         options = self._recall_options().for_prompt(prompt, asks=not human or not is_summary(human[-1]))
         options["sampling"] = self._sampling(stop, given)
         options["tools"] = chosen_tools(given.get("tools"), given.get("tool_choice"))
+        self._check_tools(options["tools"] or ())
         return agent, prompt, options
+
+    def _check_tools(self, tools: Sequence[Any]) -> None:
+        """Raise where a backbone would never see its tools."""
+        if tools and not self.mem.engine.rendering.takes_tools:
+            raise UnsupportedModelError(
+                f"{len(tools)} tools were given, and the chat template of {self.mem.engine.name} shows a model none; "
+                "use a backbone whose template takes tools"
+            )
 
     def _owner(self) -> Owner:
         return owner_of(self, WAYS)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
+from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, get_buffer_string
 from pydantic import Field
 
@@ -12,10 +15,14 @@ from deltamem_agents.errors import ConfigError, MissingExtraError
 from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open
 from deltamem_agents.frameworks.messages import session_name
-from deltamem_agents.memory import DeltaMem, Recall
+from deltamem_agents.frameworks.options import refuse_unknown
+from deltamem_agents.frameworks.recalled import RecalledText
+from deltamem_agents.memory import DeltaMem
 from deltamem_agents.memory.results import check_k
+from deltamem_agents.memory.twins import twin
 from langchain_deltamem.history import DeltaMemChatMessageHistory
 from langchain_deltamem.messages import without_orphans
+from langchain_deltamem.retrieving import aretrieved, documents, retrieved
 
 try:
     from langchain_classic.base_memory import BaseMemory
@@ -47,7 +54,8 @@ class DeltaMemClassicMemory(BaseMemory):
         on_error: "log" goes on without memory where it fails (the database is away, say), "raise" raises.
 
     Raises:
-        ConfigError: An option is out of range, or, on a call, several variables may be the input or the output.
+        ConfigError: An option is unknown or out of range, or, on a call, several variables may be the input or the
+            output.
         InvalidAgentError: The agent id is not one.
     """
 
@@ -69,6 +77,7 @@ class DeltaMemClassicMemory(BaseMemory):
     on_error: OnError = "log"
 
     def __init__(self, **fields: Any) -> None:
+        refuse_unknown(type(self).__name__, fields, type(self).model_fields)
         check_k(fields.get("k", 5))  # before validation, which takes True for 1
         check_on_error(fields.get("on_error", "log"))
         super().__init__(**fields)
@@ -84,21 +93,21 @@ class DeltaMemClassicMemory(BaseMemory):
 
     def load_memory_variables(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """What belongs to the input; reads only."""
-        said, query = self._window(self._history().messages), self._query(inputs)
-        options = self._options().for_search([message.text for message in said], query)
-        recalled = Recall()
+        said, query, found = self._window(self._history().messages), self._query(inputs), RecalledText()
         with fails_open(self.on_error, "recall"):
-            recalled = self.mem.agent(self.agent_id).recall(query, **options) if query else recalled
-        return {self.memory_key: self._shown(said, recalled)}
+            if query:
+                find = partial(self._found, query, said)
+                found = retrieved("DeltaMemClassicMemory.recall", query, find, self._documents)
+        return {self.memory_key: self._shown(said, found)}
 
     async def aload_memory_variables(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Async twin of `load_memory_variables`; never blocks the event loop."""
-        said, query = self._window(await self._history().aget_messages()), self._query(inputs)
-        options = self._options().for_search([message.text for message in said], query)
-        recalled = Recall()
+        said, query, found = self._window(await self._history().aget_messages()), self._query(inputs), RecalledText()
         with fails_open(self.on_error, "recall"):
-            recalled = await self.mem.agent(self.agent_id).arecall(query, **options) if query else recalled
-        return {self.memory_key: self._shown(said, recalled)}
+            if query:
+                find = partial(self._afound, query, said)
+                found = await aretrieved("DeltaMemClassicMemory.recall", query, find, self._documents)
+        return {self.memory_key: self._shown(said, found)}
 
     def save_context(self, inputs: dict[str, Any], outputs: dict[str, str]) -> None:
         """Journal what was said; returns once it is durable."""
@@ -136,16 +145,30 @@ class DeltaMemClassicMemory(BaseMemory):
         answered = self.output_key or _only(list(outputs), "output_key")
         return [HumanMessage(_text(inputs, asked)), AIMessage(_text(outputs, answered))]
 
-    def _shown(self, said: list[BaseMessage], recalled: Recall) -> str | list[BaseMessage]:
+    @property
+    def pool(self) -> ThreadPoolExecutor:
+        """Where the async twins run."""
+        return self.mem.pool
+
+    def _found(self, query: str, said: Sequence[BaseMessage]) -> RecalledText:
+        present, options = [message.text for message in said], self._options()
+        recalled = self.mem.agent(self.agent_id).recall(query, **options.for_search(present, query))
         session = session_name(self.session_id)
         given = [(session, message.id) for message in said if message.id]
-        found = str(beyond_prompt(self.mem, recalled, self._options(), [message.text for message in said], given))
+        return beyond_prompt(self.mem, recalled, options, present, given)
+
+    _afound = twin(_found)
+
+    def _documents(self, found: RecalledText) -> list[Document]:
+        return documents(self.mem.agent(self.agent_id), found.records)
+
+    def _shown(self, said: list[BaseMessage], found: RecalledText) -> str | list[BaseMessage]:
         last = self.placement == "last_human"
         if self.return_messages:
-            recall = [HumanMessage(found) if last else SystemMessage(found)] if found else []
+            recall = [HumanMessage(str(found)) if last else SystemMessage(str(found))] if found else []
             return [*said, *recall] if last else [*recall, *said]
         spoken = get_buffer_string(said, human_prefix=self.human_prefix, ai_prefix=self.ai_prefix)
-        return "\n\n".join(part for part in ((spoken, found) if last else (found, spoken)) if part)
+        return "\n\n".join(part for part in ((spoken, str(found)) if last else (str(found), spoken)) if part)
 
 
 def _only(names: Sequence[str], option: str) -> str:

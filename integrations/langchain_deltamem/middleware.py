@@ -7,12 +7,14 @@ import types
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Literal, NotRequired, cast
 from uuid import uuid4
 
 from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
 from langchain.agents.middleware.types import PrivateStateAttr
 from langchain.tools import ToolRuntime
+from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langgraph.config import get_config
 from langgraph.runtime import Runtime
@@ -22,12 +24,14 @@ from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open
 from deltamem_agents.frameworks.messages import id_name, session_name
 from deltamem_agents.frameworks.ownership import Owner
+from deltamem_agents.frameworks.recalled import RecalledText
 from deltamem_agents.frameworks.resent import newest_question
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
-from deltamem_agents.memory import AgentMemory, DeltaMem, Recall
+from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.twins import twin
 from langchain_deltamem.memory_tools import by_our_tools, memory_tools
 from langchain_deltamem.messages import is_summary
+from langchain_deltamem.retrieving import aretrieved, documents, retrieved
 from langchain_deltamem.running import named_in_context
 from langchain_deltamem.telling import Told, ToldChannel, untold
 
@@ -136,12 +140,7 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         both.
         """
         agent = self._agent(request.state, request.runtime)
-        query, present, text = self._query(request), _present(request), ""
-        with fails_open(self._on_error, "recall"):
-            if query is None:
-                query = self._asked(agent, _session())
-            recalled = agent.recall(query, **self._options.for_search(present, query)) if query else Recall()
-            text = beyond_prompt(self._mem, recalled, self._options, present, _given(request))
+        text = self._recall(agent, request)
         with fails_open(self._on_error, "journalling"):
             self._journal(agent, _session(), request.state)
         response = _with_ids(handler(self._with_memory(request, agent, text)))
@@ -154,12 +153,7 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
     ) -> ModelResponse[Any]:
         """Async twin of `wrap_model_call`; never blocks the event loop."""
         agent = self._agent(request.state, request.runtime)
-        query, present, text = self._query(request), _present(request), ""
-        with fails_open(self._on_error, "recall"):
-            if query is None:
-                query = await self._aasked(agent, _session())
-            recalled = await agent.arecall(query, **self._options.for_search(present, query)) if query else Recall()
-            text = beyond_prompt(self._mem, recalled, self._options, present, _given(request))
+        text = await self._arecall(agent, request)
         with fails_open(self._on_error, "journalling"):
             await self._ajournal(agent, _session(), request.state)
         response = _with_ids(await handler(self._with_memory(request, agent, text)))
@@ -172,6 +166,34 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         """Where an async run writes the journal."""
         self._mem.check_open()
         return self._mem.pool
+
+    def _recall(self, agent: AgentMemory, request: ModelRequest[Any]) -> str:
+        """Recalled text, told to the run's callbacks as a retriever's; nothing without a query, or where that fails."""
+        query, found = self._query(request), RecalledText()
+        with fails_open(self._on_error, "recall"):
+            if query is None:
+                query = self._asked(agent, _session())
+            if query:
+                find = partial(self._found, agent, query, request)
+                found = retrieved(f"{self.name}.recall", query, find, partial(_documents, agent))
+        return found
+
+    async def _arecall(self, agent: AgentMemory, request: ModelRequest[Any]) -> str:
+        query, found = self._query(request), RecalledText()
+        with fails_open(self._on_error, "recall"):
+            if query is None:
+                query = await self._aasked(agent, _session())
+            if query:
+                find = partial(self._afound, agent, query, request)
+                found = await aretrieved(f"{self.name}.recall", query, find, partial(_documents, agent))
+        return found
+
+    def _found(self, agent: AgentMemory, query: str, request: ModelRequest[Any]) -> RecalledText:
+        present = _present(request)
+        recalled = agent.recall(query, **self._options.for_search(present, query))
+        return beyond_prompt(self._mem, recalled, self._options, present, _given(request))
+
+    _afound = twin(_found)
 
     def _journal(
         self, agent: AgentMemory, session: str, state: AgentState[Any], reply: Sequence[BaseMessage] = ()
@@ -259,6 +281,10 @@ def _configurable() -> Mapping[str, Any]:
 
 def _session() -> str:
     return session_name(_configurable().get("thread_id"))
+
+
+def _documents(agent: AgentMemory, found: RecalledText) -> list[Document]:
+    return documents(agent, found.records)
 
 
 def _with_ids(response: ModelResponse[Any]) -> ModelResponse[Any]:

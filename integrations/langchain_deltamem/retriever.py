@@ -12,11 +12,12 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableConfig
 from pydantic import Field
 
+from deltamem_agents.frameworks.options import refuse_unknown
 from deltamem_agents.frameworks.ownership import Owner
-from deltamem_agents.frameworks.records import record_facts, record_id, search_arguments
+from deltamem_agents.frameworks.records import search_arguments
 from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.results import check_k
-from deltamem_agents.recall import Record
+from langchain_deltamem.retrieving import documents
 from langchain_deltamem.running import named_by_run, owner_of
 
 WAYS = (
@@ -45,8 +46,8 @@ class DeltaMemRetriever(BaseRetriever):
         where: Only messages whose metadata has these values.
 
     Raises:
-        ConfigError: k is not a positive integer; on a call, no agent is named anywhere, or another than ``agent_id``
-            is.
+        ConfigError: An option is unknown, or k is not a positive integer; on a call, no agent is named anywhere, or
+            another than ``agent_id`` is.
         InvalidAgentError: The agent id is not one.
     """
 
@@ -61,6 +62,7 @@ class DeltaMemRetriever(BaseRetriever):
     where: dict[str, Any] | None = None
 
     def __init__(self, **fields: Any) -> None:
+        refuse_unknown(type(self).__name__, fields, type(self).model_fields)
         check_k(fields.get("k", 5))  # before validation, as pydantic would turn our error into its own
         super().__init__(**fields)
         self._owner()
@@ -79,13 +81,13 @@ class DeltaMemRetriever(BaseRetriever):
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **given: Any
     ) -> list[Document]:
         agent, narrowed = self._asked(given)
-        return _documents(agent, agent.recall(query, **narrowed).records)
+        return documents(agent, agent.recall(query, **narrowed).records)
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **given: Any
     ) -> list[Document]:
         agent, narrowed = self._asked(given)
-        return _documents(agent, (await agent.arecall(query, **narrowed)).records)
+        return documents(agent, (await agent.arecall(query, **narrowed)).records)
 
     def _owner(self) -> Owner:
         return owner_of(self, WAYS)
@@ -97,10 +99,3 @@ class DeltaMemRetriever(BaseRetriever):
         agent = self._owner().memory(self.mem, call=given.get("agent_id"), **named_by_run(None))
         chosen = {name: given.get(name, getattr(self, name)) for name in ("k", "session", "since", "until", "where")}
         return agent, search_arguments(**chosen)
-
-
-def _documents(agent: AgentMemory, records: list[Record]) -> list[Document]:
-    return [
-        Document(page_content=each.text, id=record_id(agent.id, each), metadata=record_facts(agent.id, each))
-        for each in records
-    ]
