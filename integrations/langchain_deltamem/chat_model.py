@@ -42,6 +42,8 @@ WAYS = (
     "context={'agent_id': …} with the run, or trust_configurable=True and config={'configurable': {'agent_id': …}}"
 )
 
+WITHOUT_MEANING = frozenset({"timeout", "max_retries"})  # of LangChain's standard options: no service is called here
+
 
 class ChatDeltaMem(BaseChatModel):
     """The backbone of a `DeltaMem` under the state of one of its agents, with recall in the system message.
@@ -89,7 +91,7 @@ class ChatDeltaMem(BaseChatModel):
     cache: Any = False  # a cache does not know that the state has changed
 
     def __init__(self, **fields: Any) -> None:
-        refuse_unknown(type(self).__name__, fields, type(self).model_fields)
+        refuse_unknown(type(self).__name__, fields, type(self).model_fields.keys() | WITHOUT_MEANING)
         check_k(fields.get("k", 5))  # before validation, which takes True for 1
         super().__init__(**fields)
         self.mem.backbone.engine("ChatDeltaMem")
