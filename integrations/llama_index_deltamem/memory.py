@@ -397,6 +397,11 @@ class DeltaMemory(Memory):
         """Tokens of a message in a prompt, markup included."""
         return self._estimate_token_count(message) + MARKUP
 
+    async def _manage_queue(self) -> None:
+        """As of `Memory`, which archives too many messages where two coroutines do it at once."""
+        async with self._turn.queue():
+            await super()._manage_queue()
+
     def _fit_window(self) -> None:
         self.token_limit, self.token_flush_size = self._window.sizes()
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 from llama_index.core.base.llms.types import ChatMessage
 
@@ -27,15 +29,21 @@ class Said(NamedTuple):
 class OpenTurn(Handle):
     """What a `DeltaMemory` knows beyond its fields; its copies share it. Safe to share among threads."""
 
-    __slots__ = ("_lock", "_said", "asked", "recalled", "restore")
+    __slots__ = ("_lock", "_queues", "_said", "asked", "recalled", "restore")
 
     def __init__(self, mem: DeltaMem) -> None:
         super().__init__(mem)
         self._lock = threading.Lock()
+        self._queues: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._said: list[Said] = []
         self.asked: Said | None = None  # the turn's question, where it is journalled already: it is asked again
         self.recalled: dict[str, RecalledText] = {}  # by query; another one in the next turn
         self.restore = False  # whether the chat buffer is yet to be filled from the journal
+
+    def queue(self) -> asyncio.Lock:
+        """Held while the buffer is made smaller: by one coroutine of an event loop at a time."""
+        with self._lock:
+            return self._queues.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
     def add(self, messages: Sequence[ChatMessage]) -> list[Said]:
         """Take messages in. What is to be journalled now: an answered turn, or one that another question follows."""

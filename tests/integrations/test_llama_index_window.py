@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,6 +19,7 @@ from llama_index.core.instrumentation.events.retrieval import RetrievalEndEvent,
 from llama_index.core.llms import ChatMessage, MockLLM
 from llama_index.core.memory import InsertMethod
 from llama_index.core.schema import QueryBundle
+from llama_index.core.storage.chat_store.base_db import MessageStatus
 
 from deltamem_agents import DeltaMem
 from deltamem_agents.errors import ClosedError, ConfigError, ContextLengthError
@@ -263,6 +265,15 @@ def test_a_history_of_tool_calls_leaves_the_buffer(mem: DeltaMem, agent: str) ->
         call = ToolCallBlock(tool_call_id=str(number), tool_name="search", tool_kwargs={"query": "word " * 40})
         memory.put_messages([user("Hi"), ChatMessage(role="assistant", blocks=[call])])
     assert len(memory.get_all()) == 10 and len(memory.get()) < 5
+
+
+async def test_puts_at_once_leave_something_in_the_buffer(mem: DeltaMem, agent: str) -> None:
+    memory = DeltaMemory.from_defaults(mem, agent, token_limit=60, token_flush_size=20, tokenizer_fn=str.split)
+    assert await memory.aget_all() == []  # LlamaIndex's chat store makes its table at the first call, which is one
+    await asyncio.gather(*(memory.aput(user(f"w{number} " + "word " * 9)) for number in range(12)))
+    active = contents(await memory.aget_all(MessageStatus.ACTIVE))
+    everything = contents(await memory.aget_all())
+    assert active and active == everything[-len(active) :] and len(everything) == 12
 
 
 async def test_a_prompt_beyond_the_window_loses_its_oldest_messages(mem: DeltaMem, agent: str) -> None:
