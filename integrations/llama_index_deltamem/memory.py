@@ -203,7 +203,8 @@ class DeltaMemory(Memory):
         """
         await self._ready()
         asked = input.query_str if isinstance(input, QueryBundle) else input
-        messages = _copies(await super().aget(input=asked, **block_kwargs))
+        async with self._turn.buffer():
+            messages = _copies(await super().aget(input=asked, **block_kwargs))
         asked = asked.content if isinstance(asked, ChatMessage) else asked
         query = (asked or "").strip() or question(messages)
         started = int(block_kwargs.get("initial_token_count", 0))
@@ -221,7 +222,8 @@ class DeltaMemory(Memory):
     async def aget_all(self, status: MessageStatus | None = None) -> list[ChatMessage]:
         """The buffer, without recall; copies."""
         await self._ready()
-        return _copies(await super().aget_all(status=status))
+        async with self._turn.buffer():
+            return _copies(await super().aget_all(status=status))
 
     async def aput(self, message: ChatMessage) -> None:
         """Add a message; see the class for when it is journalled."""
@@ -231,7 +233,8 @@ class DeltaMemory(Memory):
         """Add messages; see the class for when they are journalled."""
         await self._ready()
         if messages := without_recall(_copies(messages)):
-            await super().aput_messages(messages)
+            async with self._turn.buffer():
+                await super().aput_messages(messages)
             await self._write(self._turn.add(messages))
 
     async def aset(self, messages: list[ChatMessage]) -> None:
@@ -243,7 +246,8 @@ class DeltaMemory(Memory):
         self._turn.restore = False
         await self.aflush()
         messages = without_recall(_copies(messages))
-        await super().aset(messages)
+        async with self._turn.buffer():
+            await super().aset(messages)
         given = said(messages)
         new = {each.id for each in given[-1:]}  # where the journal cannot be read: the question alone, for later
         with fails_open(self.on_error, "reading the conversation"):
@@ -260,12 +264,14 @@ class DeltaMemory(Memory):
         """Clear the buffer, or its messages of this status; the agent's memory stays."""
         if status is MessageStatus.ARCHIVED:  # the conversation goes on
             await self._ready()
-            await super().areset(status=status)
+            async with self._turn.buffer():
+                await super().areset(status=status)
             return
         self._turn.mem.check_open()
         self._turn.restore = False
         await self.aflush()
-        await super().areset(status=status)
+        async with self._turn.buffer():
+            await super().areset(status=status)
         if since_cleared(await self._agent.alog(self._session)):
             await self._agent.awrite([clearing()], self._session, wait=False)
 
@@ -286,7 +292,8 @@ class DeltaMemory(Memory):
             receipt = None
         self._turn.restore = False
         self._turn.end()
-        await super().areset()
+        async with self._turn.buffer():
+            await super().areset()
         return receipt
 
     async def aflush(self) -> None:
@@ -397,11 +404,6 @@ class DeltaMemory(Memory):
         """Tokens of a message in a prompt, markup included."""
         return self._estimate_token_count(message) + MARKUP
 
-    async def _manage_queue(self) -> None:
-        """As of `Memory`, which archives too many messages where two coroutines do it at once."""
-        async with self._turn.queue():
-            await super()._manage_queue()
-
     def _fit_window(self) -> None:
         self.token_limit, self.token_flush_size = self._window.sizes()
 
@@ -418,13 +420,15 @@ class DeltaMemory(Memory):
         self._turn.restore = False
         log: list[Entry] = []
         with fails_open(self.on_error, "reading the conversation"):
-            if await super().aget_all():
-                return
+            async with self._turn.buffer():
+                if await super().aget_all():
+                    return
             log = since_cleared(await self._agent.alog(self._session))
         messages = [*map(put_together, log), *(each.message for each in self._turn.open())]
         if messages:
-            await super().aset(messages)
-            await self._manage_queue()
+            async with self._turn.buffer():
+                await super().aset(messages)
+                await self._manage_queue()
 
 
 def _copies(messages: Sequence[ChatMessage]) -> list[ChatMessage]:

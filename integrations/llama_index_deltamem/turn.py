@@ -29,21 +29,25 @@ class Said(NamedTuple):
 class OpenTurn(Handle):
     """What a `DeltaMemory` knows beyond its fields; its copies share it. Safe to share among threads."""
 
-    __slots__ = ("_lock", "_queues", "_said", "asked", "recalled", "restore")
+    __slots__ = ("_buffers", "_lock", "_said", "asked", "recalled", "restore")
 
     def __init__(self, mem: DeltaMem) -> None:
         super().__init__(mem)
         self._lock = threading.Lock()
-        self._queues: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+        self._buffers: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._said: list[Said] = []
         self.asked: Said | None = None  # the turn's question, where it is journalled already: it is asked again
         self.recalled: dict[str, RecalledText] = {}  # by query; another one in the next turn
         self.restore = False  # whether the chat buffer is yet to be filled from the journal
 
-    def queue(self) -> asyncio.Lock:
-        """Held while the buffer is made smaller: by one coroutine of an event loop at a time."""
+    def buffer(self) -> asyncio.Lock:
+        """Held while the chat buffer is read or changed: by one coroutine of an event loop at a time.
+
+        `Memory` archives too much where two make it smaller at once, and its store in memory, one connection, loses
+        what one coroutine has not committed when another gives the connection back.
+        """
         with self._lock:
-            return self._queues.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+            return self._buffers.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
     def add(self, messages: Sequence[ChatMessage]) -> list[Said]:
         """Take messages in. What is to be journalled now: an answered turn, or one that another question follows."""
