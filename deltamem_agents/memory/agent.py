@@ -6,6 +6,7 @@ import asyncio
 import queue
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -47,7 +48,7 @@ from deltamem_agents.memory.results import (
     check_placement,
 )
 from deltamem_agents.memory.tool_calls import split_tool_calls
-from deltamem_agents.memory.twins import twin
+from deltamem_agents.memory.twins import in_pool, on_cancel, transaction, twin
 from deltamem_agents.recall import Record, current, leans, recall_text, says, within_budget
 from deltamem_agents.recall.budget import text_within
 from deltamem_agents.recall.given import note_given
@@ -107,7 +108,9 @@ class AgentMemory(History):
         """
         wait = arguments.flag(wait, "wait")
         self._mem.check_open()
-        ids = self._mem.store.append(self.id, messages, session)
+        with transaction() as journalled:
+            ids = self._mem.store.append(self.id, messages, session)
+            journalled += ids
         try:
             if wait:
                 self._mem.background.now(self.id)
@@ -247,7 +250,9 @@ class AgentMemory(History):
         check_generation(sampling, tools, budget, truncation)
         room = self._room(sampling) if truncation else None
         ready = self._prepare(messages, mode, k, budget, handover, outdated, placement, session, tools, room)
-        generation = self._mem.engine.generate(*ready.request, sampling=sampling).result()
+        cancellation = Cancellation()
+        on_cancel(cancellation.cancel)
+        generation = self._mem.engine.generate(*ready.request, sampling=sampling, cancellation=cancellation).result()
         return self._reply(started, generation, ready)
 
     def stream(
@@ -301,22 +306,25 @@ class AgentMemory(History):
         """Async twin of `stream`; never blocks the event loop."""
         started = time.perf_counter()
         loop = asyncio.get_running_loop()
-        check_generation(sampling, tools, budget, truncation)
-        room = self._room(sampling) if truncation else None
-        prepared = self.pool.submit(
-            self._prepare, messages, mode, k, budget, handover, outdated, placement, session, tools, room
-        )
-        ready = await asyncio.wrap_future(prepared)
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        cancellation = Cancellation()
 
         def put(piece: str | None) -> None:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-        cancellation = Cancellation()
-        future = self._mem.engine.generate(*ready.request, sampling=sampling, on_text=put, cancellation=cancellation)
-        future.add_done_callback(lambda _: put(None))
+        def begin() -> tuple[_Ready, Future[Generation]]:
+            check_generation(sampling, tools, budget, truncation)
+            room = self._room(sampling) if truncation else None
+            ready = self._prepare(messages, mode, k, budget, handover, outdated, placement, session, tools, room)
+            future = self._mem.engine.generate(
+                *ready.request, sampling=sampling, on_text=put, cancellation=cancellation
+            )
+            future.add_done_callback(lambda _: put(None))
+            return ready, future
+
         try:
+            ready, future = await in_pool(self.pool, "astream", begin)
             while (piece := await pieces.get()) is not None:
                 yield piece
             yield self._reply(started, await asyncio.wrap_future(future), ready)
@@ -331,8 +339,7 @@ class AgentMemory(History):
             session: The conversation they belong to.
             options: Of `generate`.
         """
-        check_messages(messages)
-        check_id(session, "session")
+        _check_chat(messages, session)
         reply = self.generate(messages, **{"session": session, **options})
         self._journal(messages, reply, session)
         return reply
@@ -345,8 +352,7 @@ class AgentMemory(History):
         Returns:
             The whole reply, for ``reply = yield from …``.
         """
-        check_messages(messages)
-        check_id(session, "session")
+        _check_chat(messages, session)
         reply = None
         for piece in self.stream(messages, **{"session": session, **options}):
             if isinstance(piece, Reply):
@@ -357,16 +363,15 @@ class AgentMemory(History):
         return reply
 
     async def achat(self, messages: Messages, session: str = "default", **options: Any) -> Reply:
-        """Async twin of `chat`; never blocks the event loop."""
-        return await asyncio.wrap_future(self.pool.submit(partial(self.chat, messages, session, **options)))
+        """Async twin of `chat`; never blocks the event loop. Where it is cancelled, nothing more is generated."""
+        return await in_pool(self.pool, "achat", partial(self.chat, messages, session, **options))
 
     async def achat_stream(self, messages: Messages, session: str = "default", **options: Any) -> AsyncIterator[str]:
         """Async twin of `chat_stream`; never blocks the event loop."""
-        check_messages(messages)
-        check_id(session, "session")
+        await in_pool(self.pool, "achat_stream", partial(_check_chat, messages, session))
         async for piece in self.astream(messages, **{"session": session, **options}):
             if isinstance(piece, Reply):
-                await asyncio.wrap_future(self.pool.submit(self._journal, messages, piece, session))
+                await in_pool(self.pool, "achat_stream", partial(self._journal, messages, piece, session))
             else:
                 yield piece
 
@@ -557,6 +562,12 @@ def _durable(agent: str, session: str, ids: Sequence[str]) -> str:
         f"{len(ids)} message{'' if one else 's'} of agent {agent!r} in session {session!r}{named} "
         f"{'is' if one else 'are'} journalled: do not write {'it' if one else 'them'} again; recall folds the rest"
     )
+
+
+def _check_chat(messages: Messages, session: str) -> None:
+    """Raise for what could not be journalled, before a reply is generated."""
+    check_messages(messages)
+    check_id(session, "session")
 
 
 def _told(records: Sequence[Record], old: Outdated) -> Sequence[Record]:

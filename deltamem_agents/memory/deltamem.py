@@ -6,6 +6,7 @@ import math
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
@@ -18,6 +19,7 @@ from deltamem_agents.memory.backbone import Backbone, check_backbone, open_backb
 from deltamem_agents.memory.background import CLOSE_SECONDS, Background, CallPool
 from deltamem_agents.memory.folding import Folder
 from deltamem_agents.memory.opened import refuse_pickle, register
+from deltamem_agents.memory.opening import Opening
 from deltamem_agents.memory.results import MemoryStats
 from deltamem_agents.memory.twins import twin
 from deltamem_agents.processes import check_process
@@ -153,6 +155,14 @@ class DeltaMem:
             loaded.close()
             raise
         return cls(loaded, store, chosen, (note,) if note else (), embed_seconds)
+
+    @classmethod
+    def aopen(cls, *args: Any, **options: Any) -> Opening[Self]:
+        """Async twin of `open`, with its arguments; never blocks the event loop.
+
+        ``mem = await DeltaMem.aopen(…)``, or ``async with DeltaMem.aopen(…) as mem:``, which closes it at the end.
+        """
+        return Opening(partial(cls.open, *args, **options))
 
     @property
     def engine(self) -> Engine:

@@ -1,16 +1,27 @@
-"""Async twins: one implementation, run in the memory's thread pool, so that no coroutine blocks its event loop."""
+"""Async twins: one implementation, run in the memory's thread pool, so that no coroutine blocks its event loop.
+
+A thread cannot be stopped. A twin that is cancelled therefore says what its thread has journalled, and the thread
+journals nothing from then on.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar, copy_context
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
+SETTLE_SECONDS = 1.0  # that a cancelled call waits for a transaction under way
+NAMED = 100  # ids, at most, that a note names
+
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_calls: ContextVar[AsyncCall | None] = ContextVar("deltamem_call", default=None)
 
 
 class Pooled(Protocol):
@@ -24,15 +35,119 @@ class Pooled(Protocol):
 S = TypeVar("S", bound=Pooled)
 
 
+class AsyncCall:
+    """A call that a coroutine awaits and a thread runs."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self._lock = threading.Lock()
+        self._cancelled = False
+        self._transaction: Future[None] | None = None
+        self._on_cancel: list[Callable[[], None]] = []
+
+    @contextmanager
+    def transaction(self) -> Iterator[list[str]]:
+        """What is journalled within; ids go to the list that this gives.
+
+        Raises:
+            CancelledError: The call was cancelled, so that nothing more is to be journalled.
+        """
+        with self._lock:
+            if self._cancelled:
+                raise CancelledError
+            mine = self._transaction = Future()
+        try:
+            yield self.ids
+        finally:
+            with self._lock:
+                self._transaction = None
+            mine.set_result(None)
+
+    def on_cancel(self, stop: Callable[[], None]) -> None:
+        """Have something stopped when the call is cancelled; at once, where it was."""
+        with self._lock:
+            self._on_cancel.append(stop)
+            cancelled = self._cancelled
+        if cancelled:
+            stop()
+
+    async def cancelled(self, error: asyncio.CancelledError, name: str, begun: bool) -> None:
+        """Note on the error what is journalled; waits for a transaction under way, but not for long."""
+        with self._lock:
+            self._cancelled, transaction, stops = True, self._transaction, list(self._on_cancel)
+        for stop in stops:
+            stop()
+        if transaction is not None:
+            with suppress(asyncio.CancelledError):  # once more
+                await asyncio.wait([asyncio.wrap_future(transaction)], timeout=SETTLE_SECONDS)
+        known = transaction is None or transaction.done()
+        note_on(error, _told(name, self.ids, known, begun), self.ids if known else None)
+
+
+def transaction() -> Any:
+    """A context for what is journalled: that of the async call that this thread runs, or of none."""
+    call = _calls.get()
+    return AsyncCall().transaction() if call is None else call.transaction()
+
+
+def on_cancel(stop: Callable[[], None]) -> None:
+    """Have something stopped when the async call that this thread runs is cancelled."""
+    call = _calls.get()
+    if call is not None:
+        call.on_cancel(stop)
+
+
+def note_on(error: BaseException, note: str, journalled: Sequence[str] | None) -> None:
+    """Say on an error what is journalled: as a note, and as the attribute ``journalled`` (None: not known)."""
+    error.add_note(note)
+    error.journalled = None if journalled is None else tuple(journalled)  # type: ignore[attr-defined]
+
+
+def ids_shown(ids: Sequence[str]) -> str:
+    """Ids for a note."""
+    return f"{', '.join(ids[:NAMED])}{', …' if len(ids) > NAMED else ''}"
+
+
+async def in_pool(pool: ThreadPoolExecutor, name: str, work: Callable[[], T]) -> T:
+    """What ``work`` gives, run in a thread of the pool; cancelled, see the module.
+
+    Args:
+        name: Of the call, for notes.
+    """
+    call, context = AsyncCall(), copy_context()
+    context.run(_calls.set, call)
+    future = pool.submit(context.run, work)
+    try:
+        return await asyncio.wrap_future(future)
+    except asyncio.CancelledError as error:
+        await call.cancelled(error, name, begun=not future.cancelled())
+        raise
+
+
 def twin(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
     """The coroutine function that runs ``method`` in the object's pool; same arguments, result and errors."""
+    name = f"a{method.__name__}"
 
     @wraps(method)
     async def run(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        call = partial(method, self, *args, **kwargs)
-        return await asyncio.wrap_future(self.pool.submit(copy_context().run, call))
+        return await in_pool(self.pool, name, partial(method, self, *args, **kwargs))
 
-    run.__name__ = f"a{method.__name__}"
+    run.__name__ = name
     run.__qualname__ = method.__qualname__.replace(method.__name__, run.__name__)
     run.__doc__ = f"Async twin of `{method.__name__}`; never blocks the event loop."
     return run
+
+
+def _told(name: str, ids: Sequence[str], known: bool, begun: bool) -> str:
+    if not known:
+        return (
+            f"{name} was cancelled while the database was being written: whether its messages are journalled is not "
+            f"known after {SETTLE_SECONDS:g} s; look for them in log()"
+        )
+    if ids:
+        return (
+            f"{name} was cancelled; {len(ids)} of its messages are journalled, so do not write them again. Their ids: "
+            f"{ids_shown(ids)}"
+        )
+    besides = "; what it does besides goes on in its thread" if begun else ""
+    return f"{name} was cancelled; it has journalled nothing, and will not{besides}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage
@@ -15,7 +14,6 @@ from deltamem_agents.frameworks.resent import several_turns, unwritten
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import DeltaMem
 from deltamem_agents.memory.twins import twin
-from deltamem_agents.store import Entry
 from langchain_deltamem.messages import for_journal, put_together
 
 
@@ -57,9 +55,14 @@ class DeltaMemChatMessageHistory(BaseChatMessageHistory):
         self._session = session_name(session_id)
 
     @property
+    def pool(self) -> ThreadPoolExecutor:
+        """Where the async twins run."""
+        return self._agent.pool
+
+    @property
     def messages(self) -> list[BaseMessage]:  # type: ignore[override]  # a property there too, says its documentation
         """What was said in this session since it was last cleared; reading it is a query."""
-        return _messages(self._agent.log(self._session))
+        return self._read()
 
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Journal them, all or none. Messages that say nothing are left out; a known id with the same text is too.
@@ -68,39 +71,33 @@ class DeltaMemChatMessageHistory(BaseChatMessageHistory):
         never held. Returns once they are durable; the next recall folds them.
         """
         with fails_open(self._on_error, "journalling"):
-            self._add(for_journal(messages, self._tools))
+            self._write(messages)
 
     def clear(self) -> None:
         """Start the conversation anew. The agent's memory, its journal and its state stay."""
-        if self.messages:
+        if since_cleared(self._agent.log(self._session)):
             self._agent.write([clearing()], self._session, wait=False)
 
     async def aget_messages(self) -> list[BaseMessage]:
         """Async twin of `messages`; never blocks the event loop."""
-        return _messages(await self._agent.alog(self._session))
+        return await self._aread()
 
     async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Async twin of `add_messages`; never blocks the event loop."""
         with fails_open(self._on_error, "journalling"):
-            await self._aadd(for_journal(messages, self._tools))
+            await self._awrite(messages)
 
-    @property
-    def pool(self) -> ThreadPoolExecutor:
-        """Where the async twins write."""
-        return self._agent.pool
+    aclear = twin(clear)
 
-    def _add(self, messages: list[dict[str, Any]]) -> None:
-        if several_turns(messages):
-            messages = unwritten(self._mem.store, self._agent.id, self._session, messages)
-        self._agent.write(messages, self._session, wait=False)
+    def _read(self) -> list[BaseMessage]:
+        return [put_together(entry) for entry in since_cleared(self._agent.log(self._session))]
 
-    _aadd = twin(_add)
+    _aread = twin(_read)
 
-    async def aclear(self) -> None:
-        """Async twin of `clear`; never blocks the event loop."""
-        if await self.aget_messages():
-            await self._agent.awrite([clearing()], self._session, wait=False)
+    def _write(self, messages: Sequence[BaseMessage]) -> None:
+        new = for_journal(messages, self._tools)
+        if several_turns(new):
+            new = unwritten(self._mem.store, self._agent.id, self._session, new)
+        self._agent.write(new, self._session, wait=False)
 
-
-def _messages(log: list[Entry]) -> list[BaseMessage]:
-    return [put_together(entry) for entry in since_cleared(log)]
+    _awrite = twin(_write)
