@@ -234,11 +234,13 @@ def test_closing_folds_no_backlog(open_mem, url, monkeypatch) -> None:
 
 def test_a_long_fold_stops_when_the_memory_is_closed_and_keeps_what_it_has(open_mem, url, monkeypatch) -> None:
     mem = open_mem()
-    mem.store.append("alice", [{"role": "tool", "content": "Shelf 3 holds crate 7. " * 60}] * 100, "s")
+    mem.store.append("alice", [{"role": "user", "content": "Shelf 3 holds crate 7. " * 60}] * 100, "s")
     began = slow_folds(monkeypatch, 0.2)
     folding = threading.Thread(target=lambda: mem.background.now("alice"))
     folding.start()
+    until = time.monotonic() + 60
     while len(began) < 4:
+        assert time.monotonic() < until
         time.sleep(0.02)
     started = time.monotonic()
     mem.close()
@@ -296,7 +298,7 @@ import atexit, sys, time
 from deltamem_agents import DeltaMem
 mem = DeltaMem.open("tiny", url=sys.argv[1], embedder=False)
 for number in range(40):
-    mem.agent(f"a{number}").write([{"role": "tool", "content": "Shelf 3 holds crate 7. " * 400}], wait=False)
+    mem.agent(f"a{number}").write([{"role": "user", "content": "Shelf 3 holds crate 7. " * 400}], wait=False)
 def last():
     print(len(mem.agent("b").write([{"role": "user", "content": "Goodbye."}], wait=False)))
     print(len(mem.agent("b").write([{"role": "user", "content": "Really."}])))
