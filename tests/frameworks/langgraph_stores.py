@@ -29,8 +29,31 @@ def opened(url: str, index: dict[str, Any] | None) -> DeltaMem:
     return DeltaMem.open("tiny", url=url, embedder=ensure_embeddings(index["embed"]) if index else False)
 
 
+class Cursor:
+    """For the one statement that LangGraph's fixtures send; whatever else looks into its tables fails."""
+
+    def execute(self, statement: str, *_: object) -> None:
+        """Nothing to do: these tables are not made.
+
+        Raises:
+            NotImplementedError: It is another statement.
+        """
+        if statement != "DROP TABLE IF EXISTS store_migrations":
+            raise NotImplementedError(f"{statement[:60]!r} is about LangGraph's own tables")
+
+
+class AsyncCursor(Cursor):
+    """The same, awaited."""
+
+    async def execute(self, statement: str, *given: object) -> None:  # type: ignore[override]
+        """As `Cursor.execute`."""
+        super().execute(statement, *given)
+
+
 class StandIn(DeltaMemStore):
     """`DeltaMemStore` with the constructor of `InMemoryStore`."""
+
+    MIGRATIONS: tuple[str, ...] = ()
 
     def __init__(self, *, index: dict[str, Any] | None = None, url: str = "sqlite://", ttl: Any = None) -> None:
         fields = (index or {}).get("text_fields") or (index or {}).get("fields")
@@ -40,6 +63,10 @@ class StandIn(DeltaMemStore):
 
     def setup(self) -> None:
         """Nothing to do: a memory's tables are made when it is opened."""
+
+    @contextmanager
+    def _cursor(self) -> Iterator[Cursor]:
+        yield Cursor()
 
     def close(self) -> None:
         """Close the memory that was opened for this store."""
@@ -51,6 +78,10 @@ class AsyncStandIn(StandIn):
 
     async def setup(self) -> None:  # type: ignore[override]
         """Nothing to do."""
+
+    @asynccontextmanager
+    async def _cursor(self) -> AsyncIterator[AsyncCursor]:  # type: ignore[override]
+        yield AsyncCursor()
 
     async def sweep_ttl(self) -> int:  # type: ignore[override]
         """As LangGraph names the async one."""
