@@ -42,7 +42,8 @@ WAYS = (
     "context={'agent_id': …} with the run, or trust_configurable=True and config={'configurable': {'agent_id': …}}"
 )
 
-WITHOUT_MEANING = frozenset({"timeout", "max_retries"})  # of LangChain's standard options: no service is called here
+# Of LangChain's standard options: no service is called here, and every model streams.
+WITHOUT_MEANING = frozenset({"timeout", "max_retries", "api_key", "base_url", "streaming"})
 
 
 class ChatDeltaMem(BaseChatModel):

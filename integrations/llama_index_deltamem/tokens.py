@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from llama_index.core.base.llms.types import CitableBlock, ThinkingBlock, ToolCallBlock
 from llama_index.core.utils import get_tokenizer
 
-from deltamem_agents.frameworks.sanitizing import plain_text
+from deltamem_agents.frameworks.sanitizing import plain_json, plain_text
 from deltamem_agents.memory import DeltaMem
 
 Tokenizer = Callable[[str], list[int]]
@@ -35,5 +36,5 @@ def counted_apart(blocks: Sequence[Any]) -> list[Any]:
 def counted_text(block: Any) -> str:
     """What is counted of such a block, besides the blocks within it."""
     if isinstance(block, ToolCallBlock):
-        return block.model_dump_json()
+        return json.dumps(plain_json(block.model_dump()), ensure_ascii=False, separators=(",", ":"))
     return (block.content or "") if isinstance(block, ThinkingBlock) else ""
