@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,15 @@ def test_whoever_is_interrupted_leaves_the_others_to_be_written(store: Store) ->
     assert sorted(entry.id for entry in store.live("bob")) == sorted(ids)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises also where the tests run in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_when_an_interrupt_is_raised_the_write_is_over(store: Store) -> None:
     """Another thread may be writing it just then: who looks afterwards must not see it come later."""
     main, writing, end = threading.main_thread(), threading.Event(), threading.Event()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import re
+import json
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -136,7 +136,7 @@ def test_the_same_answer_of_one_id_in_two_sessions(mem: DeltaMem) -> None:
 def tool_call(tools: list[Any], name: str, arguments: dict[str, Any], asynchronous: bool) -> str:
     (tool,) = (each for each in tools if each.name == name)
     call = {"type": "tool_call", "id": "c1", "name": name, "args": arguments}
-    call["args"] |= {"runtime": type("Runtime", (), {"tool_call_id": "c1"})()}
+    call["args"] |= {"runtime": type("Runtime", (), {"tool_call_id": "c1", "state": {}, "config": {}})()}
     reply = asyncio.run(tool.coroutine(**call["args"])) if asynchronous else tool.func(**call["args"])
     return str(reply.content if isinstance(reply, ToolMessage) else reply)
 
@@ -148,7 +148,8 @@ def test_a_model_forgets_in_the_session_that_it_names(mem: DeltaMem, asynchronou
         alice.write([{"role": "user", "content": text, "id": "1"}], session)
     tools = memory_tools(lambda runtime: (alice, "c"), RecallOptions())
     found = tool_call(tools, "recall", {"query": "locker"}, asynchronous)
-    assert set(re.findall(r"\[(\w+)\] .* \(in session (\w+)\)", found)) == {("1", "a"), ("1", "b")}
+    records = [json.loads(line) for line in found.splitlines() if line.startswith("{")]
+    assert {(each["id"], each["session"]) for each in records} == {("1", "a"), ("1", "b")}
     told = tool_call(tools, "forget", {"id": "1"}, asynchronous)
     assert told.startswith("Nothing was forgotten") and "'a', 'b'" in told and len(alice.log()) == 2
     assert tool_call(tools, "forget", {"id": "1", "session": "c"}, asynchronous) == "Nothing has this id."
