@@ -140,7 +140,7 @@ def from_journal(entry: Entry) -> FrameworkMessage:
     """An entry of the journal as it was before `FrameworkMessage.for_journal`."""
     content, calls = entry.content, []
     if isinstance(content, list):
-        calls = [block for block in content if isinstance(block, dict) and block.get("type") == TOOL_CALL]
+        calls = [block for block in content if _is_call(block)]
         content = [block for block in content if block not in calls]
         if calls and (not content or content == [{"type": "text", "text": entry.text}]):
             content = entry.text
@@ -150,6 +150,17 @@ def from_journal(entry: Entry) -> FrameworkMessage:
         id=entry.id,
         metadata=entry.metadata,
         tool_calls=tuple(ToolCall(id=call["id"], name=call["name"], arguments=call["args"]) for call in calls),
+    )
+
+
+def _is_call(block: object) -> bool:
+    """Whether a block is a tool call as `FrameworkMessage.for_journal` writes it; anybody may have written others."""
+    return (
+        isinstance(block, dict)
+        and block.get("type") == TOOL_CALL
+        and isinstance(block.get("id"), str)
+        and isinstance(block.get("name"), str)
+        and isinstance(block.get("args"), dict)
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from deltamem_agents.recall.protocols import IndexedRecord
+from deltamem_agents.recall.protocols import IndexedRecord, speaker
 from deltamem_agents.recall.statements import PREPOSITIONS, Statement, gathers, statements
 from deltamem_agents.recall.values import counts, holds_attribute, of_kin, owned
 
@@ -209,7 +209,7 @@ def _same_subjects(subject: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
 
 
 def _by_the_same(newer: IndexedRecord, older: IndexedRecord) -> bool:
-    return bool(newer.role == older.role and newer.metadata.get("name") == older.metadata.get("name"))
+    return bool(newer.role == older.role and speaker(newer) == speaker(older))
 
 
 def _held(statement: Statement) -> frozenset[str]:

@@ -161,7 +161,7 @@ def choose_embedder(
     """
     if name is not None and (given is None or given is False):
         raise ConfigError(
-            f"name is {name!r}, the name of an embedder's model, and no embedder is given; give embedder=…"
+            f"name is {shown(name)}, the name of an embedder's model, and no embedder is given; give embedder=…"
         )
     if given is None:
         return default_embedder() if local else (None, NO_LOCAL_MODEL)

@@ -79,6 +79,12 @@ class IndexedRecord(Protocol):
         """The message's metadata."""
 
 
+def speaker(record: IndexedRecord) -> str:
+    """The name a message was written under, in lower case; empty where it has none, or metadata that is no name."""
+    name = record.metadata.get("name")
+    return " ".join(name.casefold().split()) if isinstance(name, str) else ""
+
+
 class Recut(Protocol):
     """Messages up to ``position`` are cut as they would be now."""
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from deltamem_agents.recall.content import asks, asks_news, is_chatter, knows_nothing
 from deltamem_agents.recall.lexical import query_terms
 from deltamem_agents.recall.paraphrases import Gist, gist, says_the_same
-from deltamem_agents.recall.protocols import IndexedRecord
+from deltamem_agents.recall.protocols import IndexedRecord, speaker
 from deltamem_agents.recall.words import text_terms
 
 WEAK_SHARE = 5  # one in so many may be a question or an "I don't know"
@@ -73,9 +73,9 @@ def _once(ranked: Sequence[IndexedRecord], cosine: Cosine) -> list[IndexedRecord
     """Each fact once, in the place of the best that says it."""
     places: list[tuple[IndexedRecord, str, Gist | None]] = []  # by what was said best
     stands: list[IndexedRecord] = []  # what is handed over in each place
-    exact: dict[tuple[bool, str, str, object], int] = {}
+    exact: dict[tuple[bool, str, str, str], int] = {}
     for record in ranked:
-        name, question = record.metadata.get("name"), asks(record.text)
+        name, question = speaker(record), asks(record.text)
         essence = None if question else gist(record.text)
         place = exact.get((question, record.role, _normal(record.text), name))
         if place is None and essence is not None:
@@ -84,14 +84,14 @@ def _once(ranked: Sequence[IndexedRecord], cosine: Cosine) -> list[IndexedRecord
                     number
                     for number, (other, by, before) in enumerate(places[:COMPARED])
                     if before is not None
-                    and by == str(name)
+                    and by == name
                     and says_the_same(essence, before, cosine(record.key, other.key))
                 ),
                 None,
             )
         if place is None:
             place = len(places)
-            places.append((record, str(name), essence))
+            places.append((record, name, essence))
             stands.append(record)
         elif _rather(record, stands[place]):
             stands[place] = record

@@ -16,7 +16,7 @@ import numpy as np
 
 from deltamem_agents.recall.fusion import REACH, Messages, Sessions
 from deltamem_agents.recall.lexical import speaks_of_self
-from deltamem_agents.recall.protocols import IndexedRecord, RecordIndex
+from deltamem_agents.recall.protocols import IndexedRecord, RecordIndex, speaker
 from deltamem_agents.recall.standing import standing
 from deltamem_agents.recall.words import Postings, forget_words
 
@@ -256,11 +256,11 @@ def joined(
     sessions = {name: number for number, name in enumerate(known.session_names)} if known else {}
     speakers = {name: number for number, name in enumerate(known.speaker_names)} if known else {}
     session = np.array([sessions.setdefault(each.session, len(sessions)) for each in records], np.int64)
-    speaker = np.array([speakers.setdefault(_speaker(each), len(speakers)) for each in records], np.int64)
+    speaks = np.array([speakers.setdefault(speaker(each), len(speakers)) for each in records], np.int64)
     columns: dict[str, Any] = {
         "keys": np.array([each.key for each in records], np.int64),
         "session": session,
-        "speaker": speaker,
+        "speaker": speaks,
         "asks": np.array([each.text.rstrip().endswith(("?", "？", "؟")) for each in records], bool),
         "own": np.array([each.role not in MODELS and speaks_of_self(each.text) for each in records], bool),
         "by_model": np.array([each.role in MODELS for each in records], bool),
@@ -370,9 +370,3 @@ def _lengths(
 
 def _seconds(time: datetime) -> float:
     return (time.replace(tzinfo=UTC) if time.tzinfo is None else time).timestamp()
-
-
-def _speaker(record: IndexedRecord) -> str:
-    """The name a message was written under, as it would stand among a query's words."""
-    name = record.metadata.get("name")
-    return " ".join(name.casefold().split()) if isinstance(name, str) else ""

@@ -9,10 +9,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from sqlalchemy import (
+    BigInteger,
     BindParameter,
     ColumnElement,
     Connection,
-    Integer,
     Select,
     bindparam,
     delete,
@@ -234,7 +234,7 @@ def _missing(which: Literal["oldest", "newest", "by key"]) -> Select[int, str, i
         return query.where(RecordRow.key.in_(bindparam("keys", expanding=True)))
     order = (RecordRow.position, RecordRow.chunk)
     ordered = query.order_by(*(each.desc() for each in order)) if which == "newest" else query.order_by(*order)
-    return ordered.limit(bindparam("limit", type_=Integer))
+    return ordered.limit(bindparam("limit", type_=BigInteger))
 
 
 def put_embeddings(

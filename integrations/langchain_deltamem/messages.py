@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from langchain_core.messages import (
@@ -56,9 +57,19 @@ def taken_apart(message: BaseMessage) -> FrameworkMessage:
 
 
 def put_together(entry: Entry) -> BaseMessage:
-    """An entry of the journal as a message of LangChain."""
+    """An entry of the journal as a message of LangChain.
+
+    Anybody may have written the entry: where LangChain's message does not take metadata or blocks, it has the text.
+    """
     found = from_journal(entry)
-    kept, content = found.metadata, found.content or ""
+    try:
+        return _put_together(found, found.metadata)
+    except Exception:  # whatever its validators raise
+        return _put_together(replace(found, content=entry.text), {})
+
+
+def _put_together(found: FrameworkMessage, kept: Mapping[str, Any]) -> BaseMessage:
+    content = found.content or ""
     if isinstance(content, list):
         content = [block for block in content if not _is_invalid_call(block)] or ""
     fields: dict[str, Any] = {"content": content, "id": found.id}

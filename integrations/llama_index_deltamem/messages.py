@@ -44,8 +44,18 @@ def taken_apart(message: ChatMessage, id: str | None = None) -> FrameworkMessage
 
 
 def put_together(entry: Entry) -> ChatMessage:
-    """An entry of the journal as a message of LlamaIndex."""
+    """An entry of the journal as a message of LlamaIndex.
+
+    Anybody may have written the entry: where LlamaIndex's message does not take metadata or blocks, it has the text.
+    """
     found = from_journal(entry)
+    try:
+        return _put_together(found)
+    except ValueError:  # of pydantic
+        return ChatMessage(role=found.role, content=entry.text)
+
+
+def _put_together(found: FrameworkMessage) -> ChatMessage:
     blocks: list[Any] = list(found.content) if isinstance(found.content, list) else []
     if isinstance(found.content, str) and found.content:
         blocks = [TextBlock(text=found.content)]

@@ -280,6 +280,33 @@ def test_a_llama_index_memory_takes_every_message(mem: DeltaMem, value: Any) -> 
     assert len(texts) == len(taken) and [*texts[:1], *texts[-3:]] == ["Read it.", "Done.", NEXT, "Nice name."]
 
 
+ODD_METADATA: list[dict[str, Any]] = [
+    *({key: odd} for key in ("name", "tool_call_id", "status", "artifact", "role") for odd in (["x"], {"x": 1}, 5, "")),
+    *({key: odd} for key in ("additional_kwargs", "response_metadata", "usage_metadata") for odd in (["x"], 5, "x")),
+    {"invalid_tool_calls": [7]},
+    {"invalid_tool_calls": "x"},
+    {"additional_kwargs": {"name": ["x"]}},
+]
+ODD_BLOCKS = [
+    [{"type": "tool_call"}],
+    [{"type": "tool_call", "id": 1, "name": [], "args": "x"}],
+    [{"type": "text", "text": "hi"}, {"type": 7}],
+]
+
+
+@pytest.mark.parametrize("role", ["user", "assistant", "tool", "system"])
+def test_what_others_wrote_with_odd_metadata_is_recalled_and_read(mem: DeltaMem, role: str) -> None:
+    alice = mem.agent("alice")
+    said = [
+        {"role": role, "content": f"The harbour is number {i}."} | {"metadata": odd}
+        for i, odd in enumerate(ODD_METADATA)
+    ]
+    alice.write([*said, *({"role": role, "content": blocks} for blocks in ODD_BLOCKS)], "s", wait=False)
+    assert alice.recall("Which number is the harbour?", k=50, mode="vector", generate=False).records
+    assert len(DeltaMemChatMessageHistory(mem, "alice", "s", tool_output=None).messages) >= len(said)
+    assert len(DeltaMemory.from_defaults(mem, "alice", "s").get_all()) >= len(said)
+
+
 # Memory that fails
 
 

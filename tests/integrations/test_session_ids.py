@@ -158,6 +158,16 @@ def test_a_model_forgets_in_the_session_that_it_names(mem: DeltaMem, asynchronou
     assert tool_call(tools, "forget", {"id": "1"}, asynchronous) == "Forgotten."
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_model_may_remember_any_text(mem: DeltaMem, asynchronous: bool) -> None:
+    tools = memory_tools(lambda runtime: (mem.agent("alice"), "c"), RecallOptions())
+    for text in ("", "  \n"):
+        assert tool_call(tools, "remember", {"text": text}, asynchronous).startswith("Nothing was remembered")
+    for text in ("a\0b", "\ud800", "Tea is at four."):
+        assert tool_call(tools, "remember", {"text": text}, asynchronous) == "Remembered."
+    assert [text for _, text in said(mem)] == ["a\ufffdb", "\ufffd", "Tea is at four."]
+
+
 def test_what_a_reply_is_made_of_names_sessions(mem: DeltaMem) -> None:
     for session in ("a", "b"):
         mem.agent("alice").write([{"role": "user", "content": f"{LOCKER} {session}", "id": "1"}], session)
