@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event, Thread
 
@@ -99,8 +99,8 @@ def test_a_search_under_way_sees_the_new_records(url: str) -> None:
 
 
 @pytest.fixture
-def writing(url: str) -> Iterator[Event]:
-    """Somebody who writes and erases meanwhile."""
+def writing(url: str) -> Iterator[Callable[[], None]]:
+    """Somebody who writes and replaces meanwhile; what is given ends that."""
     stop = Event()
 
     def write() -> None:
@@ -112,23 +112,26 @@ def writing(url: str) -> Iterator[Event]:
                     "a", [{"role": "user", "content": f"two parts. of {number}.", "id": f"w{number % 7}"}], "t"
                 )
 
+    def end() -> None:
+        stop.set()
+        thread.join()
+
     thread = Thread(target=write)
     thread.start()
-    yield stop
-    stop.set()
-    thread.join()
+    yield end
+    end()
 
 
 def test_others_write_meanwhile(url: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     monkeypatch.setattr(recutting, "TOGETHER", 8)
     with Store.open(url, split=By(12)) as store:
         store.append("a", said(*["two parts. of it."] * 100), "s")
-    stop = request.getfixturevalue("writing")
+    end = request.getfixturevalue("writing")
     with Store.open(url, split=By(99)) as store:
         at = 0
         while (done := store.cut_again("a", after=at)) is not None and at < 100:
             at = done.position
-        stop.set()
+        end()
         assert {text for position, _, text in pieces(store) if position <= 100} == {"two parts. of it."}
         assert [position for position, chunk, _ in pieces(store) if position <= 100] == list(range(1, 101))
         live = {entry.position for entry in store.live("a")}
