@@ -57,6 +57,16 @@ def embedded_form(text: str) -> str:
     return text if text.isascii() else normalized("NFKC", _NOT_EMBEDDED.sub("", text))
 
 
+def compared_form(text: str) -> str:
+    """Equal for texts that look the same: composed or not, with or without invisible characters, whatever whitespace.
+
+    >>> compared_form("Zu\\u0308 rich\\u200b") == compared_form("Z\\u00fcrich")
+    True
+    """
+    visible = text if text.isascii() else normalized("NFD", _DROPPED.sub("", text))
+    return "".join(visible.split())
+
+
 def folded(text: str) -> str:
     """A text in small letters without accents; letters that are others with something to them, as these.
 

@@ -2,8 +2,8 @@
 
 Clients that keep no state send their history with each request: with new ids, numbered anew, or none; with answers
 drawn again, questions edited, line breaks trimmed, the middle or the beginning left out. Each message is aligned with
-all that the session ever held, by id and by what it says, whitespace aside. What was replaced, rolled back or erased is
-known too, and does not come back with a history.
+all that the session ever held, by id and by what it says, whitespace and Unicode's forms aside. What was replaced,
+rolled back or erased is known too, and does not come back with a history.
 
 The newest question is another matter: it is asked now. It is known only where it comes again in its place, as when an
 answer is drawn anew or a run that failed is tried again.
@@ -27,11 +27,14 @@ Message = dict[str, Any]
 NEWEST = 50  # entries at the end of a journal among which a session's newest question is looked for
 
 
-def unwritten(store: Store, agent: str, session: str, messages: Sequence[Message]) -> list[Message]:
+def unwritten(
+    store: Store, agent: str, session: str, messages: Sequence[Message], *, history: bool = False
+) -> list[Message]:
     """What to write of a conversation, or of its end, that may have come before.
 
     Args:
         messages: As `AgentMemory.write` takes them, in order.
+        history: Whether all of it is the past, its newest question too: what is asked now comes by itself.
 
     Returns:
         The new ones, and those whose id the session knows with other words, which replace the old. Where ids turn out
@@ -41,7 +44,7 @@ def unwritten(store: Store, agent: str, session: str, messages: Sequence[Message
         return []
     checked = check_messages(messages)
     said = store.ever_said(agent, session, checked)
-    found = _found(said, checked)
+    found = _found_of_history(said, checked) if history else _found(said, checked)
     ids = {each.id for each in said}
     renumbered = any(
         at is not None and new.named and said[at].id != new.id and new.id in ids
@@ -190,10 +193,7 @@ def _found(said: Sequence[Said], messages: Sequence[NewMessage]) -> list[int | N
     """For each message, the place in ``said`` that it has there; None for what is new."""
     words = _words(said, messages)
     asked = next((i for i in reversed(range(len(messages))) if messages[i].role == "user"), len(messages))
-    before = _in_order(said, messages[:asked], words[:asked], 0)
-    questions = [place for place in range(asked) if messages[place].role == "user"]
-    if questions and not before.keys() & questions:  # it may give the same answers, and is another conversation
-        before = _in_order(said, messages[:asked], words[:asked], None)
+    before = _of_this_conversation(said, messages[:asked], words[:asked])
     found: list[int | None] = [before.get(place) for place in range(len(messages))]
     if asked < len(messages):
         found[asked] = at = _asked_before(said, messages, words, asked, before)
@@ -203,14 +203,50 @@ def _found(said: Sequence[Said], messages: Sequence[NewMessage]) -> list[int | N
         ).items():
             found[asked + 1 + place] = other
     # What comes before a message that is known is history, wherever it stood: answers may have been drawn again.
-    left: dict[str, list[int]] = {}
-    for at, each in enumerate(said):
-        if at not in found:
-            left.setdefault(each.wording, []).append(at)
+    left = _left(said, found)
     for place in range(max(before, default=0)):
         if found[place] is None and left.get(words[place]):
             found[place] = left[words[place]].pop()
     return found
+
+
+def _found_of_history(said: Sequence[Said], messages: Sequence[NewMessage]) -> list[int | None]:
+    """As `_found`, of what is all in the past: a question that the session held is known, wherever it stood there.
+
+    Answers that follow a question that is new are new, too, save those before the last message that is known in order.
+    """
+    words = _words(said, messages)
+    known = _of_this_conversation(said, messages, words)
+    questions = [place for place, each in enumerate(messages) if each.role == "user"]
+    last = max(known.keys() & questions, default=-1)
+    new = next((place for place in questions if place > last), len(messages))
+    by_id = _by_id(said, messages, words)
+    known = {place: at for place, at in known.items() if place < new or place in by_id}
+    found: list[int | None] = [known.get(place) for place in range(len(messages))]
+    left, before, question = _left(said, found), max(known, default=-1), False
+    for place, message in enumerate(messages):
+        if found[place] is None and (message.role == "user" or question or place < before) and left.get(words[place]):
+            found[place] = left[words[place]].pop()
+        if message.role == "user":
+            question = found[place] is not None
+    return found
+
+
+def _of_this_conversation(said: Sequence[Said], messages: Sequence[NewMessage], words: Sequence[str]) -> dict[int, int]:
+    """As `_in_order`; by id alone where no question is known: it may give the same answers, and is another one."""
+    known = _in_order(said, messages, words, 0)
+    questions = [place for place, each in enumerate(messages) if each.role == "user"]
+    return _in_order(said, messages, words, None) if questions and not known.keys() & questions else known
+
+
+def _left(said: Sequence[Said], found: Sequence[int | None]) -> dict[str, list[int]]:
+    """Places in ``said`` that are none of those found, by what is said there."""
+    left: dict[str, list[int]] = {}
+    taken = set(found)
+    for at, each in enumerate(said):
+        if at not in taken:
+            left.setdefault(each.wording, []).append(at)
+    return left
 
 
 def _in_order(

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from deltamem_agents.search_form import compared_form
 from deltamem_agents.store.messages import VERSION
 
 TOOL_CALL = "tool_call"  # a block of this type names a tool and its arguments; kept, and neither folded nor retrieved
 
 
 def wording(role: str, text: str, blocks: list[Any] | None) -> str:
-    """Equal for messages that say the same, whatever their whitespace.
+    """Equal for messages that say the same, whatever their whitespace, Unicode form and invisible characters.
 
     Blocks count only where there is no text, save those of type "version". The id of a tool call does not count.
 
     >>> wording("user", "I like tea.\\n", None) == wording("user", "I like  tea.", None)
     True
     """
-    squeezed = "".join(text.split())
+    squeezed = compared_form(text)
     chosen = blocks or []
     if squeezed:
         chosen = [each for each in chosen if isinstance(each, dict) and each.get("type") == VERSION]

@@ -235,7 +235,9 @@ class DeltaMemory(Memory):
         if messages := without_recall(_copies(messages)):
             async with self._turn.buffer():
                 await super().aput_messages(messages)
-            await self._write(self._turn.add(messages))
+            history, self._turn.history = self._turn.history, []
+            due = self._turn.add(messages)
+            await self._write(due, history if asks(messages[0]) else [])
 
     async def aset(self, messages: list[ChatMessage]) -> None:
         """Replace the buffer. What the session's journal lacks of the messages is written, save an open question.
@@ -249,13 +251,16 @@ class DeltaMemory(Memory):
         async with self._turn.buffer():
             await super().aset(messages)
         given = said(messages)
+        asked = bool(given) and given[-1].message is messages[-1] and asks(messages[-1])
         new = {each.id for each in given[-1:]}  # where the journal cannot be read: the question alone, for later
         with fails_open(self.on_error, "reading the conversation"):
-            new = {each["id"] for each in await self._run(unwritten, journalled(given, self._tools))}
+            told = journalled(given, self._tools)
+            new = {each["id"] for each in await self._run(unwritten, told, history=not asked)}
         due = [each for each in given if each.id in new]
-        if given and given[-1].message is messages[-1] and asks(messages[-1]):
+        if asked:
             if due and due[-1] is given[-1]:
                 self._turn.begin([due.pop()])
+                self._turn.history = given
             else:
                 self._turn.asked = given[-1]
         await self._write(due)
@@ -298,7 +303,8 @@ class DeltaMemory(Memory):
 
     async def aflush(self) -> None:
         """Journal the open turn now, as it is."""
-        await self._write(self._turn.end())
+        history, self._turn.history = self._turn.history, []
+        await self._write(self._turn.end(), history)
 
     # The sync twins; those of the base class hide errors of ours that are RuntimeErrors.
 
@@ -360,6 +366,13 @@ class DeltaMemory(Memory):
         call = partial(select, self._turn.mem.store, agent.id, self._session, *given, **options)
         return await asyncio.wrap_future(agent.pool.submit(call))
 
+    async def _without_past(self, due: list[Said], history: Sequence[Said]) -> list[Said]:
+        """What is due, less the question at the end of a history, if the session ever held it."""
+        if not history or history[-1] not in due:
+            return due
+        new = {each["id"] for each in await self._run(unwritten, journalled(history, self._tools), history=True)}
+        return [each for each in due if each is not history[-1] or each.id in new]
+
     async def _recall(self, query: str, left: int, present: Sequence[str]) -> str:
         """Recalled text of at most ``left`` tokens, of the same records whenever it is asked for within a turn."""
         if not query or left < 1:
@@ -372,11 +385,15 @@ class DeltaMemory(Memory):
                 recalled[query] = beyond_prompt(self._turn.mem, found, options, present)
         return recalled[query].within(left, self._estimate_token_count) if query in recalled else ""
 
-    async def _write(self, due: list[Said]) -> None:
-        """Journal messages; returns once they are durable. Where that fails they stay in the open turn."""
+    async def _write(self, due: list[Said], history: Sequence[Said] = ()) -> None:
+        """Journal messages; returns once they are durable. Where that fails they stay in the open turn.
+
+        Args:
+            history: What was set, where another question came after its last one, which is of the past then.
+        """
         with fails_open(self.on_error, "journalling"):
             try:
-                new = journalled(due, self._tools)
+                new = journalled(await self._without_past(due, history), self._tools)
                 if self._turn.asked is not None:
                     asked = journalled([self._turn.asked], self._tools)
                     new = await self._run(unwritten_turn, new, *asked, history=False)

@@ -29,7 +29,7 @@ class Said(NamedTuple):
 class OpenTurn(Handle):
     """What a `DeltaMemory` knows beyond its fields; its copies share it. Safe to share among threads."""
 
-    __slots__ = ("_buffers", "_lock", "_said", "asked", "recalled", "restore")
+    __slots__ = ("_buffers", "_lock", "_said", "asked", "history", "recalled", "restore")
 
     def __init__(self, mem: DeltaMem) -> None:
         super().__init__(mem)
@@ -37,6 +37,7 @@ class OpenTurn(Handle):
         self._buffers: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._said: list[Said] = []
         self.asked: Said | None = None  # the turn's question, where it is journalled already: it is asked again
+        self.history: list[Said] = []  # what was set, where its end is the turn's question and the turn has no more
         self.recalled: dict[str, RecalledText] = {}  # by query; another one in the next turn
         self.restore = False  # whether the chat buffer is yet to be filled from the journal
 

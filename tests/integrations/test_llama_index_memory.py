@@ -171,6 +171,43 @@ def test_a_conversation_that_went_another_way_doubles_nothing(mem: DeltaMem) -> 
     assert texts(mem) == contents([*told, *third, user("Thanks"), assistant("Sure")])
 
 
+THREE = [each for n in (1, 2, 3) for each in (user(f"q{n}"), assistant(f"a{n}"))]
+
+
+@pytest.mark.parametrize(
+    "came", [[], THREE, THREE[:2], THREE[:4], THREE[2:4], THREE[2:], THREE[4:], THREE[:1], THREE[2:3], THREE[:3]]
+)
+@pytest.mark.parametrize("erased", [(), (0,), (2, 3), (0, 1, 2)])
+def test_a_window_or_an_old_state_doubles_nothing(
+    mem: DeltaMem, came: list[ChatMessage], erased: tuple[int, ...]
+) -> None:
+    DeltaMemory.from_defaults(mem, "alice", "s1").put_messages(THREE)
+    told = texts(mem)
+    refs = [entry.ref for entry in mem.agent("alice").log()]
+    if erased:
+        mem.agent("alice").erase(ids=[refs[place] for place in erased], wait=False)
+        told = [text for place, text in enumerate(told) if place not in erased]
+    memory = DeltaMemory.from_defaults(mem, "alice", "s1")
+    for _ in range(2):
+        memory.set(came)
+        assert texts(mem) == told
+    memory.put_messages([user("next"), assistant("Sure")])
+    assert texts(mem) == [*told, "next", "Sure"]
+
+
+def test_a_question_that_is_asked_after_a_history_is_the_newest(mem: DeltaMem) -> None:
+    for history in ([], THREE[:2]):
+        memory = DeltaMemory.from_defaults(mem, "alice", "s1", chat_history=history)
+        memory.put(THREE[len(history)])
+        memory.put(THREE[len(history) + 1])
+    mem.agent("alice").erase(ids=[mem.agent("alice").log()[0].ref], wait=False)
+    memory = DeltaMemory.from_defaults(mem, "alice", "s1")
+    memory.set(THREE[:2])
+    assert texts(mem) == ["a1", "q2", "a2"]
+    memory.put_messages(THREE[:2])  # asked again on purpose
+    assert texts(mem) == ["a1", "q2", "a2", "q1", "a1"]
+
+
 @pytest.mark.parametrize("at", ["put", "set"])
 @pytest.mark.parametrize("on_error", ["log", "raise"])
 def test_a_failed_write_is_made_up_for(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,48 @@ def test_an_answer_of_the_same_words_is_written_once(store: Store) -> None:
     assert turn("No.") == turn("No.\n") == [] and turn("Yes.") == ["Yes."] and turn("No.", "No.") == ["No."]
     store.append("a", [{"role": "user", "content": "And?"}], "s")
     assert turn("No.") == ["No."]  # asked again
+
+
+@pytest.mark.parametrize(
+    "came, added",
+    [
+        ((), []),
+        (TALK, []),
+        *((TALK[start:end], []) for start in range(0, 10, 2) for end in range(start + 1, 11)),  # windows, old states
+        ((*TALK[8:], *TALK[2:4]), []),  # in another order
+        ((*TALK, "Well?", "No."), ["Well?", "No."]),
+        (("Hi", "Hello", "Well?", "No."), ["Well?", "No."]),  # an answer of known words to a question that is new
+        ((*TALK[:3], "Black."), ["Black."]),
+        ((*TALK, "ok", "Noted"), ["ok", "Noted"]),  # once more than was said
+        (("Other", "Noted"), ["Other", "Noted"]),  # another conversation
+    ],
+)
+@pytest.mark.parametrize("gone", [(), (0,), (2, 3), (0, 4, 8), tuple(range(10))])
+def test_a_history_that_is_all_past(store: Store, came: Sequence[str], added: list[str], gone: Sequence[int]) -> None:
+    ids = store.append("a", talk(*TALK), "s")
+    store.erase("a", Selection(ids=[ids[i] for i in gone])) if gone else None
+    assert texts(unwritten(store, "a", "s", talk(*came), history=True)) == added
+
+
+FORMS: list[Callable[[str], str]] = [
+    lambda text: unicodedata.normalize("NFD", text),
+    lambda text: unicodedata.normalize("NFC", text),
+    lambda text: "\u200b".join(text),
+    lambda text: f"\ufeff{text}\u2060 \u00ad",
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("stored", FORMS[:2])
+def test_unicode_forms_make_no_difference(
+    store: Store, form: Callable[[str], str], stored: Callable[[str], str]
+) -> None:
+    said = ("Zürich, façade?", "Ệ, 한국어 글 " + "각" * 300, "が" * 300, "Ça va", "مِّ?", "नमस्ते ड़")
+    ids = store.append("a", talk(*map(stored, said)), "s")
+    assert new(store, *map(form, said), "Well?") == ["Well?"]
+    store.erase("a", Selection(ids=ids[:4]))
+    assert new(store, *map(form, said), "Well?") == ["Well?"]
+    assert new(store, "Zurich, facade?", "No", "Well?") == ["Zurich, facade?", "No", "Well?"]
 
 
 def client(history: Sequence[str], chance: random.Random) -> list[str]:
