@@ -91,6 +91,11 @@ class ById(Index):
 
         return self._database.read(work)
 
+    def with_other_words(self, agent: str, session: str, messages: Sequence[NewMessage]) -> list[int]:
+        """Places of messages whose ids a session held, live, replaced, rolled back or erased, but with other words."""
+        check_scope(agent, session)
+        return self._database.read(lambda connection: tombstones.with_other_words(connection, agent, session, messages))
+
     def described(self, agent: str, session: str, ids: tuple[str, str]) -> list[Described]:
         """The live messages of a session with one of two ids, without their text, in the journal's order."""
         check_id(agent)

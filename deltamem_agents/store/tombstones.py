@@ -36,6 +36,13 @@ _ROWS = (
     .order_by(MessageRow.position)
 )
 
+_OF_IDS = select(MessageRow.id, MessageRow.role, MessageRow.text, MessageRow.blocks).where(
+    MessageRow.agent_key == bindparam("key"), MessageRow.session == bindparam("session")
+)
+_ERASED_OF_IDS = select(TombstoneRow.message, TombstoneRow.said).where(
+    TombstoneRow.agent_key == bindparam("key"), TombstoneRow.session == bindparam("session")
+)
+
 
 class Said(NamedTuple):
     """One message that a session holds or held.
@@ -93,6 +100,30 @@ def ever_said(
     if secret is not None and messages:
         said += _erased(connection, key, secret, session, messages)
     return sorted(said, key=lambda each: (each.place, each.position))
+
+
+def with_other_words(connection: Connection, agent: str, session: str, messages: Sequence[NewMessage]) -> list[int]:
+    """Places of messages whose ids the session held, live or not, and never with what they say."""
+    found = connection.execute(_KEY, {"agent": agent}).first()
+    if found is None:
+        return []
+    key, secret = found
+    ids = list(dict.fromkeys(each.id for each in messages))
+    held: dict[str, set[str | bytes]] = {}
+    for row in rows_among(connection, _OF_IDS, MessageRow.id, ids, {"key": key, "session": session}):
+        held.setdefault(row.id, set()).add(wording(row.role, row.text, row.blocks))
+    if secret is not None:
+        names = {_hash(secret, "id", each): each for each in ids}
+        scope = {"key": key, "session": _hash(secret, "session", session)}
+        for row in rows_among(connection, _ERASED_OF_IDS, TombstoneRow.message, list(names), scope):
+            held.setdefault(names[row.message], set()).add(row.said)
+    other = []
+    for place, each in enumerate(messages):
+        told = wording(each.role, each.text, each.blocks)
+        same = {told} if secret is None else {told, _hash(secret, "said", session, told)}
+        if each.id in held and not held[each.id] & same:
+            other.append(place)
+    return other
 
 
 def leave(connection: Connection, agent_key: int, rows: Iterable[Any]) -> None:

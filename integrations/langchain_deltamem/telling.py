@@ -17,6 +17,7 @@ from deltamem_agents.frameworks.messages import edited, id_name
 from deltamem_agents.frameworks.resent import unwritten, unwritten_turn
 from deltamem_agents.frameworks.tool_output import ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem
+from deltamem_agents.store import check_messages
 from langchain_deltamem.messages import for_journal
 
 
@@ -107,7 +108,8 @@ def untold(
 ) -> list[dict[str, Any]]:
     """What to write of a thread's messages: those that are new, and those that were edited and kept their id.
 
-    What was told before and is not in the journal was erased, or told to another agent, and is not told again.
+    What was told before and is not in the journal was erased, or told to another agent, and is not told again: save in
+    other words.
 
     Args:
         told: The id of the last message told; empty for a thread that memory has not seen.
@@ -128,7 +130,8 @@ def untold(
     fresh = for_journal([messages[place] for place in sorted(chosen) if place >= after], tools)
     known = [each for each in fresh if each.get("id") in held]
     fresh = [each for each in fresh if each not in known]
-    changed = edited([*held.values()], [*changed, *known])
+    gone = [messages[place] for place in names if place < after and names[place] not in held]
+    changed = [*edited([*held.values()], [*changed, *known]), *_reworded(mem, agent, session, gone, tools)]
     if last is None and len(fresh) > 1:
         return [*changed, *unwritten(mem.store, agent.id, session, fresh)]
     asked = next((messages[p] for p in sorted(chosen, reverse=True) if p < after and messages[p].type == "human"), None)
@@ -136,6 +139,17 @@ def untold(
     if question is not None and question.get("id") in held:
         question = held[question["id"]].position
     return [*changed, *unwritten_turn(mem.store, agent.id, session, fresh, question)]
+
+
+def _reworded(
+    mem: DeltaMem, agent: AgentMemory, session: str, gone: Sequence[BaseMessage], tools: ToolOutput
+) -> list[dict[str, Any]]:
+    """Of messages that the journal has no more, those that kept their id and have new words.
+
+    Tools' results are none of them: what is kept of one depends on an option, and what was erased may not come back.
+    """
+    told = for_journal([each for each in gone if each.type != "tool"], tools)
+    return [told[at] for at in mem.store.with_other_words(agent.id, session, check_messages(told))] if told else []
 
 
 def _place_after(messages: Sequence[BaseMessage], told: str) -> int | None:

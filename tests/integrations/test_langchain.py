@@ -281,6 +281,29 @@ def test_an_edited_message_replaces_the_old_one(mem: DeltaMem) -> None:
     assert sorted(texts(mem)) == sorted(["Noted.", "My locker code is 1234.", QUESTION, "Fine."])
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("way", ["erased", "rolled back", "erased after an edit"])
+def test_new_words_under_an_id_that_is_gone_are_journalled(mem: DeltaMem, way: str, asynchronous: bool) -> None:
+    agent = create_agent(Listening(), middleware=[DeltaMemMiddleware(mem, "alice")], checkpointer=InMemorySaver())
+
+    def send(text: str) -> list[str]:
+        given = {"messages": [HumanMessage(text, id="m")]}
+        asyncio.run(agent.ainvoke(given, config())) if asynchronous else agent.invoke(given, config())
+        return [entry.text for entry in mem.agent("alice").log() if entry.role == "user"]
+
+    assert send("v1 secret") == ["v1 secret"]
+    if way == "rolled back":
+        mem.agent("alice").rollback(0)
+    else:
+        if way == "erased after an edit":
+            assert send("v2 secret") == ["v2 secret"]
+        mem.agent("alice").erase(ids=["m"], wait=False)
+        assert send("v1 secret") == []
+    assert send("v3 clean") == send("v3 clean") == ["v3 clean"]
+    mem.agent("alice").erase(ids=["m"], wait=False)
+    assert send("v3 clean") == send("v1 secret") == []
+
+
 def test_after_an_error_nothing_is_missing_and_nothing_doubled(mem: DeltaMem) -> None:
     def replies() -> Iterator[AIMessage | str]:
         yield AIMessage("", tool_calls=[{"name": "broken", "args": {}, "id": "c1"}])
