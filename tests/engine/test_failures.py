@@ -230,13 +230,13 @@ def test_one_failure_at_any_call_changes_no_answer(
     assert at > 1
 
 
-@pytest.mark.slow  # hundreds of times
+@pytest.mark.slow  # some hundred times
 def test_memory_that_runs_out_at_any_operation_of_torch_changes_no_answer(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nothing = Failing(0, out_of_memory, 0)
     scene.check(run_failing(scene, nothing, monkeypatch))
-    for at in range(1, nothing.count, 7):
+    for at in range(1, nothing.count, 29):
         # A request whose answer is just being made ready fails by itself: there is no step to run again.
         scene.check(run_failing(scene, Failing(at, out_of_memory), monkeypatch), but=torch.OutOfMemoryError)
 

@@ -55,4 +55,4 @@ def test_a_process_ends_with_its_own_exit_code(tmp_path: Path) -> None:
 @pytest.mark.slow  # half a minute
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_many_processes_end_with_their_own_exit_codes(tmp_path: Path) -> None:
-    check_exits(run(tmp_path, "exits", "5", threads="2"), 5)
+    check_exits(run(tmp_path, "exits", "3", threads="2"), 3)

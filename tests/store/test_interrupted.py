@@ -23,7 +23,7 @@ THEIRS = str(Path(sqlalchemy.__file__).parent)
 # Of SQLAlchemy, where connections are lent and transactions begin and end; the rest makes statements, and is sampled.
 ENDS = ("pool/base.py", "pool/impl.py", "util/queue.py", "engine/default.py")
 SAMPLED = 23  # every so manieth line
-STRIDE = int(os.environ.get("DELTAMEM_INTERRUPT_STRIDE", "67"))  # 1 interrupts at each
+STRIDE = int(os.environ.get("DELTAMEM_INTERRUPT_STRIDE", "211"))  # 1 interrupts at each
 
 
 def name_of(frame: FrameType) -> str:
