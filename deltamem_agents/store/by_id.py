@@ -16,7 +16,7 @@ from deltamem_agents.store import journal, tombstones
 from deltamem_agents.store.dialects import rows_among
 from deltamem_agents.store.dialects.rows import plain_rows
 from deltamem_agents.store.dialects.select import AnySelect
-from deltamem_agents.store.index import Index, check_scope
+from deltamem_agents.store.index import Index
 from deltamem_agents.store.messages import Entry, MessageRef, NewMessage, check_id
 from deltamem_agents.store.schema import AgentRow, MessageRow
 from deltamem_agents.store.tombstones import Said
@@ -83,7 +83,7 @@ class ById(Index):
             messages: Of messages that were erased, those that said the same as one of these are given too.
             after: Only what is at a later position of the journal; of what was erased, all.
         """
-        check_scope(agent, session)
+        _check_told(agent, session, messages)
         arguments.whole(after, "after", high=MAX_POSITION)
 
         def work(connection: Connection) -> list[Said]:
@@ -93,7 +93,7 @@ class ById(Index):
 
     def with_other_words(self, agent: str, session: str, messages: Sequence[NewMessage]) -> list[int]:
         """Places of messages whose ids a session held, live, replaced, rolled back or erased, but with other words."""
-        check_scope(agent, session)
+        _check_told(agent, session, messages)
         return self._database.read(lambda connection: tombstones.with_other_words(connection, agent, session, messages))
 
     def described(self, agent: str, session: str, ids: tuple[str, str]) -> list[Described]:
@@ -173,6 +173,14 @@ class ById(Index):
                 connection.execute(_DESCRIBE.values(values), {"key": found.key, "at": position})
 
         self._database.write(work)
+
+
+def _check_told(agent: str, session: str, messages: Sequence[NewMessage]) -> None:
+    """Raise what is wrong with an agent, one of its sessions, and messages as `check_messages` gives them."""
+    check_id(agent)
+    check_id(session, "session")
+    if not isinstance(messages, Sequence) or not all(isinstance(each, NewMessage) for each in messages):
+        raise ConfigError(f"messages is {shown(messages)}; give what check_messages returns")
 
 
 def _plain(result: CursorResult[Any]) -> list[Described]:
