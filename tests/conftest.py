@@ -15,7 +15,9 @@ FreshUrl = Callable[[], str]
 
 # The files that take longest, longest first. Begun last, one of them would occupy a core and leave the others idle.
 LONGEST = """
-    soak/test_soak.py docs/test_snippets.py kernels/test_gpu_scan.py kernels/test_gpu_compile.py
+    store/test_interrupted.py engine/test_processes.py memory/test_edited.py soak/test_soak.py engine/test_failures.py
+    store/test_bad_input.py store/test_model.py docs/test_snippets.py kernels/test_gpu_scan.py
+    kernels/test_gpu_compile.py
     integrations/test_llama_index_agents.py cli/test_demo.py core/test_tracing.py bench/test_recall_bench.py
     training/test_training.py memory/test_hot.py kernels/test_tracing.py integrations/test_langchain_agents.py
     kernels/test_gpu_decode.py cli/test_commands.py faults/test_killed.py faults/test_processes.py
