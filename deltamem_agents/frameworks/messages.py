@@ -17,7 +17,7 @@ from deltamem_agents.errors import InvalidAgentError
 from deltamem_agents.frameworks.sanitizing import plain_json, plain_text
 from deltamem_agents.frameworks.tool_output import ToolOutput, are_cuts
 from deltamem_agents.memory.results import ToolCall
-from deltamem_agents.store import Entry, check_id, check_messages, wording
+from deltamem_agents.store import Entry, check_id, check_messages, wording_of
 from deltamem_agents.store.messages import TEXT_TYPES, NewMessage
 from deltamem_agents.store.wording import TOOL_CALL
 
@@ -196,7 +196,7 @@ def id_name(value: object) -> str:
 
 
 def _same(old: Entry, new: NewMessage) -> bool:
-    if wording(old.role, old.text, _blocks(old)) == wording(new.role, new.text, new.blocks):
+    if wording_of(old) == wording_of(new):
         return True
     # Journalled at another limit, or before there was one.
     return old.role == new.role == "tool" and are_cuts(old.text, new.text)
@@ -206,10 +206,6 @@ def _joined(first: str | list[Any], second: str | list[Any]) -> str | list[Any]:
     if isinstance(first, str) and isinstance(second, str):
         return f"{first}\n\n{second}"
     return [block for each in (first, second) for block in (each if isinstance(each, list) else [each])]
-
-
-def _blocks(entry: Entry) -> list[Any] | None:
-    return entry.content if isinstance(entry.content, list) else None
 
 
 def _plain_content(content: Any) -> str | list[Any] | None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from deltamem_agents.frameworks.alignment import aligned
 from deltamem_agents.frameworks.tool_output import are_cuts
-from deltamem_agents.store import Said, Store, check_messages, wording
+from deltamem_agents.store import Said, Store, check_messages, wording_of
 from deltamem_agents.store.by_id import MAX_POSITION
 from deltamem_agents.store.messages import NewMessage
 
@@ -305,10 +305,9 @@ def _position(store: Store, agent: str, session: str, question: NewMessage, *, k
     Args:
         known: Whether it was said before under another id, if not under this one; the newest is then given.
     """
-    told = _wording(question)
+    told = wording_of(question)
     for entry in store.find(agent, [(session, question.id)]) if question.named else ():
-        blocks = entry.content if isinstance(entry.content, list) else None
-        if wording(entry.role, entry.text, blocks) == told:
+        if wording_of(entry) == told:
             return entry.position
     if not known:
         return None
@@ -318,7 +317,7 @@ def _position(store: Store, agent: str, session: str, question: NewMessage, *, k
 
 def _words(said: Sequence[Said], messages: Sequence[NewMessage]) -> list[str]:
     """What each message says; of a tool's result that the session has cut, or cut elsewhere, what it says there."""
-    words = [_wording(each) for each in messages]
+    words = [wording_of(each) for each in messages]
     known = {each.wording for each in said}
     results = [each for each in said if each.result]
     for place, message in enumerate(messages):
@@ -326,7 +325,3 @@ def _words(said: Sequence[Said], messages: Sequence[NewMessage]) -> list[str]:
             same = (each.wording for each in results if are_cuts(each.result, message.text))
             words[place] = next(same, words[place])
     return words
-
-
-def _wording(message: NewMessage) -> str:
-    return wording(message.role, message.text, message.blocks)

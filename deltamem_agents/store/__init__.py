@@ -16,7 +16,7 @@ from deltamem_agents.store.revisions import Revision
 from deltamem_agents.store.store import Store
 from deltamem_agents.store.tail import Tail
 from deltamem_agents.store.tombstones import Said
-from deltamem_agents.store.wording import wording
+from deltamem_agents.store.wording import wording, wording_of
 
 __all__ = [
     "AgentInfo",
@@ -38,4 +38,5 @@ __all__ = [
     "check_messages",
     "masked",
     "wording",
+    "wording_of",
 ]

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, upda
 from deltamem_agents.store.dialects import rows_among
 from deltamem_agents.store.messages import NewMessage
 from deltamem_agents.store.schema import SECRET_BYTES, AgentRow, MessageRow, TombstoneRow, chunked
-from deltamem_agents.store.wording import wording
+from deltamem_agents.store.wording import wording, wording_of
 
 HASH = 16  # bytes
 
@@ -119,7 +119,7 @@ def with_other_words(connection: Connection, agent: str, session: str, messages:
             held.setdefault(names[row.message], set()).add(row.said)
     other = []
     for place, each in enumerate(messages):
-        told = wording(each.role, each.text, each.blocks)
+        told = wording_of(each)
         same = {told} if secret is None else {told, _hash(secret, "said", session, told)}
         if each.id in held and not held[each.id] & same:
             other.append(place)
@@ -208,7 +208,7 @@ def _erased(
         return
     known: dict[bytes, tuple[str, str]] = {}
     for each in messages:
-        told = wording(each.role, each.text, each.blocks)
+        told = wording_of(each)
         known[_hash(secret, "said", session, told)] = each.role, told
     ids = {_hash(secret, "id", each.id): each.id for each in messages}
     for place, message, said in rows:

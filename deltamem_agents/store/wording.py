@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from deltamem_agents.search_form import compared_form
-from deltamem_agents.store.messages import VERSION
+from deltamem_agents.store.messages import VERSION, Entry, NewMessage
 
 TOOL_CALL = "tool_call"  # a block of this type names a tool and its arguments; kept, and neither folded nor retrieved
 
@@ -25,6 +25,13 @@ def wording(role: str, text: str, blocks: list[Any] | None) -> str:
         chosen = [each for each in chosen if isinstance(each, dict) and each.get("type") == VERSION]
     told = json.dumps([_without_id(each) for each in chosen], sort_keys=True) if chosen else ""
     return f"{role}\0{squeezed}\0{told}"
+
+
+def wording_of(message: Entry | NewMessage) -> str:
+    """The `wording` of a message of the journal, or for it."""
+    if isinstance(message, NewMessage):
+        return wording(message.role, message.text, message.blocks)
+    return wording(message.role, message.text, message.content if isinstance(message.content, list) else None)
 
 
 def _without_id(block: Any) -> Any:

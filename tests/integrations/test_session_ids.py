@@ -161,7 +161,7 @@ def test_a_model_forgets_in_the_session_that_it_names(mem: DeltaMem, asynchronou
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_model_may_remember_any_text(mem: DeltaMem, asynchronous: bool) -> None:
     tools = memory_tools(lambda runtime: (mem.agent("alice"), "c"), RecallOptions())
-    for text in ("", "  \n"):
+    for text in ("", "  \n", "long " * 2_200_000):
         assert tool_call(tools, "remember", {"text": text}, asynchronous).startswith("Nothing was remembered")
     for text in ("a\0b", "\ud800", "Tea is at four."):
         assert tool_call(tools, "remember", {"text": text}, asynchronous) == "Remembered."
