@@ -224,7 +224,7 @@ def _torch_file(path: Path) -> dict[str, Tensor]:
                 if each.filename.endswith(".pkl"):
                     _check_pickle(archive.read(each) if each.file_size <= HEADER_BYTES else b"", size, path)
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except AdapterFileError:
+    except (AdapterFileError, MemoryError):
         raise
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError and others
         raise AdapterFileError(f"{str(path)!r} is truncated or not a plain tensor file: {error}; {again}") from error

@@ -71,10 +71,14 @@ def stack_states(states: Sequence[Mapping[str, Tensor]]) -> State:
         raise StateMismatchError("no states to stack; give at least one")
     if any(state.keys() != states[0].keys() for state in states):
         raise StateMismatchError("states to stack name different modules; they belong to different adapters")
-    try:
-        return {key: torch.stack([state[key] for state in states]) for key in states[0]}
-    except RuntimeError as error:
-        raise StateMismatchError(f"states to stack differ in shape: {error}") from error
+    for key, first in states[0].items():
+        for state in states:
+            if state[key].shape != first.shape:
+                raise StateMismatchError(
+                    f"states to stack differ in shape: {key!r} is {list(first.shape)} and {list(state[key].shape)}; "
+                    "they belong to different adapters"
+                )
+    return {key: torch.stack([state[key] for state in states]) for key in states[0]}
 
 
 def unstack_states(state: Mapping[str, Tensor]) -> list[State]:

@@ -14,6 +14,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from deltamem_agents.engine.failures import out_of_memory
 from deltamem_agents.engine.generation import GREEDY, Sampling
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.processes import ProcessLock
@@ -77,6 +78,8 @@ def _criteria(tokenizer: PreTrainedTokenizerBase, stop: tuple[str, ...]) -> Stop
         with _stop_strings:
             return StopStringCriteria(tokenizer, list(stop))
     except Exception as error:
+        if out_of_memory(error):
+            raise
         raise ConfigError(
             f"this backbone's tokenizer cannot watch for the stop strings {stop!r} ({type(error).__name__}: {error}); "
             "give others, or cut the answer yourself"

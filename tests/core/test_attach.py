@@ -261,6 +261,20 @@ def test_states_that_do_not_fit_are_refused(told, tokens):
             attached.forward(state=state, input_ids=ids)
     with pytest.raises(StateMismatchError, match="at least one"):
         stack_states([])
+    row = {key: each[0] for key, each in states.items()}
+    with pytest.raises(StateMismatchError, match="differ in shape"):
+        stack_states([row, row | {first: row[first][:4]}])
+    with pytest.raises(StateMismatchError, match="different modules"):
+        stack_states([row, {first: row[first]}])
+
+
+def test_too_little_memory_is_never_told_as_states_that_do_not_match(monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(torch, "stack", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        stack_states([{"layer": torch.zeros(2)}, {"layer": torch.zeros(2)}])
 
 
 def test_a_text_said_over_and_over_may_come_to_a_fixed_point(backbone, strong_adapter):

@@ -20,19 +20,21 @@ class Journal:
 
     def live(self, at: int | None = None) -> list[list[Any]]:
         """The messages that are live at a position, or now."""
-        snapshots: list[tuple[int, dict[Any, list[Any]]]] = [(0, {})]
+        targets = sorted({event[1] for event in self.events if len(event) == 2})
+        snapshots: dict[int, dict[Any, list[Any]]] = {}  # what was live at the positions that were gone back to
+        current: dict[Any, list[Any]] = {}
         for event in self.events:
-            position, current = event[0], dict(snapshots[-1][1])
-            if at is not None and position > at:
+            while targets and targets[0] < event[0]:
+                snapshots[targets.pop(0)] = dict(current)
+            if at is not None and event[0] > at:
                 break
             if len(event) == 2:
-                current = next(live for last, live in reversed(snapshots) if last <= event[1])
+                current = dict(snapshots[event[1]])
             else:
                 key = (event[1], event[2])
                 current.pop(key, None)
                 current[key if event[2] is not None else (event[1], event[3])] = event
-            snapshots.append((position, current))
-        return sorted(snapshots[-1][1].values(), key=lambda event: event[0])
+        return sorted(current.values(), key=lambda event: event[0])
 
     def messages(self) -> list[list[Any]]:
         return [event for event in self.events if len(event) > 2]

@@ -31,11 +31,12 @@ class Ledger:
 def lines(path: Path) -> Iterator[dict[str, Any]]:
     """What a ledger says; a line that was cut short by a kill was never told to anybody."""
     if path.exists():
-        for line in path.read_bytes().split(b"\n"):
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
+        with open(path, "rb") as file:  # line by line: a ledger read whole would be taken for memory that leaks
+            for line in file:
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    continue
 
 
 def replay(path: Path) -> tuple[World, dict[str, Any] | None]:

@@ -79,13 +79,14 @@ def _is_import(line: dict[str, Any]) -> bool:
 
 def _forks(store: Store, folder: Path, found: Verdict, counts: Counter[str], known: set[str]) -> None:
     """Each forked process wrote once, or was told that it cannot; none hung."""
-    for path in (folder / "forks").iterdir():
+    for path in (folder / "forks").glob("*.jsonl"):
         lines = list(ledger.lines(path))
         name = f"fork-{path.stem}"
         found.faults += [f"{name}: {line['fault']}" for line in lines if "fault" in line]
         ended = [line for line in lines if "ended" in line]
         if not ended:
-            found.faults.append(f"{name} did not end in {worker.FORKED} s")
+            stacks = path.with_suffix(".stacks").read_text()
+            found.faults.append(f"{name} did not end in {worker.FORKED} s: {lines}\n{stacks}")
             continue
         counts[f"forked process {ended[0]['ended']}"] += 1
         live = [entry.id for entry in store.live(name)]

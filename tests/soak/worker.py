@@ -190,6 +190,8 @@ class Writer:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(int(FORKED))  # it ends, whatever it waits for; its ledger then has no end
             told = ledger.Ledger(self.folder / "forks" / f"{name}.jsonl")
+            stacks = open(self.folder / "forks" / f"{name}.stacks", "w")  # noqa: SIM115  # as long as the process
+            faulthandler.dump_traceback_later(FORKED - 2, file=stacks)
             told.tell(forked=name)
             said = [{"role": "user", "content": f"{name} was here"}]
             try:
