@@ -107,7 +107,7 @@ def erase(
     """Erase what was chosen, or say what would be; see `Store.erase`. The caller has begun a write."""
     found = timeline.required(connection, agent, lock=not dry)
     key = secrets.token_bytes(32)
-    rows = _chosen(connection, found.key, chosen)
+    rows = _chosen(connection, found, chosen)
     plan = Plan()
 
     def of(name: str, agent_found: Agent, gone: Sequence[Any], *, whole: bool = False) -> None:
@@ -144,7 +144,7 @@ def finished(connection: Connection, purged: Sequence[int]) -> None:
         connection.execute(delete(PurgeRow).where(PurgeRow.key.in_(chunk)))
 
 
-def _chosen(connection: Connection, key: int, chosen: Selection) -> list[Any]:
+def _chosen(connection: Connection, agent: Agent, chosen: Selection) -> list[Any]:
     columns = (
         MessageRow.position,
         MessageRow.session,
@@ -153,7 +153,7 @@ def _chosen(connection: Connection, key: int, chosen: Selection) -> list[Any]:
         MessageRow.text,
         MessageRow.blocks,
     )
-    query = select(*columns).where(MessageRow.agent_key == key).order_by(MessageRow.position)
+    query = select(*columns).where(MessageRow.agent_key == agent.key).order_by(MessageRow.position)
     if chosen.session is not None:
         query = query.where(MessageRow.session == chosen.session)
     if chosen.since is not None:
@@ -162,38 +162,40 @@ def _chosen(connection: Connection, key: int, chosen: Selection) -> list[Any]:
         query = query.where(MessageRow.created_at < chosen.until)
     if chosen.ids is None:
         return list(connection.execute(query))
-    positions = _named(connection, key, chosen.ids, chosen.session)
+    positions = _named(connection, agent, chosen.ids, chosen.session)
     return [
         row for chunk in chunked(positions) for row in connection.execute(query.where(MessageRow.position.in_(chunk)))
     ]
 
 
-def _named(connection: Connection, key: int, ids: Iterable[str | tuple[str, str]], session: str | None) -> list[int]:
+def _named(
+    connection: Connection, agent: Agent, ids: Iterable[str | tuple[str, str]], session: str | None
+) -> list[int]:
     """Positions of all versions of the messages with these ids, in order.
 
     Raises:
         ConfigError: An id alone is that of messages in several sessions.
     """
-    alone, pairs = set[str](), set[tuple[str, str]]()
+    alone, wanted = set[str](), set[tuple[str, str]]()
     for each in ids:
         if isinstance(each, str):
             alone.add(each)
-        else:
-            pairs.add((each[0], each[1]))
-    query = select(MessageRow.position, MessageRow.session, MessageRow.id).where(MessageRow.agent_key == key)
-    if session is not None:
-        query = query.where(MessageRow.session == session)
-    positions: list[int] = []
+        elif session in (None, each[0]):
+            wanted.add((each[0], each[1]))
     sessions: dict[str, set[str]] = {}
-    for chunk in chunked(sorted(alone | {name for _, name in pairs})):
-        for position, where, name in connection.execute(query.where(MessageRow.id.in_(chunk))):
-            if name in alone:
+    for chunk in chunked(sorted(alone)):
+        for live in (MessageRow.left_at.is_(None), MessageRow.left_at.is_not(None)):  # an index each
+            query = select(MessageRow.session, MessageRow.id).where(MessageRow.agent_key == agent.key, live)
+            if session is not None:
+                query = query.where(MessageRow.session == session)
+            for where, name in connection.execute(query.where(MessageRow.id.in_(chunk)).distinct()):
                 sessions.setdefault(name, set()).add(where)
-            if name in alone or (where, name) in pairs:
-                positions.append(position)
-    for name in sorted(name for name, found in sessions.items() if len(found) > 1):
-        raise ConfigError(_ambiguous(name, sorted(sessions[name])))
-    return sorted(positions)
+    for name, found in sorted(sessions.items()):
+        if len(found) > 1:
+            raise ConfigError(_ambiguous(name, sorted(found)))
+        wanted |= {(where, name) for where in found}
+    versions = timeline.versions_of(connection, agent, [(0, *each) for each in wanted])
+    return [position for position, *pair in versions if (*pair,) in wanted]
 
 
 def _ambiguous(name: str, sessions: Sequence[str]) -> str:
@@ -223,7 +225,9 @@ def _erase(
     tombstone: bool,
 ) -> Erased:
     positions = [row.position for row in rows]
-    first = 0 if whole else timeline.first_change(connection, found, set(positions)) if rows else None
+    versions = [(row.position, row.session, row.id) for row in rows]
+    returning = [] if whole else timeline.returning(connection, found, versions)
+    first = 0 if whole else min([*positions, *returning], default=None)
     erased = Erased(
         agent=agent,
         ids=tuple(_refs(rows)),
@@ -234,7 +238,7 @@ def _erase(
     if dry or first is None:
         return erased
     if tombstone:
-        tombstones.leave(connection, found.key, rows)
+        tombstones.leave(connection, found, rows)
     records.delete_of(connection, found.key, positions)
     for chunk in chunked(positions):
         these = MessageRow.position.in_(chunk)
@@ -244,7 +248,7 @@ def _erase(
             connection.execute(delete(table).where(table.agent_key == found.key))
         connection.execute(delete(AgentRow).where(AgentRow.key == found.key))
     else:
-        timeline.settle(connection, words, found, since=first)
+        timeline.settle(connection, words, found, returning, since=first)
     return erased
 
 
@@ -282,7 +286,7 @@ def _relatives(connection: Connection, found: Agent, agent: str) -> list[str]:
 def _shared(connection: Connection, relative: Agent, rows: Sequence[Any]) -> list[Any]:
     """Messages of another agent that are these: the same session, id and content."""
     said = set(map(_identity, rows))
-    theirs = _chosen(connection, relative.key, Selection(ids=_refs(rows)))
+    theirs = _chosen(connection, relative, Selection(ids=_refs(rows)))
     return [row for row in theirs if _identity(row) in said]
 
 

@@ -104,6 +104,15 @@ Index(
     postgresql_where=MessageRow.left_at.is_(None),
 )
 
+Index(
+    "deltamem_messages_superseded_id",
+    MessageRow.agent_key,
+    MessageRow.session,
+    MessageRow.id,
+    sqlite_where=MessageRow.left_at.is_not(None),
+    postgresql_where=MessageRow.left_at.is_not(None),
+)
+
 
 class RollbackRow(Base):
     """A journal entry of another kind: from ``position`` on, the journal goes on from how it stood at ``target``."""

@@ -10,16 +10,30 @@ the transaction.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from deltamem_agents.errors import ConfigError, UnknownAgentError, shown
 from deltamem_agents.store import damage, journal, records, revisions
 from deltamem_agents.store.columns import DamagedValue
+from deltamem_agents.store.dialects import rows_among
 from deltamem_agents.store.journal import Agent
 from deltamem_agents.store.schema import AgentRow, MessageRow, RollbackRow, chunked
+
+Version = tuple[int, str, str]  # position, session and id of a message
+
+FEW_SESSIONS = 100  # of which each is asked for by itself; more, and all of the agent's messages are looked through
+
+_VERSIONS = select(MessageRow.position, MessageRow.session, MessageRow.id).where(
+    MessageRow.agent_key == bindparam("key")
+)
+_EVERY_VERSION = _VERSIONS.order_by(MessageRow.position)
+_OF_SESSION = _VERSIONS.where(MessageRow.session == bindparam("session"))  # in no order, which would cost the index
+# Two queries, for an index each: of what is live, and of what is not.
+_LIVE_VERSIONS = _OF_SESSION.where(MessageRow.left_at.is_(None))
+_LEFT_VERSIONS = _OF_SESSION.where(MessageRow.left_at.is_not(None))
 
 
 def required(connection: Connection, agent: str, *, lock: bool = False) -> Agent:
@@ -48,24 +62,25 @@ def check_position(agent: str, position: object, head: int) -> int:
     return position
 
 
-def positions_at(connection: Connection, agent: Agent, at: int, without: Collection[int] = ()) -> list[int]:
-    """Positions of the messages that were live when the journal ended at ``at``, in order.
-
-    Args:
-        without: Positions of messages to leave aside, as if they had never been written.
-    """
-    path = _path(connection, agent.key, at)
+def positions_at(connection: Connection, agent: Agent, at: int) -> list[int]:
+    """Positions of the messages that were live when the journal ended at ``at``, in order."""
     query = (
         select(MessageRow.position, MessageRow.session, MessageRow.id)
         .where(MessageRow.agent_key == agent.key, MessageRow.position <= at)
         .order_by(MessageRow.position)
     )
+    return _newest(connection, agent, at, connection.execute(query))
+
+
+def _newest(connection: Connection, agent: Agent, at: int, versions: Iterable[Version]) -> list[int]:
+    """Of messages in the journal's order, positions of those that were live when it ended at ``at``."""
+    path = _path(connection, agent.key, at)
     starts = [start for start, _ in path]
     newest: dict[tuple[str, str], int] = {}
     sessions: dict[str, str] = {}  # of ids that were the whole agent's: the session that says them now
-    for position, session, message_id in connection.execute(query):
+    for position, session, message_id in versions:
         piece = bisect_left(starts, position) - 1
-        if piece < 0 or position > path[piece][1] or position in without:
+        if piece < 0 or position > path[piece][1]:
             continue
         if position <= (agent.agent_ids_until or 0):
             newest.pop((sessions.get(message_id, session), message_id), None)
@@ -88,22 +103,49 @@ def rollback(connection: Connection, words: records.Words, agent: str, target: i
     return entry
 
 
-def first_change(connection: Connection, agent: Agent, deleted: Collection[int]) -> int:
-    """The first position that is another one's, or nobody's, once messages are deleted; some are."""
-    wanted = positions_at(connection, agent, agent.head, without=deleted)
-    return min([*deleted, *live_positions(connection, agent.key).symmetric_difference(wanted)])
+def returning(connection: Connection, agent: Agent, deleted: Collection[Version]) -> list[int]:
+    """Positions of the messages that are live again once others are deleted, which had superseded them."""
+    gone = {each[0] for each in deleted}
+    left = [each for each in versions_of(connection, agent, deleted) if each[0] not in gone]
+    standing = _newest(connection, agent, agent.head, left)
+    live = live_positions(connection, agent.key, standing)
+    return [position for position in standing if position not in live]
 
 
-def settle(connection: Connection, words: records.Words, agent: Agent, *, since: int) -> None:
+def settle(
+    connection: Connection, words: records.Words, agent: Agent, returning: Collection[int], *, since: int
+) -> None:
     """After messages have been deleted: make live what now is, forget states from ``since`` on, raise the epoch.
 
     Args:
-        since: The `first_change`.
+        returning: See the function `returning`.
+        since: The first position that is now another one's, or nobody's.
     """
-    wanted = set(positions_at(connection, agent, agent.head))
-    _settle(connection, words, agent, wanted, agent.head)
+    _make_live(connection, words, agent.key, returning)
     revisions.forget(connection, agent.key, since=since, epoch=agent.epoch + 1)
     connection.execute(update(AgentRow).where(AgentRow.key == agent.key).values(epoch=agent.epoch + 1))
+
+
+def versions_of(connection: Connection, agent: Agent, messages: Iterable[Version]) -> list[Version]:
+    """All messages of the same sessions and ids as these, live or not, in the journal's order.
+
+    Their number decides what it costs, not that of the agent's messages, where the messages are of few sessions and
+    ids were always those of a session.
+    """
+    sessions: dict[str, set[str]] = {}
+    for _, session, message_id in messages:
+        sessions.setdefault(session, set()).add(message_id)
+    if agent.agent_ids_until or len(sessions) > FEW_SESSIONS:
+        wanted = set().union(*sessions.values())
+        every = connection.execute(_EVERY_VERSION, {"key": agent.key})
+        return [(row.position, row.session, row.id) for row in every if row.id in wanted]
+    found: list[Version] = []
+    for session, ids in sessions.items():
+        for query in (_LIVE_VERSIONS, _LEFT_VERSIONS):
+            scope = {"key": agent.key, "session": session}
+            rows = rows_among(connection, query, MessageRow.id, sorted(ids), scope)
+            found += [(row.position, row.session, row.id) for row in rows]
+    return sorted(found)
 
 
 def _settle(
@@ -117,23 +159,30 @@ def _settle(
     records.delete_of(connection, agent.key, leaving)
     for chunk in chunked(sorted(leaving)):
         _set_left(connection, agent.key, chunk, entry)
-    for chunk in chunked(sorted(returning)):
-        _set_left(connection, agent.key, chunk, None)
-        texts = connection.execute(
-            select(MessageRow.position, MessageRow.text).where(
-                MessageRow.agent_key == agent.key, MessageRow.position.in_(chunk)
-            )
-        )
-        records.add(connection, words, agent.key, [(row[0], row[1]) for row in texts])
+    _make_live(connection, words, agent.key, returning)
     changed = leaving | returning
     revisions.forget(connection, agent.key, since=min(changed), epoch=agent.epoch + 1)
     return changed
 
 
-def live_positions(connection: Connection, key: int) -> set[int]:
-    """Positions of the messages that are live now."""
+def _make_live(connection: Connection, words: records.Words, key: int, positions: Collection[int]) -> None:
+    for chunk in chunked(sorted(positions)):
+        _set_left(connection, key, chunk, None)
+        these = (MessageRow.agent_key == key) & MessageRow.position.in_(chunk)
+        texts = connection.execute(select(MessageRow.position, MessageRow.text).where(these))
+        records.add(connection, words, key, [(row[0], row[1]) for row in texts])
+
+
+def live_positions(connection: Connection, key: int, among: Sequence[int] | None = None) -> set[int]:
+    """Positions of the messages that are live now; of all, or among some."""
     query = select(MessageRow.position).where(MessageRow.agent_key == key, MessageRow.left_at.is_(None))
-    return set(connection.scalars(query))
+    if among is None:
+        return set(connection.scalars(query))
+    return {
+        position
+        for chunk in chunked(among)
+        for position in connection.scalars(query.where(MessageRow.position.in_(chunk)))
+    }
 
 
 def _set_left(connection: Connection, key: int, positions: Collection[int], left_at: int | None) -> None:

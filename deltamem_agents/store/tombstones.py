@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from deltamem_agents.store.dialects import rows_among
+from deltamem_agents.store.journal import Agent
 from deltamem_agents.store.messages import NewMessage
 from deltamem_agents.store.schema import SECRET_BYTES, AgentRow, MessageRow, TombstoneRow, chunked
+from deltamem_agents.store.timeline import versions_of
 from deltamem_agents.store.wording import wording, wording_of
 
 HASH = 16  # bytes
@@ -126,20 +128,22 @@ def with_other_words(connection: Connection, agent: str, session: str, messages:
     return other
 
 
-def leave(connection: Connection, agent_key: int, rows: Iterable[Any]) -> None:
+def leave(connection: Connection, agent: Agent, rows: Iterable[Any]) -> None:
     """Leave tombstones of messages that are about to be deleted: rows of session, id, position, role, text, blocks."""
     rows = list(rows)
     if not rows:
         return
-    secret = connection.scalar(select(AgentRow.tombstone_key).where(AgentRow.key == agent_key))
+    secret = connection.scalar(select(AgentRow.tombstone_key).where(AgentRow.key == agent.key))
     if secret is None:
         secret = secrets.token_bytes(SECRET_BYTES)
-        connection.execute(update(AgentRow).where(AgentRow.key == agent_key).values(tombstone_key=secret))
-    places = _first_versions(connection, agent_key)
+        connection.execute(update(AgentRow).where(AgentRow.key == agent.key).values(tombstone_key=secret))
+    places: dict[tuple[str, str], int] = {}  # where a message was first said
+    for position, *named in versions_of(connection, agent, [(each.position, each.session, each.id) for each in rows]):
+        places.setdefault((named[0], named[1]), position)
     left = [
         {
-            "agent_key": agent_key,
-            "place": places.get((row.session, row.id), row.position),
+            "agent_key": agent.key,
+            "place": places[row.session, row.id],
             "session": _hash(secret, "session", row.session),
             "message": _hash(secret, "id", row.id),
             "said": _hash(secret, "said", row.session, wording(row.role, row.text, row.blocks)),
@@ -214,17 +218,6 @@ def _erased(
     for place, message, said in rows:
         if said in known:
             yield Said(place, 0, ids.get(message, ""), *known[said], live=False)
-
-
-def _first_versions(connection: Connection, agent_key: int) -> Mapping[tuple[str, str], int]:
-    """By session and id, the first position of messages that have several versions."""
-    query = (
-        select(MessageRow.session, MessageRow.id, func.min(MessageRow.position))
-        .where(MessageRow.agent_key == agent_key)
-        .group_by(MessageRow.session, MessageRow.id)
-        .having(func.count() > 1)
-    )
-    return {(session, name): position for session, name, position in connection.execute(query)}
 
 
 def _hash(secret: bytes, *told: str) -> bytes:

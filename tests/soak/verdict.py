@@ -178,6 +178,9 @@ def _held(folder: Path, seconds: float, found: Verdict, counts: Counter[str]) ->
         held = [json.loads(line) for line in path.read_text().splitlines()]
         early = [each for each in held if 60 <= each["second"] < 120] or held[len(held) // 2 : len(held) // 2 + 10]
         late = [each for each in held if each["second"] > held[-1]["second"] - 30]
+        for minute in range(int(held[-1]["second"] // 60)):  # the curve tells what is gathered from what warms up
+            these = [each["bytes"] for each in held if minute <= each["second"] / 60 < minute + 1]
+            counts[f"bytes of process {slot}, minute {minute + 1}"] = int(statistics.median(these))
         for what in ("bytes", "threads", "files"):
             before, after = (statistics.median(each[what] for each in some) for some in (early, late))
             counts[f"{what} of process {slot}, early"], counts[f"{what} of process {slot}, late"] = (

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import create_engine, event
 
 from deltamem_agents.errors import ConfigError, UnknownAgentError
 from deltamem_agents.store import MessageRef, Selection, Store
@@ -302,6 +305,37 @@ def test_many_messages(store: Store, say: Say) -> None:
     plan = store.erase("alice", Selection(ids=[str(i) for i in range(2500)]))
     assert plan.erased[0].messages == plan.erased[0].records == 2500
     assert plan.erased[0].ids[0] == ("s", "0") and len(store.live("alice")) == len(store.records("alice")) == 500
+
+
+def test_what_was_superseded_in_many_sessions_is_live_again(store: Store, say: Say) -> None:
+    sessions = [f"s{i}" for i in range(110)]
+    for session in sessions:
+        store.append("alice", [say("old", id="a"), say("other", id="b")], session)
+    since = datetime.now(UTC)
+    for session in sessions:
+        store.append("alice", [say("new", id="a")], session)
+    store.erase("alice", Selection(since=since))
+    assert {(entry.session, entry.text) for entry in store.live("alice")} == set(product(sessions, ("old", "other")))
+    assert len(store.records("alice")) == 220
+
+
+def test_an_erasure_does_not_read_the_whole_journal(tmp_path: Path, say: Say) -> None:
+    costs = []
+    for length in (500, 4000):
+        engine, steps = create_engine(f"sqlite:///{tmp_path / f'{length}.db'}"), [0]
+
+        def step(steps: list[int] = steps) -> None:
+            steps[0] += 1
+
+        event.listen(engine, "connect", lambda raw, _, step=step: raw.set_progress_handler(step, 1))
+        with Store.open(engine=engine) as store:
+            store.append("alice", [say(f"message {i}", id=f"{i}") for i in range(length)], "s")
+            store.append("alice", [say("another", id="7")], "s")
+            begun = steps[0]
+            store.erase("alice", Selection(ids=[("s", "7")]))
+            costs.append(steps[0] - begun)
+            assert len(store.live("alice")) == length - 1
+    assert costs[1] < 2 * costs[0], f"instructions of SQLite: {costs}"
 
 
 def test_purging_finishes_what_was_erased(filled: Store) -> None:
