@@ -215,6 +215,7 @@ def recall_json(found: Recall) -> dict[str, Any]:
         "source": found.source,
         "confidence": found.confidence,
         "usage": found.usage.as_dict(),
+        "left_out": found.left_out,
         "notes": list(found.notes),
     }
 
@@ -252,6 +253,8 @@ def show_recall(found: Recall) -> None:
     asked = found.usage.prompt_tokens > 0
     if found.answer is None and (asked or not found.records):
         nothing = "Memory supports no answer." if found.records else "Memory holds nothing about this."
+        if found.left_out and not found.records:
+            nothing = "What memory holds about this does not fit the budget."
         console.print(nothing, style="dim")
     if found.answer is not None:
         origin = {"state": "the state", "records": "records", "both": "state and records", "neither": "neither part"}

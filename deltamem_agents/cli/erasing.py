@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +12,7 @@ import typer
 
 from deltamem_agents import terminal
 from deltamem_agents.cli.app import Debug, app, interruptible
-from deltamem_agents.cli.known import check_known
+from deltamem_agents.cli.known import NAMED, check_known
 from deltamem_agents.cli.options import (
     DEFAULT_URL,
     Adapter,
@@ -26,7 +28,8 @@ from deltamem_agents.cli.options import (
     opened,
     opened_store,
 )
-from deltamem_agents.errors import ConfigError
+from deltamem_agents.cli.remedies import spelled
+from deltamem_agents.errors import ConfigError, shown
 
 if TYPE_CHECKING:
     from deltamem_agents.memory import Receipt
@@ -92,6 +95,7 @@ def erase(
         with terminal.progress("Erasing"), interruptible(done):
             receipt = erase(dry_run=dry_run)
     _show(receipt, json)
+    _end_unmatched(receipt, id or [])
 
 
 @app.command()
@@ -192,6 +196,21 @@ def _ask(plan: Receipt, *, whole: bool = False) -> None:
         raise typer.Exit(1)
 
 
+def _end_unmatched(receipt: Receipt, ids: Sequence[str]) -> None:
+    """Exit code 1, and what was not there on stderr: a slip in an id must not read as an erasure."""
+    done = "would be" if receipt.status == "dry run" else "was"
+    if not any(each.messages or each.tombstones for each in receipt.erased):
+        terminal.say(f"note: nothing {done} erased: agent {receipt.agent!r} has no such message", err=True)
+        raise typer.Exit(1)
+    found = {ref.id for each in receipt.erased for ref in each.ids}
+    missing = [shown(each) for each in dict.fromkeys(ids) if each not in found]
+    # Of tombstones the receipt has no ids: these may be theirs.
+    if len(missing) > sum(each.tombstones for each in receipt.erased):
+        named = f"{', '.join(missing[:NAMED])}{' and others' if len(missing) > NAMED else ''}"
+        terminal.say(f"note: agent {receipt.agent!r} has no such message: {named}; the others {done} erased", err=True)
+        raise typer.Exit(1)
+
+
 def _counts(each: Erased) -> str:
     return (
         f"agent {each.agent!r}: {terminal.counted(each.messages, 'message')}, "
@@ -201,13 +220,14 @@ def _counts(each: Erased) -> str:
 
 
 def _show(receipt: Receipt, json: bool, *, whole: bool = False) -> None:
+    note, reason = (each and spelled(each) for each in (receipt.state.note, receipt.reason))
+    receipt = replace(receipt, reason=reason, state=replace(receipt.state, note=note))
     if json:
         terminal.print_json(receipt.as_dict())
         return
     dry = receipt.status == "dry run"
     if not whole and not any(each.messages or each.tombstones for each in receipt.erased):
-        terminal.say(f"nothing {'would be' if dry else 'was'} erased: agent {receipt.agent!r} has no such message")
-        return
+        return  # a note says so
     would = "would be erased" if dry else "erased"
     for each in receipt.erased:
         terminal.say(f"{_counts(each)} {would}")

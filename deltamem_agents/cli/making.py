@@ -9,7 +9,7 @@ import typer
 
 from deltamem_agents import terminal
 from deltamem_agents.cli.app import Debug, app, interruptible
-from deltamem_agents.cli.options import Adapter, Backbone, Device, Dtype, Embedder, Json, Schema, open_options
+from deltamem_agents.cli.options import Adapter, Backbone, Device, Dtype, Embedder, Json, Schema, lasting, open_options
 from deltamem_agents.cli.remedies import spelled
 
 
@@ -17,7 +17,9 @@ from deltamem_agents.cli.remedies import spelled
 def doctor(
     url: Annotated[
         str | None,
-        typer.Option("--url", help="Look at this database too; it is not changed.", envvar="DELTAMEM_URL"),
+        typer.Option(
+            "--url", help="Look at this database too; it is not changed.", envvar="DELTAMEM_URL", callback=lasting
+        ),
     ] = None,
     schema: Schema = None,
     json: Json = False,
@@ -46,7 +48,8 @@ def demo(
         list[str] | None, typer.Option("--ask", help="Ask this in place of the built-in questions; repeatable.")
     ] = None,
     url: Annotated[
-        str | None, typer.Option("--url", help="Keep the demo's database here; by default it is removed.")
+        str | None,
+        typer.Option("--url", help="Keep the demo's database here; by default it is removed.", callback=lasting),
     ] = None,
     schema: Schema = None,
     json: Json = False,

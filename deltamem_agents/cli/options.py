@@ -26,6 +26,23 @@ def time(text: str | datetime) -> datetime:
         ) from None
 
 
+def lasting(url: str | None) -> str | None:
+    """A database that outlives the command: what one in memory is told is lost, and there is nothing in it to read."""
+    if url is not None and url.startswith("sqlite"):  # else SQLAlchemy need not be loaded for it
+        from urllib.parse import unquote
+
+        from deltamem_agents.errors import ConfigError
+        from deltamem_agents.store.masking import masked
+        from deltamem_agents.store.sqlite_files import is_passing
+
+        if is_passing(url):
+            raise ConfigError(
+                f"{unquote(masked(url))} is a database in memory, which does not exist before a command and is gone "
+                "after it; give a file, such as sqlite:///memory.db"
+            )
+    return url
+
+
 Agent = Annotated[str, typer.Option("--agent", help="Whose memory.", envvar="DELTAMEM_AGENT")]
 AgentArgument = Annotated[str, typer.Argument(metavar="AGENT", help="Whose memory.")]
 Url = Annotated[
@@ -34,6 +51,7 @@ Url = Annotated[
         "--url",
         help="Database, sqlite:///… or postgresql://…; commands that write create its tables, those that read do not.",
         envvar="DELTAMEM_URL",
+        callback=lasting,
     ),
 ]
 Schema = Annotated[

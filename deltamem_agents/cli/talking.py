@@ -112,7 +112,7 @@ def recall(
     with opened(url, schema, backbone, adapter, device, dtype, embedder) as mem:
         with terminal.progress("Recalling"):
             found = mem.agent(agent).recall(query, mode=mode, k=k, handover=handover, **within)
-        if not found.records:
+        if not found.records and not found.left_out:
             note_unknown(mem.store, agent, session)
         found = replace(found, notes=tuple(map(spelled, found.notes)))
         if json:
@@ -225,8 +225,8 @@ def _tell_of_failures(mem: DeltaMem) -> None:
     for kind in ("folding", "embedding"):
         failed = mem.failures.stats(kind)
         if failed.agents:
-            told = terminal.printable(f"note: {kind} failed, the next recall tries again: {failed.last}")
-            terminal.say(told, err=True)
+            why = spelled(failed.last or "")
+            terminal.say(terminal.printable(f"note: {kind} failed, the next recall tries again: {why}"), err=True)
 
 
 def _check_handover(handover: str, budget: int | None) -> None:

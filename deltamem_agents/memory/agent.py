@@ -180,11 +180,21 @@ class AgentMemory(History):
             backbone.engine(f"mode {chosen!r}" if chosen == "state" else f"handover {way!r}")
         if not self._mem.store.knows(self.id):
             return Recall(notes=self._mem.notes if chosen != "state" else ())
-        narrowed = {"session": session, "since": since, "until": until, "metadata": metadata, "context": context}
+        narrowed: dict[str, Any] = {
+            "session": session,
+            "since": since,
+            "until": until,
+            "metadata": metadata,
+            "context": context,
+        }
         notes = list(self._mem.notes) if chosen != "state" else []
         if not backbone.present and (generate or chosen == "hybrid"):
             notes.append(NO_BACKBONE)
-        records = [] if chosen == "state" else self._retrieve(query, k, budget, old, narrowed, notes.append)
+        found = (
+            [] if chosen == "state" else self._mem.retriever.search(self.id, query, k, **narrowed, tell=notes.append)
+        )
+        records = self._that_fit(found, budget, old, notes.append)
+        left_out = len(found) - len(records)
         read = self._text(records, way, old)
         answer, folded = None, None
         if generate and query.strip() and backbone.present:
@@ -203,6 +213,7 @@ class AgentMemory(History):
             source=answer.source if answer else "neither",
             confidence=answer.confidence if answer else 0.0,
             usage=self._usage(started, text, answer, folded),
+            left_out=left_out,
             notes=tuple(notes),
         )
 
@@ -379,22 +390,21 @@ class AgentMemory(History):
     arecall = twin(recall)
     agenerate = twin(generate)
 
-    def _retrieve(
-        self,
-        query: str,
-        k: int,
-        budget: int | None,
-        old: Outdated,
-        narrowed: Mapping[str, Any],
-        tell: Callable[[str], None],
+    def _that_fit(
+        self, records: list[Record], budget: int | None, old: Outdated, tell: Callable[[str], None]
     ) -> list[Record]:
-        records = self._mem.retriever.search(self.id, query, k, **narrowed, tell=tell)
-        return records if budget is None else self._that_fit(records, budget, old)
-
-    def _that_fit(self, records: Sequence[Record], budget: int, old: Outdated) -> list[Record]:
         """The best of the records that are handed over within a budget, and those that are left out of the text."""
-        backbone = self._mem.backbone
-        kept = within_budget(_told(records, old), budget, backbone.count, backbone.form)
+        if budget is None:
+            return records
+        backbone, told = self._mem.backbone, _told(records, old)
+        kept = within_budget(told, budget, backbone.count, backbone.form)
+        if told and not kept:
+            shortest = min(told, key=lambda record: len(record.text))
+            takes = backbone.count(backbone.form.text([shortest], ""))
+            tell(
+                f"{len(told)} record{'s were' if len(told) > 1 else ' was'} found, and the budget of {budget} tokens "
+                f"has room for none: the shortest takes {takes}"
+            )
         return [record for record in records if record in kept or (record.outdated and old == "omit")]
 
     def _notes(self, records: Sequence[Record], guess: str, budget: int | None) -> str:
@@ -504,12 +514,12 @@ class AgentMemory(History):
         said = [message["content"] for message in prompt]
         asked = last_question(prompt)
         found = self.recall(asked, mode=mode, k=sought(k, said), context=before, generate=False)
-        records = beyond(found.records, said, given)[:k]
-        if budget is not None:
-            records = self._that_fit(records, budget, old)
+        notes, new = list(found.notes), beyond(found.records, said, given)[:k]
+        records = self._that_fit(new, budget, old, notes.append)
         text = self._text(records, way, old)
         usage = replace(found.usage, context_tokens=self._mem.backbone.count(text))
-        return replace(found, text=text, records=records, usage=usage)
+        left_out = len(new) - len(records)
+        return replace(found, text=text, records=records, usage=usage, left_out=left_out, notes=tuple(notes))
 
     def _room(self, sampling: Sampling | None) -> int:
         """Tokens that a prompt may have."""

@@ -51,8 +51,7 @@ class Backbone:
         if self._engine is None:
             raise ConfigError(
                 f"{what} needs a backbone, and this memory was opened with backbone=None; open the same database with "
-                "DeltaMem.open('tiny', url=…), or with a folder or hub id in place of 'tiny'. What was journalled "
-                "meanwhile is folded then"
+                "backbone='tiny', a folder or a hub id. What was journalled meanwhile is folded then"
             )
         return self._engine
 

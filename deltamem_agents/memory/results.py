@@ -123,6 +123,7 @@ class Recall:
         source: Where ``answer`` came from, by scoring it again without the state and without the records.
         confidence: How sure memory is of its answer, or of the best it had where that is None; 0 to 1, a probability
             where the adapter is calibrated.
+        left_out: Records that were found, and for which the budget has no room.
         notes: What a user should know, such as that no embedder is installed.
     """
 
@@ -132,6 +133,7 @@ class Recall:
     source: Source = "neither"
     confidence: float = 0.0
     usage: Usage = field(default_factory=Usage)
+    left_out: int = 0
     notes: tuple[str, ...] = ()
 
 

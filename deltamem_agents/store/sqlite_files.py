@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote
 
-from sqlalchemy import URL
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.store.masking import masked
@@ -66,6 +67,15 @@ def make_private(url: URL) -> None:
             os.link(name, path)
         finally:
             os.unlink(name)
+
+
+def is_passing(url: str | URL) -> bool:
+    """Whether a URL's database is in memory, and gone with the process that opened it. False for what is no URL."""
+    try:
+        found = make_url(url)
+    except ArgumentError:
+        return False
+    return found.get_backend_name() == "sqlite" and (_in_memory(found) or found.query.get("vfs") == "memdb")
 
 
 def _in_memory(url: URL) -> bool:

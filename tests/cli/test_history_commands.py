@@ -112,7 +112,7 @@ def test_erase_by_id(deltamem, told, texts):
     assert "agent 'bob' holds 2 messages of these too; --forks" in done.out and "backups" in done.out
     assert texts() == ["Mara plays the cello.", "Good night."] and len(texts("bob")) == 4
     again = deltamem("erase", "alice", "--yes", "--id", first, "--url", told)
-    assert again.code == 0 and again.out == "nothing was erased: agent 'alice' has no such message\n"
+    assert again.code == 1 and again.err == "note: nothing was erased: agent 'alice' has no such message\n"
     assert deltamem("erase", "bob", "--yes", "--id", first, "--forks", "--url", told).code == 0
     assert texts("bob") == [*FACTS[1:], "Good night."]
 
