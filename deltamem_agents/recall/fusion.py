@@ -158,6 +158,14 @@ class Messages:
         """The greatest value [M] of each message's records."""
         return np.maximum.reduceat(values, self.starts)
 
+    def one_each(self, values: Floats) -> Flags:
+        """Whether a record [N] has the greatest value of its message; the first of those that have it."""
+        highest = np.flatnonzero(values >= self.best(values)[self.of])
+        firsts = highest[np.flatnonzero(np.diff(self.of[highest], prepend=-1))]
+        result = np.zeros(len(values), bool)
+        result[firsts] = True
+        return result
+
     def covered(self, found: Iterable[Hits]) -> Floats:
         """`Sessions.covered` by messages, for each record [N]."""
 

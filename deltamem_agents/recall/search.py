@@ -168,9 +168,8 @@ class Retriever:
         snapshot = candidates.snapshot
         signals = self._signals(query, snapshot, candidates.vector, question)
         fused = fuse(signals, snapshot.sessions, snapshot.messages, snapshot.weights, question)
-        scores = _ranked(
-            fused, candidates.allowed & _spoken_for(signals, snapshot, question), candidates.count, snapshot, question
-        )
+        spoken_for = _spoken_for(signals, snapshot, question, fused)
+        scores = _ranked(fused, candidates.allowed & spoken_for, candidates.count, snapshot, question)
         found = self._records(agent, candidates, list(scores))
         stale, by_key = (outdated(found) if weed else {}), {record.key: record for record in found}
         chosen = select(query, newer_first(found, stale), k, _cosines(snapshot, scores)) if weed else found[:k]
@@ -428,14 +427,22 @@ def _cosines(snapshot: Snapshot, keys: Iterable[int]) -> Callable[[int, int], fl
     return lambda one, other: float(vectors[place_of[one]] @ vectors[place_of[other]])
 
 
-def _spoken_for(signals: Signals, snapshot: Snapshot, question: Question) -> NDArray[np.bool_]:
-    """Which records share a word with the query or resemble it, or stand beside one that shares a word.
+def _spoken_for(
+    signals: Signals, snapshot: Snapshot, question: Question, fused: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """Which records share a word with the query or resemble it, or stand beside one that does.
 
-    Rules hold for what resembles them not at all, where something is to be done.
+    For those beside it a message has one piece, the best, unless a summary is asked for; a tool's output has none, and
+    of a message that shares a word, or resembles the query, only the pieces that do are meant. Rules hold for what
+    resembles them not at all, where something is to be done.
     """
-    found = signals.covered > 0
+    itself, beside = signals.words > 0, signals.covered > 0
     if signals.meaning is not None and signals.around is not None:
-        found |= ((signals.meaning >= RESEMBLING) | (signals.around >= RESEMBLING)) & ~snapshot.blank
+        itself |= (signals.meaning >= RESEMBLING) & ~snapshot.blank
+        beside |= (signals.around >= RESEMBLING) & ~snapshot.blank
+    if not question.summary:
+        beside &= snapshot.messages.one_each(np.where(itself, np.float32(np.inf), fused))
+    found = itself | (beside & ~signals.by_tool)
     if question.doing:
         found |= signals.standing == RULE
     return found

@@ -54,7 +54,7 @@ def test_what_goes_along_is_counted_too(at_terminal, told):
 
 def test_nothing_to_erase_is_not_asked(at_terminal, told):
     done = at_terminal("erase", "alice", "--session", "other", "--url", told, typed="")
-    assert done.code == 0 and "[y/N]" not in done.err and "no such message" in done.out
+    assert done.code == 1 and "[y/N]" not in done.err and "no such message" in done.err
 
 
 def test_a_conversation_has_commands(at_terminal, url):
