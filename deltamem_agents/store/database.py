@@ -6,7 +6,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -65,7 +65,7 @@ class Database:
         self._patience = 0.0  # none while it is opened: a wrong URL is to fail at once
         self._engine = engine.execution_options(schema_translate_map={None: schema}) if schema else engine
         file = file_of(engine.url)
-        self._in_use: AbstractContextManager[None] = nullcontext() if file is None else watch(engine, file, owned=owned)
+        self._file = None if file is None else watch(engine, file, owned=owned)
         self._queue: WriteQueue[Work[Any]] | None = WriteQueue(self._transact) if self.dialect.shares_commits else None
 
     def require_file(self) -> None:
@@ -160,8 +160,6 @@ class Database:
             ClosedError: After `close`.
             StoreError: The database cannot be written.
         """
-
-        check_process(self._process, "store")  # before the queue's lock, which another thread held at the fork
         if self._queue is None:
             return self._transact([work], self._busy_until(), alone=alone)[0]
         try:
@@ -225,7 +223,7 @@ class Database:
         pause = FIRST_PAUSE
         while True:
             try:
-                with self._in_use:
+                with nullcontext() if self._file is None else self._file.here():
                     return once()
             except TurnBusyError:
                 raise self._busy(action) from None

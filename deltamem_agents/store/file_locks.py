@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import threading
+import time
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 from weakref import WeakSet
 
 from sqlalchemy import Engine
@@ -27,8 +29,18 @@ _lock = threading.Lock()  # held during a fork, by the thread that goes on in th
 _hooks: list[str] = []  # that are registered: none until a file is used
 
 
+class _Held:
+    """A thread's lock, which goes with the thread."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+
+
 class FileUse:
-    """Who uses an engine on a SQLite file: entered around each use, by any number of threads at once.
+    """Who uses an engine on a SQLite file: any number of threads at once, each of which holds a lock of its own.
+
+    The locks are what nothing can interrupt: `threading.RLock` is written in C, so no Ctrl-C comes between taking or
+    releasing one and the ``with`` that does it. A thread that forks takes those of all others.
 
     Args:
         owned: Whether the engine is ours, so that its connections may be closed.
@@ -36,44 +48,47 @@ class FileUse:
 
     def __init__(self, engine: Engine, path: Path, *, owned: bool) -> None:
         self._engine, self._path, self._owned = engine, path, owned
-        self._threads: list[int] = []
-        self._forking = False
-        self._changed = threading.Condition()
+        self._mine = threading.local()
+        self._locks: WeakSet[_Held] = WeakSet()  # of the threads that live
+        self._began = threading.Lock()  # held while a thread's lock is made, and during a fork
+        self._taken: list[_Held] = []  # by the thread that forks
+        self._quiet = False  # at a fork: nobody uses the file
 
-    def __enter__(self) -> None:
-        thread = threading.get_ident()
-        with self._changed:
-            self._changed.wait_for(lambda: not self._forking or thread in self._threads)
-            self._threads.append(thread)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        with self._changed:
-            self._threads.remove(threading.get_ident())
-            if self._forking:
-                self._changed.notify_all()
+    def here(self) -> AbstractContextManager[Any]:
+        """To be entered around each use, of which one may be within another."""
+        held: _Held | None = getattr(self._mine, "held", None)
+        if held is None:
+            held = _Held()
+            with self._began:
+                self._mine.held = held
+                self._locks.add(held)
+        return held.lock
 
     def close_idle(self) -> None:
         """Wait for the other threads, let nobody begin, and close all connections."""
-        mine = threading.get_ident()
-        with self._changed:
-            self._forking = True
-            self._changed.wait_for(lambda: not self._threads or mine in self._threads, QUIET_SECONDS)
-            if self._owned and not self._threads:
-                self._engine.dispose()
+        mine: _Held | None = getattr(self._mine, "held", None)
+        self._began.acquire()
+        others = [each for each in self._locks if each is not mine]
+        # This thread's own use does not end while it forks, so there is nothing to wait for.
+        used_here = mine is not None and mine.lock._is_owned()  # type: ignore[attr-defined]
+        until = time.monotonic() + (0.0 if used_here else QUIET_SECONDS)
+        self._taken = [each for each in others if each.lock.acquire(timeout=max(until - time.monotonic(), 0.0))]
+        self._quiet = not used_here and len(self._taken) == len(others)
+        if self._owned and self._quiet:
+            self._engine.dispose()
 
     def go_on(self) -> None:
         """Let the threads that wait begin."""
-        with self._changed:
-            self._forking = False
-            self._changed.notify_all()
+        for each in self._taken:
+            each.lock.release()
+        self._taken = []
+        self._began.release()
 
     def inherited(self) -> _Identity | None:
         """The file, where a connection to it is still open."""
         pool = self._engine.pool
         idle = getattr(pool, "checkedin", lambda: 0)()
-        return identity(self._path) if self._threads or idle else None
+        return None if self._quiet and not idle else identity(self._path)
 
 
 def watch(engine: Engine, path: Path, *, owned: bool) -> FileUse:
@@ -124,5 +139,6 @@ def _in_child() -> None:
         found = use.inherited()
         if found is not None:
             _inherited[found] = parent
+        use.go_on()
     _uses.clear()
     _lock.release()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
+
+from deltamem_agents.processes import check_process
 
 GATHER_SECONDS = 0.0005  # that a writer waits for those who wrote together with it the last time
 
@@ -47,6 +50,7 @@ class WriteQueue(Generic[Item]):
 
     def __init__(self, transact: Callable[[Sequence[Item], float | None], list[Any]]) -> None:
         self._transact = transact
+        self._process = os.getpid()
         self._waiting: list[_Waiting[Item]] = []
         self._writer: _Waiting[Item] | None = None  # whose thread writes now, or was called to
         self._lock = threading.RLock()
@@ -60,9 +64,11 @@ class WriteQueue(Generic[Item]):
             until: By `time.monotonic`, when it is to be begun at the latest.
 
         Raises:
+            ForkedError: The queue was made in another process, where the thread that writes may have stayed.
             QueueBusyError: Its turn did not come in time; nothing of it was stored.
             Exception: What writing it raised; nothing of it was stored.
         """
+        check_process(self._process, "store")  # before its lock, which another thread held at the fork
         writer = self._writer
         if writer is not None and writer.thread == threading.get_ident():  # from within a write: nobody else could go
             return self._transact([item], until)[0]

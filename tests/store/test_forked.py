@@ -104,3 +104,69 @@ def test_where_its_parents_connections_are_in_use_it_is_told(tmp_path: Path, how
     result, found = forked(tmp_path / "memory.db", how)
     assert result.startswith("ForkedError: ") and "spawn" in result
     assert found == ["parent", "parent again"]
+
+
+REFUSED = """
+import os, signal, sys, threading
+from deltamem_agents.errors import ForkedError
+from deltamem_agents.store import Selection, Store, file_locks
+
+file_locks.QUIET_SECONDS = 0.5
+store = Store.open(sys.argv[1], schema=sys.argv[2] or None)
+stop = threading.Event()
+
+def say(text):
+    return [{"role": "user", "content": text}]
+
+def work(number):
+    i = 0
+    while not stop.is_set():
+        store.append(f"busy {number}", say(f"{i}"), "s")
+        i += 1
+
+CALLS = {
+    "append": lambda: store.append("alice", say("child"), "s"),
+    "append many": lambda: store.append("alice", say("child") * 5, "s"),
+    "erase": lambda: store.erase("busy 0", Selection(session="s")),
+    "rollback": lambda: store.rollback("busy 0", 1),
+    "fork": lambda: store.fork("busy 0", "another"),
+    "delete": lambda: store.erase("busy 0", Selection(whole=True)),
+    "read": lambda: store.live("busy 0"),
+    "search": lambda: store.search_text("busy 0", ["child"], 5),
+    "purge": lambda: store.purge(),
+}
+store.append("alice", say("parent"), "s")
+threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+for thread in threads:
+    thread.start()
+wrong = []
+for name, call in CALLS.items():
+    for _ in range(int(sys.argv[3])):  # whoever forks while another thread writes
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(20)
+            try:
+                call()
+            except ForkedError:
+                os._exit(0)
+            os._exit(1)
+        ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        wrong += [(name, ended)] if ended else []
+stop.set()
+for thread in threads:
+    thread.join()
+print(wrong, [entry.text for entry in store.live("alice")])
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", pytest.param("postgresql", marks=pytest.mark.slow)])
+def test_the_parents_store_is_refused_at_once_whatever_its_threads_do(
+    tmp_path: Path, request: pytest.FixtureRequest, kind: str
+) -> None:
+    url = f"sqlite:///{tmp_path / 'memory.db'}"
+    if kind == "postgresql":
+        url = request.getfixturevalue("postgresql_url")()
+    command = [sys.executable, "-c", REFUSED, url, "", "4" if kind == "file" else "15"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[] ['parent']"
