@@ -7,9 +7,12 @@ stands for would open a database, and is otherwise `DeltaMemStore`. See `run.py`
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import langgraph.store.memory
@@ -17,8 +20,10 @@ from langgraph.store.base import ensure_embeddings
 
 from deltamem_agents import DeltaMem
 from langchain_deltamem import DeltaMemStore
+from langchain_deltamem.store.journal import Items
 from langchain_deltamem.store.sweeper import Sweeper
 
+NAMED = "WHERE prefix = %s AND key = %s"
 KEPT: list[DeltaMem] = []  # one that stays open, so that the model is loaded once
 
 
@@ -30,24 +35,46 @@ def opened(url: str, index: dict[str, Any] | None) -> DeltaMem:
 
 
 class Cursor:
-    """For the one statement that LangGraph's fixtures send; whatever else looks into its tables fails."""
+    """Does to our items what the tests' statements about LangGraph's own tables would do to theirs; no others."""
 
-    def execute(self, statement: str, *_: object) -> None:
-        """Nothing to do: these tables are not made.
+    def __init__(self, items: Items) -> None:
+        self._items = items
+        self._row: dict[str, Any] | None = None
+
+    def execute(self, statement: str, given: tuple[Any, ...] = ()) -> None:
+        """Do what one of these statements says.
 
         Raises:
             NotImplementedError: It is another statement.
         """
-        if statement != "DROP TABLE IF EXISTS store_migrations":
+        if statement == "DROP TABLE IF EXISTS store_migrations":
+            return
+        changed = re.fullmatch(f"UPDATE store SET expires_at = NOW.. - INTERVAL '1 minute' {NAMED}", statement)
+        counted = re.fullmatch(rf"SELECT COUNT\(\*\) AS n FROM store {NAMED}", statement)
+        asked = re.fullmatch(f"SELECT expires_at FROM store {NAMED}", statement)
+        if not (changed or counted or asked):
             raise NotImplementedError(f"{statement[:60]!r} is about LangGraph's own tables")
+        name = (tuple(given[0].split(".")), given[1])
+        item = self._items.named([name]).get(name)
+        if changed and item is not None:
+            self._items.describe([replace(item, expires=time.time() - 60)])
+        self._row = {"n": int(item is not None), "expires_at": item and item.expires}
+
+    def fetchone(self) -> dict[str, Any] | None:
+        """What was selected."""
+        return self._row
 
 
 class AsyncCursor(Cursor):
     """The same, awaited."""
 
-    async def execute(self, statement: str, *given: object) -> None:  # type: ignore[override]
+    async def execute(self, statement: str, given: tuple[Any, ...] = ()) -> None:  # type: ignore[override]
         """As `Cursor.execute`."""
-        super().execute(statement, *given)
+        await asyncio.to_thread(super().execute, statement, given)
+
+    async def fetchone(self) -> dict[str, Any] | None:  # type: ignore[override]
+        """As `Cursor.fetchone`."""
+        return self._row
 
 
 class StandIn(DeltaMemStore):
@@ -66,7 +93,7 @@ class StandIn(DeltaMemStore):
 
     @contextmanager
     def _cursor(self) -> Iterator[Cursor]:
-        yield Cursor()
+        yield Cursor(self._items)
 
     def close(self) -> None:
         """Close the memory that was opened for this store."""
@@ -81,7 +108,7 @@ class AsyncStandIn(StandIn):
 
     @asynccontextmanager
     async def _cursor(self) -> AsyncIterator[AsyncCursor]:  # type: ignore[override]
-        yield AsyncCursor()
+        yield AsyncCursor(self._items)
 
     async def sweep_ttl(self) -> int:  # type: ignore[override]
         """As LangGraph names the async one."""

@@ -1,10 +1,10 @@
-"""The stores that the contract is held against: LangGraph's own, and ours on the bundled model."""
+"""The stores that the contract is held against: LangGraph's own, and ours in a file and on PostgreSQL."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -37,9 +37,32 @@ def cosine() -> Callable[[str, str], float]:
     return of
 
 
-@pytest.fixture
-def semantic_mem(tmp_path: Path) -> Iterator[DeltaMem]:
-    with DeltaMem.open("tiny", url=f"sqlite:///{tmp_path / 'store.db'}", embedder=bags_of_words) as mem:
+@pytest.fixture(scope="session")
+def postgresql_once(postgresql_url: Callable[[], str]) -> str:
+    """URL of one database for all tests, as making one takes longer than most of them."""
+    return postgresql_url()
+
+
+# The contract and what is ours beyond it hold on either database; PostgreSQL in 'make test' only.
+KINDS = ["file", pytest.param("postgresql", marks=pytest.mark.slow)]
+
+
+@contextmanager
+def opened(kind: str, request: pytest.FixtureRequest) -> Iterator[DeltaMem]:
+    """A memory without agents."""
+    if kind == "file":
+        url = f"sqlite:///{request.getfixturevalue('tmp_path') / 'store.db'}"
+    else:
+        url = request.getfixturevalue("postgresql_once")
+    with DeltaMem.open("tiny", url=url, embedder=bags_of_words) as mem:
+        for left in mem.agents():  # by the test before
+            mem.agent(left.id).delete()
+        yield mem
+
+
+@pytest.fixture(params=KINDS)
+def semantic_mem(request: pytest.FixtureRequest) -> Iterator[DeltaMem]:
+    with opened(request.param, request) as mem:
         yield mem
 
 
@@ -48,9 +71,10 @@ def ours(semantic_mem: DeltaMem) -> DeltaMemStore:
     return DeltaMemStore(semantic_mem)
 
 
-@pytest.fixture(params=["langgraph", "ours"])
-def store(request: pytest.FixtureRequest) -> BaseStore:
-    if request.param == "ours":
-        made: BaseStore = request.getfixturevalue("ours")
-        return made
-    return InMemoryStore(index={"dims": DIM, "embed": bags_of_words})
+@pytest.fixture(params=["langgraph", *KINDS])
+def store(request: pytest.FixtureRequest) -> Iterator[BaseStore]:
+    if request.param == "langgraph":
+        yield InMemoryStore(index={"dims": DIM, "embed": bags_of_words})
+        return
+    with opened(request.param, request) as mem:
+        yield DeltaMemStore(mem)

@@ -156,6 +156,13 @@ def test_what_has_expired_is_shown_nowhere(ours: DeltaMemStore) -> None:
     assert ours.sweep_ttl() == 0
 
 
+def test_what_has_expired_takes_no_place_on_a_page(ours: DeltaMemStore) -> None:
+    for key in ("c", "b", "expired", "a"):
+        ours.put(NS, key, {"n": 1}, ttl=1e-6 if key == "expired" else None)
+    assert [keys(ours.search(NS, limit=2, offset=first)) for first in (0, 2)] == [["a", "b"], ["c"]]
+    assert [keys(ours.search(NS, query="n", limit=2, offset=first)) for first in (0, 2)] == [["a", "b"], ["c"]]
+
+
 def test_reading_renews_unless_told_not_to(ours: DeltaMemStore) -> None:
     for key in ("got", "found", "left"):
         ours.put(NS, key, {"text": key}, ttl=2 / 60)
