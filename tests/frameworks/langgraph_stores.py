@@ -1,7 +1,8 @@
 """A pytest plugin that runs LangGraph's own store tests, unchanged, on `DeltaMemStore`.
 
 It puts stand-ins in place of LangGraph's stores before the tests import them. A stand-in opens a memory as the store it
-stands for would open a database, and is otherwise `DeltaMemStore`. See `run.py` beside this file.
+stands for would open a database, and is otherwise `DeltaMemStore`. `KNOWN` names the tests that cannot pass. See
+`run.py` beside this file.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 import langgraph.store.memory
+import pytest
 from langgraph.store.base import ensure_embeddings
 
 from deltamem_agents import DeltaMem
@@ -25,6 +27,35 @@ from langchain_deltamem.store.sweeper import Sweeper
 
 NAMED = "WHERE prefix = %s AND key = %s"
 KEPT: list[DeltaMem] = []  # one that stays open, so that the model is loaded once
+
+
+# Package, tests, and why they cannot pass. They run, and one that passes nevertheless is reported as a failure.
+KNOWN = [
+    ("checkpoint", "test_embed_with_path", "wants the score None, not 0.0, of an item without indexed text"),
+    ("checkpoint-sqlite", "test_vector_store_initialization", "looks for LangGraph's own tables of vectors"),
+    ("checkpoint-sqlite", r"test_no_running_loop\[memory\]", "a database in memory keeps no event loop waiting"),
+    (
+        "checkpoint-sqlite",
+        "test_ttl_override_default",
+        "wants that a read renews only where refresh_on_read is given; LangGraph documents that it is true by default",
+    ),
+    ("checkpoint-postgres", r"test_scores\[.*-l2\]", "wants a distance; the score is the cosine similarity"),
+    (
+        "checkpoint-postgres",
+        r"test_omit_expired_disabled_preserves_expired_rows\[.*-default\]",
+        "wants what has expired shown by default; here omit_expired is true by default",
+    ),
+    (
+        "checkpoint-postgres",
+        "test_omit_expired_search_pagination",
+        "sets updated_at in LangGraph's table; the order here is the journal's, which nobody can change",
+    ),
+    (
+        "checkpoint-postgres",
+        "test_abatch_uses_single_pool_checkout",
+        "counts the connections that LangGraph's own code takes from its pool",
+    ),
+]
 
 
 def opened(url: str, index: dict[str, Any] | None) -> DeltaMem:
@@ -180,6 +211,15 @@ def pytest_configure(config: Any) -> None:
                 setattr(each, sync, FromConnection)
             if hasattr(each, asynchronous):
                 setattr(each, asynchronous, AsyncFromConnection)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that cannot pass with their reasons."""
+    package = (config.rootpath / "tests").resolve().parent.name
+    for item in items:
+        for where, name, reason in KNOWN:
+            if where == package and re.fullmatch(rf"{name}(\[.*\])?", item.name):
+                item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
 
 
 def pytest_unconfigure(config: Any) -> None:

@@ -5,7 +5,9 @@
 DIR is a checkout of the framework's repository, of a version near the installed one. Nothing of it is copied or
 changed: its test folders are linked into a temporary folder, so that the installed packages are imported and not the
 checkout's. Of LlamaIndex's memory tests those run that are about `Memory`, which `DeltaMemory` takes the place of.
-The tests of LangGraph's PostgreSQL store need a server at the address in their `conftest.py`, or are left out.
+`--packages checkpoint-postgres` runs the tests of LangGraph's PostgreSQL store; they need its package installed
+(langgraph-checkpoint-postgres, psycopg-pool) and a server at the address in their `conftest.py`. Tests that cannot pass
+are reported as expected failures, each with its reason.
 """
 
 from __future__ import annotations
@@ -68,7 +70,7 @@ def _pytest(tests: Path, files: list[str], name: str, plugin: str) -> int:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "tests").symlink_to(tests)
         print(f"== {name}", flush=True)
-        options = ["-q", "--tb=line", "-p", plugin, "-p", "no:cacheprovider", "-c", os.devnull]
+        options = ["-q", "-rx", "--tb=line", "-p", plugin, "-p", "no:cacheprovider", "-c", os.devnull]
         options += ["--rootdir", folder, "-o", "asyncio_mode=auto", "-W", "ignore"]
         command = [sys.executable, "-m", "pytest", *options, *(f"tests/{file}" for file in files)]
         return subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(HERE)}).returncode
