@@ -5,6 +5,9 @@ drawn again, questions edited, line breaks trimmed, the middle or the beginning 
 all that the session ever held, by id and by what it says, whitespace and Unicode's forms aside. What was replaced,
 rolled back or erased is known too, and does not come back with a history.
 
+What is missing is found and written in one, so that two requests at once do not both write it: the `Held` that is asked
+here is that of `AgentMemory.write_selected`.
+
 The newest question is another matter: it is asked now. It is known only where it comes again in its place, as when an
 answer is drawn anew or a run that failed is tried again.
 """
@@ -19,8 +22,8 @@ from typing import Any
 
 from deltamem_agents.frameworks.alignment import aligned
 from deltamem_agents.frameworks.tool_output import are_cuts
-from deltamem_agents.store import Said, Store, check_messages, wording_of
-from deltamem_agents.store.by_id import MAX_POSITION
+from deltamem_agents.store import Held, Said, Store, check_messages, wording_of
+from deltamem_agents.store.held import MAX_POSITION
 from deltamem_agents.store.messages import NewMessage
 
 Message = dict[str, Any]
@@ -28,7 +31,7 @@ NEWEST = 50  # entries at the end of a journal among which a session's newest qu
 
 
 def unwritten(
-    store: Store, agent: str, session: str, messages: Sequence[Message], *, history: bool = False
+    held: Held, agent: str, session: str, messages: Sequence[Message], *, history: bool = False
 ) -> list[Message]:
     """What to write of a conversation, or of its end, that may have come before.
 
@@ -43,7 +46,7 @@ def unwritten(
     if not messages:
         return []
     checked = check_messages(messages)
-    said = store.ever_said(agent, session, checked)
+    said = held.ever_said(agent, session, checked)
     found = _found_of_history(said, checked) if history else _found(said, checked)
     ids = {each.id for each in said}
     renumbered = any(
@@ -57,7 +60,7 @@ def unwritten(
 
 
 def unwritten_turn(
-    store: Store,
+    held: Held,
     agent: str,
     session: str,
     messages: Sequence[Message],
@@ -76,7 +79,7 @@ def unwritten_turn(
     """
     several = several_turns(messages)
     if several and history:
-        return unwritten(store, agent, session, messages)
+        return unwritten(held, agent, session, messages)
     if not messages:
         return []
     checked = check_messages(messages)
@@ -85,8 +88,8 @@ def unwritten_turn(
         position = None if asks else question
     else:
         asked = checked[asks - 1] if asks else check_messages([question])[0] if question else None
-        position = None if asked is None or several else _position(store, agent, session, asked, known=not asks)
-    said = store.ever_said(agent, session, checked, after=MAX_POSITION if position is None else position)
+        position = None if asked is None or several else _position(held, agent, session, asked, known=not asks)
+    said = held.ever_said(agent, session, checked, after=MAX_POSITION if position is None else position)
     erased = {(each.id, each.wording) for each in said if each.erased and each.id}
     answers = [] if position is None else [each for each in said if each.live]
     answers = answers[: next((i for i, each in enumerate(answers) if each.role == "user"), len(answers))]
@@ -100,6 +103,34 @@ def unwritten_turn(
         elif (one.id, told) not in erased and not (place == asks - 1 and position is not None):
             new.append(message)
     return new
+
+
+def unwritten_answer(
+    held: Held,
+    agent: str,
+    session: str,
+    messages: Sequence[Message],
+    question: Message | None,
+    history: Sequence[Message],
+    *,
+    past: bool,
+) -> list[Message]:
+    """What to write of the end of a history that came again, and of what came of it: others may have written it since.
+
+    Args:
+        messages: What is to be written, with ids.
+        question: The one before them, where the session had it when the history came.
+        history: Up to the question that is answered, if that is among the messages; with ids.
+        past: As in `unwritten`.
+    """
+    ids = {each["id"] for each in messages}
+    known = {each["id"] for each in history}
+    past = past or not history or history[-1]["role"] != "user"
+    known -= {each["id"] for each in unwritten(held, agent, session, history, history=past)}
+    new = [each for each in messages if each["id"] not in known]
+    if history and history[-1]["role"] == "user" and history[-1]["id"] in ids & known:
+        question = history[-1]
+    return new if question is None else unwritten_turn(held, agent, session, new, question, history=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +149,7 @@ class Handed:
 
 
 def unwritten_portion(
-    store: Store,
+    held: Held,
     agent: str,
     session: str,
     messages: Sequence[Message],
@@ -136,14 +167,14 @@ def unwritten_portion(
         handed: None for the first portion.
     """
     if handed is None:
-        version = store.version(agent)
+        version = held.version(agent)
         handed = Handed(session, frozenset(), 0 if version is None else version[1])
     last, known = handed.last, set(handed.known)
     chain: list[Message] = []
     for message, all_of_it in zip(messages, whole, strict=True):
         chain.append(message | {"id": _id_after(chain[-1]["id"] if chain else last, all_of_it)})
     checked = check_messages(chain)
-    said = [each for each in store.ever_said(agent, session, checked) if each.position <= handed.until]
+    said = [each for each in held.ever_said(agent, session, checked) if each.position <= handed.until]
     words = _words(said, checked)
     by_id = {(each.id, each.wording): each for each in said if each.id}
     in_order: dict[int, Said] | None = None
@@ -299,19 +330,19 @@ def _asked_before(
     return next((at for at in same if at > before[last]), None)
 
 
-def _position(store: Store, agent: str, session: str, question: NewMessage, *, known: bool) -> int | None:
+def _position(held: Held, agent: str, session: str, question: NewMessage, *, known: bool) -> int | None:
     """The position of the session's live message that has a question's id and words.
 
     Args:
         known: Whether it was said before under another id, if not under this one; the newest is then given.
     """
     told = wording_of(question)
-    for entry in store.find(agent, [(session, question.id)]) if question.named else ():
+    for entry in held.find(agent, [(session, question.id)]) if question.named else ():
         if wording_of(entry) == told:
             return entry.position
     if not known:
         return None
-    same = [each.position for each in store.ever_said(agent, session) if each.live and each.wording == told]
+    same = [each.position for each in held.ever_said(agent, session) if each.live and each.wording == told]
     return max(same, default=None)
 
 

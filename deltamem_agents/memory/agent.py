@@ -54,7 +54,7 @@ from deltamem_agents.recall.budget import text_within
 from deltamem_agents.recall.given import note_given
 from deltamem_agents.recall.notes import as_trained
 from deltamem_agents.recall.prompt import TRAINED
-from deltamem_agents.store import check_id, check_messages
+from deltamem_agents.store import Select, Store, check_id, check_messages
 
 if TYPE_CHECKING:
     from deltamem_agents.core import State
@@ -107,10 +107,43 @@ class AgentMemory(History):
             ClosedError: The memory was closed; nothing was written.
         """
         wait = arguments.flag(wait, "wait")
+        ids = self._appended(lambda store: store.append(self.id, messages, session))
+        return self._caught_up(ids, session, wait)
+
+    def write_selected(self, select: Select, session: str = "default", *, wait: bool = True) -> list[str]:
+        """As `write`, of what ``select`` makes of what the session holds: nobody writes to the agent in between.
+
+        So two requests at once that carry the same history write it once, in threads, tasks or processes.
+
+        Args:
+            select: Gives messages as `write` takes them; asks only the `Held` that it is given, and may be called
+                several times: what it gave last is written. Runs within a transaction, so it should be quick.
+            session: The conversation that they belong to.
+            wait: As for `write`.
+
+        Returns:
+            The ids of what was written, in order.
+
+        Raises:
+            InvalidMessageError: A message is empty, not text, or of an unknown role; none was written.
+            InvalidAgentError: The session id is not one.
+            StoreError: The database could not be read or written; nothing was written.
+            ClosedError: The memory was closed; nothing was written.
+            Exception: What ``select`` raises; nothing was written.
+        """
+        wait = arguments.flag(wait, "wait")
+        ids = self._appended(lambda store: store.append_selected(self.id, session, select))
+        return self._caught_up(ids, session, wait) if ids else []
+
+    def _appended(self, append: Callable[[Store], list[str]]) -> list[str]:
         self._mem.check_open()
         with transaction() as journalled:
-            ids = self._mem.store.append(self.id, messages, session)
+            ids = append(self._mem.store)
             journalled += ids
+        return ids
+
+    def _caught_up(self, ids: list[str], session: str, wait: bool) -> list[str]:
+        """The ids of what was journalled, which is folded and indexed, now or later."""
         try:
             if wait:
                 self._mem.background.now(self.id)
@@ -387,6 +420,7 @@ class AgentMemory(History):
                 yield piece
 
     awrite = twin(write)
+    awrite_selected = twin(write_selected)
     arecall = twin(recall)
     agenerate = twin(generate)
 

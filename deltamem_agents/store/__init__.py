@@ -7,12 +7,14 @@ from deltamem_agents.store.archive import Progress
 from deltamem_agents.store.backlog import Backlog
 from deltamem_agents.store.by_id import Described
 from deltamem_agents.store.erasing import Erased, Plan, Selection
+from deltamem_agents.store.held import Held
 from deltamem_agents.store.journal import AgentInfo
 from deltamem_agents.store.masking import masked
 from deltamem_agents.store.messages import Entry, MessageRef, check_id, check_messages
 from deltamem_agents.store.records import StoredRecord
 from deltamem_agents.store.retention import Retention
 from deltamem_agents.store.revisions import Revision
+from deltamem_agents.store.selected import Select
 from deltamem_agents.store.store import Store
 from deltamem_agents.store.tail import Tail
 from deltamem_agents.store.tombstones import Said
@@ -24,12 +26,14 @@ __all__ = [
     "Described",
     "Entry",
     "Erased",
+    "Held",
     "MessageRef",
     "Plan",
     "Progress",
     "Retention",
     "Revision",
     "Said",
+    "Select",
     "Selection",
     "Store",
     "StoredRecord",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -12,20 +12,17 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from deltamem_agents import arguments
 from deltamem_agents.errors import ConfigError, shown
-from deltamem_agents.store import journal, tombstones
-from deltamem_agents.store.dialects import rows_among
+from deltamem_agents.store import journal
+from deltamem_agents.store.database import Database
 from deltamem_agents.store.dialects.rows import plain_rows
 from deltamem_agents.store.dialects.select import AnySelect
+from deltamem_agents.store.held import MAX_POSITION, Held
 from deltamem_agents.store.index import Index
-from deltamem_agents.store.messages import Entry, MessageRef, NewMessage, check_id
+from deltamem_agents.store.messages import MessageRef, check_id
+from deltamem_agents.store.records import Words
 from deltamem_agents.store.schema import AgentRow, MessageRow
-from deltamem_agents.store.tombstones import Said
-
-MAX_POSITION = 2**63 - 1
 
 # Made once, as making a statement takes longer than to run it.
-_LIVE = select(MessageRow).where(MessageRow.agent_key == bindparam("key"), MessageRow.left_at.is_(None))
-_OF_SESSION = _LIVE.where(MessageRow.session == bindparam("session"))
 _DESCRIBED = (
     select(MessageRow.session, MessageRow.id, MessageRow.position, MessageRow.details)
     .join(AgentRow, AgentRow.key == MessageRow.agent_key)
@@ -54,47 +51,12 @@ class Described(NamedTuple):
         return MessageRef(self.session, self.id)
 
 
-class ById(Index):
+class ById(Held, Index):
     """Messages that a caller names by ids of its own. Every call is about one agent; an unknown one has none."""
 
-    def find(self, agent: str, refs: Collection[MessageRef | tuple[str, str]]) -> list[Entry]:
-        """The live messages with these sessions and ids, in the journal's order."""
-        check_id(agent)
-        check_refs(refs)
-
-        def work(connection: Connection) -> list[Entry]:
-            found = journal.agent_row(connection, agent)
-            if found is None:
-                return []
-            sessions: dict[str, list[str]] = {}
-            for session, message_id in dict.fromkeys(refs):
-                sessions.setdefault(session, []).append(message_id)
-            rows: list[Any] = []
-            for session, ids in sessions.items():
-                rows += rows_among(connection, _OF_SESSION, MessageRow.id, ids, {"key": found.key, "session": session})
-            return _in_order(rows)
-
-        return self._database.read(work)
-
-    def ever_said(self, agent: str, session: str, messages: Sequence[NewMessage] = (), *, after: int = 0) -> list[Said]:
-        """All that a session ever held, in the order of the conversation: live, replaced and rolled back messages.
-
-        Args:
-            messages: Of messages that were erased, those that said the same as one of these are given too.
-            after: Only what is at a later position of the journal; of what was erased, all.
-        """
-        _check_told(agent, session, messages)
-        arguments.whole(after, "after", high=MAX_POSITION)
-
-        def work(connection: Connection) -> list[Said]:
-            return tombstones.ever_said(connection, agent, session, messages, after)
-
-        return self._database.read(work)
-
-    def with_other_words(self, agent: str, session: str, messages: Sequence[NewMessage]) -> list[int]:
-        """Places of messages whose ids a session held, live, replaced, rolled back or erased, but with other words."""
-        _check_told(agent, session, messages)
-        return self._database.read(lambda connection: tombstones.with_other_words(connection, agent, session, messages))
+    def __init__(self, database: Database, words: Words) -> None:
+        Held.__init__(self, database)
+        Index.__init__(self, database, words)
 
     def described(self, agent: str, session: str, ids: tuple[str, str]) -> list[Described]:
         """The live messages of a session with one of two ids, without their text, in the journal's order."""
@@ -175,29 +137,12 @@ class ById(Index):
         self._database.write(work)
 
 
-def _check_told(agent: str, session: str, messages: Sequence[NewMessage]) -> None:
-    """Raise what is wrong with an agent, one of its sessions, and messages as `check_messages` gives them."""
-    check_id(agent)
-    check_id(session, "session")
-    if not isinstance(messages, Sequence) or not all(isinstance(each, NewMessage) for each in messages):
-        raise ConfigError(f"messages is {shown(messages)}; give what check_messages returns")
-
-
 def _plain(result: CursorResult[Any]) -> list[Described]:
     """Rows of `_DESCRIBED`, without what SQLAlchemy does to each of them."""
     return [
         Described(session, name, position, json.loads(kept) if isinstance(kept, str) else kept or {})
         for session, name, position, kept in plain_rows(result)
     ]
-
-
-def check_refs(refs: object) -> None:
-    """Raise ConfigError unless these are pairs of session and id."""
-    given = refs if isinstance(refs, Collection) and not isinstance(refs, (str, bytes, Mapping)) else None
-    if given is None or not all(isinstance(each, tuple) and len(each) == 2 for each in given):
-        raise ConfigError(f"messages are {shown(refs)}; give a list of pairs of session and id")
-    for each in given:
-        arguments.texts(each, "a pair of session and id")
 
 
 def check_descriptions(metadata: object) -> None:
@@ -208,10 +153,6 @@ def check_descriptions(metadata: object) -> None:
         arguments.whole(position, "a position")
         arguments.mapping(details, "metadata")
         arguments.jsonable(details, "metadata")
-
-
-def _in_order(rows: Iterable[Any]) -> list[Entry]:
-    return sorted(map(journal.entry, rows), key=lambda each: each.position)
 
 
 @cache

@@ -65,14 +65,6 @@ class Index:
             lambda connection: records.found(connection, self._words.fulltext, agent, terms, limit, session)
         )
 
-    def version(self, agent: str) -> tuple[int, int] | None:
-        """What changes when an agent's records do; None if it is unknown.
-
-        A number that stays while records are only added, and the last position of the journal.
-        """
-        check_id(agent)
-        return self._database.read(lambda connection: records.version(connection, agent), alone=True)
-
     def size(self, agent: str, limit: int | None = None) -> int:
         """How many records an agent has; ``limit`` where it has more, as counting all of them takes longer."""
         check_id(agent)

@@ -81,6 +81,16 @@ def agent_row(connection: Connection, agent: str, *, lock: bool = False) -> Agen
     return None if row is None else Agent(*row)
 
 
+def locked(connection: Connection, agent: str) -> Agent:
+    """An agent's row, made where there is none, and locked against other writers until the transaction ends."""
+    found = agent_row(connection, agent, lock=True)
+    if found is None:
+        create(connection, agent)
+        found = agent_row(connection, agent, lock=True)
+        assert found is not None  # just made
+    return found
+
+
 def live(connection: Connection, agent: str, after: int, session: str | None) -> list[Entry]:
     """Live messages of an agent beyond position ``after``, in order."""
     query = (
@@ -200,15 +210,11 @@ def _append_named(
     again: bool,
 ) -> None:
     """As `append`, where ids may be known."""
-    found = agent_row(connection, agent, lock=True)
-    if found is None:
-        create(connection, agent)
-        found = agent_row(connection, agent, lock=True)
-        assert found is not None  # just made
+    found = locked(connection, agent)
     key, epoch, head = found.key, found.epoch, found.head
     known = _live_by_id(connection, key, session, [message.id for message in messages])
-    if again and all(_is_said(message, known) for message in {each.id: each for each in messages}.values()):
-        return  # what was tried before had come through: all that it left live is there
+    if again and _came_through(messages, known):
+        return
     added: dict[int, dict[str, Any]] = {}
     left: dict[int, int] = {}  # position of a stored message -> position of the one that replaced it
     for message in messages:
@@ -232,6 +238,16 @@ def _append_named(
         revisions.forget(connection, key, since=min(left), epoch=epoch)
     store(connection, words, key, added)
     connection.execute(update(AgentRow).where(AgentRow.key == key).values(head=head, epoch=epoch))
+
+
+def came_through(connection: Connection, key: int, session: str, messages: Sequence[NewMessage]) -> bool:
+    """Whether a write of these messages, which was tried before, was stored."""
+    return _came_through(messages, _live_by_id(connection, key, session, [message.id for message in messages]))
+
+
+def _came_through(messages: Sequence[NewMessage], known: Mapping[str, dict[str, Any]]) -> bool:
+    """Whether all that a write of them would leave live is there."""
+    return all(_is_said(message, known) for message in {each.id: each for each in messages}.values())
 
 
 def _is_said(message: NewMessage, known: Mapping[str, dict[str, Any]]) -> bool:

@@ -35,6 +35,7 @@ from deltamem_agents.store.messages import Entry, check_id, check_messages
 from deltamem_agents.store.records import Splitter, Words
 from deltamem_agents.store.retention import Retention, check_retention
 from deltamem_agents.store.revisions import Revision, StoredStates
+from deltamem_agents.store.selected import Select, Selected
 from deltamem_agents.store.sqlite_files import file_of
 from deltamem_agents.store.targets import check_target
 from deltamem_agents.store.turns import Turn, in_turn
@@ -161,6 +162,33 @@ class Store(ById):
             return journal.append(connection, words, agent, checked, session, again=again)
 
         return self._database.write(work)
+
+    def append_selected(self, agent: str, session: str, select: Select) -> list[str]:
+        """Journal what ``select`` makes of what the session holds; nobody else writes to the agent in between.
+
+        Args:
+            select: Gives messages as `append` takes them. What it asks of the `Held` that it is given is one state of
+                the journal, and nothing else of the store may be asked within. It may be called several times; what
+                the last call gave is journalled.
+
+        Returns:
+            The messages' ids, in order; once this returns they are durable.
+
+        Raises:
+            InvalidAgentError: The agent's or session's id is not one.
+            InvalidMessageError: A message cannot be journalled; none was.
+            StoreError: The database could not be read or written; nothing was.
+            Exception: What ``select`` raises; nothing was journalled.
+        """
+        check_id(agent)
+        check_id(session, "session")
+        arguments.function(select, "select")
+        selected = Selected(self._words, agent, session, select)
+        self._database.read(selected.look)
+        if not selected.messages:
+            return []
+        selected.cut_ahead()
+        return self._database.write(selected.write)
 
     def live(self, agent: str, after: int = 0, session: str | None = None) -> list[Entry]:
         """Live messages of an agent beyond position ``after``, in order; of one session, where one is given."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage
@@ -97,7 +98,9 @@ class DeltaMemChatMessageHistory(BaseChatMessageHistory):
     def _write(self, messages: Sequence[BaseMessage]) -> None:
         new = for_journal(messages, self._tools)
         if several_turns(new):
-            new = unwritten(self._mem.store, self._agent.id, self._session, new)
-        self._agent.write(new, self._session, wait=False)
+            select = partial(unwritten, agent=self._agent.id, session=self._session, messages=new)
+            self._agent.write_selected(select, self._session, wait=False)
+        else:
+            self._agent.write(new, self._session, wait=False)
 
     _awrite = twin(_write)

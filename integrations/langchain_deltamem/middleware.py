@@ -29,6 +29,7 @@ from deltamem_agents.frameworks.resent import newest_question
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.twins import twin
+from deltamem_agents.store import Held
 from langchain_deltamem.memory_tools import by_our_tools, memory_tools
 from langchain_deltamem.messages import is_summary
 from langchain_deltamem.retrieving import aretrieved, documents, retrieved
@@ -202,9 +203,12 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         messages = [*state["messages"], *reply]
         told: Any = state.get(self._key, "")
         last = told.last if isinstance(told, Told) else str(told)
-        new = untold(self._mem, agent, session, last, messages, self._chosen(messages), self._output, edits=not reply)
-        if new:
-            agent.write(new, session, wait=False)
+        chosen = self._chosen(messages)
+
+        def select(held: Held) -> list[dict[str, Any]]:
+            return untold(held, agent.id, session, last, messages, chosen, self._output, edits=not reply)
+
+        agent.write_selected(select, session, wait=False)
         if messages and isinstance(told, Told):
             told.move(messages[-1].id or "")
 

@@ -16,8 +16,7 @@ from langgraph.channels.base import BaseChannel
 from deltamem_agents.frameworks.messages import edited, id_name
 from deltamem_agents.frameworks.resent import unwritten, unwritten_turn
 from deltamem_agents.frameworks.tool_output import ToolOutput
-from deltamem_agents.memory import AgentMemory, DeltaMem
-from deltamem_agents.store import check_messages
+from deltamem_agents.store import Held, check_messages
 from langchain_deltamem.messages import for_journal
 
 
@@ -96,8 +95,8 @@ class ToldChannel(BaseChannel[str, str, str]):
 
 
 def untold(
-    mem: DeltaMem,
-    agent: AgentMemory,
+    held: Held,
+    agent: str,
     session: str,
     told: str,
     messages: Sequence[BaseMessage],
@@ -112,6 +111,7 @@ def untold(
     other words.
 
     Args:
+        held: What `AgentMemory.write_selected` gives: what is missing is found and written in one.
         told: The id of the last message told; empty for a thread that memory has not seen.
         messages: All of the thread.
         chosen: Places of those that are for the journal.
@@ -120,36 +120,36 @@ def untold(
     """
     chosen = {place for place in chosen if not _asked_again(messages, place)}
     if not told:
-        return unwritten(mem.store, agent.id, session, for_journal([messages[p] for p in sorted(chosen)], tools))
+        return unwritten(held, agent, session, for_journal([messages[p] for p in sorted(chosen)], tools))
     last = _place_after(messages, told)
     looked_up = range(len(messages)) if edits or last is None else range(max(last - 1, 0), len(messages))
     names = {place: id_name(messages[place].id) for place in looked_up if place in chosen and messages[place].id}
-    held = {each.id: each for each in mem.store.find(agent.id, [(session, each) for each in names.values()])}
-    after = _after_what_is_known(messages, names, held) if last is None else last
-    changed = for_journal([messages[place] for place in names if place < after and names[place] in held], tools)
+    live = {each.id: each for each in held.find(agent, [(session, each) for each in names.values()])}
+    after = _after_what_is_known(messages, names, live) if last is None else last
+    changed = for_journal([messages[place] for place in names if place < after and names[place] in live], tools)
     fresh = for_journal([messages[place] for place in sorted(chosen) if place >= after], tools)
-    known = [each for each in fresh if each.get("id") in held]
+    known = [each for each in fresh if each.get("id") in live]
     fresh = [each for each in fresh if each not in known]
-    gone = [messages[place] for place in names if place < after and names[place] not in held]
-    changed = [*edited([*held.values()], [*changed, *known]), *_reworded(mem, agent, session, gone, tools)]
+    gone = [messages[place] for place in names if place < after and names[place] not in live]
+    changed = [*edited([*live.values()], [*changed, *known]), *_reworded(held, agent, session, gone, tools)]
     if last is None and len(fresh) > 1:
-        return [*changed, *unwritten(mem.store, agent.id, session, fresh)]
+        return [*changed, *unwritten(held, agent, session, fresh)]
     asked = next((messages[p] for p in sorted(chosen, reverse=True) if p < after and messages[p].type == "human"), None)
     question: Any = next(iter(for_journal([] if asked is None else [asked], tools)), None)
-    if question is not None and question.get("id") in held:
-        question = held[question["id"]].position
-    return [*changed, *unwritten_turn(mem.store, agent.id, session, fresh, question)]
+    if question is not None and question.get("id") in live:
+        question = live[question["id"]].position
+    return [*changed, *unwritten_turn(held, agent, session, fresh, question)]
 
 
 def _reworded(
-    mem: DeltaMem, agent: AgentMemory, session: str, gone: Sequence[BaseMessage], tools: ToolOutput
+    held: Held, agent: str, session: str, gone: Sequence[BaseMessage], tools: ToolOutput
 ) -> list[dict[str, Any]]:
     """Of messages that the journal has no more, those that kept their id and have new words.
 
     Tools' results are none of them: what is kept of one depends on an option, and what was erased may not come back.
     """
     told = for_journal([each for each in gone if each.type != "tool"], tools)
-    return [told[at] for at in mem.store.with_other_words(agent.id, session, check_messages(told))] if told else []
+    return [told[at] for at in held.with_other_words(agent, session, check_messages(told))] if told else []
 
 
 def _place_after(messages: Sequence[BaseMessage], told: str) -> int | None:

@@ -23,6 +23,7 @@ from deltamem_agents.frameworks.resent import Handed, unwritten_portion
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.opened import Handle, refuse_pickle
+from deltamem_agents.store import Held
 from llama_index_deltamem.messages import question, taken_apart, texts, with_observations_cut
 
 WAYS = "give DeltaMemoryBlock(mem, agent_id=…), a string, such as a user's id"
@@ -117,13 +118,17 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
 
     def _journal(self, session: str, whole: list[dict[str, Any]], tools: ToolOutput) -> None:
         """Write what is new of messages, of which ids follow before anything of them is cut."""
-        store, handed = self._handle.mem.store, self._handed.get(session)
+        before, after = self._handed.get(session), list[Handed]()
         cut = [each | {"content": tools.of(each["content"])} if each["role"] == "tool" else each for each in whole]
         kept = [with_observations_cut(each, tools) for each in cut]
-        new, handed = unwritten_portion(store, self.agent_id, session, kept, whole, handed)
-        if new:
-            self._agent.write(new, session, wait=False)
-        self._handed[session] = handed
+
+        def select(held: Held) -> list[dict[str, Any]]:
+            new, handed = unwritten_portion(held, self.agent_id, session, kept, whole, before)
+            after.append(handed)
+            return new
+
+        self._agent.write_selected(select, session, wait=False)
+        self._handed[session] = after[-1]
 
     @property
     def _agent(self) -> AgentMemory:

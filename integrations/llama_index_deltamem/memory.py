@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -21,12 +20,12 @@ from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_op
 from deltamem_agents.frameworks.messages import clearing, own_role, session_name, since_cleared
 from deltamem_agents.frameworks.options import refuse_unknown
 from deltamem_agents.frameworks.ownership import Owner
-from deltamem_agents.frameworks.resent import Message, unwritten, unwritten_turn
+from deltamem_agents.frameworks.resent import Message, unwritten, unwritten_answer
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem, Receipt
 from deltamem_agents.memory.opened import find_open, refuse_pickle
 from deltamem_agents.memory.results import check_placement
-from deltamem_agents.store import Entry
+from deltamem_agents.store import Entry, Held
 from llama_index_deltamem.blocking import finished
 from llama_index_deltamem.messages import asks, put_together, question, texts, without_recall
 from llama_index_deltamem.tokens import counted_apart, counted_text, tokenizer_of
@@ -235,9 +234,7 @@ class DeltaMemory(Memory):
         if messages := without_recall(_copies(messages)):
             async with self._turn.buffer():
                 await super().aput_messages(messages)
-            history, self._turn.history = self._turn.history, []
-            due = self._turn.add(messages)
-            await self._write(due, history if asks(messages[0]) else [])
+            await self._write(self._turn.add(messages), past=asks(messages[0]))
 
     async def aset(self, messages: list[ChatMessage]) -> None:
         """Replace the buffer. What the session's journal lacks of the messages is written, save an open question.
@@ -251,19 +248,23 @@ class DeltaMemory(Memory):
         async with self._turn.buffer():
             await super().aset(messages)
         given = said(messages)
-        asked = bool(given) and given[-1].message is messages[-1] and asks(messages[-1])
-        new = {each.id for each in given[-1:]}  # where the journal cannot be read: the question alone, for later
-        with fails_open(self.on_error, "reading the conversation"):
-            told = journalled(given, self._tools)
-            new = {each["id"] for each in await self._run(unwritten, told, history=not asked)}
-        due = [each for each in given if each.id in new]
-        if asked:
-            if due and due[-1] is given[-1]:
-                self._turn.begin([due.pop()])
-                self._turn.history = given
-            else:
-                self._turn.asked = given[-1]
-        await self._write(due)
+        question = given[-1].id if given and given[-1].message is messages[-1] and asks(messages[-1]) else None
+        told, missing = journalled(given, self._tools), list[set[str]]()
+
+        def select(held: Held) -> list[Message]:
+            new = unwritten(held, self.agent_id, self._session, told, history=question is None)
+            missing.append({each["id"] for each in new})
+            return [each for each in new if each["id"] != question]
+
+        written = False
+        try:
+            with fails_open(self.on_error, "journalling"):
+                await self._agent.awrite_selected(select, self._session, wait=False)
+                written = True
+        finally:
+            # Where the journal could not be read: the end alone, for later.
+            new = missing[-1] if missing else {each.id for each in given[-1:]}
+            self._turn.open_with(given, [each for each in given if each.id in new], question, written)
 
     async def areset(self, status: MessageStatus | None = None) -> None:
         """Clear the buffer, or its messages of this status; the agent's memory stays."""
@@ -297,14 +298,14 @@ class DeltaMemory(Memory):
             receipt = None
         self._turn.restore = False
         self._turn.end()
+        self._turn.history = []
         async with self._turn.buffer():
             await super().areset()
         return receipt
 
     async def aflush(self) -> None:
         """Journal the open turn now, as it is."""
-        history, self._turn.history = self._turn.history, []
-        await self._write(self._turn.end(), history)
+        await self._write(self._turn.end(), past=True)
 
     # The sync twins; those of the base class hide errors of ours that are RuntimeErrors.
 
@@ -360,19 +361,6 @@ class DeltaMemory(Memory):
         system.blocks = [*system.blocks, TextBlock(text=text)]
         return messages
 
-    async def _run(self, select: Callable[..., list[Message]], *given: Any, **options: Any) -> list[Message]:
-        """What `frameworks.resent` selects of messages, in a thread of the pool."""
-        agent = self._agent
-        call = partial(select, self._turn.mem.store, agent.id, self._session, *given, **options)
-        return await asyncio.wrap_future(agent.pool.submit(call))
-
-    async def _without_past(self, due: list[Said], history: Sequence[Said]) -> list[Said]:
-        """What is due, less the question at the end of a history, if the session ever held it."""
-        if not history or history[-1] not in due:
-            return due
-        new = {each["id"] for each in await self._run(unwritten, journalled(history, self._tools), history=True)}
-        return [each for each in due if each is not history[-1] or each.id in new]
-
     async def _recall(self, query: str, left: int, present: Sequence[str]) -> str:
         """Recalled text of at most ``left`` tokens, of the same records whenever it is asked for within a turn."""
         if not query or left < 1:
@@ -385,22 +373,35 @@ class DeltaMemory(Memory):
                 recalled[query] = beyond_prompt(self._turn.mem, found, options, present)
         return recalled[query].within(left, self._estimate_token_count) if query in recalled else ""
 
-    async def _write(self, due: list[Said], history: Sequence[Said] = ()) -> None:
+    async def _write(self, due: list[Said], *, past: bool) -> None:
         """Journal messages; returns once they are durable. Where that fails they stay in the open turn.
 
         Args:
-            history: What was set, where another question came after its last one, which is of the past then.
+            past: Whether another question comes after them, or nothing.
         """
+        new = journalled(due, self._tools)
+        if not new:
+            return
+        asked, history = self._turn.asked, self._turn.history
+        self._turn.history = []
         with fails_open(self.on_error, "journalling"):
             try:
-                new = journalled(await self._without_past(due, history), self._tools)
-                if self._turn.asked is not None:
-                    asked = journalled([self._turn.asked], self._tools)
-                    new = await self._run(unwritten_turn, new, *asked, history=False)
-                if new:
+                if asked is None and not history:
                     await self._agent.awrite(new, self._session, wait=False)
+                else:
+                    select = partial(
+                        unwritten_answer,
+                        agent=self.agent_id,
+                        session=self._session,
+                        messages=new,
+                        question=next(iter(journalled([] if asked is None else [asked], self._tools)), None),
+                        history=journalled(history, self._tools),
+                        past=past and _is_left(due, history),
+                    )
+                    await self._agent.awrite_selected(select, self._session, wait=False)
             except BaseException:
                 self._turn.begin(due)
+                self._turn.history = history
                 raise
 
     def _estimate_token_count(self, message_or_blocks: Any) -> int:
@@ -446,6 +447,12 @@ class DeltaMemory(Memory):
             async with self._turn.buffer():
                 await super().aset(messages)
                 await self._manage_queue()
+
+
+def _is_left(due: Sequence[Said], history: Sequence[Said]) -> bool:
+    """Whether the question at the end of a history is followed by another one, or by nothing."""
+    after = due[due.index(history[-1]) + 1 :] if history and history[-1] in due else due[:1]
+    return not after or asks(after[0].message)
 
 
 def _copies(messages: Sequence[ChatMessage]) -> list[ChatMessage]:

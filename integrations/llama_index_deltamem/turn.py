@@ -37,7 +37,7 @@ class OpenTurn(Handle):
         self._buffers: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._said: list[Said] = []
         self.asked: Said | None = None  # the turn's question, where it is journalled already: it is asked again
-        self.history: list[Said] = []  # what was set, where its end is the turn's question and the turn has no more
+        self.history: list[Said] = []  # what was set, where some of it is in the turn
         self.recalled: dict[str, RecalledText] = {}  # by query; another one in the next turn
         self.restore = False  # whether the chat buffer is yet to be filled from the journal
 
@@ -74,6 +74,21 @@ class OpenTurn(Handle):
         """Put these before the turn's messages: they are its beginning, or could not be journalled."""
         with self._lock:
             self._said = [*messages, *self._said]
+
+    def open_with(self, history: list[Said], missing: list[Said], question: str | None, written: bool) -> None:
+        """Begin with a question at the end of a history that was set, and with what could not be journalled of it.
+
+        Args:
+            missing: What the journal does not have.
+            question: The id of that question.
+            written: Whether what is missing was journalled, save the question.
+        """
+        left = [each for each in missing if not written or each.id == question]
+        if left:
+            self.history = history
+            self.begin(left)
+        if question is not None and question not in [each.id for each in missing]:
+            self.asked = history[-1]
 
     def open(self) -> list[Said]:
         """What was said since the last answer."""
