@@ -54,7 +54,7 @@ from deltamem_agents.recall.budget import text_within
 from deltamem_agents.recall.given import note_given
 from deltamem_agents.recall.notes import as_trained
 from deltamem_agents.recall.prompt import TRAINED
-from deltamem_agents.store import Select, Store, check_id, check_messages
+from deltamem_agents.store import Select, check_id, check_messages, is_select
 
 if TYPE_CHECKING:
     from deltamem_agents.core import State
@@ -107,7 +107,7 @@ class AgentMemory(History):
             ClosedError: The memory was closed; nothing was written.
         """
         wait = arguments.flag(wait, "wait")
-        ids = self._appended(lambda store: store.append(self.id, messages, session))
+        ids = self._appended(messages, session)
         return self._caught_up(ids, session, wait)
 
     def write_selected(self, select: Select, session: str = "default", *, wait: bool = True) -> list[str]:
@@ -129,16 +129,19 @@ class AgentMemory(History):
             InvalidAgentError: The session id is not one.
             StoreError: The database could not be read or written; nothing was written.
             ClosedError: The memory was closed; nothing was written.
-            Exception: What ``select`` raises; nothing was written.
+            ConfigError: ``select`` is not a function.
+            Exception: What it raises; nothing was written.
         """
         wait = arguments.flag(wait, "wait")
-        ids = self._appended(lambda store: store.append_selected(self.id, session, select))
+        if not is_select(select):
+            raise ConfigError(f"select is {kind_of(select)}; give a function of what the session holds")
+        ids = self._appended(select, session)
         return self._caught_up(ids, session, wait) if ids else []
 
-    def _appended(self, append: Callable[[Store], list[str]]) -> list[str]:
+    def _appended(self, messages: Messages | Select, session: str) -> list[str]:
         self._mem.check_open()
         with transaction() as journalled:
-            ids = append(self._mem.store)
+            ids = self._mem.store.append(self.id, messages, session)
             journalled += ids
         return ids
 

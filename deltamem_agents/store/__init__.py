@@ -14,7 +14,7 @@ from deltamem_agents.store.messages import Entry, MessageRef, check_id, check_me
 from deltamem_agents.store.records import StoredRecord
 from deltamem_agents.store.retention import Retention
 from deltamem_agents.store.revisions import Revision
-from deltamem_agents.store.selected import Select
+from deltamem_agents.store.selected import Select, is_select
 from deltamem_agents.store.store import Store
 from deltamem_agents.store.tail import Tail
 from deltamem_agents.store.tombstones import Said
@@ -40,6 +40,7 @@ __all__ = [
     "Tail",
     "check_id",
     "check_messages",
+    "is_select",
     "masked",
     "wording",
     "wording_of",

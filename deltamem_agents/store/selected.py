@@ -8,7 +8,7 @@ is tried over and over. Both are transactions of the database: processes meet th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from sqlalchemy import Connection, delete
 
@@ -21,8 +21,13 @@ from deltamem_agents.store.schema import AgentRow
 Select = Callable[[Held], Sequence[Mapping[str, Any]]]
 
 
+def is_select(value: object) -> TypeGuard[Select]:
+    """Whether it is a function; a class can be called, too, and is none."""
+    return callable(value) and not isinstance(value, type)
+
+
 class Selected:
-    """What one call of `Store.append_selected` writes; its methods may be called again when a transaction failed.
+    """What `Store.append` writes that is given a function; its methods may be called again when a transaction failed.
 
     Args:
         words: Cuts messages.

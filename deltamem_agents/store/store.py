@@ -35,7 +35,7 @@ from deltamem_agents.store.messages import Entry, check_id, check_messages
 from deltamem_agents.store.records import Splitter, Words
 from deltamem_agents.store.retention import Retention, check_retention
 from deltamem_agents.store.revisions import Revision, StoredStates
-from deltamem_agents.store.selected import Select, Selected
+from deltamem_agents.store.selected import Select, Selected, is_select
 from deltamem_agents.store.sqlite_files import file_of
 from deltamem_agents.store.targets import check_target
 from deltamem_agents.store.turns import Turn, in_turn
@@ -132,7 +132,7 @@ class Store(ById):
 
     # Journal
 
-    def append(self, agent: str, messages: Sequence[Mapping[str, Any]], session: str) -> list[str]:
+    def append(self, agent: str, messages: Sequence[Mapping[str, Any]] | Select, session: str) -> list[str]:
         """Journal messages in order, all or none; the agent exists from its first message.
 
         Args:
@@ -140,6 +140,9 @@ class Store(ById):
                 ``metadata``, ``created_at`` and ``folded`` (whether its text goes into the state; by default that of
                 all but tools). An id that the session knows is passed over with the same role and text; with another
                 it replaces the old message, which leaves the live journal, and the agent's epoch rises.
+                Or a function that makes them of what the session holds; nobody else writes to the agent in between.
+                What it asks of the `Held` that it is given is one state of the journal, and nothing else of the store
+                may be asked within. It may be called several times; what it gave last is journalled.
 
         Returns:
             The messages' ids, in order; once this returns they are durable.
@@ -148,9 +151,12 @@ class Store(ById):
             InvalidAgentError: The agent's or session's id is not one.
             InvalidMessageError: A message cannot be journalled; none was.
             StoreError: The database could not be written; nothing was.
+            Exception: What the function raises; nothing was journalled.
         """
         check_id(agent)
         check_id(session, "session")
+        if is_select(messages):
+            return self._append_selected(Selected(self._words, agent, session, messages))
         checked = check_messages(messages)
         words = self._words.ahead(message.text for message in checked)
         wanted = Append(agent, session, checked, words)
@@ -163,27 +169,7 @@ class Store(ById):
 
         return self._database.write(work)
 
-    def append_selected(self, agent: str, session: str, select: Select) -> list[str]:
-        """Journal what ``select`` makes of what the session holds; nobody else writes to the agent in between.
-
-        Args:
-            select: Gives messages as `append` takes them. What it asks of the `Held` that it is given is one state of
-                the journal, and nothing else of the store may be asked within. It may be called several times; what
-                the last call gave is journalled.
-
-        Returns:
-            The messages' ids, in order; once this returns they are durable.
-
-        Raises:
-            InvalidAgentError: The agent's or session's id is not one.
-            InvalidMessageError: A message cannot be journalled; none was.
-            StoreError: The database could not be read or written; nothing was.
-            Exception: What ``select`` raises; nothing was journalled.
-        """
-        check_id(agent)
-        check_id(session, "session")
-        arguments.function(select, "select")
-        selected = Selected(self._words, agent, session, select)
+    def _append_selected(self, selected: Selected) -> list[str]:
         self._database.read(selected.look)
         if not selected.messages:
             return []

@@ -127,6 +127,7 @@ GOOD: dict[str, Any] = {
     "chosen": Selection(session="nobody"),
     "after": 0,
     "keep": "e",
+    "select": lambda held: MESSAGES,
 }
 
 
