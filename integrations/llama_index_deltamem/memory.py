@@ -262,9 +262,9 @@ class DeltaMemory(Memory):
                 await self._agent.awrite_selected(select, self._session, wait=False)
                 written = True
         finally:
-            # Where the journal could not be read: the end alone, for later.
-            new = missing[-1] if missing else {each.id for each in given[-1:]}
-            self._turn.open_with(given, [each for each in given if each.id in new], question, written)
+            # Where the journal could not be read, all of it: what is missing is looked for again when it is written.
+            left = [each for each in given if each.id in missing[-1]] if missing else given
+            self._turn.open_with(given, left, question, written)
 
     async def areset(self, status: MessageStatus | None = None) -> None:
         """Clear the buffer, or its messages of this status; the agent's memory stays."""
