@@ -32,6 +32,7 @@ from llama_index_deltamem.tokens import counted_apart, counted_text, tokenizer_o
 from llama_index_deltamem.turn import OpenTurn, Said, journalled, said
 from llama_index_deltamem.window import MARKUP, Window, newest_within
 
+AT_ONCE = 100  # messages that one statement puts into the chat buffer; SQLite takes 999 values, of older builds
 WAYS = "give DeltaMemory.from_defaults(mem, agent_id=…), a string, such as a user's id"
 SERIALISED = (
     *("agent_id", "session_id", "mode", "k", "budget", "outdated", "on_error", "tool_output", "fold_tool_output"),
@@ -203,17 +204,20 @@ class DeltaMemory(Memory):
         await self._ready()
         asked = input.query_str if isinstance(input, QueryBundle) else input
         async with self._turn.buffer():
-            messages = _copies(await super().aget(input=asked, **block_kwargs))
+            messages = await super().aget(input=asked, **block_kwargs)
+        if self.memory_blocks:  # messages of the store are made anew at each reading, those of a block may be its own
+            messages = _copies(messages)
         asked = asked.content if isinstance(asked, ChatMessage) else asked
         query = (asked or "").strip() or question(messages)
         started = int(block_kwargs.get("initial_token_count", 0))
-        room, left = self._window.room(), self.token_limit - started - sum(map(self._estimate_token_count, messages))
+        room, tokens = self._window.room(), sum(map(self._estimate_token_count, messages))
+        size, left = tokens + MARKUP * len(messages), self.token_limit - started - tokens
         if room is not None:
-            left = min(left, room - started - MARKUP - sum(map(self._size, messages)))
+            left = min(left, room - started - MARKUP - size)
         text = await self._recall(query, left, texts(messages))
         if text:
             messages = self._with_recall(messages, text)
-        if room is None:
+        if room is None or (not text and size <= room - started):
             return messages
         roles = [own_role(message.role.value) for message in messages]
         return [messages[place] for place in newest_within(roles, [*map(self._size, messages)], room - started)]
@@ -222,7 +226,7 @@ class DeltaMemory(Memory):
         """The buffer, without recall; copies."""
         await self._ready()
         async with self._turn.buffer():
-            return _copies(await super().aget_all(status=status))
+            return await super().aget_all(status=status)
 
     async def aput(self, message: ChatMessage) -> None:
         """Add a message; see the class for when it is journalled."""
@@ -246,7 +250,7 @@ class DeltaMemory(Memory):
         await self.aflush()
         messages = without_recall(_copies(messages))
         async with self._turn.buffer():
-            await super().aset(messages)
+            await self._fill(messages)
         given = said(messages)
         question = given[-1].id if given and given[-1].message is messages[-1] and asks(messages[-1]) else None
         told, missing = journalled(given, self._tools), list[set[str]]()
@@ -445,8 +449,14 @@ class DeltaMemory(Memory):
         messages = [*map(put_together, log), *(each.message for each in self._turn.open())]
         if messages:
             async with self._turn.buffer():
-                await super().aset(messages)
+                await self._fill(messages)
                 await self._manage_queue()
+
+    async def _fill(self, messages: list[ChatMessage]) -> None:
+        """As `Memory.aset`, many messages a statement."""
+        await self.sql_store.delete_messages(self.session_id)
+        for start in range(0, len(messages), AT_ONCE):
+            await self.sql_store.add_messages(self.session_id, messages[start : start + AT_ONCE])
 
 
 def _is_left(due: Sequence[Said], history: Sequence[Said]) -> bool:
