@@ -340,10 +340,17 @@ def _position(held: Held, agent: str, session: str, question: NewMessage, *, kno
     for entry in held.find(agent, [(session, question.id)]) if question.named else ():
         if wording_of(entry) == told:
             return entry.position
-    if not known:
+    version = held.version(agent) if known else None
+    if version is None:
         return None
-    same = [each.position for each in held.ever_said(agent, session) if each.live and each.wording == told]
-    return max(same, default=None)
+    reach, head = NEWEST, version[1]
+    while True:  # it is nearly always at the end, and a session may be long
+        after = max(0, head - reach)
+        late = held.ever_said(agent, session, after=after)
+        same = [each.position for each in late if each.live and each.wording == told]
+        if same or not after:
+            return max(same, default=None)
+        reach *= 8
 
 
 def _words(said: Sequence[Said], messages: Sequence[NewMessage]) -> list[str]:

@@ -34,7 +34,7 @@ from langchain_deltamem.memory_tools import by_our_tools, memory_tools
 from langchain_deltamem.messages import is_summary
 from langchain_deltamem.retrieving import aretrieved, documents, retrieved
 from langchain_deltamem.running import named_in_context
-from langchain_deltamem.telling import Told, ToldChannel, untold
+from langchain_deltamem.telling import Told, ToldChannel, Unchanged, untold
 
 WAYS = (
     "give DeltaMemMiddleware(agent_id=…), a string or a callable of state and runtime; or context={'agent_id': …} with "
@@ -124,6 +124,7 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         self.state_schema = _state_of(self._key)  # each middleware's own
         self._options = RecallOptions(mode=mode, k=k, budget=budget, outdated=outdated, placement=placement)
         self._write = write
+        self._unchanged = Unchanged(mem)
         self._output = ToolOutput(limit=tool_output, folded=fold_tool_output)
         self.tools = memory_tools(self._of_tool, self._options) if tools else []
 
@@ -206,7 +207,11 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         chosen = self._chosen(messages)
 
         def select(held: Held) -> list[dict[str, Any]]:
-            return untold(held, agent.id, session, last, messages, chosen, self._output, edits=not reply)
+            return untold(
+                *(held, agent.id, session, last, messages, chosen, self._output),
+                edits=not reply,
+                unchanged=self._unchanged,
+            )
 
         agent.write_selected(select, session, wait=False)
         if messages and isinstance(told, Told):

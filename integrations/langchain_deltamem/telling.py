@@ -7,6 +7,8 @@ gets into the checkpoint by a channel of its own, and not as an update of a node
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -16,8 +18,13 @@ from langgraph.channels.base import BaseChannel
 from deltamem_agents.frameworks.messages import edited, id_name
 from deltamem_agents.frameworks.resent import unwritten, unwritten_turn
 from deltamem_agents.frameworks.tool_output import ToolOutput
+from deltamem_agents.memory import DeltaMem
+from deltamem_agents.memory.opened import Handle
+from deltamem_agents.processes import ProcessLock
 from deltamem_agents.store import Held, check_messages
 from langchain_deltamem.messages import for_journal
+
+THREADS = 256  # whose messages are known to be in the journal as they are; the latest
 
 
 class Told(str):
@@ -94,6 +101,42 @@ class ToldChannel(BaseChannel[str, str, str]):
         return moved
 
 
+class Unchanged(Handle):
+    """Which messages of a thread were compared with the journal, and are what they were then.
+
+    Without it each call of a model would look up the whole thread, in case a message was edited. Only hashes are kept,
+    and only while the agent's epoch is the same: after an erasure, a rollback or an edit, all is compared again.
+    """
+
+    __slots__ = ("_lock", "_threads")
+
+    def __init__(self, mem: DeltaMem) -> None:
+        super().__init__(mem)
+        self._lock = ProcessLock()
+        self._threads: OrderedDict[tuple[str, str], tuple[int, frozenset[bytes]]] = OrderedDict()
+
+    def known(self, agent: str, session: str, epoch: int) -> frozenset[bytes]:
+        """The fingerprints of a thread's messages that are known to be as the journal has them."""
+        with self._lock:
+            at, prints = self._threads.get((agent, session), (epoch, frozenset()))
+        return prints if at == epoch else frozenset()
+
+    def note(self, agent: str, session: str, epoch: int, prints: Collection[bytes]) -> None:
+        """Know these of a thread, and no others."""
+        with self._lock:
+            self._threads[agent, session] = epoch, frozenset(prints)
+            self._threads.move_to_end((agent, session))
+            while len(self._threads) > THREADS:
+                self._threads.popitem(last=False)
+
+
+def _fingerprint(message: BaseMessage) -> bytes:
+    """Another one for another id, or other words."""
+    calls = (message.tool_calls, message.invalid_tool_calls) if isinstance(message, AIMessage) else ()
+    told = repr((message.type, message.id, message.content, calls, getattr(message, "role", None)))
+    return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
 def untold(
     held: Held,
     agent: str,
@@ -104,6 +147,7 @@ def untold(
     tools: ToolOutput,
     *,
     edits: bool = True,
+    unchanged: Unchanged | None = None,
 ) -> list[dict[str, Any]]:
     """What to write of a thread's messages: those that are new, and those that were edited and kept their id.
 
@@ -117,13 +161,25 @@ def untold(
         chosen: Places of those that are for the journal.
         tools: What is kept of tools' results.
         edits: Whether to look for edited ones among those that were told.
+        unchanged: Those that need no look.
     """
     chosen = {place for place in chosen if not _asked_again(messages, place)}
     if not told:
         return unwritten(held, agent, session, for_journal([messages[p] for p in sorted(chosen)], tools))
     last = _place_after(messages, told)
-    looked_up = range(len(messages)) if edits or last is None else range(max(last - 1, 0), len(messages))
-    names = {place: id_name(messages[place].id) for place in looked_up if place in chosen and messages[place].id}
+    looked_up: Collection[int] = range(len(messages))
+    past, epoch = dict[int, bytes](), 0
+    if last is not None and not edits:
+        looked_up = range(max(last - 1, 0), len(messages))
+    elif last is not None and unchanged is not None:
+        epoch = (held.version(agent) or (0, 0))[0]
+        past = {place: _fingerprint(messages[place]) for place in range(last) if place in chosen}
+        same = unchanged.known(agent, session, epoch)
+        asked_at = max((place for place in past if messages[place].type == "human"), default=0)
+        looked_up = {place for place in looked_up if place >= asked_at or past.get(place) not in same}
+    names = {
+        place: id_name(messages[place].id) for place in sorted(looked_up) if place in chosen and messages[place].id
+    }
     live = {each.id: each for each in held.find(agent, [(session, each) for each in names.values()])}
     after = _after_what_is_known(messages, names, live) if last is None else last
     changed = for_journal([messages[place] for place in names if place < after and names[place] in live], tools)
@@ -132,6 +188,8 @@ def untold(
     fresh = [each for each in fresh if each not in known]
     gone = [messages[place] for place in names if place < after and names[place] not in live]
     changed = [*edited([*live.values()], [*changed, *known]), *_reworded(held, agent, session, gone, tools)]
+    if past and unchanged is not None and not changed:  # what is still to be written is looked up until it is
+        unchanged.note(agent, session, epoch, past.values())
     if last is None and len(fresh) > 1:
         return [*changed, *unwritten(held, agent, session, fresh)]
     asked = next((messages[p] for p in sorted(chosen, reverse=True) if p < after and messages[p].type == "human"), None)
