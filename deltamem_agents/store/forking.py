@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Column, Connection, MetaData, Table, insert, literal, select
@@ -33,16 +34,22 @@ def _copy(connection: Connection, model: type[Base], source: int, /, *more: str,
 
     None leaves a column to the database.
     """
+    table = _with_columns(model, more)
+    columns = [each for each in table.columns if changed.get(each.name, each) is not None]
+    values = [literal(changed[each.name]) if each.name in changed else each for each in columns]
+    rows = select(*values).where(table.c.agent_key == source).order_by(table.c.position)
+    connection.execute(insert(table).from_select(columns, rows))
+
+
+@cache  # a table made anew for each fork would stay in SQLAlchemy's cache of statements
+def _with_columns(model: type[Base], more: tuple[str, ...]) -> Table:
     table = model.__table__
     assert isinstance(table, Table)
     if more:
         table = table.to_metadata(MetaData())
         for name in more:
             table.append_column(Column(name))
-    columns = [each for each in table.columns if changed.get(each.name, each) is not None]
-    values = [literal(changed[each.name]) if each.name in changed else each for each in columns]
-    rows = select(*values).where(table.c.agent_key == source).order_by(table.c.position)
-    connection.execute(insert(table).from_select(columns, rows))
+    return table
 
 
 def _copy_embeddings(connection: Connection, key: int, new: int) -> None:
