@@ -245,6 +245,8 @@ def main() -> int:
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS))
     parser.add_argument("--backbone", choices=["tiny"], help="by default none: the agents' models are others")
     given, amiss = parser.parse_args(), 0
+    import langchain_core  # noqa: F401  # sets filters of its own
+
     warnings.filterwarnings("ignore", "RunnableWithMessageHistory is deprecated")
     logging.getLogger("deltamem_agents").setLevel(logging.ERROR)  # each failure of the embedder
     with tempfile.TemporaryDirectory() as folder:
