@@ -13,7 +13,7 @@ from pydantic import Field
 
 from deltamem_agents.errors import ConfigError, MissingExtraError
 from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
-from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open
+from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open, is_open
 from deltamem_agents.frameworks.messages import session_name
 from deltamem_agents.frameworks.options import refuse_unknown
 from deltamem_agents.frameworks.recalled import RecalledText
@@ -93,7 +93,10 @@ class DeltaMemClassicMemory(BaseMemory):
 
     def load_memory_variables(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """What belongs to the input; reads only."""
-        said, query, found = self._window(self._history().messages), self._query(inputs), RecalledText()
+        history = self._of_run()
+        if history is None:
+            return {self.memory_key: self._shown([], RecalledText())}
+        said, query, found = self._window(history.messages), self._query(inputs), RecalledText()
         with fails_open(self.on_error, "recall"):
             if query:
                 find = partial(self._found, query, said)
@@ -102,7 +105,10 @@ class DeltaMemClassicMemory(BaseMemory):
 
     async def aload_memory_variables(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Async twin of `load_memory_variables`; never blocks the event loop."""
-        said, query, found = self._window(await self._history().aget_messages()), self._query(inputs), RecalledText()
+        history = self._of_run()
+        if history is None:
+            return {self.memory_key: self._shown([], RecalledText())}
+        said, query, found = self._window(await history.aget_messages()), self._query(inputs), RecalledText()
         with fails_open(self.on_error, "recall"):
             if query:
                 find = partial(self._afound, query, said)
@@ -111,11 +117,15 @@ class DeltaMemClassicMemory(BaseMemory):
 
     def save_context(self, inputs: dict[str, Any], outputs: dict[str, str]) -> None:
         """Journal what was said; returns once it is durable."""
-        self._history().add_messages(self._said(inputs, outputs))
+        said, history = self._said(inputs, outputs), self._of_run()
+        if history is not None:
+            history.add_messages(said)
 
     async def asave_context(self, inputs: dict[str, Any], outputs: dict[str, str]) -> None:
         """Async twin of `save_context`; never blocks the event loop."""
-        await self._history().aadd_messages(self._said(inputs, outputs))
+        said, history = self._said(inputs, outputs), self._of_run()
+        if history is not None:
+            await history.aadd_messages(said)
 
     def clear(self) -> None:
         """Start the conversation anew. The agent's memory, its journal and its state stay."""
@@ -127,6 +137,10 @@ class DeltaMemClassicMemory(BaseMemory):
 
     def _history(self) -> DeltaMemChatMessageHistory:
         return DeltaMemChatMessageHistory(self.mem, self.agent_id, self.session_id, on_error=self.on_error)
+
+    def _of_run(self) -> DeltaMemChatMessageHistory | None:
+        """The history as a chain uses it; None where its memory was closed, and the chain goes on without."""
+        return self._history() if is_open(self.mem, self.on_error, in_run=True) else None
 
     def _options(self) -> RecallOptions:
         return RecallOptions(

@@ -21,7 +21,7 @@ from langgraph.runtime import Runtime
 
 from deltamem_agents.errors import ConfigError, kind_of
 from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
-from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open
+from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open, is_open
 from deltamem_agents.frameworks.messages import id_name, session_name
 from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.frameworks.recalled import RecalledText
@@ -141,7 +141,9 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         What was said is durable before the model is called, and its reply before this returns; the next recall folds
         both.
         """
-        agent = self._agent(request.state, request.runtime)
+        agent = self._of_run(request)
+        if agent is None:
+            return handler(request)
         text = self._recall(agent, request)
         with fails_open(self._on_error, "journalling"):
             self._journal(agent, _session(), request.state)
@@ -154,7 +156,9 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ModelResponse[Any]:
         """Async twin of `wrap_model_call`; never blocks the event loop."""
-        agent = self._agent(request.state, request.runtime)
+        agent = self._of_run(request)
+        if agent is None:
+            return await handler(request)
         text = await self._arecall(agent, request)
         with fails_open(self._on_error, "journalling"):
             await self._ajournal(agent, _session(), request.state)
@@ -218,6 +222,12 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             told.move(messages[-1].id or "")
 
     _ajournal = twin(_journal)
+
+    def _of_run(self, request: ModelRequest[Any]) -> AgentMemory | None:
+        """The agent that a run means; None where its memory was closed, and the run goes on without."""
+        if not is_open(self._mem, self._on_error, in_run=True):
+            return None
+        return self._agent(request.state, request.runtime)
 
     def _agent(self, state: Any, runtime: Runtime[Any] | ToolRuntime) -> AgentMemory:
         return self._owner.memory(

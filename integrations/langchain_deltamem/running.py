@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from langchain_core.runnables import RunnableConfig, ensure_config
+from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.runtime import get_runtime
 
 from deltamem_agents.frameworks.ownership import Owner
@@ -32,6 +33,11 @@ def owner_of(runnable: NamesAgent, ways: str) -> Owner:
 def named_in_context(context: object) -> object:
     """``agent_id`` of a run's context, whatever kind of object that is; None where it has none."""
     return context.get("agent_id") if isinstance(context, Mapping) else getattr(context, "agent_id", None)
+
+
+def in_run() -> bool:
+    """Whether this is called from within the run of a chain or an agent, and not by the user's own code."""
+    return var_child_runnable_config.get() is not None
 
 
 def named_by_run(config: RunnableConfig | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from llama_index.core.memory import BaseMemoryBlock
 from llama_index.core.utils import get_tokenizer
 
 from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
-from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open
+from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open, is_open
 from deltamem_agents.frameworks.messages import for_journal, session_name
 from deltamem_agents.frameworks.options import refuse_unknown
 from deltamem_agents.frameworks.ownership import Owner
@@ -24,6 +24,7 @@ from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.opened import Handle, refuse_pickle
 from deltamem_agents.store import Held
+from llama_index_deltamem.blocking import in_run
 from llama_index_deltamem.messages import question, taken_apart, texts, with_observations_cut
 
 WAYS = "give DeltaMemoryBlock(mem, agent_id=…), a string, such as a user's id"
@@ -84,7 +85,7 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
 
     async def _aget(self, messages: list[ChatMessage] | None = None, **_: Any) -> str:
         asked = question(messages or [])
-        if not asked:
+        if not self._is_open() or not asked:
             return ""
         present = texts(messages or [])
         options = RecallOptions(mode=self.mode, k=self.k, budget=self.budget, outdated=self.outdated)
@@ -100,6 +101,8 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
         return content.within(self._measure(content) - tokens_to_truncate, self._measure) or None
 
     async def _aput(self, messages: list[ChatMessage]) -> None:
+        if not self._is_open():
+            return
         with fails_open(self.on_error, "journalling"):
             held, self._held = self._held, []
             try:
@@ -108,6 +111,9 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
                 # `Memory` does not hand them over again.
                 self._held = [*held, *messages] if self.on_error == "log" else held
                 raise
+
+    def _is_open(self) -> bool:
+        return is_open(self._handle.mem, self.on_error, in_run=in_run())
 
     async def _write(self, messages: list[ChatMessage]) -> None:
         tools = ToolOutput(limit=self.tool_output, folded=self.fold_tool_output)

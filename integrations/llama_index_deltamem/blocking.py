@@ -1,4 +1,4 @@
-"""Coroutines run to their end for sync callers, whether or not their thread has a running loop."""
+"""How calls come in: coroutines run to their end for sync callers, and whether an agent's run is what calls."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any, TypeVar
 
+from llama_index.core.instrumentation.span import active_span_id
+
 T = TypeVar("T")
+
+
+def in_run() -> bool:
+    """Whether this is called from within a workflow's step, as agents are made of, and not by the user's own code."""
+    return active_span_id.get() is not None
 
 
 def finished(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -16,7 +16,7 @@ from llama_index.core.storage.chat_store.base_db import MessageStatus
 
 from deltamem_agents.errors import ConfigError, UnknownAgentError
 from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
-from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open
+from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open, is_open
 from deltamem_agents.frameworks.messages import clearing, own_role, session_name, since_cleared
 from deltamem_agents.frameworks.options import refuse_unknown
 from deltamem_agents.frameworks.ownership import Owner
@@ -26,7 +26,7 @@ from deltamem_agents.memory import AgentMemory, DeltaMem, Receipt
 from deltamem_agents.memory.opened import find_open, refuse_pickle
 from deltamem_agents.memory.results import check_placement
 from deltamem_agents.store import Entry, Held
-from llama_index_deltamem.blocking import finished
+from llama_index_deltamem.blocking import finished, in_run
 from llama_index_deltamem.messages import asks, put_together, question, texts, without_recall
 from llama_index_deltamem.tokens import counted_apart, counted_text, tokenizer_of
 from llama_index_deltamem.turn import OpenTurn, Said, journalled, said
@@ -210,7 +210,8 @@ class DeltaMemory(Memory):
         asked = asked.content if isinstance(asked, ChatMessage) else asked
         query = (asked or "").strip() or question(messages)
         started = int(block_kwargs.get("initial_token_count", 0))
-        room, tokens = self._window.room(), sum(map(self._estimate_token_count, messages))
+        room = self._window.room() if self._is_open() else None
+        tokens = sum(map(self._estimate_token_count, messages))
         size, left = tokens + MARKUP * len(messages), self.token_limit - started - tokens
         if room is not None:
             left = min(left, room - started - MARKUP - size)
@@ -238,19 +239,24 @@ class DeltaMemory(Memory):
         if messages := without_recall(_copies(messages)):
             async with self._turn.buffer():
                 await super().aput_messages(messages)
-            await self._write(self._turn.add(messages), past=asks(messages[0]))
+            due = self._turn.add(messages)
+            if self._is_open():
+                await self._write(due, past=asks(messages[0]))
 
     async def aset(self, messages: list[ChatMessage]) -> None:
         """Replace the buffer. What the session's journal lacks of the messages is written, save an open question.
 
         What `aget` gave may be set again: the recalled text in it is known, and neither kept nor written.
         """
-        self._turn.mem.check_open()
+        opened = self._is_open()
         self._turn.restore = False
-        await self.aflush()
+        if opened:
+            await self.aflush()
         messages = without_recall(_copies(messages))
         async with self._turn.buffer():
             await self._fill(messages)
+        if not opened:
+            return
         given = said(messages)
         question = given[-1].id if given and given[-1].message is messages[-1] and asks(messages[-1]) else None
         told, missing = journalled(given, self._tools), list[set[str]]()
@@ -277,12 +283,13 @@ class DeltaMemory(Memory):
             async with self._turn.buffer():
                 await super().areset(status=status)
             return
-        self._turn.mem.check_open()
+        opened = self._is_open()
         self._turn.restore = False
-        await self.aflush()
+        if opened:
+            await self.aflush()
         async with self._turn.buffer():
             await super().areset(status=status)
-        if since_cleared(await self._agent.alog(self._session)):
+        if opened and since_cleared(await self._agent.alog(self._session)):
             await self._agent.awrite([clearing()], self._session, wait=False)
 
     async def awipe(self) -> Receipt | None:
@@ -309,7 +316,8 @@ class DeltaMemory(Memory):
 
     async def aflush(self) -> None:
         """Journal the open turn now, as it is."""
-        await self._write(self._turn.end(), past=True)
+        if self._is_open():
+            await self._write(self._turn.end(), past=True)
 
     # The sync twins; those of the base class hide errors of ours that are RuntimeErrors.
 
@@ -367,7 +375,7 @@ class DeltaMemory(Memory):
 
     async def _recall(self, query: str, left: int, present: Sequence[str]) -> str:
         """Recalled text of at most ``left`` tokens, of the same records whenever it is asked for within a turn."""
-        if not query or left < 1:
+        if not query or left < 1 or not self._is_open():
             return ""
         recalled = self._turn.recalled
         if query not in recalled:
@@ -431,9 +439,13 @@ class DeltaMemory(Memory):
 
     async def _ready(self) -> None:
         """Before each call: the memory is open, its limits are those of its model, its buffer is what was said."""
-        self._turn.mem.check_open()
-        self._fit_window()
-        await self._restored()
+        if self._is_open():
+            self._fit_window()
+            await self._restored()
+
+    def _is_open(self) -> bool:
+        """Whether the `DeltaMem` is; where it was closed, the user's calls raise, and runs go on with the buffer."""
+        return is_open(self._turn.mem, self.on_error, in_run=in_run())
 
     async def _restored(self) -> None:
         """Fill a new memory's buffer with what its session's journal has, unless it is stored elsewhere."""

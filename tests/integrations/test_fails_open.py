@@ -395,5 +395,8 @@ def test_mistakes_are_raised_all_the_same(mem: DeltaMem) -> None:
     with pytest.raises(ClosedError):
         memory.put_messages([LlamaMessage(role="user", content="Hi"), LlamaMessage(role="assistant", content="Hey")])
     with pytest.raises(ClosedError):
-        agent = create_agent(FakeListChatModel(responses=["Fine."]), middleware=[middleware])
+        strict = DeltaMemMiddleware(mem, "alice", on_error="raise")
+        agent = create_agent(FakeListChatModel(responses=["Fine."]), middleware=[strict])
         agent.invoke({"messages": [HumanMessage("Hi")]})
+    agent = create_agent(FakeListChatModel(responses=["Fine."]), middleware=[middleware])
+    assert agent.invoke({"messages": [HumanMessage("Hi")]})["messages"][-1].content == "Fine."

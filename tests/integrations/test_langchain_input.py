@@ -86,7 +86,8 @@ def test_k_of_a_retriever(mem: DeltaMem) -> None:
 
 
 async def test_a_closed_memory(mem: DeltaMem) -> None:
-    agent, history = agent_with(DeltaMemMiddleware(mem, "alice")), DeltaMemChatMessageHistory(mem, "alice")
+    strict = DeltaMemMiddleware(mem, "alice", on_error="raise")  # else a run goes on: see test_closed_memories.py
+    agent, history = agent_with(strict), DeltaMemChatMessageHistory(mem, "alice")
     store, retriever = DeltaMemStore(mem), DeltaMemRetriever(mem=mem, agent_id="alice")
     mem.close()
     given: Any = {"messages": [HumanMessage("Hi")]}
