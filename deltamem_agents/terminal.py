@@ -296,10 +296,17 @@ def show_log(entries: Sequence[Entry]) -> None:
         stdout().print("No messages.", style="dim")
         return
     rows = [
-        (str(each.position), each.session, each.role, printable(each.text) or "(no text)", f"{each.created_at:%F %R}")
+        (str(each.position), each.session, each.role, printable(_said(each)), f"{each.created_at:%F %R}")
         for each in entries
     ]
     stdout().print(table(("#", "session", "role", "message", "written (UTC)"), rows))
+
+
+def _said(entry: Entry) -> str:
+    """An entry's text, or in words what it is without any."""
+    if entry.content == [{"type": "history_cleared"}]:  # see `frameworks.messages.clearing`
+        return "(a new conversation begins here; what was said before is still remembered)"
+    return entry.text or "(no text)"
 
 
 def show_agents(agents: Sequence[AgentInfo]) -> None:

@@ -16,7 +16,7 @@ from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.twins import twin
 from deltamem_agents.store import check_id
-from langchain_deltamem.messages import for_journal, put_together
+from langchain_deltamem.messages import check_kind, for_journal, put_together
 from langchain_deltamem.running import in_run
 
 
@@ -77,6 +77,7 @@ class DeltaMemChatMessageHistory(BaseChatMessageHistory):
         One turn is added as it is. Several are taken for a history that a client sends again: of it, what the session
         never held. Returns once they are durable; the next recall folds them.
         """
+        check_kind(messages)
         if self._is_open():
             with fails_open(self._on_error, "journalling"):
                 self._write(messages)
@@ -92,6 +93,7 @@ class DeltaMemChatMessageHistory(BaseChatMessageHistory):
 
     async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Async twin of `add_messages`; never blocks the event loop."""
+        check_kind(messages)
         if self._is_open():
             with fails_open(self._on_error, "journalling"):
                 await self._awrite(messages)

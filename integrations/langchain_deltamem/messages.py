@@ -16,6 +16,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
+from deltamem_agents.errors import ConfigError, shown
 from deltamem_agents.frameworks import messages as shared
 from deltamem_agents.frameworks.messages import FrameworkMessage, from_journal, own_role
 from deltamem_agents.frameworks.tool_output import ToolOutput
@@ -129,3 +130,12 @@ def _with_invalid_calls(message: BaseMessage) -> str | list[Any]:
 
 def _is_invalid_call(block: Any) -> bool:
     return isinstance(block, Mapping) and block.get("type") == "invalid_tool_call"
+
+
+def check_kind(messages: object) -> None:
+    """Raise ConfigError unless these are LangChain's messages, in a list."""
+    if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
+        raise ConfigError(f"messages are {shown(messages)}; give a list of LangChain's messages")
+    for each in messages:
+        if not isinstance(each, BaseMessage):
+            raise ConfigError(f"a message is {shown(each)}; give one of LangChain's, such as HumanMessage")

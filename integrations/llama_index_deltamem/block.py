@@ -25,7 +25,7 @@ from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.opened import Handle, refuse_pickle
 from deltamem_agents.store import Held
 from llama_index_deltamem.blocking import in_run
-from llama_index_deltamem.messages import question, taken_apart, texts, with_observations_cut
+from llama_index_deltamem.messages import checked, question, taken_apart, texts, with_observations_cut
 
 WAYS = "give DeltaMemoryBlock(mem, agent_id=…), a string, such as a user's id"
 
@@ -101,6 +101,7 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
         return content.within(self._measure(content) - tokens_to_truncate, self._measure) or None
 
     async def _aput(self, messages: list[ChatMessage]) -> None:
+        messages = checked(messages)
         if not self._is_open():
             return
         with fails_open(self.on_error, "journalling"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -14,7 +15,7 @@ from llama_index.core.memory.memory import DEFAULT_TOKEN_LIMIT, InsertMethod
 from llama_index.core.schema import QueryBundle
 from llama_index.core.storage.chat_store.base_db import MessageStatus
 
-from deltamem_agents.errors import ConfigError, UnknownAgentError
+from deltamem_agents.errors import ConfigError, UnknownAgentError, shown
 from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open, is_open
 from deltamem_agents.frameworks.messages import clearing, own_role, session_name, since_cleared
@@ -25,9 +26,9 @@ from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem, Receipt
 from deltamem_agents.memory.opened import find_open, refuse_pickle
 from deltamem_agents.memory.results import check_placement
-from deltamem_agents.store import Entry, Held
+from deltamem_agents.store import Entry, Held, check_messages, wording_of
 from llama_index_deltamem.blocking import finished, in_run
-from llama_index_deltamem.messages import asks, put_together, question, texts, without_recall
+from llama_index_deltamem.messages import asks, checked, put_together, question, texts, without_recall
 from llama_index_deltamem.tokens import counted_apart, counted_text, tokenizer_of
 from llama_index_deltamem.turn import OpenTurn, Said, journalled, said
 from llama_index_deltamem.window import MARKUP, Window, newest_within
@@ -201,6 +202,8 @@ class DeltaMemory(Memory):
         All of it fits the model's window, where that is known: recall gets what is left, its lowest-ranked records go
         first, then the oldest messages. The newest user message stays, however long it is.
         """
+        if not isinstance(input, str | ChatMessage | QueryBundle | None):
+            raise ConfigError(f"input is {shown(input)}; give text, a ChatMessage or a QueryBundle, or leave it out")
         await self._ready()
         asked = input.query_str if isinstance(input, QueryBundle) else input
         async with self._turn.buffer():
@@ -236,7 +239,7 @@ class DeltaMemory(Memory):
     async def aput_messages(self, messages: list[ChatMessage]) -> None:
         """Add messages; see the class for when they are journalled."""
         await self._ready()
-        if messages := without_recall(_copies(messages)):
+        if messages := without_recall(checked(messages)):
             async with self._turn.buffer():
                 await super().aput_messages(messages)
             due = self._turn.add(messages)
@@ -248,11 +251,10 @@ class DeltaMemory(Memory):
 
         What `aget` gave may be set again: the recalled text in it is known, and neither kept nor written.
         """
-        opened = self._is_open()
+        opened, messages = self._is_open(), without_recall(checked(messages))
         self._turn.restore = False
         if opened:
             await self.aflush()
-        messages = without_recall(_copies(messages))
         async with self._turn.buffer():
             await self._fill(messages)
         if not opened:
@@ -270,6 +272,7 @@ class DeltaMemory(Memory):
         try:
             with fails_open(self.on_error, "journalling"):
                 await self._agent.awrite_selected(select, self._session, wait=False)
+                await self._note_epoch()
                 written = True
         finally:
             # Where the journal could not be read, all of it: what is missing is looked for again when it is written.
@@ -411,6 +414,7 @@ class DeltaMemory(Memory):
                         past=past and _is_left(due, history),
                     )
                     await self._agent.awrite_selected(select, self._session, wait=False)
+                await self._note_epoch()
             except BaseException:
                 self._turn.begin(due)
                 self._turn.history = history
@@ -442,6 +446,52 @@ class DeltaMemory(Memory):
         if self._is_open():
             self._fit_window()
             await self._restored()
+            await self._without_erased()
+
+    async def _without_erased(self) -> None:
+        """Take out of the buffer what was erased meanwhile, by whomever; looked for where the journal's epoch changed.
+
+        What the journal holds no more leaves, and so does what was recalled. System messages, the open turn and what
+        says nothing were never there, and stay.
+        """
+        with fails_open(self.on_error, "reading the conversation"):
+            agent, now = self._agent, await self._epoch()
+            before, self._turn.epoch = self._turn.epoch, now
+            if before in (None, now):
+                return
+            self._turn.recalled = {}
+            live = {wording_of(entry) for entry in await agent.alog(self._session)}
+            live |= {told for each in self._turn.open() for told in self._wordings(each.message)}
+            async with self._turn.buffer():
+                await self._keep(lambda message: live.issuperset(self._wordings(message)))
+
+    async def _note_epoch(self) -> None:
+        """Where a first write may have made the agent: the buffer is what the journal has."""
+        if self._turn.epoch is None:
+            self._turn.epoch = await self._epoch()
+
+    async def _epoch(self) -> int | None:
+        """Of the agent's journal: another after each erasure, None where there is no such agent."""
+        agent = self._agent
+        version = await asyncio.wrap_future(agent.pool.submit(self._turn.mem.store.version, agent.id))
+        return version[0] if version else None
+
+    def _wordings(self, message: ChatMessage) -> list[str]:
+        """What the journal has of a message: nothing, or one wording."""
+        return [wording_of(new) for new in check_messages(journalled(said([message]), self._tools))]
+
+    async def _keep(self, wanted: Callable[[ChatMessage], bool]) -> None:
+        """Drop all other messages of the buffer, and of what left it for blocks."""
+        active, archived = [
+            await super(DeltaMemory, self).aget_all(status=status)
+            for status in (MessageStatus.ACTIVE, MessageStatus.ARCHIVED)
+        ]
+        kept, kept_archived = [*filter(wanted, active)], [*filter(wanted, archived)]
+        if len(kept) + len(kept_archived) < len(active) + len(archived):
+            await super().areset()
+            for messages, status in ((kept_archived, MessageStatus.ARCHIVED), (kept, MessageStatus.ACTIVE)):
+                if messages:
+                    await self.sql_store.add_messages(self.session_id, messages, status=status)
 
     def _is_open(self) -> bool:
         """Whether the `DeltaMem` is; where it was closed, the user's calls raise, and runs go on with the buffer."""

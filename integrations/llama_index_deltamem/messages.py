@@ -15,7 +15,9 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
+from deltamem_agents.errors import ConfigError, shown
 from deltamem_agents.frameworks.messages import FrameworkMessage, from_journal, own_role
+from deltamem_agents.frameworks.sanitizing import plain_json
 from deltamem_agents.frameworks.tool_output import ToolOutput
 from deltamem_agents.memory.results import ToolCall
 from deltamem_agents.recall.given import recalled_in, without_recalled
@@ -24,6 +26,34 @@ from deltamem_agents.store import Entry
 _THOUGHT, _OBSERVATION = "Thought: ", "\nObservation: "  # as LlamaIndex's ReAct agents write
 KEPT = ("tool_call_id", "name")  # of additional_kwargs: what goes into metadata under its own name
 OTHERS = "additional_kwargs"  # under which all else of them goes there
+
+
+def checked(messages: object) -> list[ChatMessage]:
+    """Copies of messages, which nothing that is in them keeps out of a chat store.
+
+    What JSON cannot hold in ``additional_kwargs``, or in the arguments of a tool call, is replaced; see `sanitizing`.
+
+    Raises:
+        ConfigError: It is no list of LlamaIndex's messages.
+    """
+    if not isinstance(messages, list | tuple):
+        raise ConfigError(f"messages are {shown(messages)}; give a list of LlamaIndex's ChatMessage")
+    for each in messages:
+        if not isinstance(each, ChatMessage):
+            raise ConfigError(f"a message is {shown(each)}; give LlamaIndex's ChatMessage(role=…, content=…)")
+    return [_plain(each).model_copy(deep=True) for each in messages]
+
+
+def _plain(message: ChatMessage) -> ChatMessage:
+    try:
+        message.model_dump_json()
+    except Exception:  # whatever an object's own serializer raises
+        calls = (block for block in message.blocks if isinstance(block, ToolCallBlock))
+        plain = {id(each): each.model_copy(update={"tool_kwargs": plain_json(each.tool_kwargs)}) for each in calls}
+        blocks = [plain.get(id(block), block) for block in message.blocks]
+        kept = plain_json(message.additional_kwargs)
+        return message.model_copy(update={"blocks": blocks, "additional_kwargs": kept})
+    return message
 
 
 def taken_apart(message: ChatMessage, id: str | None = None) -> FrameworkMessage:

@@ -29,7 +29,7 @@ class Said(NamedTuple):
 class OpenTurn(Handle):
     """What a `DeltaMemory` knows beyond its fields; its copies share it. Safe to share among threads."""
 
-    __slots__ = ("_buffers", "_lock", "_said", "asked", "history", "recalled", "restore")
+    __slots__ = ("_buffers", "_lock", "_said", "asked", "epoch", "history", "recalled", "restore")
 
     def __init__(self, mem: DeltaMem) -> None:
         super().__init__(mem)
@@ -39,6 +39,7 @@ class OpenTurn(Handle):
         self.asked: Said | None = None  # the turn's question, where it is journalled already: it is asked again
         self.history: list[Said] = []  # what was set, where some of it is in the turn
         self.recalled: dict[str, RecalledText] = {}  # by query; another one in the next turn
+        self.epoch: int | None = None  # of the journal, as the chat buffer was last compared with it
         self.restore = False  # whether the chat buffer is yet to be filled from the journal
 
     def buffer(self) -> asyncio.Lock:

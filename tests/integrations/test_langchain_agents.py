@@ -233,7 +233,7 @@ async def test_a_fold_under_way_never_blocks_the_loop(mem: DeltaMem) -> None:
     history = DeltaMemChatMessageHistory(mem, "alice", "history")
     await agent.ainvoke(said("Hi"), config("bob", "warm"))  # what is imported and made on first use is LangChain's
     worst = 1.0
-    for attempt in range(3):  # a busy machine may pause anybody once; a call that blocks does so each time
+    for attempt in range(8):  # a busy machine may pause anybody now and then; a call that blocks does so each time
         long = [{"role": "user", "content": f"Fact {n}: the code of locker {n} is {n * 37}. " * 6} for n in range(40)]
         mem.agent("alice").write(long, f"old {attempt}", wait=False)
         took, late = await lateness(
@@ -248,6 +248,8 @@ async def test_a_fold_under_way_never_blocks_the_loop(mem: DeltaMem) -> None:
         )
         assert took > 0.3, f"the fold took {took:.3f} s, too short to tell"
         worst = min(worst, late)
+        if worst < 0.05:
+            break
     assert worst < 0.05
 
 

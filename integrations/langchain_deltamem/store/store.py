@@ -22,7 +22,8 @@ from langgraph.store.base import (
     validate_op_namespace,
 )
 
-from deltamem_agents.errors import ConfigError
+from deltamem_agents import arguments
+from deltamem_agents.errors import ConfigError, shown
 from deltamem_agents.memory import DeltaMem
 from deltamem_agents.memory.twins import twin
 from langchain_deltamem.store.items import Namespace, Stored, content_of, session_of
@@ -31,6 +32,7 @@ from langchain_deltamem.store.matching import beginning, check_filter, matches
 from langchain_deltamem.store.sweeper import Sweeper
 
 IN_MEMORY = ("sqlite://", "sqlite:///:memory:")
+FOREVER = 1e9  # minutes
 SWEEP_MINUTES = 5.0
 
 
@@ -236,8 +238,25 @@ def _checked(op: Op) -> Op:
     if not isinstance(op, GetOp | SearchOp | PutOp | ListNamespacesOp):
         raise ConfigError(f"{type(op).__name__} is no operation of a store")
     validate_op_namespace(op)
+    if isinstance(op, SearchOp | ListNamespacesOp):
+        arguments.whole(op.limit, "limit")
+        arguments.whole(op.offset, "offset")
     if isinstance(op, SearchOp):
+        if op.filter is not None and not isinstance(op.filter, Mapping):
+            raise ConfigError(f"filter is {shown(op.filter)}; give a mapping of fields to values, or None")
+        arguments.instance(op.query, "query", str, optional=True)
         check_filter(op.filter)
-    if isinstance(op, SearchOp | ListNamespacesOp) and (op.limit < 0 or op.offset < 0):
-        raise ConfigError(f"limit is {op.limit}, offset {op.offset}; neither may be negative")
+    if isinstance(op, PutOp):
+        _check_put(op)
     return op
+
+
+def _check_put(op: PutOp) -> None:
+    """Raise ConfigError for a value that is no mapping, a time to live that is no number, fields that are no names."""
+    if op.value is not None:
+        arguments.mapping(op.value, "value")
+    ttl = op.ttl
+    if ttl is not None and (isinstance(ttl, bool) or not isinstance(ttl, int | float) or not abs(ttl) <= FOREVER):
+        raise ConfigError(f"ttl is {shown(ttl)}; give minutes, or None for no end")
+    if op.index is not None and op.index is not False:
+        arguments.texts(op.index, "index")
