@@ -38,7 +38,7 @@ def texts(memory: DeltaMemory) -> list[str]:
     return [message.content or "" for message in memory.get_all()]
 
 
-@pytest.mark.parametrize("odd", NOT_MESSAGES, ids=repr)
+@pytest.mark.parametrize("odd", NOT_MESSAGES, ids=lambda odd: type(odd).__name__)
 async def test_what_is_no_message_is_refused(mem: DeltaMem, odd: Any) -> None:
     memory, block = DeltaMemory.from_defaults(mem, "odd"), DeltaMemoryBlock(mem, "odd")
     history = DeltaMemChatMessageHistory(mem, "odd")
@@ -63,7 +63,9 @@ async def test_what_is_no_message_is_refused(mem: DeltaMem, odd: Any) -> None:
             memory.get(input=odd)
 
 
-@pytest.mark.parametrize("odd", [object(), {1, 2}, b"x", float("nan"), print, {"a": object()}], ids=repr)
+@pytest.mark.parametrize(
+    "odd", [object(), {1, 2}, b"x", float("nan"), print, {"a": object()}], ids=lambda odd: type(odd).__name__
+)
 def test_what_a_message_may_hold_is_taken(mem: DeltaMem, odd: Any) -> None:
     memory = DeltaMemory.from_defaults(mem, "kept", on_error="raise")
     call = ToolCallBlock(tool_call_id="1", tool_name="f", tool_kwargs={"o": odd})
