@@ -239,6 +239,8 @@ def _checked(op: Op) -> Op:
         raise ConfigError(f"{type(op).__name__} is no operation of a store")
     validate_op_namespace(op)
     if isinstance(op, SearchOp | ListNamespacesOp):
+        if any(isinstance(each, int) and each < 0 for each in (op.limit, op.offset)):
+            raise ConfigError(f"limit is {op.limit}, offset {op.offset}; neither may be negative")
         arguments.whole(op.limit, "limit")
         arguments.whole(op.offset, "offset")
     if isinstance(op, SearchOp):
@@ -253,8 +255,8 @@ def _checked(op: Op) -> Op:
 
 def _check_put(op: PutOp) -> None:
     """Raise ConfigError for a value that is no mapping, a time to live that is no number, fields that are no names."""
-    if op.value is not None:
-        arguments.mapping(op.value, "value")
+    if op.value is not None and not isinstance(op.value, Mapping):
+        raise ConfigError(f"value is {shown(op.value)}; give a mapping, or None to delete the item")
     ttl = op.ttl
     if ttl is not None and (isinstance(ttl, bool) or not isinstance(ttl, int | float) or not abs(ttl) <= FOREVER):
         raise ConfigError(f"ttl is {shown(ttl)}; give minutes, or None for no end")
