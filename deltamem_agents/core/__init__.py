@@ -4,7 +4,7 @@ May import torch, transformers, safetensors and `deltamem_kernels`; knows nothin
 """
 
 from deltamem_agents.core.adapter import Adapter, new_adapter
-from deltamem_agents.core.attach import Attached, Bound, attach
+from deltamem_agents.core.attachment import Attached, Bound, attach
 from deltamem_agents.core.calibration import Calibration, Logistic, state_norm
 from deltamem_agents.core.config import DeltaMemConfig
 from deltamem_agents.core.families import FAMILIES, Family
