@@ -7,6 +7,7 @@ from deltamem_agents.store.archive import Progress
 from deltamem_agents.store.backlog import Backlog
 from deltamem_agents.store.by_id import Described
 from deltamem_agents.store.erasing import Erased, Plan, Selection
+from deltamem_agents.store.fold_input import Tail
 from deltamem_agents.store.held import Held
 from deltamem_agents.store.journal import AgentInfo
 from deltamem_agents.store.masking import masked
@@ -16,7 +17,6 @@ from deltamem_agents.store.retention import Retention
 from deltamem_agents.store.revisions import Revision
 from deltamem_agents.store.selected import Select, is_select
 from deltamem_agents.store.store import Store
-from deltamem_agents.store.tail import Tail
 from deltamem_agents.store.tombstones import Said
 from deltamem_agents.store.wording import wording, wording_of
 

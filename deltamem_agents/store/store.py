@@ -23,7 +23,7 @@ from deltamem_agents.store import (
     timeline,
     versions,
 )
-from deltamem_agents.store import tail as tails
+from deltamem_agents.store import fold_input as tails
 from deltamem_agents.store.at_once import Append
 from deltamem_agents.store.backlog import Backlog
 from deltamem_agents.store.by_id import ById
