@@ -5,12 +5,12 @@ May import: SQLAlchemy, `deltamem_agents.errors`. Knows nothing of models, adapt
 
 from deltamem_agents.store.archive import Progress
 from deltamem_agents.store.backlog import Backlog
-from deltamem_agents.store.by_id import Described
 from deltamem_agents.store.erasing import Erased, Plan, Selection
 from deltamem_agents.store.fold_input import Tail
 from deltamem_agents.store.held import Held
 from deltamem_agents.store.journal import AgentInfo
 from deltamem_agents.store.masking import masked
+from deltamem_agents.store.message_lookup import Described
 from deltamem_agents.store.messages import Entry, MessageRef, check_id, check_messages
 from deltamem_agents.store.records import StoredRecord
 from deltamem_agents.store.retention import Retention

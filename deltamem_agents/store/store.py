@@ -26,11 +26,11 @@ from deltamem_agents.store import (
 from deltamem_agents.store import fold_input as tails
 from deltamem_agents.store.at_once import Append
 from deltamem_agents.store.backlog import Backlog
-from deltamem_agents.store.by_id import ById
 from deltamem_agents.store.database import Database, looked_at, open_database
 from deltamem_agents.store.erasing import Plan, Selection
 from deltamem_agents.store.index import check_scope
 from deltamem_agents.store.journal import AgentInfo
+from deltamem_agents.store.message_lookup import ById
 from deltamem_agents.store.messages import Entry, check_id, check_messages
 from deltamem_agents.store.records import Splitter, Words
 from deltamem_agents.store.retention import Retention, check_retention
