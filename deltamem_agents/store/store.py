@@ -13,8 +13,8 @@ from deltamem_agents.errors import ConfigError, shown
 from deltamem_agents.store import (
     archive,
     archive_reading,
-    at_once,
     backlog,
+    bulk_append,
     damage,
     erasing,
     forking,
@@ -24,8 +24,8 @@ from deltamem_agents.store import (
     versions,
 )
 from deltamem_agents.store import fold_input as tails
-from deltamem_agents.store.at_once import Append
 from deltamem_agents.store.backlog import Backlog
+from deltamem_agents.store.bulk_append import Append
 from deltamem_agents.store.database import Database, looked_at, open_database
 from deltamem_agents.store.erasing import Plan, Selection
 from deltamem_agents.store.index import check_scope
@@ -107,7 +107,7 @@ class Store(ById):
         check_retention(retention)
 
     def _append_at_once(self, appends: Sequence[Append], _until: float | None) -> list[bool]:
-        return self._database.write(lambda connection: at_once.append(connection, appends), alone=True)
+        return self._database.write(lambda connection: bulk_append.append(connection, appends), alone=True)
 
     def close(self) -> None:
         """Close the database; calling it again does nothing."""
