@@ -17,6 +17,7 @@ from deltamem_agents.engine.generation import Cancellation, Generation, Sampling
 from deltamem_agents.engine.keys import StateKey
 from deltamem_agents.errors import ClosedError, ConfigError, InertAdapterError, StateMismatchError, kind_of
 from deltamem_agents.memory.answering import Answer, ask
+from deltamem_agents.memory.async_methods import in_pool, on_cancel, transaction, twin
 from deltamem_agents.memory.backbone import NO_BACKBONE
 from deltamem_agents.memory.folding import Folded, under
 from deltamem_agents.memory.history import History
@@ -48,7 +49,6 @@ from deltamem_agents.memory.results import (
     check_placement,
 )
 from deltamem_agents.memory.tool_calls import split_tool_calls
-from deltamem_agents.memory.twins import in_pool, on_cancel, transaction, twin
 from deltamem_agents.recall import Record, current, leans, recall_text, says, within_budget
 from deltamem_agents.recall.budget import text_within
 from deltamem_agents.recall.given import note_given

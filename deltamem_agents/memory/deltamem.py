@@ -15,13 +15,13 @@ from deltamem_agents.engine.limits import HOT_BYTES, Limits
 from deltamem_agents.errors import ClosedError
 from deltamem_agents.failures import Failures
 from deltamem_agents.memory.agent import AgentMemory
+from deltamem_agents.memory.async_methods import twin
 from deltamem_agents.memory.backbone import Backbone, check_backbone, open_backbone
 from deltamem_agents.memory.background import CLOSE_SECONDS, Background, CallPool
 from deltamem_agents.memory.folding import Folder
 from deltamem_agents.memory.opened import refuse_pickle, register
 from deltamem_agents.memory.opening import Opening
 from deltamem_agents.memory.results import MemoryStats
-from deltamem_agents.memory.twins import twin
 from deltamem_agents.processes import check_process
 from deltamem_agents.recall import (
     AnyEmbedder,

@@ -18,8 +18,8 @@ from deltamem_agents.frameworks.messages import session_name
 from deltamem_agents.frameworks.options import refuse_unknown
 from deltamem_agents.frameworks.recalled import RecalledText
 from deltamem_agents.memory import DeltaMem
+from deltamem_agents.memory.async_methods import twin
 from deltamem_agents.memory.results import check_k
-from deltamem_agents.memory.twins import twin
 from langchain_deltamem.history import DeltaMemChatMessageHistory
 from langchain_deltamem.messages import without_orphans
 from langchain_deltamem.retrieving import aretrieved, documents, retrieved

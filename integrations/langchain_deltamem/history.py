@@ -14,7 +14,7 @@ from deltamem_agents.frameworks.messages import clearing, session_name, since_cl
 from deltamem_agents.frameworks.resent import several_turns, unwritten
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem
-from deltamem_agents.memory.twins import twin
+from deltamem_agents.memory.async_methods import twin
 from deltamem_agents.store import check_id
 from langchain_deltamem.messages import check_kind, for_journal, put_together
 from langchain_deltamem.running import in_run

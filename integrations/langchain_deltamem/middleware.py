@@ -28,7 +28,7 @@ from deltamem_agents.frameworks.recalled import RecalledText
 from deltamem_agents.frameworks.resent import newest_question
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem
-from deltamem_agents.memory.twins import twin
+from deltamem_agents.memory.async_methods import twin
 from deltamem_agents.store import Held
 from langchain_deltamem.memory_tools import by_our_tools, memory_tools
 from langchain_deltamem.messages import is_summary

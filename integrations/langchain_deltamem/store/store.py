@@ -25,7 +25,7 @@ from langgraph.store.base import (
 from deltamem_agents import arguments
 from deltamem_agents.errors import ConfigError, shown
 from deltamem_agents.memory import DeltaMem
-from deltamem_agents.memory.twins import twin
+from deltamem_agents.memory.async_methods import twin
 from langchain_deltamem.store.items import Namespace, Stored, content_of, session_of
 from langchain_deltamem.store.journal import Items, Name
 from langchain_deltamem.store.matching import beginning, check_filter, matches
