@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from deltamem_agents import arguments
 from deltamem_agents.core.adapter import Adapter, place
 from deltamem_agents.core.families import inspect_backbone
+from deltamem_agents.core.forward_pass import Frame, Pass, by_key, by_layer
 from deltamem_agents.core.hooks import Hooks, opened
-from deltamem_agents.core.passes import Frame, Pass, by_key, by_layer
 from deltamem_agents.core.state import State, select_state, validate_state
 from deltamem_agents.errors import AdapterMismatchError, ClosedError, InertAdapterError
 from deltamem_agents.processes import ProcessLock

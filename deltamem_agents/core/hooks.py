@@ -22,10 +22,10 @@ from torch.utils.hooks import RemovableHandle
 
 from deltamem_agents.core.adapter import Adapter
 from deltamem_agents.core.families import Backbone
+from deltamem_agents.core.forward_pass import Frame, Pass, tokens_of
 from deltamem_agents.core.inference import InferenceLayer
 from deltamem_agents.core.layer import AdapterLayer
 from deltamem_agents.core.packing import packable
-from deltamem_agents.core.passes import Frame, Pass, tokens_of
 from deltamem_agents.core.tracing import Tracing, forget_compiled
 from deltamem_agents.errors import UnsupportedModelError
 

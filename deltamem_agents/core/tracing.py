@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from deltamem_agents.core.adapter import Adapter
+from deltamem_agents.core.forward_pass import Frame, Pass, validity
 from deltamem_agents.core.layer import AdapterLayer
-from deltamem_agents.core.passes import Frame, Pass, validity
 
 _numbers = itertools.count(1)
 _owners: WeakValueDictionary[int, Tracing] = WeakValueDictionary()
