@@ -24,7 +24,7 @@ import snowballstemmer
 
 from deltamem_agents.recall.lexical import query_terms
 from deltamem_agents.search_form import folded, search_form, words_of
-from deltamem_agents.unspaced import UNSPACED
+from deltamem_agents.unspaced_scripts import UNSPACED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

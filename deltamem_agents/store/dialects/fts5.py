@@ -18,7 +18,7 @@ from deltamem_agents.store.dialects.fts5_levels import MOST_LEVELS, levels
 from deltamem_agents.store.dialects.narrowing import Within
 from deltamem_agents.store.dialects.rows import plain_rows
 from deltamem_agents.store.schema import UtcDateTime
-from deltamem_agents.unspaced import UNSPACED, spelled_out
+from deltamem_agents.unspaced_scripts import UNSPACED, spelled_out
 
 INDEX = "deltamem_records_fts"
 TRIGGERS = ("deltamem_records_added", "deltamem_records_removed", "deltamem_records_changed")

@@ -26,7 +26,7 @@ from deltamem_agents.search_form import folded, search_form, words_of
 from deltamem_agents.store.dialects.narrowing import Within
 from deltamem_agents.store.dialects.rows import plain_rows
 from deltamem_agents.store.schema import MessageRow, RecordRow
-from deltamem_agents.unspaced import UNSPACED, spelled_out
+from deltamem_agents.unspaced_scripts import UNSPACED, spelled_out
 
 TOGETHER = 4_096  # terms in one query: one that is much larger takes more than a stack
 INDEXED = 100_000  # characters of a record, and of its terms; a tsvector holds one megabyte at most
