@@ -19,7 +19,7 @@ from deltamem_agents.memory.async_methods import twin
 from deltamem_agents.memory.backbone import Backbone, check_backbone, open_backbone
 from deltamem_agents.memory.background import CLOSE_SECONDS, Background, CallPool
 from deltamem_agents.memory.folding import Folder
-from deltamem_agents.memory.opened import refuse_pickle, register
+from deltamem_agents.memory.open_memories import refuse_pickle, register
 from deltamem_agents.memory.opening import Opening
 from deltamem_agents.memory.results import MemoryStats
 from deltamem_agents.processes import check_process

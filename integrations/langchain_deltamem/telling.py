@@ -19,7 +19,7 @@ from deltamem_agents.frameworks.messages import edited, id_name
 from deltamem_agents.frameworks.resent import unwritten, unwritten_turn
 from deltamem_agents.frameworks.tool_output import ToolOutput
 from deltamem_agents.memory import DeltaMem
-from deltamem_agents.memory.opened import Handle
+from deltamem_agents.memory.open_memories import Handle
 from deltamem_agents.processes import ProcessLock
 from deltamem_agents.store import Held, check_messages
 from langchain_deltamem.messages import for_journal

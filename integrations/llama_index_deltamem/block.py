@@ -22,7 +22,7 @@ from deltamem_agents.frameworks.recalled import RecalledText
 from deltamem_agents.frameworks.resent import Handed, unwritten_portion
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem
-from deltamem_agents.memory.opened import Handle, refuse_pickle
+from deltamem_agents.memory.open_memories import Handle, refuse_pickle
 from deltamem_agents.store import Held
 from llama_index_deltamem.blocking import in_run
 from llama_index_deltamem.messages import checked, question, taken_apart, texts, with_observations_cut

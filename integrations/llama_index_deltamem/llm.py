@@ -37,7 +37,7 @@ from deltamem_agents.frameworks.messages import for_prompt
 from deltamem_agents.frameworks.options import refuse_unknown
 from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.memory import AgentMemory, DeltaMem, Reply
-from deltamem_agents.memory.opened import Handle, refuse_pickle
+from deltamem_agents.memory.open_memories import Handle, refuse_pickle
 from llama_index_deltamem.messages import taken_apart, tool_call_blocks
 from llama_index_deltamem.tokens import Tokenizer, tokenizer_of
 from llama_index_deltamem.window import announce

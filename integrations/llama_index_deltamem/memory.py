@@ -24,7 +24,7 @@ from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.frameworks.resent import Message, unwritten, unwritten_answer
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem, Receipt
-from deltamem_agents.memory.opened import find_open, refuse_pickle
+from deltamem_agents.memory.open_memories import find_open, refuse_pickle
 from deltamem_agents.memory.results import check_placement
 from deltamem_agents.store import Entry, Held, check_messages, wording_of
 from llama_index_deltamem.blocking import finished, in_run

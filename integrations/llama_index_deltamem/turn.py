@@ -15,7 +15,7 @@ from deltamem_agents.frameworks.messages import for_journal
 from deltamem_agents.frameworks.recalled import RecalledText
 from deltamem_agents.frameworks.tool_output import ToolOutput
 from deltamem_agents.memory import DeltaMem
-from deltamem_agents.memory.opened import Handle
+from deltamem_agents.memory.open_memories import Handle
 from llama_index_deltamem.messages import answers, asks, taken_apart, with_observations_cut
 
 

@@ -11,7 +11,7 @@ from llama_index.core.memory.memory import DEFAULT_TOKEN_LIMIT
 from llama_index.core.settings import Settings
 
 from deltamem_agents.memory import DeltaMem
-from deltamem_agents.memory.opened import Handle
+from deltamem_agents.memory.open_memories import Handle
 
 ANSWER = 256  # tokens, where an LLM does not say how many it may take
 MARKUP = 5  # tokens around a message in a model's format

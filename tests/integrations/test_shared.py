@@ -27,7 +27,7 @@ from deltamem_agents.frameworks.messages import (
 )
 from deltamem_agents.frameworks.resent import unwritten
 from deltamem_agents.memory import Reply, ToolCall
-from deltamem_agents.memory.opened import Handle, find_open
+from deltamem_agents.memory.open_memories import Handle, find_open
 
 TOOLS = [{"type": "function", "function": {"name": name}} for name in ("add", "look_up")]
 
