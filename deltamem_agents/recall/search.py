@@ -19,11 +19,11 @@ from deltamem_agents.recall.contradiction import newer_first, outdated
 from deltamem_agents.recall.embedding import Embeddings
 from deltamem_agents.recall.filling import FIRST, Filling
 from deltamem_agents.recall.fusion import Signals, fuse, varied
-from deltamem_agents.recall.large import LargeAgents
 from deltamem_agents.recall.lexical import speaks_of_self
 from deltamem_agents.recall.prepared import Prepared
 from deltamem_agents.recall.protocols import Embedder, IndexedRecord, Record, RecordIndex
 from deltamem_agents.recall.questions import Question
+from deltamem_agents.recall.sampled_search import LargeAgents
 from deltamem_agents.recall.selection import select
 from deltamem_agents.recall.snapshot import Scope, Snapshot, Snapshots
 from deltamem_agents.recall.standing import RULE

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from deltamem_agents.errors import EmbedderError
-from deltamem_agents.recall import CallableEmbedder, Retriever, large, split_text
+from deltamem_agents.recall import CallableEmbedder, Retriever, sampled_search, split_text
 from deltamem_agents.store import Selection, Store
 
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
@@ -66,7 +66,7 @@ def ids(found: list[Any]) -> list[str]:
 def test_where_all_records_are_sampled_the_ranking_is_that_in_memory(
     store: Store, embedder: CallableEmbedder | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(large, "SAMPLE", 300)
+    monkeypatch.setattr(sampled_search, "SAMPLE", 300)
     fill(store, 300)
     held, asked = Retriever(store, embedder), Retriever(store, embedder, in_memory=0)
     for query in QUERIES:
@@ -125,7 +125,7 @@ def test_scopes(store: Store, embedder: CallableEmbedder | None) -> None:
 def test_more_candidates_are_asked_for_where_a_filter_leaves_few(
     store: Store, embedder: CallableEmbedder | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(large, "CANDIDATES", 10)
+    monkeypatch.setattr(sampled_search, "CANDIDATES", 10)
     for number in range(400):
         said = {"role": "user", "content": f"apple number {number}", "metadata": {"last": number > 396}}
         store.append("alice", [said], "s")
