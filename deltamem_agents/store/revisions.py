@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Connection, delete, func, insert, select, true, update
 
 from deltamem_agents import arguments
-from deltamem_agents.errors import ConfigError, StateMismatchError, UnknownAgentError
+from deltamem_agents.errors import ConfigError, StateMismatchError, UnknownAgentError, shown
 from deltamem_agents.store import damage
 from deltamem_agents.store.columns import DamagedValue
-from deltamem_agents.store.retention import Retention, surplus
 from deltamem_agents.store.schema import ID_LIMIT, AgentRow, RevisionRow, chunked
 
 
@@ -199,3 +198,47 @@ def forget(connection: Connection, agent_key: int, *, since: int, epoch: int) ->
     """Delete the revisions from position ``since`` on, whose text has changed; the older ones hold in ``epoch`` too."""
     connection.execute(delete(RevisionRow).where(RevisionRow.agent_key == agent_key, RevisionRow.position >= since))
     connection.execute(update(RevisionRow).where(RevisionRow.agent_key == agent_key).values(epoch=epoch))
+
+
+Retention = Literal["thin", "all"] | int  # all of the last day and then one a day; all; the newest n
+
+DAY = timedelta(days=1)
+
+
+def check_retention(value: object) -> Retention:
+    """``value``, if it is a retention.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if isinstance(value, str) and value in ("thin", "all"):
+        return "thin" if value == "thin" else "all"
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    raise ConfigError(f"retention is {shown(value)}; give 'thin', 'all', or how many states to keep, 1 or more")
+
+
+def surplus(
+    stored: Sequence[tuple[int, datetime]], retention: Retention, keep: Collection[int], now: datetime
+) -> list[int]:
+    """Positions whose states go.
+
+    Args:
+        stored: Positions and times of the states of one agent and fingerprint, newest position first. The newest stays
+            in any case.
+        keep: Positions that stay.
+    """
+    if retention == "all":
+        return []
+    if retention == "thin":
+        kept, days = set[int](), set[object]()
+        for position, at in stored:
+            day = at.astimezone(UTC).date()
+            # A day's newest; those from the future too, which a clock that was set back leaves behind.
+            if now - at < DAY or day not in days:
+                kept.add(position)
+                days.add(day)
+    else:
+        kept = {position for position, _ in stored[:retention]}
+    kept |= {*keep, *(position for position, _ in stored[:1])}
+    return [position for position, _ in stored if position not in kept]

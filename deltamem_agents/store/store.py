@@ -33,8 +33,7 @@ from deltamem_agents.store.journal import AgentInfo
 from deltamem_agents.store.message_lookup import ById
 from deltamem_agents.store.messages import Entry, check_id, check_messages
 from deltamem_agents.store.records import Splitter, Words
-from deltamem_agents.store.retention import Retention, check_retention
-from deltamem_agents.store.revisions import Revision, StoredStates
+from deltamem_agents.store.revisions import Retention, Revision, StoredStates, check_retention
 from deltamem_agents.store.selected import Select, Selected, is_select
 from deltamem_agents.store.sqlite_files import file_of
 from deltamem_agents.store.targets import check_target

@@ -9,7 +9,7 @@ from sqlalchemy import update
 
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.store import Revision, Store
-from deltamem_agents.store.retention import check_retention, surplus
+from deltamem_agents.store.revisions import check_retention, surplus
 from deltamem_agents.store.schema import RevisionRow
 
 Say = Callable[..., dict[str, Any]]
