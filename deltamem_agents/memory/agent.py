@@ -16,12 +16,11 @@ from deltamem_agents import arguments
 from deltamem_agents.engine.generation import Cancellation, Generation, Sampling
 from deltamem_agents.engine.keys import StateKey
 from deltamem_agents.errors import ClosedError, ConfigError, InertAdapterError, StateMismatchError, kind_of
-from deltamem_agents.memory.answering import Answer, ask
+from deltamem_agents.memory.answering import Answer, ask, preload
 from deltamem_agents.memory.async_methods import in_pool, on_cancel, transaction, twin
 from deltamem_agents.memory.backbone import NO_BACKBONE
 from deltamem_agents.memory.folding import Folded, under
 from deltamem_agents.memory.history import History
-from deltamem_agents.memory.preloading import preload
 from deltamem_agents.memory.prompting import (
     TURNS,
     beyond,

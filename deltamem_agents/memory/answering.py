@@ -9,18 +9,21 @@ scored with and without either part, in one batched forward.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deltamem_agents.engine.generation import Generation, Sampling
 from deltamem_agents.engine.keys import StateKey
+from deltamem_agents.engine.segments import cut
 from deltamem_agents.memory.folding import Folded, under
 from deltamem_agents.memory.results import Source
-from deltamem_agents.recall import knows_nothing
+from deltamem_agents.recall import Record, knows_nothing
 
 if TYPE_CHECKING:
     from deltamem_agents.core import State
     from deltamem_agents.engine.engine import Engine
+
 
 ANSWER_TOKENS = 32
 BELIEVED = 0.5  # confidence that an answer is given from
@@ -151,3 +154,16 @@ class _Confidences:
 
 def _short(room: int) -> Sampling:
     return Sampling(max_tokens=min(ANSWER_TOKENS, max(1, room)))
+
+
+def preload(engine: Engine, state: State | None, records: Sequence[Record]) -> State:
+    """A copy of a state with records written into it, oldest first; the state itself stays as it is.
+
+    Args:
+        state: None is the zero state.
+    """
+    before = engine.zero_state() if state is None else state
+    oldest_first = sorted(records, key=lambda record: (record.position, record.chunk))
+    segments = list(cut(oldest_first, engine.rendering, engine.config.write_length))
+    states = engine.fold(before, segments).result()
+    return states[-1] if states else before

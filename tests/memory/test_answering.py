@@ -10,8 +10,7 @@ import torch
 from deltamem_agents import DeltaMem
 from deltamem_agents.core import Calibration, Logistic, state_norm
 from deltamem_agents.errors import ConfigError
-from deltamem_agents.memory.answering import ask, draw
-from deltamem_agents.memory.preloading import preload
+from deltamem_agents.memory.answering import ask, draw, preload
 from deltamem_agents.recall import HEADER, recall_text
 
 FACTS = ("My favourite colour is teal.", "Mara plays the cello.", "Thanks for the report.")

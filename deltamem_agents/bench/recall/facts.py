@@ -16,8 +16,7 @@ from dataclasses import dataclass
 
 from deltamem_agents.engine import Sampling
 from deltamem_agents.memory import AgentMemory, DeltaMem
-from deltamem_agents.memory.answering import ask
-from deltamem_agents.memory.preloading import preload
+from deltamem_agents.memory.answering import ask, preload
 from deltamem_agents.memory.prompting import newest_that_fit
 from deltamem_agents.recall import current, knows_nothing
 from deltamem_agents.training.calibrate import BUDGET, RECORDS, tell
