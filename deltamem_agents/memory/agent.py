@@ -29,6 +29,7 @@ from deltamem_agents.memory.prompting import (
     newest_that_fit,
     prompt_messages,
     sought,
+    split_tool_calls,
     turns_before,
     with_recall,
 )
@@ -47,7 +48,6 @@ from deltamem_agents.memory.results import (
     check_outdated,
     check_placement,
 )
-from deltamem_agents.memory.tool_calls import split_tool_calls
 from deltamem_agents.recall import Record, current, leans, recall_text, says, within_budget
 from deltamem_agents.recall.budget import text_within
 from deltamem_agents.recall.given import note_given

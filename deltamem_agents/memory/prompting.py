@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
+from uuid import uuid4
 
 from deltamem_agents import arguments
 from deltamem_agents.engine.generation import Sampling
 from deltamem_agents.errors import ConfigError, InvalidMessageError, kind_of, shown
-from deltamem_agents.memory.results import Placement
+from deltamem_agents.memory.results import Placement, ToolCall
 from deltamem_agents.recall import Record, split_text
 from deltamem_agents.recall.records import RECORD_LIMIT
 
@@ -170,3 +173,41 @@ def _block_text(block: object) -> str:
         return block
     text = block.get("text") if isinstance(block, Mapping) else None
     return text if isinstance(text, str) else ""
+
+
+_OPENS = re.compile(r"<tool_call>\s*+(?=\{)")
+_CLOSES = re.compile(r"(?<=\})\s*+</tool_call>")
+
+
+def split_tool_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:
+    """The text without its well-formed tool calls, and those. What does not parse stays text."""
+    calls: list[ToolCall] = []
+    kept: list[str] = []
+    done = 0
+    ends = [(end.start(), end.end()) for end in _CLOSES.finditer(text)]
+    following = 0
+    for begin in _OPENS.finditer(text):
+        if begin.start() < done:
+            continue  # within a call
+        while following < len(ends) and ends[following][0] <= begin.end():
+            following += 1
+        if following == len(ends):
+            break
+        stop, after = ends[following]
+        call = _parse(text[begin.end() : stop])
+        kept.append(text[done : begin.start() if call else after])
+        calls += [call] if call else []
+        done = after
+    rest = "".join([*kept, text[done:]])
+    return (rest.strip() if calls else text), tuple(calls)
+
+
+def _parse(source: str) -> ToolCall | None:
+    try:
+        call = json.loads(source)
+    except (ValueError, RecursionError):
+        return None
+    name, arguments = call.get("name"), call.get("arguments", {})
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        return None
+    return ToolCall(id=f"call_{uuid4().hex[:16]}", name=name, arguments=arguments)

@@ -15,9 +15,8 @@ from deltamem_agents.engine import Rendering, cut
 from deltamem_agents.engine.streaming import without_stop
 from deltamem_agents.frameworks.calling import VisibleText
 from deltamem_agents.frameworks.messages import FrameworkMessage, for_journal, for_prompt
-from deltamem_agents.memory.prompting import beyond, prompt_messages
+from deltamem_agents.memory.prompting import beyond, prompt_messages, split_tool_calls
 from deltamem_agents.memory.results import Reply
-from deltamem_agents.memory.tool_calls import split_tool_calls
 from deltamem_agents.normal_form import normalized
 from deltamem_agents.recall import Record, query_terms, recall_text, split_text, within_budget
 from deltamem_agents.recall.contradiction import contradicts, newer_first, outdated
