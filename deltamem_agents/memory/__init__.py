@@ -2,7 +2,6 @@
 
 from deltamem_agents.memory.agent import AgentMemory
 from deltamem_agents.memory.deltamem import DeltaMem
-from deltamem_agents.memory.receipts import Receipt
 from deltamem_agents.memory.results import (
     Difference,
     Drift,
@@ -11,6 +10,7 @@ from deltamem_agents.memory.results import (
     MemoryStats,
     Mode,
     Recall,
+    Receipt,
     Reply,
     Source,
     ToolCall,

@@ -12,8 +12,7 @@ from deltamem_agents import arguments
 from deltamem_agents.errors import ConfigError, StateMismatchError, StoreError, UnknownAgentError, shown
 from deltamem_agents.memory.async_methods import twin
 from deltamem_agents.memory.folding import Folded
-from deltamem_agents.memory.receipts import Receipt, state_hashes
-from deltamem_agents.memory.results import Difference, Drift, Health
+from deltamem_agents.memory.results import Difference, Drift, Health, Receipt, state_hashes
 from deltamem_agents.recall import Record
 from deltamem_agents.store import AgentInfo, Entry, Selection
 from deltamem_agents.store.codec import encode
