@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from deltamem_agents import arguments
 from deltamem_agents.errors import ConfigError, shown
-from deltamem_agents.store import nearest, neighbours, records, recutting
+from deltamem_agents.store import nearest, records, recutting
 from deltamem_agents.store.database import Database
 from deltamem_agents.store.dialects import Within
 from deltamem_agents.store.messages import check_id
@@ -69,13 +69,13 @@ class Index:
         """How many records an agent has; ``limit`` where it has more, as counting all of them takes longer."""
         check_id(agent)
         arguments.whole(0 if limit is None else limit, "limit")
-        return self._database.read(lambda connection: neighbours.size(connection, agent, limit))
+        return self._database.read(lambda connection: nearest.size(connection, agent, limit))
 
     def sample(self, agent: str, count: int) -> list[int]:
         """Keys of the records of ``count`` messages at random, or of all; the same until the journal grows."""
         check_id(agent)
         arguments.whole(count, "count")
-        return self._database.read(lambda connection: neighbours.sample(connection, agent, count))
+        return self._database.read(lambda connection: nearest.sample(connection, agent, count))
 
     def text_scores(
         self,
@@ -150,7 +150,7 @@ class Index:
         check_id(agent)
         arguments.wholes(keys, "keys")
         arguments.whole(reach, "reach")
-        return self._database.read(lambda connection: neighbours.around(connection, agent, keys, reach))
+        return self._database.read(lambda connection: nearest.around(connection, agent, keys, reach))
 
     def records(
         self, agent: str, keys: Sequence[int] | None = None, session: str | None = None, *, after: int = 0
