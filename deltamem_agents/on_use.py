@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
-from deltamem_agents.extras import missing_extra
+from deltamem_agents.errors import missing_extra
 
 
 def imported_on_use(package: str, modules: Mapping[str, str], extra: str | None = None) -> Callable[[str], Any]:

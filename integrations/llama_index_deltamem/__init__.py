@@ -12,7 +12,7 @@ Each class is imported when it is first used. None imports torch: a `DeltaMem` w
 
 from typing import TYPE_CHECKING
 
-from deltamem_agents.extras import require_extra
+from deltamem_agents.errors import require_extra
 from deltamem_agents.on_use import imported_on_use
 
 if TYPE_CHECKING:
