@@ -46,10 +46,10 @@ class _Running(threading.local):
     steering: Pass | None = None
     reads: Tensor | None = None
     outputs: tuple[Tensor, ...] | None = None
-    later: Tensor | None = None  # what is to be added to the output projection's product
+    output_addend: Tensor | None = None  # what is to be added to the output projection's product
 
     def clear(self) -> None:
-        self.frame = self.current = self.carried = self.steering = self.reads = self.outputs = self.later = None
+        self.frame = self.current = self.carried = self.steering = self.reads = self.outputs = self.output_addend = None
         self.in_place, self.at = False, -1
 
 
@@ -180,7 +180,7 @@ class Hooks:
         carried, running.carried = running.carried, None
         current = running.current if carried is None else carried
         running.at, running.steering = index, current
-        running.outputs = running.reads = running.later = None
+        running.outputs = running.reads = running.output_addend = None
         if current is None:
             return
         if current.differentiable and not torch.is_grad_enabled():
@@ -191,7 +191,7 @@ class Hooks:
         running.in_place = running.in_place and carried is None
         if running.in_place:
             found = current.run(index, fast.read, x)
-            running.reads, current.after[index], running.outputs, running.later = found
+            running.reads, current.after[index], running.outputs, running.output_addend = found
         else:
             running.reads, current.after[index] = current.run(index, fast.layer, x)
 
@@ -249,13 +249,13 @@ class Hooks:
         running, own = self._running, module.forward
 
         def forward(x: Tensor) -> Tensor:
-            later = None if torch.compiler.is_compiling() else running.later
-            if later is not None and running.steering is not None and x.dtype == later.dtype:
+            output_addend = None if torch.compiler.is_compiling() else running.output_addend
+            if output_addend is not None and running.steering is not None and x.dtype == output_addend.dtype:
                 running.steering.steered += 1
-                running.reads = running.outputs = running.later = None
+                running.reads = running.outputs = running.output_addend = None
                 running.at = -1
                 weight: Tensor = module.weight  # type: ignore[assignment]
-                return torch.addmm(later, x.flatten(0, 1), weight.t()).unsqueeze(1)
+                return torch.addmm(output_addend, x.flatten(0, 1), weight.t()).unsqueeze(1)
             output: Tensor = own(x)
             corrected = correct(module, (x,), output)
             return output if corrected is None else corrected
@@ -281,7 +281,7 @@ class Hooks:
                 return None
             running.steering.steered += len(names)
             if names == ["o"]:
-                running.reads = running.outputs = running.later = None
+                running.reads = running.outputs = running.output_addend = None
                 running.at = -1
             elif running.outputs is not None:
                 return None  # corrected where it was projected

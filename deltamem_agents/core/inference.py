@@ -103,8 +103,8 @@ class InferenceLayer:
             product, outputs = F.linear(x.to(layer.memory.dtype), layer.memory[:rows]), None
         if layout is not None and not write and x.shape[1] == 1:
             read = state if read_state is None else read_state
-            reads, later = layout.read_and_correct(product, read, valid)
-            return reads, state, outputs, later
+            reads, output_addend = layout.read_and_correct(product, read, valid)
+            return reads, state, outputs, output_addend
         projected = product if packed is None else product[..., packed.offsets[-1] :]
         reads, after = layer.read_and_write(projected.float(), state, read_state, write=write, valid=valid, spans=spans)
         if packed is not None:
@@ -137,7 +137,7 @@ class InferenceLayer:
             normalize=config.normalize_qk,
             queries=0 if through is None else through.offsets[-1],
             corrections={} if through is None else {self._columns[each]: corrections[each] for each in self._columns},
-            later=corrections.get("o") if self._adds and through is not None else None,
+            output_addend=corrections.get("o") if self._adds and through is not None else None,
             dtype=layer.memory.dtype if through is None else dtype,
         )
         self._through, self._corrections, self._layout, self._dtype = through, corrections, layout, dtype

@@ -11,7 +11,7 @@ from deltamem_agents.engine.generation import Sampling
 from deltamem_agents.errors import ChatTemplateError, ConfigError, InvalidMessageError
 from deltamem_agents.frameworks.recalled import RecalledText
 from deltamem_agents.frameworks.tool_output import LIMIT, capped
-from deltamem_agents.memory.prompting import TURNS, beyond, prompt_messages, sought
+from deltamem_agents.memory.prompting import TURNS, not_in_prompt, prompt_messages, search_size
 from deltamem_agents.memory.results import (
     Mode,
     Outdated,
@@ -67,7 +67,7 @@ class RecallOptions:
             present: Texts that the prompt has already, oldest first.
             query: What is recalled for. What stands before it among the texts takes part where it leans on that.
         """
-        k, before = sought(self.k, present), _before(present, query)
+        k, before = search_size(self.k, present), _before(present, query)
         return {"mode": self.mode, "k": k, "budget": None, "generate": self.mode == "state", "context": before}
 
     def for_prompt(self, messages: Sequence[Mapping[str, Any]], *, asks: bool = True) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def beyond_prompt(
     if recalled.records:
         records = recalled.records if options.outdated == "mark" else current(recalled.records)
         said = [*present, *(capped(text, LIMIT) for text in present if len(text) > LIMIT)]  # as results are journalled
-        text = RecalledText(beyond(records, said, given)[: options.k])
+        text = RecalledText(not_in_prompt(records, said, given)[: options.k])
     else:
         text = RecalledText((), recalled.text)
     return text if options.budget is None else text.within(options.budget, mem.backbone.count)

@@ -19,16 +19,16 @@ from deltamem_agents.errors import ClosedError, ConfigError, InertAdapterError, 
 from deltamem_agents.memory.answering import Answer, ask, preload
 from deltamem_agents.memory.async_methods import in_pool, on_cancel, transaction, twin
 from deltamem_agents.memory.backbone import NO_BACKBONE
-from deltamem_agents.memory.folding import Folded, under
+from deltamem_agents.memory.folding import Folded, state_and_key
 from deltamem_agents.memory.history import History
 from deltamem_agents.memory.prompting import (
     TURNS,
-    beyond,
     check_generation,
     last_question,
     newest_that_fit,
+    not_in_prompt,
     prompt_messages,
-    sought,
+    search_size,
     split_tool_calls,
     turns_before,
     with_recall,
@@ -476,7 +476,7 @@ class AgentMemory(History):
         old, place = check_outdated(outdated), check_placement(placement)
         given = [(session, each["id"]) for each in messages if isinstance(each.get("id"), str)]
         before = turns_before(plain) or self._turns_before(last_question(plain), session)
-        search = partial(self._beyond, plain, given, mode, k, budget, way, old, before)
+        search = partial(self._new_records, plain, given, mode, k, budget, way, old, before)
         recalled = Recall() if check_mode(mode) == "state" else search()
         self._mem.check_open()
 
@@ -491,7 +491,7 @@ class AgentMemory(History):
         recalled = replace(recalled, notes=tuple(notes))
         if folded is not None and recalled.records and self._is_full(folded):
             folded = None
-        state, key = under(folded)
+        state, key = state_and_key(folded)
         if recalled.records and way != "context":
             state, key = preload(engine, state, _told(recalled.records, old)), None
         return _Ready((prompt, state, key), folded, recalled)
@@ -531,7 +531,7 @@ class AgentMemory(History):
         newest = self._mem.store.live(self.id, max(0, version[1] - NEWEST), session)
         return [entry.text for entry in newest if entry.role in ("user", "assistant")][-TURNS:]
 
-    def _beyond(
+    def _new_records(
         self,
         prompt: Sequence[dict[str, Any]],
         given: Sequence[tuple[str | None, str]],
@@ -549,8 +549,8 @@ class AgentMemory(History):
         """
         said = [message["content"] for message in prompt]
         asked = last_question(prompt)
-        found = self.recall(asked, mode=mode, k=sought(k, said), context=before, generate=False)
-        notes, new = list(found.notes), beyond(found.records, said, given)[:k]
+        found = self.recall(asked, mode=mode, k=search_size(k, said), context=before, generate=False)
+        notes, new = list(found.notes), not_in_prompt(found.records, said, given)[:k]
         records = self._that_fit(new, budget, old, notes.append)
         text = self._text(records, way, old)
         usage = replace(found.usage, context_tokens=self._mem.backbone.count(text))

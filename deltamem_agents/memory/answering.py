@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from deltamem_agents.engine.generation import Generation, Sampling
 from deltamem_agents.engine.keys import StateKey
 from deltamem_agents.engine.segments import cut
-from deltamem_agents.memory.folding import Folded, under
+from deltamem_agents.memory.folding import Folded, state_and_key
 from deltamem_agents.memory.results import Source
 from deltamem_agents.recall import Record, knows_nothing
 
@@ -114,7 +114,7 @@ def draw(
     if records or scratch is not None:
         read = _Part(engine.rendering.question(query, records) if records else nothing.prompt, scratch)
     if folded is not None:
-        remembered = _Part(nothing.prompt, *under(folded))
+        remembered = _Part(nothing.prompt, *state_and_key(folded))
     parts = [part for part in (read, remembered) if part is not None]
     begun = [
         engine.generate(part.prompt, part.state, part.key, sampling=_short(engine.window - len(part.prompt)))

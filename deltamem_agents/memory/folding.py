@@ -19,7 +19,7 @@ from deltamem_agents.engine.keys import AgentKey, StateKey
 from deltamem_agents.engine.segments import Segment, cut
 from deltamem_agents.errors import ClosedError, StoreError, UnknownAgentError
 from deltamem_agents.memory.backbone import Backbone
-from deltamem_agents.store import Revision, Store, Tail
+from deltamem_agents.store import FoldInput, Revision, Store
 from deltamem_agents.store.codec import decode, encode
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Folded:
         return self.history, self.position
 
 
-def under(folded: Folded | None) -> tuple[State | None, StateKey | None]:
+def state_and_key(folded: Folded | None) -> tuple[State | None, StateKey | None]:
     """State and key for `Engine.generate`; of the zero state for None."""
     return (None, None) if folded is None else (folded.state, folded.key)
 
@@ -112,7 +112,7 @@ class Folder:
             ClosedError: The memory is being closed.
         """
         with self._turn(agent):
-            tail = self._store.tail(agent, self._engine.fingerprint)
+            tail = self._store.fold_input(agent, self._engine.fingerprint)
             return self._folded(agent, tail, keep=True, stopping=stopping or self._stopping)
 
     def at(self, agent: str, position: int) -> Folded | None:
@@ -122,11 +122,11 @@ class Folder:
             ConfigError: The journal has no such position.
             StateMismatchError: A stored state is damaged.
         """
-        return self._folded(agent, self._store.tail(agent, self._engine.fingerprint, at=position), keep=False)
+        return self._folded(agent, self._store.fold_input(agent, self._engine.fingerprint, at=position), keep=False)
 
     def anew(self, agent: str) -> Folded | None:
         """The state of the whole live journal without any help of stored states; None for an unknown agent."""
-        return self._folded(agent, self._store.tail(agent, self._engine.fingerprint, anew=True), keep=False)
+        return self._folded(agent, self._store.fold_input(agent, self._engine.fingerprint, anew=True), keep=False)
 
     def rebuild(self, agent: str) -> Folded | None:
         """Fold an agent's whole journal anew, whatever was stored; None for an unknown agent."""
@@ -166,7 +166,7 @@ class Folder:
                     self._changed.notify_all()
 
     def _folded(
-        self, agent: str, tail: Tail | None, *, keep: bool, stopping: Callable[[], bool] | None = None
+        self, agent: str, tail: FoldInput | None, *, keep: bool, stopping: Callable[[], bool] | None = None
     ) -> Folded | None:
         """The state a tail comes to; to keep is to store it, and to hold the open segment hot."""
         if tail is None:
@@ -222,7 +222,7 @@ class Folder:
                 raise ClosedError("this DeltaMem is being closed; what is not folded yet is when it is opened again")
         return future.result()
 
-    def _save(self, agent: str, tail: Tail, fold: _Fold, *, last: bool) -> None:
+    def _save(self, agent: str, tail: FoldInput, fold: _Fold, *, last: bool) -> None:
         """Store the state at the newest start of a segment, and at the end of the journal where that is reached."""
         boundary = fold.boundary()
         try:

@@ -81,12 +81,12 @@ def with_recall(messages: Sequence[dict[str, Any]], text: str, placement: Placem
     return [{"role": "system", "content": text}, *messages]
 
 
-def sought(k: int, said: Sequence[str]) -> int:
+def search_size(k: int, said: Sequence[str]) -> int:
     """Records to search for where `beyond` is to leave k."""
     return k + min(len(said), SPARE)
 
 
-def beyond(
+def not_in_prompt(
     records: Sequence[Record], said: Sequence[str], given: Collection[tuple[str | None, str]] = ()
 ) -> list[Record]:
     """The records that no text of a prompt says, and of no message of it: it may hold some of the same conversation.

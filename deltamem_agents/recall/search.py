@@ -124,7 +124,7 @@ class Retriever:
         until: datetime | None = None,
         metadata: Mapping[str, Any] | None = None,
         holds: Callable[[str, Mapping[str, Any]], bool] | None = None,
-        weed: bool = True,
+        deduplicate: bool = True,
         tell: Callable[[str], None] = lambda note: None,
         context: Sequence[str] = (),
     ) -> list[Record]:
@@ -138,8 +138,8 @@ class Retriever:
             since, until: Only records of messages written at or after, and before; UTC where they name no zone.
             metadata: Only records of messages whose metadata has these values.
             holds: Only records of messages whose session and metadata it says yes to.
-            weed: Whether to hold back what says the same as another, asks, or knows nothing, and to put what a newer
-                record contradicts behind that; see `selection` and `contradiction`.
+            deduplicate: Whether to leave out records that repeat another, ask, or know nothing, and to rank a record
+                below a newer one that contradicts it; see `selection` and `contradiction`.
             tell: Called with what a user should know of this search, such as that the embedder failed; it then went
                 by words, as far as records or the query have no embedding.
             context: The turns before the query, oldest first. They take part where the query leans on them ("And
@@ -171,8 +171,8 @@ class Retriever:
         spoken_for = _spoken_for(signals, snapshot, question, fused)
         scores = _ranked(fused, candidates.allowed & spoken_for, candidates.count, snapshot, question)
         found = self._records(agent, candidates, list(scores))
-        stale, by_key = (outdated(found) if weed else {}), {record.key: record for record in found}
-        chosen = select(query, newer_first(found, stale), k, _cosines(snapshot, scores)) if weed else found[:k]
+        stale, by_key = (outdated(found) if deduplicate else {}), {record.key: record for record in found}
+        chosen = select(query, newer_first(found, stale), k, _cosines(snapshot, scores)) if deduplicate else found[:k]
         best = [*accumulate((scores[record.key] for record in reversed(chosen)), max)][::-1]  # of all that say the same
         held_until = {old: by_key[new].created_at for old, new in stale.items()}
         return [

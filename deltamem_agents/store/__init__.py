@@ -6,7 +6,7 @@ May import: SQLAlchemy, `deltamem_agents.errors`. Knows nothing of models, adapt
 from deltamem_agents.store.archive import Progress
 from deltamem_agents.store.backlog import Backlog
 from deltamem_agents.store.erasing import Erased, Plan, Selection
-from deltamem_agents.store.fold_input import Tail
+from deltamem_agents.store.fold_input import FoldInput
 from deltamem_agents.store.held import Held
 from deltamem_agents.store.journal import AgentInfo
 from deltamem_agents.store.masking import masked
@@ -25,6 +25,7 @@ __all__ = [
     "Described",
     "Entry",
     "Erased",
+    "FoldInput",
     "Held",
     "MessageRef",
     "Plan",
@@ -36,7 +37,6 @@ __all__ = [
     "Selection",
     "Store",
     "StoredRecord",
-    "Tail",
     "check_id",
     "check_messages",
     "is_select",

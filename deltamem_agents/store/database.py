@@ -100,7 +100,7 @@ class Database:
         """
         self._tried(lambda: self.dialect.check_server(self._engine), "reach")
 
-    def be_patient(self) -> None:
+    def enable_retries(self) -> None:
         """From now on a database that is gone for some seconds is waited for."""
         self._patience = RETRY_SECONDS
 

@@ -13,7 +13,7 @@ from deltamem_agents.store.revisions import Revision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tail:
+class FoldInput:
     """One snapshot of an agent's journal, for folding.
 
     Args:
@@ -31,9 +31,9 @@ class Tail:
     entries: list[Entry]
 
 
-def tail(
+def fold_input(
     connection: Connection, agent: str, fingerprint: str, at: int | None = None, *, anew: bool = False
-) -> Tail | None:
+) -> FoldInput | None:
     """What there is to fold of an agent's journal as it stands, or stood at a position; None for an unknown agent.
 
     Args:
@@ -51,7 +51,7 @@ def tail(
         after = newest.position if newest else 0
         beyond = journal.live(connection, agent, after, None)
         if newest is not None and not beyond:
-            return Tail(epoch=found.epoch, position=after, newest=newest, base=None, entries=[])
+            return FoldInput(epoch=found.epoch, position=after, newest=newest, base=None, entries=[])
         base = _segment_start(connection, agent, fingerprint, newest)
         start = base.position if base else 0
         entries = beyond if start == after else journal.live(connection, agent, start, None)
@@ -61,12 +61,12 @@ def tail(
         common = min({*wanted} ^ timeline.live_positions(connection, found.key), default=at + 1) - 1
         newest = None if anew else revisions.newest(connection, agent, fingerprint, min(at, common))
         if newest is not None and not _beyond(wanted, newest.position):
-            return Tail(epoch=found.epoch, position=newest.position, newest=newest, base=None, entries=[])
+            return FoldInput(epoch=found.epoch, position=newest.position, newest=newest, base=None, entries=[])
         base = _segment_start(connection, agent, fingerprint, newest)
         chosen = _beyond(wanted, base.position if base else 0)
         entries = journal.at_positions(connection, found.key, chosen)
     position = entries[-1].position if entries else 0
-    return Tail(epoch=found.epoch, position=position, newest=newest, base=base, entries=entries)
+    return FoldInput(epoch=found.epoch, position=position, newest=newest, base=base, entries=entries)
 
 
 def _segment_start(connection: Connection, agent: str, fingerprint: str, newest: Revision | None) -> Revision | None:

@@ -1,4 +1,4 @@
-"""`ById`: live messages by session and id, and what is known of them changed in place. A part of `Store`."""
+"""`MessageLookup`: live messages by session and id, and what is known of them changed in place. A part of `Store`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Described(NamedTuple):
         return MessageRef(self.session, self.id)
 
 
-class ById(Held, Index):
+class MessageLookup(Held, Index):
     """Messages that a caller names by ids of its own. Every call is about one agent; an unknown one has none."""
 
     def __init__(self, database: Database, words: Words) -> None:

@@ -23,14 +23,14 @@ from deltamem_agents.store import (
     timeline,
     versions,
 )
-from deltamem_agents.store import fold_input as tails
 from deltamem_agents.store.backlog import Backlog
 from deltamem_agents.store.bulk_append import Append
 from deltamem_agents.store.database import Database, looked_at, open_database
 from deltamem_agents.store.erasing import Plan, Selection
+from deltamem_agents.store.fold_input import FoldInput, fold_input
 from deltamem_agents.store.index import check_scope
 from deltamem_agents.store.journal import AgentInfo
-from deltamem_agents.store.message_lookup import ById
+from deltamem_agents.store.message_lookup import MessageLookup
 from deltamem_agents.store.messages import Entry, check_id, check_messages
 from deltamem_agents.store.records import Splitter, Words
 from deltamem_agents.store.revisions import Retention, Revision, StoredStates, check_retention
@@ -48,7 +48,7 @@ def whole(text: str) -> list[str]:
     return [text] if text else []
 
 
-class Store(ById):
+class Store(MessageLookup):
     """Agents, their journals, revisions and records in one database. Safe to share among threads and processes.
 
     Every call is one transaction. Reading an unknown agent gives nothing; `commit` to one raises.
@@ -92,7 +92,7 @@ class Store(ById):
         arguments.function(split, "split")
         database = open_database(DEFAULT_URL if url is None and engine is None else url, engine, schema)
         database, _ = looked_at(database, versions.prepare)
-        database.be_patient()
+        database.enable_retries()
         return cls(database, split, retention)
 
     @staticmethod
@@ -426,7 +426,9 @@ class Store(ById):
             lambda connection: revisions.newest(connection, agent, fingerprint, at_or_before), alone=True
         )
 
-    def tail(self, agent: str, fingerprint: str, at: int | None = None, *, anew: bool = False) -> tails.Tail | None:
+    def fold_input(
+        self, agent: str, fingerprint: str, at: int | None = None, *, anew: bool = False
+    ) -> FoldInput | None:
         """What there is to fold of an agent's journal, as it stands or stood at ``at``; None for an unknown agent.
 
         Args:
@@ -439,7 +441,7 @@ class Store(ById):
         check_id(agent)
         arguments.text(fingerprint, "fingerprint")
         anew = arguments.flag(anew, "anew")
-        return self._database.read(lambda connection: tails.tail(connection, agent, fingerprint, at, anew=anew))
+        return self._database.read(lambda connection: fold_input(connection, agent, fingerprint, at, anew=anew))
 
     def revisions(self, agent: str) -> list[Revision]:
         """All revisions of the agent's present epoch, oldest first; their checksums are not compared."""

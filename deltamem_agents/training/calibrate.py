@@ -21,7 +21,7 @@ from deltamem_agents.core.calibration import LEAST
 from deltamem_agents.engine import Sampling
 from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.answering import ANSWER_TOKENS, draw
-from deltamem_agents.memory.folding import under
+from deltamem_agents.memory.folding import state_and_key
 from deltamem_agents.recall import current
 from deltamem_agents.training.conversations import Conversation, Shape, converse
 
@@ -94,7 +94,7 @@ def judge(mem: DeltaMem, agent: AgentMemory, conversation: Conversation, rng: ra
         found = agent.recall(question.text, mode="vector", k=RECORDS, budget=BUDGET, generate=False).records
         records = mem.backbone.form.text(current(found), "")
         prompt = mem.engine.rendering.question(question.text, records)
-        together = mem.engine.generate(prompt, *under(folded), sampling=Sampling(max_tokens=ANSWER_TOKENS))
+        together = mem.engine.generate(prompt, *state_and_key(folded), sampling=Sampling(max_tokens=ANSWER_TOKENS))
         candidates = draw(mem.engine, question.text, records, folded)
         right = [each.generation.text == question.answer for each in candidates]
         last = candidates[-1]

@@ -16,7 +16,7 @@ from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.async_methods import twin
 from deltamem_agents.store import check_id
-from langchain_deltamem.messages import check_kind, for_journal, put_together
+from langchain_deltamem.messages import check_kind, for_journal, to_langchain
 from langchain_deltamem.running import in_run
 
 
@@ -104,7 +104,7 @@ class DeltaMemChatMessageHistory(BaseChatMessageHistory):
         return is_open(self._mem, self._on_error, in_run=in_run())
 
     def _read(self) -> list[BaseMessage]:
-        return [put_together(entry) for entry in since_cleared(self._agent.log(self._session))]
+        return [to_langchain(entry) for entry in since_cleared(self._agent.log(self._session))]
 
     _aread = twin(_read)
 

@@ -17,7 +17,7 @@ from deltamem_agents.frameworks.calling import RecallOptions
 from deltamem_agents.frameworks.messages import id_name
 from deltamem_agents.frameworks.sanitizing import plain_text
 from deltamem_agents.memory import AgentMemory, Recall, Receipt
-from deltamem_agents.memory.prompting import beyond, sought
+from deltamem_agents.memory.prompting import not_in_prompt, search_size
 from langchain_deltamem.retrieving import aretrieved, documents, retrieved
 
 NOTHING = "Nothing has this id."
@@ -132,14 +132,14 @@ def _messages(runtime: ToolRuntime) -> list[BaseMessage]:
 
 def _wider(narrowed: Mapping[str, Any], runtime: ToolRuntime) -> dict[str, Any]:
     """The arguments of a recall of as many more as the model may have before it."""
-    return {**narrowed, "k": sought(narrowed["k"], [str(each.text) for each in _messages(runtime)])}
+    return {**narrowed, "k": search_size(narrowed["k"], [str(each.text) for each in _messages(runtime)])}
 
 
 def _shown(recalled: Recall, session: str, k: int, runtime: ToolRuntime) -> str:
     """Records that the model does not have before it, as JSON, one a line: whatever a text holds, it is in quotes."""
     messages = _messages(runtime)
     given = [(session, id_name(each.id)) for each in messages if each.id]
-    records = beyond(recalled.records, [str(each.text) for each in messages], given)[:k]
+    records = not_in_prompt(recalled.records, [str(each.text) for each in messages], given)[:k]
     lines = (
         {"id": each.message_id, "session": each.session, "date": each.created_at.date().isoformat(), "role": each.role}
         | {"text": each.text}

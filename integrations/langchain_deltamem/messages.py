@@ -40,7 +40,7 @@ _ROLES: Sequence[tuple[type[BaseMessage], str]] = (  # their chunks are of these
 )
 
 
-def taken_apart(message: BaseMessage) -> FrameworkMessage:
+def from_langchain(message: BaseMessage) -> FrameworkMessage:
     """A message of LangChain as ours. One with a role of its own counts as a user's, and keeps the role as metadata."""
     calls = message.tool_calls if isinstance(message, AIMessage) else []
     metadata = {key: getattr(message, key, None) for key in KEPT}
@@ -57,7 +57,7 @@ def taken_apart(message: BaseMessage) -> FrameworkMessage:
     )
 
 
-def put_together(entry: Entry) -> BaseMessage:
+def to_langchain(entry: Entry) -> BaseMessage:
     """An entry of the journal as a message of LangChain.
 
     Anybody may have written the entry: where LangChain's message does not take metadata or blocks, it has the text.
@@ -89,12 +89,12 @@ def _put_together(found: FrameworkMessage, kept: Mapping[str, Any]) -> BaseMessa
 
 def for_prompt(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     """A whole prompt, less messages that say nothing; see `frameworks.messages.for_prompt`."""
-    return shared.for_prompt(map(taken_apart, messages))
+    return shared.for_prompt(map(from_langchain, messages))
 
 
 def for_journal(messages: Sequence[BaseMessage], tools: ToolOutput | None = None) -> list[dict[str, Any]]:
     """What to write of these messages, less those that say nothing; ``tools`` is what is kept of tools' results."""
-    return shared.for_journal(map(taken_apart, messages), tools)
+    return shared.for_journal(map(from_langchain, messages), tools)
 
 
 def is_summary(message: BaseMessage) -> bool:

@@ -25,7 +25,7 @@ from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.open_memories import Handle, refuse_pickle
 from deltamem_agents.store import Held
 from llama_index_deltamem.blocking import in_run
-from llama_index_deltamem.messages import checked, question, taken_apart, texts, with_observations_cut
+from llama_index_deltamem.messages import checked, from_llama_index, question, texts, with_observations_cut
 
 WAYS = "give DeltaMemoryBlock(mem, agent_id=…), a string, such as a user's id"
 
@@ -119,7 +119,7 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
     async def _write(self, messages: list[ChatMessage]) -> None:
         tools = ToolOutput(limit=self.tool_output, folded=self.fold_tool_output)
         for session, portion in groupby(messages, lambda each: session_name(each.additional_kwargs.get("session_id"))):
-            plain = for_journal((taken_apart(_as_said(each)) for each in portion), replace(tools, limit=None))
+            plain = for_journal((from_llama_index(_as_said(each)) for each in portion), replace(tools, limit=None))
             if whole := [message for message in plain if message["role"] != "system"]:
                 await asyncio.wrap_future(self._agent.pool.submit(self._journal, session, whole, tools))
 

@@ -38,7 +38,7 @@ from deltamem_agents.frameworks.options import refuse_unknown
 from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.memory import AgentMemory, DeltaMem, Reply
 from deltamem_agents.memory.open_memories import Handle, refuse_pickle
-from llama_index_deltamem.messages import taken_apart, tool_call_blocks
+from llama_index_deltamem.messages import from_llama_index, tool_call_blocks
 from llama_index_deltamem.tokens import Tokenizer, tokenizer_of
 from llama_index_deltamem.window import announce
 
@@ -210,7 +210,7 @@ class DeltaMemLLM(FunctionCallingLLM):
         """Agent, prompt, and the keyword arguments of `AgentMemory.generate`."""
         owner = Owner(agent_id=self.agent_id, default_agent_id=self.default_agent_id, ways=WAYS)
         agent = owner.memory(self._handle.mem, call=given.get("delta_agent_id"))
-        prompt = for_prompt(map(taken_apart, messages))
+        prompt = for_prompt(map(from_llama_index, messages))
         options = RecallOptions(**{name: getattr(self, name) for name in RECALL}).for_prompt(prompt)
         options["sampling"] = chosen_sampling(self, given)
         options["tools"] = chosen_tools(given.get("tools"), given.get("tool_choice"))

@@ -28,7 +28,7 @@ from deltamem_agents.memory.open_memories import find_open, refuse_pickle
 from deltamem_agents.memory.results import check_placement
 from deltamem_agents.store import Entry, Held, check_messages, wording_of
 from llama_index_deltamem.blocking import finished, in_run
-from llama_index_deltamem.messages import asks, checked, put_together, question, texts, without_recall
+from llama_index_deltamem.messages import asks, checked, question, texts, to_llama_index, without_recall
 from llama_index_deltamem.tokens import counted_apart, counted_text, tokenizer_of
 from llama_index_deltamem.turn import OpenTurn, Said, journalled, said
 from llama_index_deltamem.window import MARKUP, Window, newest_within
@@ -508,7 +508,7 @@ class DeltaMemory(Memory):
                 if await super().aget_all():
                     return
             log = since_cleared(await self._agent.alog(self._session))
-        messages = [*map(put_together, log), *(each.message for each in self._turn.open())]
+        messages = [*map(to_llama_index, log), *(each.message for each in self._turn.open())]
         if messages:
             async with self._turn.buffer():
                 await self._fill(messages)

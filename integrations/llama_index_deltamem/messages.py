@@ -56,7 +56,7 @@ def _plain(message: ChatMessage) -> ChatMessage:
     return message
 
 
-def taken_apart(message: ChatMessage, id: str | None = None) -> FrameworkMessage:
+def from_llama_index(message: ChatMessage, id: str | None = None) -> FrameworkMessage:
     """A message of LlamaIndex as ours; it has no id of its own. Thoughts and cache points are not what is said."""
     said = [block for block in message.blocks if not isinstance(block, CachePoint | ThinkingBlock | ToolCallBlock)]
     content: str | list[Any]
@@ -73,7 +73,7 @@ def taken_apart(message: ChatMessage, id: str | None = None) -> FrameworkMessage
     )
 
 
-def put_together(entry: Entry) -> ChatMessage:
+def to_llama_index(entry: Entry) -> ChatMessage:
     """An entry of the journal as a message of LlamaIndex.
 
     Anybody may have written the entry: where LlamaIndex's message does not take metadata or blocks, it has the text.

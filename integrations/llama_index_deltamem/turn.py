@@ -16,7 +16,7 @@ from deltamem_agents.frameworks.recalled import RecalledText
 from deltamem_agents.frameworks.tool_output import ToolOutput
 from deltamem_agents.memory import DeltaMem
 from deltamem_agents.memory.open_memories import Handle
-from llama_index_deltamem.messages import answers, asks, taken_apart, with_observations_cut
+from llama_index_deltamem.messages import answers, asks, from_llama_index, with_observations_cut
 
 
 class Said(NamedTuple):
@@ -107,11 +107,11 @@ class OpenTurn(Handle):
 
 def said(messages: Iterable[ChatMessage]) -> list[Said]:
     """Messages with ids of their own; system messages are instructions, and nothing that was said."""
-    apart = ((message, taken_apart(message)) for message in messages)
+    apart = ((message, from_llama_index(message)) for message in messages)
     return [Said(uuid4().hex, message) for message, ours in apart if ours.role != "system"]
 
 
 def journalled(messages: Iterable[Said], tools: ToolOutput) -> list[dict[str, Any]]:
     """As `AgentMemory.write` takes them, less those that say nothing; ``tools`` is what is kept of tools' results."""
-    new = for_journal((taken_apart(each.message, each.id) for each in messages), tools)
+    new = for_journal((from_llama_index(each.message, each.id) for each in messages), tools)
     return [with_observations_cut(each, tools) for each in new]

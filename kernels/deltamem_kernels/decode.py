@@ -69,7 +69,7 @@ class ProductLayout:
         normalize: Whether queries are l2norm(tanh(·)) per head, or taken as they are.
         queries: Their first column; there are H·R.
         corrections: For the columns [start, stop) of up to three outputs the correction they get.
-        later: The correction of an output that is yet to come, where the caller can add it with a matrix product.
+        output_addend: The correction of a projection that runs later, where the caller can add it to a product.
         dtype: Of the product.
     """
 
@@ -81,7 +81,7 @@ class ProductLayout:
         normalize: bool,
         queries: int,
         corrections: Mapping[tuple[int, int], Correction],
-        later: Correction | None = None,
+        output_addend: Correction | None = None,
         dtype: torch.dtype,
     ) -> None:
         self._heads, self._rank, self._normalize, self._queries = heads, rank, normalize, queries
@@ -93,9 +93,9 @@ class ProductLayout:
             struct = decoding.LayoutStruct(
                 heads, rank, normalize, dtype == torch.bfloat16, queries, len(structs), (*columns,), (*structs,)
             )
-            if later is not None and later.struct is not None:
-                struct.later = later.struct
-            self._decode = decoding.decoder(struct, heads * rank, (self._corrections, later))
+            if output_addend is not None and output_addend.struct is not None:
+                struct.output_addend = output_addend.struct
+            self._decode = decoding.decoder(struct, heads * rank, (self._corrections, output_addend))
 
     def read_and_correct(self, product: Tensor, state: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Read each row's state, and add the corrections to the product in place.

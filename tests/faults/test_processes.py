@@ -124,7 +124,7 @@ def test_a_clock_that_goes_backwards_leaves_the_order_of_positions(
         assert [entry.created_at for entry in entries] == sorted((e.created_at for e in entries), reverse=True)
         newest = store.newest_revision("alice", "f")
         assert newest is not None and newest.state == b"state 7"
-        tail = store.tail("alice", "f")
+        tail = store.fold_input("alice", "f")
         assert tail is not None and tail.position == 8 and tail.entries == []
 
 
@@ -132,7 +132,7 @@ def test_a_clock_that_goes_backwards_leaves_the_order_of_positions(
 def test_a_fold_under_way_cannot_store_what_another_process_erased(shared_url: str, whole: bool) -> None:
     with Store.open(shared_url) as store:
         ids = store.append("alice", [say("one"), say("two"), say("three")], "s1")
-        tail = store.tail("alice", "f")
+        tail = store.fold_input("alice", "f")
         assert tail is not None
         revision = Revision(position=tail.position, epoch=tail.epoch, fingerprint="f", state=b"knows two")
 
@@ -147,7 +147,7 @@ def test_a_fold_under_way_cannot_store_what_another_process_erased(shared_url: s
 
         assert store.commit("alice", revision, after=0) == 0  # of another epoch, though of the same name
         assert store.revisions("alice") == [] and store.newest_revision("alice", "f") is None
-        again = store.tail("alice", "f")
+        again = store.fold_input("alice", "f")
         assert again is not None and again.epoch != tail.epoch and again.newest is None
         assert "two" not in [entry.text for entry in again.entries]
 

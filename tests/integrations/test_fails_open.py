@@ -42,7 +42,7 @@ from deltamem_agents.frameworks.messages import SANITIZED, FrameworkMessage
 from deltamem_agents.frameworks.sanitizing import plain_json, plain_text
 from deltamem_agents.store.messages import check_messages
 from langchain_deltamem import ChatDeltaMem, DeltaMemChatMessageHistory, DeltaMemClassicMemory, DeltaMemMiddleware
-from langchain_deltamem.messages import put_together, taken_apart, without_orphans
+from langchain_deltamem.messages import from_langchain, to_langchain, without_orphans
 from llama_index_deltamem import DeltaMemory, DeltaMemoryBlock
 
 NOT_IN_CHECKPOINTS = ("object", "number of many digits", "odd metadata", "artifact")  # LangGraph refuses these
@@ -247,7 +247,7 @@ def test_a_message_goes_round_once_only(mem: DeltaMem) -> None:
     history.add_messages([HumanMessage("a\0b", id="1", additional_kwargs={"x": math.nan})])
     (entry,) = mem.agent("alice").log()
     assert entry.metadata[SANITIZED] == ["content", "metadata"]
-    again = taken_apart(put_together(entry)).for_journal()
+    again = from_langchain(to_langchain(entry)).for_journal()
     assert again is not None and SANITIZED not in again["metadata"]
     history.add_messages(history.messages)
     assert len(mem.agent("alice").log()) == 1

@@ -53,16 +53,18 @@ def test_read_and_correct(rank, heads, dtype, form, error):
             normalize=normalize,
             queries=out,
             corrections={(0, out): decode.Correction(weight, dtype)},
-            later=decode.Correction(-weight, dtype),
+            output_addend=decode.Correction(-weight, dtype),
             dtype=dtype,
         )
         rows = None if valid is None else valid.unsqueeze(1)
-        reads, later = layout.read_and_correct(product.unsqueeze(1), state, rows)
+        reads, output_addend = layout.read_and_correct(product.unsqueeze(1), state, rows)
         reads = reads.squeeze(1)
 
-        if later is not None:  # for an output that is yet to come
-            assert form == "compiled" and later.dtype == dtype
-            assert error(later, -(wanted_reads @ weight.double().T)) < (1e-6 if dtype == torch.float32 else 1e-2)
+        if output_addend is not None:  # for an output that is yet to come
+            assert form == "compiled" and output_addend.dtype == dtype
+            assert error(output_addend, -(wanted_reads @ weight.double().T)) < (
+                1e-6 if dtype == torch.float32 else 1e-2
+            )
         assert reads.dtype == torch.float32
         assert error(reads, wanted_reads) < 1e-6
         assert error(output, wanted) < {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 1e-3}[dtype]

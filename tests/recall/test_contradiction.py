@@ -130,4 +130,4 @@ def test_the_newer_comes_first_and_the_older_is_marked(store: Store) -> None:
 
 def test_an_unweeded_search_marks_nothing(store: Store) -> None:
     records(store, "My favourite colour is teal.", "My favourite colour is now red.")
-    assert not any(record.outdated for record in Retriever(store).search("a", "colour", weed=False))
+    assert not any(record.outdated for record in Retriever(store).search("a", "colour", deduplicate=False))

@@ -158,7 +158,7 @@ def test_nothing_is_held_back_where_nothing_is_to_be_weeded(store: Store, retrie
     for session in ("a", "b", "c"):
         tell(store, "Which apple?", session=session)
     assert len(retriever.search("alice", "Which apple?", 9)) == 1
-    assert [record.session for record in retriever.search("alice", "Which apple?", 2, weed=False)] == ["c", "b"]
+    assert [record.session for record in retriever.search("alice", "Which apple?", 2, deduplicate=False)] == ["c", "b"]
 
 
 def test_vectors_grow_in_place_and_older_snapshots_stay_as_they_are() -> None:

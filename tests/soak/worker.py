@@ -236,7 +236,7 @@ class Writer:
 
 def fold(store: Store, agent: str) -> None:
     """As a memory folds: from the state that the stored one was folded from, or the beginning."""
-    tail = store.tail(agent, FINGERPRINT)
+    tail = store.fold_input(agent, FINGERPRINT)
     if tail is None or not tail.entries:
         return
     state = folded(tail.entries, tail.base.state if tail.base else b"")

@@ -97,7 +97,7 @@ def test_there_and_back(filled: Store, other: Store, tmp_path: Path) -> None:
 def test_an_imported_agent_goes_on(filled: Store, tmp_path: Path, say: Say) -> None:
     filled.export("alice", tmp_path / "a.zip")
     filled.import_(tmp_path / "a.zip", "bob")
-    tail = filled.tail("bob", "f")
+    tail = filled.fold_input("bob", "f")
     assert tail is not None and tail.newest is None and len(tail.entries) == len(filled.live("alice"))
     filled.append("bob", [say("apricot", id="a"), say("damson", id="b")], "s1")
     assert [entry.position for entry in filled.live("bob")][-2:] == [10, 11]

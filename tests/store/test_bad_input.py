@@ -137,7 +137,7 @@ def test_unknown_agents_read_empty_and_cannot_be_changed(store: Store, tmp_path:
     assert (
         store.live("nobody") == store.records("nobody") == store.sessions("nobody") == store.revisions("nobody") == []
     )
-    assert store.agent("nobody") is None and store.tail("nobody", "f") is None
+    assert store.agent("nobody") is None and store.fold_input("nobody", "f") is None
     assert store.newest_revision("nobody", "f") is None and store.embeddings("nobody", "m")[0] == []
     assert store.search_text("nobody", ["x"], 5) == [] and store.missing_embeddings("nobody", "m", 5) == []
     assert store.drop_revisions("nobody") == 0 and store.stored_states("nobody", "f").count == 0

@@ -233,7 +233,7 @@ def test_an_agent_written_to_again_is_another(filled: Store, say: Say, commit: C
 
 
 def test_a_fold_under_way_cannot_store_what_was_erased(filled: Store, commit: Commit) -> None:
-    tail = filled.tail("alice", "g")
+    tail = filled.fold_input("alice", "g")
     assert tail is not None
     old = filled.revisions("alice")[-1]
     filled.erase("alice", Selection(ids=["d"]))

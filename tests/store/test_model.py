@@ -239,7 +239,7 @@ class Machine(RuleBasedStateMachine):
         for agent, journal in self.journals.items():
             for revision in self.store.revisions(agent):
                 assert revision.state == journal.digest(revision.position)
-            tail = self.store.tail(agent, "f")
+            tail = self.store.fold_input(agent, "f")
             assert tail is not None
             start = tail.base.position if tail.base else 0
             if tail.newest is not None and not tail.entries:
@@ -247,7 +247,7 @@ class Machine(RuleBasedStateMachine):
             else:
                 assert [entry.position for entry in tail.entries] == [at for at, *_ in journal.live() if at > start]
             past = journal.head // 2
-            then = self.store.tail(agent, "f", past)
+            then = self.store.fold_input(agent, "f", past)
             texts = [text for _, text in sorted(journal.at(past).values())]
             assert then is not None and (
                 then.newest is None or then.newest.state == digest(texts[: count(then, journal, past)])

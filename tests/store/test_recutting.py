@@ -152,7 +152,7 @@ def test_old_words_are_renewed_by_the_upgrade(url: str, monkeypatch: pytest.Monk
         assert store.search_text("a", ["データ"], 99) == []
     database = open_database(url, None)
     try:
-        database.be_patient()
+        database.enable_retries()
         renew, left = recutting._renew, [2]
 
         def interrupted(*given: object) -> int | None:

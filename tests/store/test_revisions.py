@@ -103,7 +103,7 @@ def test_a_damaged_revision_names_the_remedy(filled: Store) -> None:
     with pytest.raises(StateMismatchError, match="deltamem rebuild alice"):
         filled.newest_revision("alice", "f")
     with pytest.raises(StateMismatchError, match="deltamem rebuild alice"):
-        filled.tail("alice", "f")
+        filled.fold_input("alice", "f")
     assert filled.drop_revisions("alice") == 1 and filled.newest_revision("alice", "f") is None
 
 

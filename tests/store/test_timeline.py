@@ -104,7 +104,7 @@ def test_positions_that_are_none(filled: Store) -> None:
                 call("alice", position)
     for position in bad[:-1]:  # None is the journal as it stands
         with pytest.raises(ConfigError, match="from 0 to 5"):
-            filled.tail("alice", "f", position)
+            filled.fold_input("alice", "f", position)
     assert filled.agent("alice") == before
 
 

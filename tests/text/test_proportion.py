@@ -15,7 +15,7 @@ from deltamem_agents.engine import Rendering, cut
 from deltamem_agents.engine.streaming import without_stop
 from deltamem_agents.frameworks.calling import VisibleText
 from deltamem_agents.frameworks.messages import FrameworkMessage, for_journal, for_prompt
-from deltamem_agents.memory.prompting import beyond, prompt_messages, split_tool_calls
+from deltamem_agents.memory.prompting import not_in_prompt, prompt_messages, split_tool_calls
 from deltamem_agents.memory.results import Reply
 from deltamem_agents.normal_form import normalized
 from deltamem_agents.recall import Record, query_terms, recall_text, split_text, within_budget
@@ -158,7 +158,7 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "cut": lambda text: list(cut([said(text)], rendering(), 256)),
     # prompts and answers
     "prompt_messages": lambda text: prompt_messages(messages(text)),
-    "beyond": lambda text: beyond([given(text[1:])], [text, text[2:]]),
+    "beyond": lambda text: not_in_prompt([given(text[1:])], [text, text[2:]]),
     "split_tool_calls": split_tool_calls,
     "without_stop": lambda text: without_stop(text, ("\n\nx", "stop")),
     # frameworks

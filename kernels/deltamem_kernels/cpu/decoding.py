@@ -39,7 +39,7 @@ class LayoutStruct(ctypes.Structure):
         *((name, ctypes.c_long) for name in ("H", "R", "normalize", "bf16", "queries", "corrected")),
         ("column", ctypes.c_long * 3),
         ("correction", CorrectionStruct * 3),
-        ("later", CorrectionStruct),
+        ("output_addend", CorrectionStruct),
     )
 
 
@@ -67,7 +67,7 @@ def decoder(layout: LayoutStruct, width: int, kept: object) -> Decoder:
     run, _, _, target = _library()
     empty, float32 = torch.empty, torch.float32
 
-    later_out, dtype = layout.later.out, torch.bfloat16 if layout.bf16 else torch.float32
+    addend_width, dtype = layout.output_addend.out, torch.bfloat16 if layout.bf16 else torch.float32
 
     def decode(
         product: Tensor, state: Tensor, valid: Tensor | None, _kept: object = kept
@@ -80,7 +80,7 @@ def decoder(layout: LayoutStruct, width: int, kept: object) -> Decoder:
             mask = valid.data_ptr()
         batch = product.shape[0]
         reads = empty((batch, 1, width), dtype=float32, device="cpu")
-        later = empty((batch, later_out), dtype=dtype, device="cpu") if later_out else None
+        output_addend = empty((batch, addend_width), dtype=dtype, device="cpu") if addend_width else None
         run(
             target,
             layout,
@@ -90,9 +90,9 @@ def decoder(layout: LayoutStruct, width: int, kept: object) -> Decoder:
             state.data_ptr(),
             mask,
             reads.data_ptr(),
-            None if later is None else later.data_ptr(),
+            None if output_addend is None else output_addend.data_ptr(),
         )
-        return reads, later
+        return reads, output_addend
 
     return decode
 
