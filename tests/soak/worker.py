@@ -30,12 +30,13 @@ import ledger
 import rows
 from journals import World
 from operations import Actor, Choosing, InMemory, OnStore, perform
+from sqlalchemy import create_engine, text
 
 from deltamem_agents.errors import DeltaMemError, ForkedError, UnknownAgentError
 from deltamem_agents.store import Entry, Revision, Store
 
 LONGEST = 30.0  # seconds that an operation may wait for its turn: what docs/storage.md promises
-FORKED = 20.0  # seconds that a forked process has
+FORKED = 45.0  # seconds that a forked process has: more than what it may wait for its turn
 FINGERPRINT = "chain"  # of what stands in for a state here: a hash of hashes, folded as a state is
 
 
@@ -188,6 +189,7 @@ class Writer:
         if child == 0:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            os.environ["PGAPPNAME"] = f"soak-{name}"
             signal.alarm(int(FORKED))  # it ends, whatever it waits for; its ledger then has no end
             told = ledger.Ledger(self.folder / "forks" / f"{name}.jsonl")
             stacks = open(self.folder / "forks" / f"{name}.stacks", "w")  # noqa: SIM115  # as long as the process
@@ -230,8 +232,8 @@ class Writer:
     def interrupted_or(self, work: Callable[[], Any]) -> Any:
         return self.interruptible.run(work) if self.interruptible else work()
 
-    def fault(self, text: str) -> None:
-        self.ledger.tell(fault=text)
+    def fault(self, told: str) -> None:
+        self.ledger.tell(fault=told)
 
 
 def fold(store: Store, agent: str) -> None:
@@ -276,11 +278,24 @@ def measure(folder: Path, slot: str) -> None:
             time.sleep(1)
 
 
+def await_the_killed(url: str, slot: str) -> None:
+    """Until the server has noticed that the process before was killed: what it was sent may still be committed."""
+    query = text("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE :of AND application_name <> :own")
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        while connection.scalar(query, {"of": f"soak-{slot}-%", "own": os.environ["PGAPPNAME"]}):
+            time.sleep(0.01)
+    engine.dispose()
+
+
 def main(url: str, folder: Path, slot: str, seed: int, writers: int, model: bool) -> None:
     interruptible = Interruptible()
     signal.signal(signal.SIGINT, interruptible)
     stacks = open(folder / "held" / f"{slot}-{os.getpid()}.stacks", "w")  # noqa: SIM115  # as long as the process
     faulthandler.register(signal.SIGUSR1, file=stacks)
+    if not url.startswith("sqlite"):
+        os.environ["PGAPPNAME"] = f"soak-{slot}-{os.getpid()}"
+        await_the_killed(url, slot)
     actor: Actor
     if model:
         from deltamem_agents import DeltaMem
