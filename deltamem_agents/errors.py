@@ -7,6 +7,7 @@ Each derives from `DeltaMemError` and from the builtin a caller would expect, so
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import NoReturn
 
 SHOWN = 60  # characters of a value in a message
 
@@ -143,3 +144,12 @@ def missing_extra(error: ModuleNotFoundError, package: str, extra: str) -> Missi
         f"{package} needs {error.name}, which is not installed; install deltamem-agents[{extra}]",
         name=error.name,
     )
+
+
+def refuse_pickle(what: str, instead: str = "make it anew where a DeltaMem is open") -> NoReturn:
+    """Say why, and what to do instead.
+
+    Raises:
+        NotPicklableError: Always.
+    """
+    raise NotPicklableError(f"{what} holds an open database and a model, which cannot be pickled; {instead}")

@@ -223,7 +223,7 @@ def _journalled_since(memory: AgentMemory) -> Callable[[], str]:
 def _tell_of_failures(mem: DeltaMem) -> None:
     """On stderr: the messages are journalled all the same."""
     for kind in ("folding", "embedding"):
-        failed = mem.failures.stats(kind)
+        failed = mem.runtime.failures.stats(kind)
         if failed.agents:
             why = spelled(failed.last or "")
             terminal.say(terminal.printable(f"note: {kind} failed, the next recall tries again: {why}"), err=True)

@@ -138,9 +138,9 @@ class AgentMemory(History):
         return self._caught_up(ids, session, wait) if ids else []
 
     def _appended(self, messages: Messages | Select, session: str) -> list[str]:
-        self._mem.check_open()
+        self._runtime.check_open()
         with transaction() as journalled:
-            ids = self._mem.store.append(self.id, messages, session)
+            ids = self._runtime.store.append(self.id, messages, session)
             journalled += ids
         return ids
 
@@ -148,9 +148,9 @@ class AgentMemory(History):
         """The ids of what was journalled, which is folded and indexed, now or later."""
         try:
             if wait:
-                self._mem.background.now(self.id)
+                self._runtime.background.now(self.id)
             else:
-                self._mem.background.later(self.id)
+                self._runtime.background.later(self.id)
         except BaseException as interrupt:  # Ctrl-C; all else is noted
             interrupt.add_note(_durable(self.id, session, ids))
             raise
@@ -209,12 +209,12 @@ class AgentMemory(History):
         query = query.encode("utf-8", "replace").decode()  # lone surrogates are text to no tokenizer
         check_asked(session, since, until, metadata, budget)
         lean, generate = arguments.flag(lean, "lean"), arguments.flag(generate, "generate")
-        self._mem.check_open()
-        backbone = self._mem.backbone
+        self._runtime.check_open()
+        backbone = self._runtime.backbone
         if chosen == "state" or way != "context":
             backbone.engine(f"mode {chosen!r}" if chosen == "state" else f"handover {way!r}")
-        if not self._mem.store.knows(self.id):
-            return Recall(notes=self._mem.notes if chosen != "state" else ())
+        if not self._runtime.store.knows(self.id):
+            return Recall(notes=self._runtime.notes if chosen != "state" else ())
         narrowed: dict[str, Any] = {
             "session": session,
             "since": since,
@@ -222,11 +222,13 @@ class AgentMemory(History):
             "metadata": metadata,
             "context": context,
         }
-        notes = list(self._mem.notes) if chosen != "state" else []
+        notes = list(self._runtime.notes) if chosen != "state" else []
         if not backbone.present and (generate or chosen == "hybrid"):
             notes.append(NO_BACKBONE)
         found = (
-            [] if chosen == "state" else self._mem.retriever.search(self.id, query, k, **narrowed, tell=notes.append)
+            []
+            if chosen == "state"
+            else self._runtime.retriever.search(self.id, query, k, **narrowed, tell=notes.append)
         )
         records = self._that_fit(found, budget, old, notes.append)
         left_out = len(found) - len(records)
@@ -234,8 +236,8 @@ class AgentMemory(History):
         answer, folded = None, None
         if generate and query.strip() and backbone.present:
             folded = self._state_for(chosen, notes)
-            scratch = preload(self._mem.engine, None, _told(records, old)) if records and way != "context" else None
-            answer = ask(self._mem.engine, query, read, folded, scratch)
+            scratch = preload(self._runtime.engine, None, _told(records, old)) if records and way != "context" else None
+            answer = ask(self._runtime.engine, query, read, folded, scratch)
         if lean and answer is not None and answer.source == "both":
             records = [record for record in records if says(record.text, answer.generation.text)] or records
         guess = answer.generation.text if answer is not None and answer.source == "state" else ""
@@ -298,7 +300,9 @@ class AgentMemory(History):
         ready = self._prepare(messages, mode, k, budget, handover, outdated, placement, session, tools, room)
         cancellation = Cancellation()
         on_cancel(cancellation.cancel)
-        generation = self._mem.engine.generate(*ready.request, sampling=sampling, cancellation=cancellation).result()
+        generation = self._runtime.engine.generate(
+            *ready.request, sampling=sampling, cancellation=cancellation
+        ).result()
         return self._reply(started, generation, ready)
 
     def stream(
@@ -323,7 +327,7 @@ class AgentMemory(History):
         ready = self._prepare(messages, mode, k, budget, handover, outdated, placement, session, tools, room)
         pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         cancellation = Cancellation()
-        future = self._mem.engine.generate(
+        future = self._runtime.engine.generate(
             *ready.request, sampling=sampling, on_text=pieces.put, cancellation=cancellation
         )
         future.add_done_callback(lambda _: pieces.put(None))
@@ -363,7 +367,7 @@ class AgentMemory(History):
             check_generation(sampling, tools, budget, truncation)
             room = self._room(sampling) if truncation else None
             ready = self._prepare(messages, mode, k, budget, handover, outdated, placement, session, tools, room)
-            future = self._mem.engine.generate(
+            future = self._runtime.engine.generate(
                 *ready.request, sampling=sampling, on_text=put, cancellation=cancellation
             )
             future.add_done_callback(lambda _: put(None))
@@ -432,7 +436,7 @@ class AgentMemory(History):
         """The best of the records that are handed over within a budget, and those that are left out of the text."""
         if budget is None:
             return records
-        backbone, told = self._mem.backbone, _told(records, old)
+        backbone, told = self._runtime.backbone, _told(records, old)
         kept = within_budget(told, budget, backbone.count, backbone.form)
         if told and not kept:
             shortest = min(told, key=lambda record: len(record.text))
@@ -447,11 +451,11 @@ class AgentMemory(History):
         """Records for a prompt of any model, and what the state says and no record does; what fits the budget."""
         if budget is None:
             return recall_text(records, guess)
-        return text_within(records, budget, self._mem.backbone.count, guess)[0]
+        return text_within(records, budget, self._runtime.backbone.count, guess)[0]
 
     def _text(self, records: Sequence[Record], way: Handover, old: Outdated) -> str:
         """What of records goes into a prompt of the backbone."""
-        return "" if way == "preload" else self._mem.backbone.form.text(_told(records, old), "")
+        return "" if way == "preload" else self._runtime.backbone.form.text(_told(records, old), "")
 
     def _prepare(
         self,
@@ -467,9 +471,9 @@ class AgentMemory(History):
         room: int | None,
     ) -> _Ready:
         """The prompt's tokens, the state and what was recalled; no more than ``room`` tokens, where that can be."""
-        engine = self._mem.backbone.engine("a reply")
+        engine = self._runtime.backbone.engine("a reply")
         plain = prompt_messages(messages)
-        if self._mem.backbone.form is TRAINED:  # notes that another class of ours has put there
+        if self._runtime.backbone.form is TRAINED:  # notes that another class of ours has put there
             plain = [each | {"content": as_trained(each["content"])} for each in plain]
         check_k(k)
         way = check_handover(handover)
@@ -478,7 +482,7 @@ class AgentMemory(History):
         before = turns_before(plain) or self._turns_before(last_question(plain), session)
         search = partial(self._new_records, plain, given, mode, k, budget, way, old, before)
         recalled = Recall() if check_mode(mode) == "state" else search()
-        self._mem.check_open()
+        self._runtime.check_open()
 
         def render(chosen: Sequence[dict[str, Any]]) -> list[int]:
             return engine.rendering.prompt(with_recall(chosen, recalled.text, place), tools)
@@ -506,29 +510,29 @@ class AgentMemory(History):
         if mode == "vector":
             return None
         try:
-            folded = self._mem.folder.current(self.id)
+            folded = self._runtime.folder.current(self.id)
         except (StateMismatchError, InertAdapterError, ClosedError):
             raise
         except Exception as error:  # whatever a model, a device or a database may raise
-            told = self._mem.failures.failed("folding", self.id, error)
+            told = self._runtime.failures.failed("folding", self.id, error)
             if mode == "state":
                 raise
             notes.append(f"without the state, which could not be folded: {told}")
             return None
-        self._mem.failures.succeeded("folding", self.id)
+        self._runtime.failures.succeeded("folding", self.id)
         return folded
 
     def _is_full(self, folded: Folded) -> bool:
         """Whether a state holds more than it can tell apart, so that records are better read without it."""
-        full = self._mem.engine.calibration.full
-        return full is not None and self._mem.engine.norm(folded.state) > full
+        full = self._runtime.engine.calibration.full
+        return full is not None and self._runtime.engine.norm(folded.state) > full
 
     def _turns_before(self, question: str, session: str | None) -> list[str]:
         """The last turns of a session, where a question leans on them."""
-        version = self._mem.store.version(self.id) if session is not None and leans(question) else None
+        version = self._runtime.store.version(self.id) if session is not None and leans(question) else None
         if version is None:
             return []
-        newest = self._mem.store.live(self.id, max(0, version[1] - NEWEST), session)
+        newest = self._runtime.store.live(self.id, max(0, version[1] - NEWEST), session)
         return [entry.text for entry in newest if entry.role in ("user", "assistant")][-TURNS:]
 
     def _new_records(
@@ -553,13 +557,13 @@ class AgentMemory(History):
         notes, new = list(found.notes), not_in_prompt(found.records, said, given)[:k]
         records = self._that_fit(new, budget, old, notes.append)
         text = self._text(records, way, old)
-        usage = replace(found.usage, context_tokens=self._mem.backbone.count(text))
+        usage = replace(found.usage, context_tokens=self._runtime.backbone.count(text))
         left_out = len(new) - len(records)
         return replace(found, text=text, records=records, usage=usage, left_out=left_out, notes=tuple(notes))
 
     def _room(self, sampling: Sampling | None) -> int:
         """Tokens that a prompt may have."""
-        return self._mem.backbone.engine("a reply").window - (sampling or Sampling()).max_tokens
+        return self._runtime.backbone.engine("a reply").window - (sampling or Sampling()).max_tokens
 
     def _reply(self, started: float, generation: Generation, ready: _Ready) -> Reply:
         text, calls = split_tool_calls(generation.text)
@@ -567,7 +571,7 @@ class AgentMemory(History):
             context_tokens=ready.recalled.usage.context_tokens,
             prompt_tokens=generation.prompt_tokens,
             answer_tokens=len(generation.ids),
-            state_bytes=self._mem.backbone.state_bytes if ready.folded else 0,
+            state_bytes=self._runtime.backbone.state_bytes if ready.folded else 0,
             first_token_seconds=generation.first_token_seconds,
             tokens_per_second=generation.tokens_per_second,
             seconds=time.perf_counter() - started,
@@ -590,10 +594,10 @@ class AgentMemory(History):
     def _usage(self, started: float, text: str, answer: Answer | None, folded: Folded | None) -> Usage:
         generation = answer.generation if answer else None
         return Usage(
-            context_tokens=self._mem.backbone.count(text),
+            context_tokens=self._runtime.backbone.count(text),
             prompt_tokens=answer.prompt_tokens if answer else 0,
             answer_tokens=len(generation.ids) if generation else 0,
-            state_bytes=self._mem.backbone.state_bytes if folded else 0,
+            state_bytes=self._runtime.backbone.state_bytes if folded else 0,
             first_token_seconds=generation.first_token_seconds if generation else None,
             tokens_per_second=generation.tokens_per_second if generation else None,
             seconds=time.perf_counter() - started,

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import math
-import os
-import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
+from weakref import WeakKeyDictionary
 
 from deltamem_agents import arguments
 from deltamem_agents.engine.limits import HOT_BYTES, Limits
-from deltamem_agents.errors import ClosedError
-from deltamem_agents.failures import Failures
+from deltamem_agents.errors import refuse_pickle
 from deltamem_agents.memory.agent import AgentMemory
 from deltamem_agents.memory.async_methods import twin
 from deltamem_agents.memory.backbone import Backbone, check_backbone, open_backbone
-from deltamem_agents.memory.background import CLOSE_SECONDS, Background, CallPool
-from deltamem_agents.memory.folding import Folder
-from deltamem_agents.memory.open_memories import refuse_pickle, register
+from deltamem_agents.memory.background import CallPool
 from deltamem_agents.memory.opening import Opening
 from deltamem_agents.memory.results import MemoryStats
-from deltamem_agents.processes import check_process
+from deltamem_agents.memory.runtime import Runtime
+from deltamem_agents.processes import ProcessLock
 from deltamem_agents.recall import (
     AnyEmbedder,
     Cutting,
@@ -42,7 +38,10 @@ if TYPE_CHECKING:
     from deltamem_agents.engine.engine import Engine
 
 EMBED_SECONDS = 0.3  # that a recall embeds
-CALLS = 8  # blocking calls of async twins at once; the model itself runs in a thread of its own
+
+
+_lock = ProcessLock()
+_opened: WeakKeyDictionary[DeltaMem, None] = WeakKeyDictionary()  # in the order they were opened
 
 
 class DeltaMem:
@@ -56,25 +55,9 @@ class DeltaMem:
         notes: tuple[str, ...] = (),
         embed_seconds: float | None = EMBED_SECONDS,
     ) -> None:
-        self.backbone = backbone
-        self.store = store
-        self.notes = notes
-        self._process = os.getpid()
-        self._closed = False
-        self._lock = threading.Lock()
-        self.failures = Failures()
-        self.folder = Folder(store, backbone, self._is_closed)
-        self.retriever = Retriever(
-            store,
-            embedder,
-            failures=self.failures,
-            stopping=self._is_closed,
-            embed_seconds=math.inf if embed_seconds is None else embed_seconds,
-            later=lambda agent: self.background.embed_later(agent),
-        )
-        self.background = Background(self.folder, self.retriever, self.failures, self._is_closed)
-        self._pool = CallPool(CALLS)
-        register(self)
+        self.runtime = Runtime(backbone, store, embedder, notes, embed_seconds)
+        with _lock:
+            _opened[self] = None
 
     @classmethod
     def open(
@@ -171,17 +154,36 @@ class DeltaMem:
         Raises:
             ConfigError: This was opened without a backbone.
         """
-        return self.backbone.engine("an engine")
+        return self.runtime.engine
+
+    @property
+    def backbone(self) -> Backbone:
+        """The model with its adapter, or that there is none."""
+        return self.runtime.backbone
+
+    @property
+    def store(self) -> Store:
+        """The database."""
+        return self.runtime.store
+
+    @property
+    def retriever(self) -> Retriever:
+        """What finds records."""
+        return self.runtime.retriever
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of each recall, such as that there is no embedder."""
+        return self.runtime.notes
 
     @property
     def pool(self) -> CallPool:
-        """Where async twins run, and what is done in the background.
+        """Where async methods run.
 
         Raises:
             ForkedError: This was opened by the process that this one was forked from; the pool's threads are there.
         """
-        check_process(self._process, "DeltaMem")
-        return self._pool
+        return self.runtime.pool
 
     def agent(self, agent_id: str) -> AgentMemory:
         """A handle on one agent's memory; nothing is read or written yet.
@@ -190,7 +192,7 @@ class DeltaMem:
             InvalidAgentError: The id is not a non-empty string of at most 255 characters.
         """
         self.check_open()
-        return AgentMemory(self, check_id(agent_id))
+        return AgentMemory(self.runtime, check_id(agent_id))
 
     def agents(self) -> list[AgentInfo]:
         """All agents that were ever written to, by id."""
@@ -272,14 +274,7 @@ class DeltaMem:
             StoreError: The database cannot be read.
         """
         self.check_open()
-        return MemoryStats(
-            engine=self.engine.stats() if self.backbone.present else None,
-            folding=self.failures.stats("folding"),
-            embedding=self.failures.stats("embedding"),
-            refused=self.retriever.refused,
-            waiting=self.background.waiting,
-            backlog=self.store.backlog(self.backbone.fingerprint, self.retriever.model),
-        )
+        return self.runtime.stats()
 
     def close(self) -> None:
         """Finish the calls under way and close everything; calling it again does nothing.
@@ -289,18 +284,7 @@ class DeltaMem:
         waited for, ten seconds at most; what then still runs fails with ClosedError. In a process that was forked
         meanwhile it does nothing: what is open belongs to the parent.
         """
-        if self._process != os.getpid():
-            return
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        self.background.close(CLOSE_SECONDS)
-        self.folder.wait(CLOSE_SECONDS)
-        self._pool.close(CLOSE_SECONDS)
-        self.backbone.close()
-        self.retriever.close()
-        self.store.close()
+        self.runtime.close()
 
     def __copy__(self) -> Self:
         return self
@@ -344,9 +328,10 @@ class DeltaMem:
             ClosedError: This was closed.
             ForkedError: It was opened by the process that this one was forked from.
         """
-        check_process(self._process, "DeltaMem")
-        if self._closed:
-            raise ClosedError("this DeltaMem was closed; open it again with DeltaMem.open")
+        self.runtime.check_open()
 
-    def _is_closed(self) -> bool:
-        return self._closed
+
+def opened() -> list[DeltaMem]:
+    """Those that this process has opened and still holds, in the order in which they were opened."""
+    with _lock:
+        return list(_opened)

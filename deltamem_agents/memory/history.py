@@ -13,6 +13,7 @@ from deltamem_agents.errors import ConfigError, StateMismatchError, StoreError, 
 from deltamem_agents.memory.async_methods import twin
 from deltamem_agents.memory.folding import Folded
 from deltamem_agents.memory.results import Difference, Drift, Health, Receipt, state_hashes
+from deltamem_agents.memory.runtime import Runtime
 from deltamem_agents.recall import Record
 from deltamem_agents.store import AgentInfo, Entry, Selection
 from deltamem_agents.store.codec import encode
@@ -20,7 +21,6 @@ from deltamem_agents.store.revisions import checksum_of
 
 if TYPE_CHECKING:
     from deltamem_agents.core import State
-    from deltamem_agents.memory.deltamem import DeltaMem
 
 UNFOLDED = (
     "opened with backbone=None: the stored states that knew what was erased are deleted, and whoever opens this "
@@ -31,12 +31,12 @@ UNFOLDED = (
 class History:
     """The journal and the states of one agent; see `AgentMemory`."""
 
-    def __init__(self, mem: DeltaMem, agent_id: str) -> None:
-        self._mem = mem
+    def __init__(self, runtime: Runtime, agent_id: str) -> None:
+        self._runtime = runtime
         self.id = agent_id
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.id!r}, {self._mem.store.url})"
+        return f"{type(self).__name__}({self.id!r}, {self._runtime.store.url})"
 
     @property
     def pool(self) -> ThreadPoolExecutor:
@@ -45,8 +45,8 @@ class History:
         Raises:
             ClosedError: The memory was closed.
         """
-        self._mem.check_open()
-        return self._mem.pool
+        self._runtime.check_open()
+        return self._runtime.pool
 
     def log(self, session: str | None = None, *, at: int | None = None) -> list[Entry]:
         """The live journal, in order. Empty for an unknown agent.
@@ -58,8 +58,8 @@ class History:
         Raises:
             ConfigError: The journal has no such position.
         """
-        self._mem.check_open()
-        return self._mem.store.log(self.id, session, at)
+        self._runtime.check_open()
+        return self._runtime.store.log(self.id, session, at)
 
     def neighbours(self, record: Record, reach: int = 2) -> list[Entry]:
         """The messages around a record's in its session, its own among them, oldest first; none if it is gone.
@@ -81,8 +81,8 @@ class History:
 
     def sessions(self) -> list[str]:
         """Sessions that have live messages, in the order in which they began."""
-        self._mem.check_open()
-        return self._mem.store.sessions(self.id)
+        self._runtime.check_open()
+        return self._runtime.store.sessions(self.id)
 
     def state(self, *, at: int | None = None) -> State:
         """The state of the journal: module name to float32 tensor [R, R] or [H, R, R]; empty if unknown.
@@ -93,8 +93,8 @@ class History:
         Raises:
             ConfigError: The journal has no such position.
         """
-        self._mem.check_open()
-        folder = self._mem.folder
+        self._runtime.check_open()
+        folder = self._runtime.folder
         folded = folder.current(self.id) if at is None else folder.at(self.id, at)
         return folded.state if folded else {}
 
@@ -104,8 +104,8 @@ class History:
         Raises:
             StoreError: The database could not be written.
         """
-        self._mem.check_open()
-        folded = self._mem.folder.rebuild(self.id)
+        self._runtime.check_open()
+        folded = self._runtime.folder.rebuild(self.id)
         return folded.state if folded else {}
 
     def verify(self) -> Drift:
@@ -114,8 +114,8 @@ class History:
         Raises:
             StateMismatchError: The stored state is damaged, or not finite.
         """
-        self._mem.check_open()
-        used, anew = self._mem.folder.current(self.id), self._mem.folder.anew(self.id)
+        self._runtime.check_open()
+        used, anew = self._runtime.folder.current(self.id), self._runtime.folder.anew(self.id)
         if used is None or anew is None:
             return Drift(position=0, layers={})
         return Drift(position=used.position, layers=distances(used.state, anew.state))
@@ -130,12 +130,12 @@ class History:
             UnknownAgentError: Nothing was ever written to this agent.
             ConfigError: The journal has no such position.
         """
-        self._mem.check_open()
+        self._runtime.check_open()
         end = self._known().position
-        first, second = self._mem.store.at(self.id, a), self._mem.store.at(self.id, end if b is None else b)
+        first, second = self._runtime.store.at(self.id, a), self._runtime.store.at(self.id, end if b is None else b)
         before, after = {entry.position for entry in first}, {entry.position for entry in second}
         layers: dict[str, float] = {}
-        if self._mem.folder.able:
+        if self._runtime.folder.able:
             layers = distances(self.state(at=end if b is None else b), self.state(at=a))
         return Difference(
             added=[entry for entry in second if entry.position not in before],
@@ -150,9 +150,9 @@ class History:
             UnknownAgentError: Nothing was ever written to this agent.
             ConfigError: The other one exists.
         """
-        self._mem.check_open()
-        self._mem.store.fork(self.id, new)
-        return type(self)(self._mem, new)
+        self._runtime.check_open()
+        self._runtime.store.fork(self.id, new)
+        return type(self)(self._runtime, new)
 
     def rollback(self, position: int) -> int:
         """Let the journal go on from how it stood at ``position``. What came after is no longer live, and not erased.
@@ -164,10 +164,10 @@ class History:
             UnknownAgentError: Nothing was ever written to this agent.
             ConfigError: The journal has no such position.
         """
-        self._mem.check_open()
-        entry = self._mem.store.rollback(self.id, position)
-        self._mem.folder.forget(self.id)
-        self._mem.retriever.forget(self.id)
+        self._runtime.check_open()
+        entry = self._runtime.store.rollback(self.id, position)
+        self._runtime.folder.forget(self.id)
+        self._runtime.retriever.forget(self.id)
         return entry
 
     def erase(
@@ -223,11 +223,11 @@ class History:
 
     def health(self) -> Health:
         """How the memory stands: what is journalled, folded and stored. Folds nothing."""
-        self._mem.check_open()
-        store, info = self._mem.store, self._mem.store.agent(self.id)
+        self._runtime.check_open()
+        store, info = self._runtime.store, self._runtime.store.agent(self.id)
         if info is None:
             return Health()
-        stored = store.stored_states(self.id, self._mem.backbone.fingerprint)
+        stored = store.stored_states(self.id, self._runtime.backbone.fingerprint)
         return Health(
             messages=info.messages,
             position=info.position,
@@ -252,10 +252,10 @@ class History:
     ahealth = twin(health)
 
     def _known(self) -> AgentInfo:
-        found = self._mem.store.agent(self.id)
+        found = self._runtime.store.agent(self.id)
         if found is None:
             raise UnknownAgentError(
-                f"agent {self.id!r} is not in {self._mem.store.url}; it exists from its first write"
+                f"agent {self.id!r} is not in {self._runtime.store.url}; it exists from its first write"
             )
         return found
 
@@ -264,19 +264,19 @@ class History:
     ) -> Receipt:
         for name, value in (("forks", forks), ("dry_run", dry_run), ("wait", wait), ("tombstone", tombstone)):
             arguments.flag(value, name)
-        self._mem.check_open()
-        store = self._mem.store
-        before = store.stored_states(self.id, self._mem.backbone.fingerprint).checksum
+        self._runtime.check_open()
+        store = self._runtime.store
+        before = store.stored_states(self.id, self._runtime.backbone.fingerprint).checksum
         plan = store.erase(self.id, chosen, forks=forks, dry_run=dry_run, tombstone=tombstone)
         reason, after = None, before
         if not dry_run:
             for each in plan.erased:
-                self._mem.folder.forget(each.agent)
-                self._mem.retriever.forget(each.agent)
+                self._runtime.folder.forget(each.agent)
+                self._runtime.retriever.forget(each.agent)
             reason = self._purge()
-            folded = self._folded_after_erasing() if wait and self._mem.folder.able else None
+            folded = self._folded_after_erasing() if wait and self._runtime.folder.able else None
             after = checksum_of(encode(folded.state)) if folded else None
-        unfolded = not dry_run and not self._mem.folder.able and store.knows(self.id)
+        unfolded = not dry_run and not self._runtime.folder.able and store.knows(self.id)
         return Receipt(
             agent=self.id,
             status="dry run" if dry_run else "pending" if reason else "complete",
@@ -292,17 +292,17 @@ class History:
         """The state of what is left; None where it cannot be folded. The receipt is given in any case."""
         try:
             try:
-                return self._mem.folder.current(self.id)
+                return self._runtime.folder.current(self.id)
             except (StateMismatchError, StoreError):
-                return self._mem.folder.rebuild(self.id)
+                return self._runtime.folder.rebuild(self.id)
         except Exception as error:  # whatever a model, a device or a database may raise
-            self._mem.failures.failed("folding", self.id, error)
+            self._runtime.failures.failed("folding", self.id, error)
             return None
 
     def _purge(self) -> str | None:
         """As `Store.purge`; what is erased by now must not go without its receipt."""
         try:
-            return self._mem.store.purge(whole=False)
+            return self._runtime.store.purge(whole=False)
         except StoreError as error:
             return str(error)
 

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn, Self
-from weakref import WeakKeyDictionary
+from typing import NoReturn, Self
 
-from deltamem_agents.errors import ClosedError, ConfigError, ForkedError, NotPicklableError
-from deltamem_agents.processes import ProcessLock
-
-if TYPE_CHECKING:
-    from deltamem_agents.memory.deltamem import DeltaMem
-
-_lock = ProcessLock()
-_opened: WeakKeyDictionary[DeltaMem, None] = WeakKeyDictionary()  # in the order they were opened
+from deltamem_agents.errors import ClosedError, ConfigError, ForkedError, refuse_pickle
+from deltamem_agents.memory.deltamem import DeltaMem, opened
 
 
 class Handle:
@@ -33,30 +26,14 @@ class Handle:
         refuse_pickle("a handle on a DeltaMem")
 
 
-def refuse_pickle(what: str, instead: str = "make it anew where a DeltaMem is open") -> NoReturn:
-    """Say why, and what to do instead.
-
-    Raises:
-        NotPicklableError: Always.
-    """
-    raise NotPicklableError(f"{what} holds an open database and a model, which cannot be pickled; {instead}")
-
-
-def register(mem: DeltaMem) -> None:
-    """Let `find_open` find this one for as long as it is open."""
-    with _lock:
-        _opened[mem] = None
-
-
 def find_open(url: str) -> DeltaMem:
-    """The registered `DeltaMem` whose masked URL this is; the newest, where a database is open more than once.
+    """The open `DeltaMem` whose masked URL this is; the newest, where a database is open more than once.
 
     Raises:
         ClosedError: None is open in this process.
         ConfigError: Several databases have this URL, in memory or as it is masked, and nothing tells which is meant.
     """
-    with _lock:
-        found = [mem for mem in _opened if mem.store.url == url and _is_open(mem)]
+    found = [mem for mem in opened() if mem.store.url == url and _is_open(mem)]
     if not found:
         raise ClosedError(
             f"no DeltaMem is open for {url} in this process; open it with DeltaMem.open(url=…) before what belongs "

@@ -85,7 +85,7 @@ def tell(agent: AgentMemory, conversation: Conversation) -> None:
 def judge(mem: DeltaMem, agent: AgentMemory, conversation: Conversation, rng: random.Random) -> Iterator[Judged]:
     """Tell an agent a conversation and ask about it."""
     tell(agent, conversation)
-    folded = mem.folder.current(agent.id)
+    folded = mem.runtime.folder.current(agent.id)
     assert folded is not None
     norm = state_norm(folded.state)
     said = [question for question in conversation.questions if question.kind != "unknown"]

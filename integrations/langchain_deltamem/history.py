@@ -58,7 +58,7 @@ class DeltaMemChatMessageHistory(BaseChatMessageHistory):
         check_id(agent_id)
         if on_error == "raise":
             mem.check_open()
-        self._agent = AgentMemory(mem, agent_id)
+        self._agent = AgentMemory(mem.runtime, agent_id)
         self._session = session_name(session_id)
 
     @property

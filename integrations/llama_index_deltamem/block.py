@@ -13,6 +13,7 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.memory import BaseMemoryBlock
 from llama_index.core.utils import get_tokenizer
 
+from deltamem_agents.errors import refuse_pickle
 from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open, is_open
 from deltamem_agents.frameworks.messages import for_journal, session_name
@@ -22,7 +23,7 @@ from deltamem_agents.frameworks.recalled import RecalledText
 from deltamem_agents.frameworks.resent import Handed, unwritten_portion
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem
-from deltamem_agents.memory.open_memories import Handle, refuse_pickle
+from deltamem_agents.memory.open_memories import Handle
 from deltamem_agents.store import Held
 from llama_index_deltamem.blocking import in_run
 from llama_index_deltamem.messages import checked, from_llama_index, question, texts, with_observations_cut

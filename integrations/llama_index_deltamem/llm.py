@@ -25,7 +25,7 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools.types import BaseTool
 
-from deltamem_agents.errors import ConfigError
+from deltamem_agents.errors import ConfigError, refuse_pickle
 from deltamem_agents.frameworks.calling import (
     RecallOptions,
     VisibleText,
@@ -37,7 +37,7 @@ from deltamem_agents.frameworks.messages import for_prompt
 from deltamem_agents.frameworks.options import refuse_unknown
 from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.memory import AgentMemory, DeltaMem, Reply
-from deltamem_agents.memory.open_memories import Handle, refuse_pickle
+from deltamem_agents.memory.open_memories import Handle
 from llama_index_deltamem.messages import from_llama_index, tool_call_blocks
 from llama_index_deltamem.tokens import Tokenizer, tokenizer_of
 from llama_index_deltamem.window import announce

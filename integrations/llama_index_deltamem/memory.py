@@ -15,7 +15,7 @@ from llama_index.core.memory.memory import DEFAULT_TOKEN_LIMIT, InsertMethod
 from llama_index.core.schema import QueryBundle
 from llama_index.core.storage.chat_store.base_db import MessageStatus
 
-from deltamem_agents.errors import ConfigError, UnknownAgentError, shown
+from deltamem_agents.errors import ConfigError, UnknownAgentError, refuse_pickle, shown
 from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open, is_open
 from deltamem_agents.frameworks.messages import clearing, own_role, session_name, since_cleared
@@ -24,7 +24,7 @@ from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.frameworks.resent import Message, unwritten, unwritten_answer
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem, Receipt
-from deltamem_agents.memory.open_memories import find_open, refuse_pickle
+from deltamem_agents.memory.open_memories import find_open
 from deltamem_agents.memory.results import check_placement
 from deltamem_agents.store import Entry, Held, check_messages, wording_of
 from llama_index_deltamem.blocking import finished, in_run

@@ -64,7 +64,7 @@ def killed(url: str, rounds: int, seed: int, path: str) -> None:
             tell(report, "done", [message["id"] for message in messages])
             tell(report, "folding", number)
             os.write(tell_ready, b".")
-            mem.folder.current(AGENT)
+            mem.runtime.folder.current(AGENT)
             tell(report, "folded", number)
             time.sleep(600)
         os.close(tell_ready)

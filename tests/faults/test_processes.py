@@ -163,17 +163,17 @@ def test_a_fold_of_another_epoch_is_not_stored_by_the_memory_either(
     with DeltaMem.open("tiny", url=url, embedder=False) as mem, Store.open(url) as elsewhere:
         alice = mem.agent("alice")
         ids = mem.store.append("alice", [say("My dog is called Rex."), say("I live in Oslo.")], "s1")
-        fold: Callable[..., Any] = mem.folder._run
+        fold: Callable[..., Any] = mem.runtime.folder._run
 
         def erased_meanwhile(*arguments: Any, **named: Any) -> Any:
             folded = fold(*arguments, **named)
             elsewhere.erase("alice", Selection(ids=ids[:1]))
             return folded
 
-        monkeypatch.setattr(mem.folder, "_run", erased_meanwhile)
+        monkeypatch.setattr(mem.runtime.folder, "_run", erased_meanwhile)
         alice.state()
         assert mem.store.revisions("alice") == []
-        monkeypatch.setattr(mem.folder, "_run", fold)
+        monkeypatch.setattr(mem.runtime.folder, "_run", fold)
         mem.agent("fresh").write([say("I live in Oslo.")], "s1")
         state, expected = alice.state(), mem.agent("fresh").state()
         assert max(float((state[name] - expected[name]).norm() / expected[name].norm()) for name in state) < SAME

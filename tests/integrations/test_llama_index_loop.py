@@ -51,7 +51,7 @@ async def ticking() -> AsyncIterator[list[float]]:
 def slow_folds(mem: DeltaMem, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Every fold of a message takes 300 ms of its thread; when each of them ended."""
     ended: list[float] = []
-    current = mem.folder.current
+    current = mem.runtime.folder.current
 
     def slowly(agent: str, *args: Any, **kwargs: Any) -> Any:
         time.sleep(FOLD)
@@ -59,7 +59,7 @@ def slow_folds(mem: DeltaMem, monkeypatch: pytest.MonkeyPatch) -> list[float]:
         ended.append(time.perf_counter())
         return folded
 
-    monkeypatch.setattr(mem.folder, "current", slowly)
+    monkeypatch.setattr(mem.runtime.folder, "current", slowly)
     return ended
 
 

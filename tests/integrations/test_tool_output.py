@@ -100,7 +100,7 @@ def test_two_ends_of_a_result_are_journalled_and_none_is_folded(mem: DeltaMem, w
 def test_all_of_a_result_is_kept_and_folded_where_that_is_asked_for(
     mem: DeltaMem, write: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mem.background, "later", lambda agent: None)  # a hundred kilobytes take half a minute
+    monkeypatch.setattr(mem.runtime.background, "later", lambda agent: None)  # a hundred kilobytes take half a minute
     agent = mem.agent(f"{write.__name__} whole")
     write(mem, agent.id, tool_output=None, fold_tool_output=True)
     (result,) = [entry for entry in agent.log() if "BEGINNING" in entry.text]

@@ -45,7 +45,7 @@ def test_what_was_not_said_is_not_answered(mem: DeltaMem, mode: str, question: s
 
 
 def test_where_they_disagree_the_records_win(mem: DeltaMem) -> None:
-    folded = mem.folder.current("a")
+    folded = mem.runtime.folder.current("a")
     assert ask(mem.engine, COLOUR, "", folded).text == "teal"
     found = ask(mem.engine, COLOUR, lines("My favourite colour is crimson."), folded)
     assert found.text == "crimson" and found.source == "records"
@@ -55,14 +55,14 @@ def test_what_no_record_says_the_state_still_does_where_it_is_sure(
     mem: DeltaMem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mem.engine, "calibration", Calibration())
-    folded = mem.folder.current("a")
+    folded = mem.runtime.folder.current("a")
     found = ask(mem.engine, COLOUR, lines("Hugo has a dog called Biscuit."), folded)
     assert found.text == "teal" and found.source == "state"
 
 
 def test_a_doubtful_state_keeps_silent_where_records_do(mem: DeltaMem, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mem.engine, "calibration", Calibration(state=Logistic(bias=1.0, slope=0.0)))  # 0.73 always
-    folded = mem.folder.current("a")
+    folded = mem.runtime.folder.current("a")
     assert ask(mem.engine, COLOUR, "", folded).text == "teal"
     found = ask(mem.engine, COLOUR, lines("Hugo has a dog called Biscuit."), folded)
     assert found.text is None and found.source == "neither"
@@ -71,7 +71,9 @@ def test_a_doubtful_state_keeps_silent_where_records_do(mem: DeltaMem, monkeypat
 
 
 def test_both_answers_are_drawn_with_what_raises_them(mem: DeltaMem) -> None:
-    read, remembered = draw(mem.engine, COLOUR, lines("My favourite colour is crimson."), mem.folder.current("a"))
+    read, remembered = draw(
+        mem.engine, COLOUR, lines("My favourite colour is crimson."), mem.runtime.folder.current("a")
+    )
     assert read.generation.text == "crimson" and read.by_records > 0.9 > 0.1 > read.by_state
     assert remembered.generation.text == "teal" and remembered.by_state > 0.9 > 0.1 > remembered.by_records
 

@@ -236,7 +236,7 @@ def test_a_long_fold_stops_when_the_memory_is_closed_and_keeps_what_it_has(open_
     mem = open_mem()
     mem.store.append("alice", [{"role": "user", "content": "Shelf 3 holds crate 7. " * 60}] * 100, "s")
     began = slow_folds(monkeypatch, 0.2)
-    folding = threading.Thread(target=lambda: mem.background.now("alice"))
+    folding = threading.Thread(target=lambda: mem.runtime.background.now("alice"))
     folding.start()
     until = time.monotonic() + 60
     while len(began) < 4:

@@ -171,7 +171,7 @@ def test_an_entry_that_does_not_fit_is_not_used(mem, distance, runs, damage) -> 
     first, more = {"role": "user", "content": "My dog is Rex."}, {"role": "user", "content": "I live in Oslo."}
     agent = mem.agent("a")
     agent.write([first])
-    key = AgentKey(mem.folder._owner, "a", mem.store.agent("a").epoch)
+    key = AgentKey(mem.runtime.folder._owner, "a", mem.store.agent("a").epoch)
     mem.engine.hot.put(damage(mem.engine.hot.take(key)))
     seen = runs(mem)
     agent.write([more])

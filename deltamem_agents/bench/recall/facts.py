@@ -160,7 +160,7 @@ def _asked(
                 records = mem.backbone.form.text(current(recalled.records), "")
             elif recalled.records:
                 scratch = preload(mem.engine, None, recalled.records)
-        folded = None if mode == "vector" else mem.folder.current(agent.id)
+        folded = None if mode == "vector" else mem.runtime.folder.current(agent.id)
         found = ask(mem.engine, question.text, records, folded, scratch)
         said, answered, confidence = found.generation.text, found.text is not None, found.confidence
         tokens = mem.engine.count(records)

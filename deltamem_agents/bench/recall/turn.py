@@ -148,7 +148,7 @@ def main() -> None:
         check(agent, chosen.messages)
 
         def pause() -> None:
-            while mem.background.busy:
+            while mem.runtime.background.busy:
                 time.sleep(0.002)
 
         figures = turns(agent, chosen.messages, wait=True, pause=lambda: None)

@@ -1,0 +1,124 @@
+"""`Runtime`: what one open `DeltaMem` runs on; the memory of each agent holds it."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from deltamem_agents.errors import ClosedError
+from deltamem_agents.failures import Failures
+from deltamem_agents.memory.backbone import Backbone
+from deltamem_agents.memory.background import CLOSE_SECONDS, Background, CallPool
+from deltamem_agents.memory.folding import Folder
+from deltamem_agents.memory.results import MemoryStats
+from deltamem_agents.processes import check_process
+from deltamem_agents.recall import Embedder, Retriever
+from deltamem_agents.store import Store
+
+if TYPE_CHECKING:
+    from deltamem_agents.engine.engine import Engine
+
+CALLS = 8  # blocking calls of async methods at once; the model itself runs in a thread of its own
+
+
+class Runtime:
+    """A backbone or none, a database, a retriever, and the threads that fold, embed and answer async calls.
+
+    Args:
+        backbone: Closed by `close`, as are the store and the retriever.
+        embedder: None searches by words alone.
+        notes: What a user should know of each recall, such as that there is no embedder.
+        embed_seconds: That a recall may embed; None for no limit.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        store: Store,
+        embedder: Embedder | None,
+        notes: tuple[str, ...],
+        embed_seconds: float | None,
+    ) -> None:
+        self.backbone = backbone
+        self.store = store
+        self.notes = notes
+        self.failures = Failures()
+        self._process = os.getpid()
+        self._closed = False
+        self._lock = threading.Lock()
+        self.folder = Folder(store, backbone, self._is_closed)
+        self.retriever = Retriever(
+            store,
+            embedder,
+            failures=self.failures,
+            stopping=self._is_closed,
+            embed_seconds=math.inf if embed_seconds is None else embed_seconds,
+            later=lambda agent: self.background.embed_later(agent),
+        )
+        self.background = Background(self.folder, self.retriever, self.failures, self._is_closed)
+        self._pool = CallPool(CALLS)
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the backbone.
+
+        Raises:
+            ConfigError: The memory was opened without a backbone.
+        """
+        return self.backbone.engine("an engine")
+
+    @property
+    def pool(self) -> CallPool:
+        """Where async methods run.
+
+        Raises:
+            ForkedError: The memory was opened by the process that this one was forked from; the threads are there.
+        """
+        check_process(self._process, "DeltaMem")
+        return self._pool
+
+    def check_open(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            ClosedError: The memory was closed.
+            ForkedError: It was opened by the process that this one was forked from.
+        """
+        check_process(self._process, "DeltaMem")
+        if self._closed:
+            raise ClosedError("this DeltaMem was closed; open it again with DeltaMem.open")
+
+    def stats(self) -> MemoryStats:
+        """See `DeltaMem.stats`.
+
+        Raises:
+            StoreError: The database cannot be read.
+        """
+        return MemoryStats(
+            engine=self.engine.stats() if self.backbone.present else None,
+            folding=self.failures.stats("folding"),
+            embedding=self.failures.stats("embedding"),
+            refused=self.retriever.refused,
+            waiting=self.background.waiting,
+            backlog=self.store.backlog(self.backbone.fingerprint, self.retriever.model),
+        )
+
+    def close(self) -> None:
+        """See `DeltaMem.close`."""
+        if self._process != os.getpid():
+            return
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self.background.close(CLOSE_SECONDS)
+        self.folder.wait(CLOSE_SECONDS)
+        self._pool.close(CLOSE_SECONDS)
+        self.backbone.close()
+        self.retriever.close()
+        self.store.close()
+
+    def _is_closed(self) -> bool:
+        return self._closed
