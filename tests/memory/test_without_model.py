@@ -49,7 +49,7 @@ def light(url: str) -> Iterator[DeltaMem]:
 def test_what_needs_the_model_says_what_is_missing(light: DeltaMem, call: Callable[[Any], object]) -> None:
     alice = light.agent("alice")
     alice.write([TEAL])
-    with pytest.raises(ConfigError, match=r"needs a backbone, .*backbone=None; open .* with DeltaMem\.open\('tiny'"):
+    with pytest.raises(ConfigError, match=r"needs a backbone, .*backbone=None; open .* with backbone='tiny'"):
         call(alice)
     with pytest.raises(ConfigError, match="needs a backbone"):
         _ = light.engine
