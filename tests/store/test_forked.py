@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from deltamem_agents.store import Store
 
 PROGRAM = """
 import json, os, sys, threading, time
@@ -170,3 +176,46 @@ def test_the_parents_store_is_refused_at_once_whatever_its_threads_do(
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[] ['parent']"
+
+
+KILLED = """
+import os, sys, threading, time
+from deltamem_agents.store import Store
+
+store = Store.open(sys.argv[1])
+store.append("alice", [{"role": "user", "content": "parent"}], "s")
+begun = threading.Event()
+
+def never_ends(connection):
+    connection.exec_driver_sql("SELECT * FROM deltamem_agents FOR UPDATE")
+    begun.set()
+    time.sleep(100)
+
+threading.Thread(target=lambda: store._database.write(never_ends), daemon=True).start()
+begun.wait(30)
+child = os.fork()
+if child == 0:
+    time.sleep(60)
+    os._exit(0)
+print(child, flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.mark.slow  # PostgreSQL
+def test_what_a_killed_process_had_begun_ends_though_a_forked_one_lives(postgresql_url: Callable[[], str]) -> None:
+    url = postgresql_url()
+    with (
+        Store.open(url) as store,
+        subprocess.Popen([sys.executable, "-c", KILLED, url], stdout=subprocess.PIPE) as made,
+    ):
+        assert made.stdout is not None
+        child = int(made.stdout.readline())
+        made.kill()
+        made.wait()
+        try:
+            started = time.monotonic()
+            store.append("alice", [{"role": "user", "content": "another"}], "s")
+            assert time.monotonic() - started < 10
+        finally:
+            os.kill(child, signal.SIGKILL)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import random
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 from sqlalchemy import URL, Engine, NullPool, QueuePool, create_engine, event
 
@@ -19,6 +22,9 @@ THRESHOLD = 5  # executions after which psycopg prepares a statement, unless tol
 OPTION = "deltamem_prepares"  # of our engines: their `Prepares`
 NOT_IN_A_URL = ("autocommit", "conninfo", "context", "cursor_factory", "row_factory")  # of `psycopg.connect`
 REMEDY = "behind a transaction pooler add ?prepare_threshold=none to the URL, or to your engine's connect_args"
+
+_connections: WeakSet[Any] = WeakSet()  # of our engines
+_hooks: list[str] = []  # that are registered: none until an engine is made
 
 
 @dataclass(slots=True)
@@ -68,6 +74,7 @@ def engine(url: URL) -> Engine:
     def connected(connection: Any, _entry: object) -> None:
         # Statements are named by a counter. Behind a transaction pooler that we did not notice, the same name could
         # stand for another client's statement: so nobody else is to count from the same number.
+        _connections.add(connection)
         manager = getattr(connection, "_prepared", None)
         if hasattr(manager, "_prepared_idx"):
             manager._prepared_idx = random.getrandbits(62)  # type: ignore[union-attr]
@@ -77,9 +84,25 @@ def engine(url: URL) -> Engine:
     def taken(connection: Any, _entry: object, _proxy: object) -> None:
         connection.prepare_threshold = prepares.threshold
 
+    if not _hooks:
+        _hooks.append("fork")
+        os.register_at_fork(after_in_child=_let_go)
     event.listen(made, "connect", connected)
     event.listen(made, "checkout", taken)
     return made
+
+
+def _let_go() -> None:
+    """In a forked process: put nothing in place of the parent's sockets, whose connections it cannot use.
+
+    The server notices that the parent has ended, and ends its transactions, when the last copy of a socket is closed.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for connection in list(_connections):
+        with suppress(Exception):  # it is closed
+            os.dup2(nothing, connection.fileno(), inheritable=False)
+    os.close(nothing)
+    _connections.clear()
 
 
 def refused(name: str, driver: str) -> str:
