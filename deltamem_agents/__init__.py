@@ -20,5 +20,5 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["AgentMemory", "DeltaMem", "Recall", "Reply"]
 
-# On use, so that importing the package, or its store alone, imports no more than that.
+# Names are imported on first use, so importing the package, or its store alone, imports nothing else.
 __getattr__ = imported_on_use(__name__, dict.fromkeys(__all__, "memory"))

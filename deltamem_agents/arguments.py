@@ -1,4 +1,4 @@
-"""Checks of what callers give, before anything is read or written; each raises ConfigError unless it says otherwise."""
+"""Checks of callers' arguments, made before any I/O; each raises ConfigError unless its docstring says otherwise."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 
 from deltamem_agents.errors import ConfigError, InvalidAgentError, kind_of, shown
 
-PATH_BYTES, NAME_BYTES = 4000, 255  # of a path and of a name in it, about, on the systems that are common
-LARGEST = (1 << 62) - 1  # of a whole number; databases hold 63 bits
+PATH_BYTES, NAME_BYTES = 4000, 255  # limits of a whole path and of one name in it, roughly those of common systems
+LARGEST = (1 << 62) - 1  # the largest whole number accepted; databases hold 63 bits
 
 T = TypeVar("T")
 
 
 def whole(value: object, name: str, low: int = 0, high: int = LARGEST) -> int:
-    """A whole number from ``low`` to ``high``."""
+    """Check a whole number from ``low`` to ``high``."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         limit = f"of {low} or more" if high == LARGEST else f"from {low} to {high}"
         raise ConfigError(f"{name} is {shown(value)}; give a whole number {limit}")
@@ -27,7 +27,7 @@ def whole(value: object, name: str, low: int = 0, high: int = LARGEST) -> int:
 
 
 def seconds(value: object, name: str = "timeout") -> float | None:
-    """A number of seconds, or None."""
+    """Check a number of seconds, or None."""
     if value is not None and (
         isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST or math.isnan(value)
     ):
@@ -36,22 +36,22 @@ def seconds(value: object, name: str = "timeout") -> float | None:
 
 
 def flag(value: object, name: str) -> bool:
-    """What is true or false."""
+    """Check a truth value."""
     try:
         return bool(value)
-    except Exception as error:  # of a foreign class, such as an array of several
+    except Exception as error:  # raised by a foreign class, such as an array of several elements
         raise ConfigError(f"{name} is {shown(value)}; give True or False") from error
 
 
 def text(value: object, name: str) -> str:
-    """A string that can be stored: without NUL and lone surrogates."""
+    """Check a string that can be stored: it holds no NUL and no lone surrogates."""
     if not isinstance(value, str) or "\0" in value or not _encodes(value):
         raise ConfigError(f"{name} is {shown(value)}; give a string without NUL and lone surrogates")
     return value
 
 
 def terms(value: object) -> Sequence[str]:
-    """What is searched for: any strings that have an encoding."""
+    """Check search terms: strings without lone surrogates."""
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
         raise ConfigError(f"terms is {shown(value)}; give a list of strings")
     for each in value:
@@ -61,7 +61,7 @@ def terms(value: object) -> Sequence[str]:
 
 
 def texts(value: object, name: str) -> Collection[str]:
-    """Several strings that can be stored."""
+    """Check a collection of strings that can be stored."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Collection):
         raise ConfigError(f"{name} is {shown(value)}; give a list of strings")
     for each in value:
@@ -70,7 +70,7 @@ def texts(value: object, name: str) -> Collection[str]:
 
 
 def wholes(value: object, name: str, high: int = LARGEST) -> Sequence[int]:
-    """Several whole numbers."""
+    """Check a sequence of whole numbers."""
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
         raise ConfigError(f"{name} is {shown(value)}; give a list of whole numbers")
     for each in value:
@@ -79,7 +79,7 @@ def wholes(value: object, name: str, high: int = LARGEST) -> Sequence[int]:
 
 
 def moments(since: object, until: object, *, ordered: bool = False) -> None:
-    """Two times or None; where they are to be ``ordered``, the first is before the second."""
+    """Check two times, either of which may be None; with ``ordered``, ``since`` must be before ``until``."""
     for name, value in (("since", since), ("until", until)):
         if value is not None and not (isinstance(value, datetime) and _has_utc(value)):
             raise ConfigError(f"{name} is {shown(value)}; give a datetime (UTC where it has no zone)")
@@ -88,22 +88,22 @@ def moments(since: object, until: object, *, ordered: bool = False) -> None:
 
 
 def identifier(value: object, kind: str, limit: int = 255) -> str:
-    """An id of an agent, session or message, which any database can hold.
+    """Check the id of an agent, session or message, so that any database can hold it.
 
     Raises:
-        InvalidAgentError: It is not.
+        InvalidAgentError: The id is empty, too long, no string, or holds NUL or a lone surrogate.
     """
     fault = identifier_fault(value, limit)
     if fault:
         raise InvalidAgentError(
             f"{kind} id {shown(value)} {fault}; give a non-empty string of up to {limit} characters without NUL"
         )
-    assert isinstance(value, str)  # the fault of everything else
+    assert isinstance(value, str)  # `identifier_fault` rejects everything else
     return value
 
 
 def identifier_fault(value: object, limit: int) -> str | None:
-    """Why something is no id; None where it is one."""
+    """Say why a value is not a valid id; None if it is one."""
     if not isinstance(value, str):
         return f"is {kind_of(value)}"
     if not value.strip():
@@ -116,14 +116,14 @@ def identifier_fault(value: object, limit: int) -> str | None:
 
 
 def mapping(value: object, name: str) -> Mapping[str, Any]:
-    """A mapping with strings for keys."""
+    """Check a mapping whose keys are strings."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise ConfigError(f"{name} is {shown(value)}; give a mapping whose keys are strings")
     return value
 
 
 def jsonable(value: object, name: str) -> None:
-    """What JSON can hold, in text that a database can."""
+    """Check a value that JSON can hold, in text that a database can hold."""
     try:
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
@@ -132,7 +132,7 @@ def jsonable(value: object, name: str) -> None:
 
 
 def path(value: object, name: str = "path") -> Path:
-    """A path that a file system may have."""
+    """Check a path that a file system can have."""
     if isinstance(value, str | os.PathLike):
         given = os.fspath(value)
         if isinstance(given, str) and given and "\0" not in given and _encodes(given, os.fsencode):
@@ -143,13 +143,13 @@ def path(value: object, name: str = "path") -> Path:
 
 
 def function(value: object, name: str) -> None:
-    """Something to be called, or None."""
+    """Check a callable, or None."""
     if value is not None and not callable(value):
         raise ConfigError(f"{name} is {shown(value)}; give a function, or leave it out")
 
 
 def one_of(value: object, name: str, choices: Iterable[str]) -> str:
-    """One of some strings."""
+    """Check that a value is one of the given strings."""
     known = list(choices)
     if not isinstance(value, str) or value not in known:
         raise ConfigError(f"{name} {shown(value)} is not one of {', '.join(known)}")
@@ -157,7 +157,7 @@ def one_of(value: object, name: str, choices: Iterable[str]) -> str:
 
 
 def instance(value: object, name: str, kind: type[T], *, optional: bool = False) -> T | None:
-    """An object of a class, or None where that is allowed."""
+    """Check an instance of a class; None is accepted where ``optional``."""
     if not (isinstance(value, kind) or (optional and value is None)):
         raise ConfigError(f"{name} is {shown(value)}; give a {kind.__name__}" + (", or None" if optional else ""))
     return value
@@ -172,7 +172,7 @@ def _encodes(value: str, encode: Any = str.encode) -> bool:
 
 
 def _in_utc(value: datetime) -> datetime:
-    """In UTC; the first or last of all times, where it is none of UTC's: nothing lies beyond."""
+    """The time in UTC; clamped to the first or last datetime where UTC cannot represent it."""
     if value.tzinfo is None:
         return value.replace(tzinfo=UTC)
     try:

@@ -1,6 +1,7 @@
-"""JSON from a stranger: its size, depth and number of values are looked at before anything is made of it.
+"""JSON from an untrusted source: its size, depth and number of values are checked before it is parsed.
 
-A value takes up to some hundred bytes where JSON takes two, and text four where it takes one. Imports nothing of ours.
+Two bytes of JSON can become a value of some hundred bytes, and one byte of text can take four. Imports no other module
+of this package.
 """
 
 from __future__ import annotations
@@ -11,26 +12,26 @@ import re
 from pathlib import Path
 from typing import Any
 
-FILE_BYTES = 1 << 20  # of a file of settings
-VALUES = 100_000  # in one text; an empty mapping alone takes 64 bytes
-DEPTH = 100  # of lists and mappings within one another
+FILE_BYTES = 1 << 20  # limit for a settings file
+VALUES = 100_000  # limit per text; an empty mapping alone takes 64 bytes
+DEPTH = 100  # limit on nested lists and mappings
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _BRACKET = re.compile(rb"[\[\]{}]")
 
 
 class TooMuchError(ValueError):
-    """JSON that is larger or deeper than it may be."""
+    """The JSON is larger or deeper than allowed."""
 
 
 def loads(data: bytes, *, limit: int = FILE_BYTES, values: int = VALUES, depth: int = DEPTH) -> Any:
-    """What ``data`` says, in UTF-8.
+    """Parse JSON in UTF-8.
 
     Args:
-        limit: Bytes that it may have; a quarter of them where it is not plain ASCII, which takes more in memory.
+        limit: Maximum number of bytes; a quarter of it for text that is not plain ASCII, which takes more memory.
 
     Raises:
-        TooMuchError: It holds more than the limits allow.
-        ValueError: It is not JSON.
+        TooMuchError: The data exceeds a limit.
+        ValueError: The data is not valid JSON.
     """
     plain = data.isascii() and b"\\u" not in data
     if len(data) > (limit if plain else limit // 4):
@@ -43,13 +44,13 @@ def loads(data: bytes, *, limit: int = FILE_BYTES, values: int = VALUES, depth: 
 
 
 def check(data: bytes, *, values: int = VALUES, depth: int = DEPTH) -> None:
-    """Look at the structure of JSON without making it.
+    """Check the structure of JSON without parsing it.
 
     Raises:
-        TooMuchError: It has more values than ``values``, or is deeper than ``depth``.
+        TooMuchError: It has more values than ``values``, or is nested deeper than ``depth``.
     """
     if count(data) <= min(values, depth):
-        return  # so are those that stand within strings
+        return  # this count includes characters inside strings, so the real numbers are no larger
     bare = _STRING.sub(b'""', data)
     found = count(bare)
     if found > values:
@@ -62,16 +63,17 @@ def check(data: bytes, *, values: int = VALUES, depth: int = DEPTH) -> None:
 
 
 def count(data: bytes) -> int:
-    """How many values JSON holds at most."""
+    """An upper bound on the number of values in JSON."""
     return sum(data.count(each) for each in (b",", b":", b"[", b"{"))
 
 
 def read(path: Path, *, limit: int = FILE_BYTES) -> Any:
-    """What a file of JSON says.
+    """Parse a JSON file.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: As `loads`.
+        OSError: The file cannot be read.
+        TooMuchError: The file exceeds a limit of `loads`.
+        ValueError: The file is not valid JSON.
     """
     with path.open("rb") as file:
         data = file.read(limit + 1)

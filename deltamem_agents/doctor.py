@@ -1,4 +1,4 @@
-"""What is in use on this machine and why, for `deltamem doctor`. Looks and changes nothing; loads no model.
+"""What `deltamem doctor` reports: what is in use on this machine, and why. Read-only; loads no model.
 
 May import everything but the command line and the demo.
 """
@@ -37,7 +37,7 @@ NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that is slower or worse than it could be, and what to do about it."""
+    """Something slower or worse than it could be, with its remedy."""
 
     problem: str
     remedy: str
@@ -55,9 +55,9 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseFacts:
-    """A database that was asked about. ``error`` is None if it can be used, ``version`` None if it has no tables.
+    """What was found out about a database. ``error`` is None if it is usable, ``version`` None if it has no tables.
 
-    ``backlog`` is what the next recalls will fold, index and embed; None where it was not counted.
+    ``backlog`` is what the next recalls will fold, index and embed; None if it was not counted.
     """
 
     url: str
@@ -68,16 +68,16 @@ class DatabaseFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkup:
-    """What is in use.
+    """The result of a checkup.
 
     Args:
-        versions: By name; None for what is not installed.
+        versions: Version by name; None for what is not installed.
         devices: The CPU first.
-        compiled_scan: Instruction sets the compiled scan can use here, the one in use last; empty without it.
-        extras: By name, the distributions that are missing; an extra without any is installed.
-        embedder: What recall searches by meaning with; None for full text alone.
-        model: Folder of the bundled model; None where files of it are missing.
-        database: None if none was asked about.
+        compiled_scan: Instruction sets that the compiled scan can use here, the one in use last; empty without it.
+        extras: Missing distributions by extra; an extra with none missing is installed.
+        embedder: The embedder that recall searches by meaning with; None for full text alone.
+        model: Folder of the bundled model; None if some of its files are missing.
+        database: None if no database was named.
     """
 
     versions: dict[str, str | None]
@@ -92,15 +92,15 @@ class Checkup:
 
     @property
     def failure(self) -> str | None:
-        """What was asked for and does not work."""
+        """The error of the database that was named; None if it works."""
         return None if self.database is None else self.database.error
 
     def as_dict(self) -> dict[str, Any]:
-        """For a program."""
+        """The checkup as JSON-ready values."""
         return asdict(self)
 
     def show(self, console: Console) -> None:
-        """For a person."""
+        """Print the checkup for a person."""
         console.print(terminal.table(("version", ""), [(name, has or "–") for name, has in self.versions.items()]))
         console.print()
         devices = [(each.device, _described(each), each.scan) for each in self.devices]
@@ -136,7 +136,7 @@ class Checkup:
 
 
 def check_up(url: str | None = None, schema: str | None = None) -> Checkup:
-    """Look around; the database at ``url`` is opened where it exists, and read."""
+    """Check this machine, and read the database at ``url`` if it exists."""
     versions = _versions()
     devices = _devices()
     embedder, note = default_embedder()
@@ -185,7 +185,7 @@ def check_up(url: str | None = None, schema: str | None = None) -> Checkup:
 def _versions() -> dict[str, str | None]:
     found: dict[str, str | None] = {DISTRIBUTION: __version__, "python": platform.python_version()}
     found |= {name: _installed(name) for name in LIBRARIES}
-    found["torch"] = torch.__version__  # with its build, such as +cpu
+    found["torch"] = torch.__version__  # includes its build, such as +cpu
     return found | {"sqlite": sqlite3.sqlite_version}
 
 
@@ -214,7 +214,7 @@ def _described(device: Device) -> str:
 
 
 def _missing_by_extra() -> dict[str, list[str]]:
-    """Each extra's distributions that are not installed, from the metadata of ours."""
+    """The distributions of each extra that are not installed, read from our own metadata."""
     try:
         requirements = metadata.requires(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:  # run from a source tree that was never installed
@@ -229,8 +229,8 @@ def _missing_by_extra() -> dict[str, list[str]]:
 
 
 def _engine_problems() -> list[Problem]:
-    """Of engines in this process, where a program asks."""
-    engine = sys.modules.get("deltamem_agents.engine.engine")  # not imported here: it takes seconds
+    """Report engines of this process that have stopped, for a program that calls `check_up`."""
+    engine = sys.modules.get("deltamem_agents.engine.engine")  # an import here would take seconds
     if engine is None:
         return []
     remedy = "close every DeltaMem that uses it and open it again, and report the error"
@@ -246,7 +246,7 @@ def _compiled_problems() -> list[Problem]:
 
 
 def _thread_problems() -> list[Problem]:
-    """Fewer than half, as torch leaves out the second thread of each core."""
+    """Report fewer threads than half the processors: torch leaves out the second thread of each core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = torch.get_num_threads()
     if 2 * threads >= cores:
@@ -294,7 +294,7 @@ def _has_bytes(path: Path) -> bool:
 
 
 def _database(url: str, schema: str | None) -> DatabaseFacts:
-    """Open and read what exists; the error names its remedy after a semicolon."""
+    """Open and read an existing database; the error names its remedy after a semicolon."""
     name, damage = masked(url), list[str]()
     try:
         database, version = versions.open_to_look(url, schema)

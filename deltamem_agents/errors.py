@@ -1,6 +1,6 @@
-"""Every error this package raises on purpose.
+"""Every error that this package raises on purpose.
 
-Each derives from `DeltaMemError` and from the builtin a caller would expect, so both ``except DeltaMemError`` and
+Each derives from `DeltaMemError` and from the builtin that a caller would expect, so both ``except DeltaMemError`` and
 ``except ValueError`` work. A message names the value, the limit and the remedy.
 """
 
@@ -9,26 +9,26 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import NoReturn
 
-SHOWN = 60  # characters of a value in a message
+SHOWN = 60  # the longest that a value appears in a message, in characters
 
 
 def shown(value: object) -> str:
-    """A value for a message: short, on one line, of ASCII where it would not print, and never an error itself."""
+    """Format a value for a message: short, on one line, in ASCII if it is not printable. Never raises."""
     try:
         told = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    except Exception:  # of a foreign class, or of a whole number with too many digits
+    except Exception:  # a foreign class, or a whole number with too many digits
         told = kind_of(value)
-    return told if len(told) <= SHOWN else f"{told[: SHOWN // 2]}…{told[1 - SHOWN // 2 :]}"  # a path's end tells most
+    return told if len(told) <= SHOWN else f"{told[: SHOWN // 2]}…{told[1 - SHOWN // 2 :]}"  # the end of a path matters
 
 
 def kind_of(value: object) -> str:
-    """What a value is, with its article: "an int", "a list", "None"."""
+    """The type of a value, with its article: "an int", "a list", "None"."""
     name = type(value).__name__
     return "None" if value is None else f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 
 class DeltaMemError(Exception):
-    """Base of all errors of deltamem-agents."""
+    """Base class of all errors of deltamem-agents."""
 
 
 class ConfigError(DeltaMemError, ValueError):
@@ -44,7 +44,7 @@ class BackboneFileError(DeltaMemError, OSError):
 
 
 class ChatTemplateError(DeltaMemError, ValueError):
-    """The backbone's chat template refuses the messages, fails, runs for too long, or does what none needs to do."""
+    """The backbone's chat template refuses the messages, fails, runs too long, or does something no template needs."""
 
 
 class AdapterFileError(DeltaMemError, OSError):
@@ -56,7 +56,7 @@ class AdapterMismatchError(DeltaMemError, ValueError):
 
 
 class InertAdapterError(DeltaMemError, RuntimeError):
-    """An attached adapter took part in a forward that should have written, and wrote nothing."""
+    """An attached adapter ran in a forward pass that should have written, and wrote nothing."""
 
 
 class StateMismatchError(DeltaMemError, ValueError):
@@ -72,7 +72,7 @@ class InvalidAgentError(DeltaMemError, ValueError):
 
 
 class UnknownAgentError(DeltaMemError, LookupError):
-    """No such agent in this store."""
+    """The store has no such agent."""
 
 
 class StoreError(DeltaMemError, OSError):
@@ -80,11 +80,11 @@ class StoreError(DeltaMemError, OSError):
 
 
 class ArchiveError(DeltaMemError, ValueError):
-    """A file is not an exported agent, or a damaged one."""
+    """A file is not an exported agent, or is damaged."""
 
 
 class EmbedderError(DeltaMemError, RuntimeError):
-    """An embedding model failed, gave vectors of an unexpected shape, or its weights are not the published ones."""
+    """An embedding model failed, returned vectors of an unexpected shape, or its weights are not the published ones."""
 
 
 class ContextLengthError(DeltaMemError, ValueError):
@@ -96,15 +96,15 @@ class EngineBusyError(DeltaMemError, RuntimeError):
 
 
 class EngineTimeoutError(DeltaMemError, TimeoutError):
-    """A request was not finished in the time it was given."""
+    """A request was not finished within its timeout."""
 
 
 class EngineMemoryError(DeltaMemError, MemoryError):
-    """The device has too little memory for a request by itself."""
+    """The device has too little memory even for this request alone."""
 
 
 class EngineFailedError(DeltaMemError, RuntimeError):
-    """The engine met an error outside any request and has stopped; what it met is the cause."""
+    """The engine hit an error outside any request and has stopped; ``__cause__`` is that error."""
 
 
 class MissingExtraError(DeltaMemError, ImportError):
@@ -112,7 +112,7 @@ class MissingExtraError(DeltaMemError, ImportError):
 
 
 class NotPicklableError(DeltaMemError, TypeError):
-    """Something that holds an open database and a model was pickled."""
+    """An object that holds an open database and a model was pickled."""
 
 
 class ClosedError(DeltaMemError, RuntimeError):
@@ -124,14 +124,14 @@ class ForkedError(DeltaMemError, RuntimeError):
 
 
 def require_extra(module: str, package: str, extra: str) -> None:
-    """Look for what ``package`` is imported with, and import nothing.
+    """Check that ``module``, which ``package`` imports, is installed, without importing it.
 
     Raises:
         MissingExtraError: It is not installed; the message names the extra of deltamem-agents that installs it.
     """
     try:
         found = find_spec(module)
-    except ModuleNotFoundError as error:  # of the package that the module is in
+    except ModuleNotFoundError as error:  # the module's parent package is missing
         raise missing_extra(error, package, extra) from error
     if found is None:
         missing = ModuleNotFoundError(f"No module named {module!r}", name=module)
@@ -139,7 +139,7 @@ def require_extra(module: str, package: str, extra: str) -> None:
 
 
 def missing_extra(error: ModuleNotFoundError, package: str, extra: str) -> MissingExtraError:
-    """The error to raise from ``error``: it names the extra of deltamem-agents that ``package`` is imported with."""
+    """Make the error to raise from ``error``; it names the extra of deltamem-agents that ``package`` needs."""
     return MissingExtraError(
         f"{package} needs {error.name}, which is not installed; install deltamem-agents[{extra}]",
         name=error.name,
@@ -147,7 +147,7 @@ def missing_extra(error: ModuleNotFoundError, package: str, extra: str) -> Missi
 
 
 def refuse_pickle(what: str, instead: str = "make it anew where a DeltaMem is open") -> NoReturn:
-    """Say why, and what to do instead.
+    """Refuse to pickle an object, and say what to do instead.
 
     Raises:
         NotPicklableError: Always.

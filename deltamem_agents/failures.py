@@ -1,4 +1,4 @@
-"""What goes wrong after a write is durable: counted, told once in the log, and kept without any text of a message."""
+"""Failures after a write is durable: counted, logged once, and recorded without any message text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Literal
 from deltamem_agents.errors import DeltaMemError, EmbedderError
 
 Kind = Literal["folding", "embedding"]
-KEPT = 10_000  # agents whose last attempt failed
+KEPT = 10_000  # failing agents remembered per kind
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +24,8 @@ class FailureStats:
     Args:
         count: Attempts that failed.
         agents: Agents whose last attempt failed.
-        last: What the last failure was, without any text of a message; None where there was none.
-        last_at: When that was.
+        last: Description of the last failure, without any message text; None if there was none.
+        last_at: Time of the last failure.
     """
 
     count: int = 0
@@ -35,7 +35,7 @@ class FailureStats:
 
 
 class Failures:
-    """Counts failures, and logs each that is new. Safe to share among threads."""
+    """Counts failures and logs new ones. Thread-safe."""
 
     def __init__(self) -> None:
         self._stats: dict[Kind, FailureStats] = {}
@@ -43,10 +43,10 @@ class Failures:
         self._lock = threading.Lock()
 
     def failed(self, kind: Kind, agent: str, error: BaseException) -> str:
-        """Note that an attempt failed; what is told of the error.
+        """Record a failed attempt; return the description of its error.
 
-        It is logged where no other agent's last attempt failed in the same way, so that a service that is away for an
-        hour gives one line.
+        It is logged only if no other agent's last attempt failed in the same way, so a service that is down for an hour
+        produces one line.
         """
         told = described(error)
         with self._lock:
@@ -70,13 +70,13 @@ class Failures:
         return told
 
     def succeeded(self, kind: Kind, agent: str) -> None:
-        """Note that an attempt succeeded."""
+        """Record a successful attempt."""
         if self._failing[kind]:
             with self._lock:
                 self._failing[kind].pop(agent, None)
 
     def stats(self, kind: Kind) -> FailureStats:
-        """Failures of a kind so far."""
+        """Failures of one kind so far."""
         with self._lock:
             known = self._stats.get(kind, FailureStats())
             return FailureStats(
@@ -85,7 +85,7 @@ class Failures:
 
 
 def described(error: BaseException) -> str:
-    """An error for a log: our own words whole, of any other its kind and number, as its text may quote a message.
+    """Describe an error for a log: our own errors in full, others by type and number, as their text may quote messages.
 
     >>> described(EmbedderError("embedder 'x' gave no rows")), described(ConnectionError(503, "no: My PIN is 4417"))
     ("EmbedderError: embedder 'x' gave no rows", 'ConnectionError 503')

@@ -1,7 +1,7 @@
-"""Unicode's normal forms, in time that grows with the text and not with its square.
+"""Unicode normal forms in time linear in the length of the text.
 
-Putting a run of combining marks in order takes the square of its length. Real text has a few marks in a row; a longer
-run is normalised in parts.
+Sorting a run of combining marks takes time quadratic in its length. Real text has a few marks in a row; longer runs are
+normalised in parts.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import re
 import unicodedata
 from typing import Literal
 
-LONGEST = 256  # characters in a row that are not ASCII, normalised together; no ASCII character joins one before it
+LONGEST = 256  # non-ASCII characters normalised together; an ASCII character never combines with one before it
 _PARTS = re.compile(
-    # Not before a mark, or half of a syllable.
+    # A part never ends before a mark or within a syllable.
     rf"[\x00-\x7f]*[^\x00-\x7f]{{0,{LONGEST}}}"
     r"[\u0300-\u036f\u1100-\u11ff\u3099\u309a\u3131-\u318e\uff9e\uff9f\uffa1-\uffdc]{0,32}"
 )
 
 
 def normalized(form: Literal["NFC", "NFD", "NFKC"], text: str) -> str:
-    """A text in a normal form.
+    """Convert a text to a normal form.
 
     >>> normalized("NFC", "Zu\u0308rich") == "Z\u00fcrich"
     True

@@ -1,4 +1,4 @@
-"""Public names that a package imports when they are first used (PEP 562), so that importing the package stays cheap."""
+"""Public names that a package imports on first use (PEP 562), so that importing the package stays cheap."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from deltamem_agents.errors import missing_extra
 
 
 def imported_on_use(package: str, modules: Mapping[str, str], extra: str | None = None) -> Callable[[str], Any]:
-    """A package's ``__getattr__``.
+    """Make a package's ``__getattr__``.
 
     Args:
-        package: Its ``__name__``.
-        modules: Public name to the module that defines it, without the package's name. No name may be that of a module
-            of the package, which the import system would put in its place.
-        extra: Of deltamem-agents, which installs what the modules need.
+        package: The package's ``__name__``.
+        modules: Maps each public name to its module, relative to the package. No name may equal the name of a module in
+            the package: the import system would bind the module instead.
+        extra: The extra of deltamem-agents that installs what the modules need.
 
     Raises:
-        MissingExtraError: On use: that is not installed.
+        MissingExtraError: On use, if that extra is not installed.
     """
 
     def __getattr__(name: str) -> Any:

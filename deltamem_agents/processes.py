@@ -1,7 +1,7 @@
-"""Processes that were forked: what is open belongs to the process that opened it.
+"""Forked processes: an open object belongs to the process that opened it.
 
-A fork copies the memory of a process but only one of its threads. Threads that run a model or write to a database are
-missing in the child, and a lock that one of them held stays locked there for ever.
+A fork copies the memory of a process but only one of its threads. In the child, threads that run a model or write to a
+database are missing, and a lock that one of them held stays locked forever.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from deltamem_agents.errors import ForkedError
 
 
 def check_process(opened_in: int, what: str) -> None:
-    """Refuse what was opened in another process.
+    """Refuse an object that was opened in another process.
 
     Args:
-        opened_in: The id of the process that opened it.
-        what: Its name in the message.
+        opened_in: Id of the process that opened it.
+        what: Name of the object in the message.
 
     Raises:
-        ForkedError: This process is another one.
+        ForkedError: The current process is not the one that opened it.
     """
     here = os.getpid()
     if here != opened_in:
@@ -31,7 +31,7 @@ def check_process(opened_in: int, what: str) -> None:
 
 
 class ProcessLock:
-    """A lock for a module: a forked process gets its own, whoever held it in the parent."""
+    """A module-level lock; a forked process gets a fresh one, even if the parent's is held."""
 
     def __init__(self) -> None:
         self._locks: dict[int, threading.Lock] = {}  # by process

@@ -1,4 +1,4 @@
-"""Transformers' progress bars, which are no business of an application's stderr. Imports Transformers on use."""
+"""Hides Transformers' progress bars, which do not belong on an application's stderr. Imports Transformers on use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """Load without Transformers' bars ("Loading weights"). Downloads keep theirs, which is the hub's."""
+    """Load without Transformers' progress bars ("Loading weights"). The hub's download bars stay."""
     from transformers.utils import logging
 
     before = logging.set_tqdm_hook(_disabled)

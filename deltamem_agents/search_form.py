@@ -1,8 +1,8 @@
-"""Texts as they are searched: compatibility forms, invisible characters, accents and case make no difference.
+"""The form in which texts are searched: compatibility forms, invisible characters, accents and case are ignored.
 
 Full-width letters, ligatures and superscripts become plain ones (NFKC). Soft hyphens, zero-width characters, variation
-selectors and bidirectional controls are dropped (Unicode's Default_Ignorable_Code_Point). Only what is searched has
-this form, or is embedded: what is stored, and shown, stays as it was written.
+selectors and bidirectional controls are dropped (Unicode's Default_Ignorable_Code_Point). Only searched and embedded
+text takes this form; stored and displayed text stays as written.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ _INVISIBLE = (
     "\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
 _DROPPED = re.compile(f"[{_INVISIBLE}{_JOINERS}]+")
-_NOT_EMBEDDED = re.compile(  # joiners stay after a letter of a script that needs them, or an emoji
+_NOT_EMBEDDED = re.compile(  # joiners stay after an emoji or a letter of a script that needs them
     f"[{_INVISIBLE}]+|(?<![\u0600-\u1cff\u2190-\u2bff\ua800-\uabff\U00010000-\U0001ffff])[{_JOINERS}]+"
 )
-# What ends a word to one writer and continues it to another: Persian's zero-width non-joiner; superscripts, which may
-# be footnotes; symbols that stand for letters. Both ways of reading are searched.
+# Characters that end a word for some writers and continue it for others: Persian's zero-width non-joiner; superscripts,
+# which may be footnotes; symbols that stand for letters. Both readings are searched.
 _EITHER = re.compile(
     "[\u200c\u00b2\u00b3\u00b9\u2070-\u209f\u2100-\u214f\u2460-\u24ff\u3200-\u33ff\U0001f100-\U0001f2ff]"
 )
 _CHUNK = re.compile(r"\S+")
-_MARKS = re.compile("[\u0300-\u036f\u0591-\u05c7\u0640\u064b-\u0652\u0670]")  # accents, and vowels that may be left out
-_ALONE = {"ß": "ss", "æ": "ae", "œ": "oe", "þ": "th", "ð": "d", "ı": "i", "ŋ": "n", "ĸ": "k"}  # case folded
+_MARKS = re.compile("[\u0300-\u036f\u0591-\u05c7\u0640\u064b-\u0652\u0670]")  # accents, and optional vowels
+_ALONE = {"ß": "ss", "æ": "ae", "œ": "oe", "þ": "th", "ð": "d", "ı": "i", "ŋ": "n", "ĸ": "k"}  # keys are case-folded
 
 
 def search_form(text: str, *, both: bool = True) -> str:
-    """A text as it is searched; case and accents are still there.
+    """Convert a text to its search form; case and accents are kept.
 
     Args:
-        both: Whether a word that can be read in two ways is given both ways.
+        both: Whether a word with two readings appears in both.
 
     >>> search_form("pass\\u200bword ＡＢ９"), search_form("25 m²")
     ('password AB9', '25 m2 m 2')
@@ -49,7 +49,7 @@ def search_form(text: str, *, both: bool = True) -> str:
 
 
 def embedded_form(text: str) -> str:
-    """A text as an embedder gets it.
+    """Convert a text to the form that an embedder gets.
 
     >>> embedded_form("ﬁle ４４１７"), embedded_form("می\\u200cروم") == "می\\u200cروم"
     ('file 4417', True)
@@ -58,7 +58,7 @@ def embedded_form(text: str) -> str:
 
 
 def compared_form(text: str) -> str:
-    """Equal for texts that look the same: composed or not, with or without invisible characters, whatever whitespace.
+    """Convert a text so that texts that look alike are equal, whatever their composition, invisibles and whitespace.
 
     >>> compared_form("Zu\\u0308 rich\\u200b") == compared_form("Z\\u00fcrich")
     True
@@ -68,7 +68,7 @@ def compared_form(text: str) -> str:
 
 
 def folded(text: str) -> str:
-    """A text in small letters without accents; letters that are others with something to them, as these.
+    """Convert a text to lower case without accents; letters such as these become their plain forms.
 
     >>> folded("Łódź"), folded("Straße")
     ('lodz', 'strasse')
@@ -81,7 +81,7 @@ def folded(text: str) -> str:
 
 
 def words_of(chunk: str) -> list[str]:
-    """Runs of letters, digits and the marks that belong to them (`str.isalnum` is false for Hindi's vowel signs)."""
+    """Split into runs of letters, digits and their marks (`str.isalnum` is false for Hindi's vowel signs)."""
     if chunk.isascii() and chunk.isalnum():
         return [chunk]
     kept = (character if unicodedata.category(character)[0] in "LNM" else " " for character in chunk)
@@ -104,7 +104,7 @@ def _apart(found: re.Match[str]) -> str:
 
 @lru_cache(4096)
 def _plain(character: str) -> str:
-    """A Latin letter without its stroke, hook or tail."""
+    """The Latin letter without its stroke, hook or tail."""
     if character < "\x80":
         return character
     if character in _ALONE:

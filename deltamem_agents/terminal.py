@@ -1,7 +1,7 @@
-"""What the command line shows: progress on stderr, results on stdout, JSON for programs. Knows no commands.
+"""What the command line prints: progress on stderr, results on stdout, JSON for programs. Knows no commands.
 
-All that is shown to a person goes through `printable`, as messages, names and errors may hold anything; all that is
-written survives a console of any encoding. Imports rich only, and that on use: `deltamem --help` must be quick.
+All text shown to a person goes through `printable`, as messages, names and errors may hold anything. All output
+survives a console of any encoding. Imports only rich, on use, as `deltamem --help` must be quick.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from deltamem_agents.store import AgentInfo, Entry
 
 T = TypeVar("T")
-Advance = Callable[[str, int, int], None]  # what is being done, steps done, steps in all (0: not known)
-# What steers a terminal, or makes a text read as another one: control characters but line breaks and tabs; line and
-# paragraph separators; embeddings, overrides and isolates of writing direction; invisible characters that have no part
-# in spelling a word (joiners and direction marks have); lone surrogates; tags.
+Advance = Callable[[str, int, int], None]  # the current activity, steps done, total steps (0: unknown)
+# Characters that control a terminal or disguise a text: control characters except line breaks and tabs; line and
+# paragraph separators; embeddings, overrides and isolates of writing direction; invisible characters not needed to
+# spell a word (joiners and direction marks are); lone surrogates; tags.
 _STEERING = (
     *(code for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"),
     *(0x2028, 0x2029, 0x200B, 0x2060, 0xFEFF, *range(0x202A, 0x202F), *range(0x2061, 0x2065), *range(0x2066, 0x2070)),
@@ -42,25 +42,25 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def prepare_streams() -> None:
-    """Let stdout and stderr escape what their encoding lacks, and take what is printed where a stream is closed."""
+    """Make stdout and stderr escape what their encoding lacks, and discard output to a closed stream."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # closed by whoever started the process
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # as long as the process
+        if stream is None:  # the parent process started this one with the stream closed
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # open for the whole process
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
 class OutputError(DeltaMemError, OSError):
-    """What was to be printed could not be."""
+    """Standard output cannot be written."""
 
 
 class _Output:
-    """The present stdout, as a file; what keeps it from being written is an error of ours.
+    """The current stdout as a file; a failed write raises our own error.
 
     Raises:
-        BrokenPipeError: Whoever read it has gone, as ``head`` does: that is no error.
-        OutputError: The disk is full, or something the like.
+        BrokenPipeError: The reader has gone, as ``head`` does; callers do not treat this as an error.
+        OutputError: The disk is full, or a similar failure.
     """
 
     def write(self, text: str) -> int:
@@ -75,7 +75,7 @@ class _Output:
         except BrokenPipeError:
             raise
         except OSError as error:
-            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # Python writes the rest at its end
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # Python flushes the rest at exit
             raise OutputError(f"standard output cannot be written: {error.strerror}; send it elsewhere") from error
 
     def __getattr__(self, name: str) -> Any:
@@ -83,10 +83,10 @@ class _Output:
 
 
 def say(text: str = "", *, err: bool = False, end: str = "\n") -> None:
-    """Print text for a person, at once.
+    """Print text for a person and flush it.
 
     Raises:
-        OutputError: It could not be written.
+        OutputError: Standard output cannot be written.
     """
     stream = sys.stderr if err else _Output()
     stream.write(printable(text) + end)
@@ -94,12 +94,12 @@ def say(text: str = "", *, err: bool = False, end: str = "\n") -> None:
 
 
 def can_ask() -> bool:
-    """Whether a person is there to answer: standard input is a terminal, and so is stderr, where questions go."""
+    """Whether a person can answer: both standard input and stderr, where questions go, are terminals."""
     return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
 
 
 def confirmed(question: str) -> bool:
-    """Whether a person answers yes; anything else, and the end of input, is no."""
+    """Ask a person; only "y" or "yes" confirms. Anything else, including end of input, does not."""
     say(f"{question} [y/N] ", err=True, end="")
     try:
         return sys.stdin.readline().strip().casefold() in ("y", "yes")
@@ -108,7 +108,7 @@ def confirmed(question: str) -> bool:
 
 
 def quiet_libraries() -> None:
-    """Keep other libraries' progress bars, warnings and retries off the terminal; call before they are imported."""
+    """Keep other libraries' progress bars, warnings and retries off the terminal; call before importing them."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -119,7 +119,7 @@ def quiet_libraries() -> None:
 
 
 def quiet_bars() -> None:
-    """Keep Transformers from drawing bars of its own below ours. Imports it."""
+    """Keep Transformers from drawing its own bars below ours. Imports it."""
     from huggingface_hub.utils import logging as hub
     from transformers.utils import logging as transformers
 
@@ -130,10 +130,10 @@ def quiet_bars() -> None:
 
 @contextmanager
 def progress(text: str) -> Iterator[Advance]:
-    """A bar on stderr while something takes its time; it vanishes at the end. Nothing where stderr is no terminal.
+    """Show a temporary progress bar on stderr, if it is a terminal.
 
     Yields:
-        A function that changes what is shown.
+        A function that updates the bar.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -161,25 +161,25 @@ def progress(text: str) -> Iterator[Advance]:
 
 
 def printable(text: str) -> str:
-    """Text that cannot steer the terminal nor read as another: control characters and their like are replaced."""
+    """Replace control characters and the like, so that text cannot control the terminal or pass for other text."""
     return _SURROGATES.sub("�", text.translate(_CONTROLS))
 
 
 def shell_word(text: str) -> str:
-    """Text as one word of a command that a person may copy."""
+    """Quote text as one word of a shell command that a person may copy."""
     return shlex.quote(printable(text))
 
 
 def counted(number: int, noun: str) -> str:
-    """ "1 message", "2 messages"."""
+    """A number with its noun: "1 message", "2 messages"."""
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout, in ASCII where its encoding lacks a character.
+    """Print one JSON document on stdout, in ASCII where the encoding of stdout lacks a character.
 
     Raises:
-        OutputError: It could not be written.
+        OutputError: Standard output cannot be written.
     """
     text = json.dumps(value, ensure_ascii=False, indent=2)
     try:
@@ -192,7 +192,7 @@ def print_json(value: Any) -> None:
 
 
 def recall_json(found: Recall) -> dict[str, Any]:
-    """A recall for a program."""
+    """A recall as JSON-ready values."""
     return {
         "text": found.text,
         "answer": found.answer,
@@ -221,7 +221,7 @@ def recall_json(found: Recall) -> dict[str, Any]:
 
 
 def entry_json(entry: Entry) -> dict[str, Any]:
-    """A message of the journal for a program."""
+    """A journal entry as JSON-ready values."""
     return {
         "id": entry.id,
         "position": entry.position,
@@ -235,7 +235,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
 
 
 def agent_json(agent: AgentInfo) -> dict[str, Any]:
-    """An agent for a program."""
+    """An agent as JSON-ready values."""
     return {
         "id": agent.id,
         "messages": agent.messages,
@@ -246,7 +246,11 @@ def agent_json(agent: AgentInfo) -> dict[str, Any]:
 
 
 def show_recall(found: Recall) -> None:
-    """A recall for a person: the answer and where it came from, then the records."""
+    """Print a recall for a person: the answer and its source, then the records.
+
+    Raises:
+        OutputError: Standard output cannot be written.
+    """
     from rich.text import Text
 
     console = stdout()
@@ -284,14 +288,18 @@ def _without(cells: tuple[str, ...], column: int) -> tuple[str, ...]:
 
 
 def _until(record: Record) -> str:
-    """Whether a newer record contradicts one, and since when."""
+    """The "outdated" cell of a record: whether a newer record contradicts it, and since when."""
     if not record.outdated:
         return ""
     return "yes" if record.until is None else f"since {record.until:%F}"
 
 
 def show_log(entries: Sequence[Entry]) -> None:
-    """A journal for a person."""
+    """Print a journal for a person.
+
+    Raises:
+        OutputError: Standard output cannot be written.
+    """
     if not entries:
         stdout().print("No messages.", style="dim")
         return
@@ -303,14 +311,18 @@ def show_log(entries: Sequence[Entry]) -> None:
 
 
 def _said(entry: Entry) -> str:
-    """An entry's text, or in words what it is without any."""
+    """The text of an entry, or a description of an entry without text."""
     if entry.content == [{"type": "history_cleared"}]:  # see `frameworks.messages.clearing`
         return "(a new conversation begins here; what was said before is still remembered)"
     return entry.text or "(no text)"
 
 
 def show_agents(agents: Sequence[AgentInfo]) -> None:
-    """Agents for a person."""
+    """Print agents for a person.
+
+    Raises:
+        OutputError: Standard output cannot be written.
+    """
     if not agents:
         stdout().print("No agents.", style="dim")
         return
@@ -319,7 +331,7 @@ def show_agents(agents: Sequence[AgentInfo]) -> None:
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
-    """A plain table; cells are text, never markup."""
+    """Make a plain table; cells are text, never markup."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -333,24 +345,28 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
 
 
 def _escaped(text: str) -> str:
-    """As stdout's encoding lets it appear, so that a table's columns have room for it."""
+    """Escape what the encoding of stdout lacks, so that table columns get the right width."""
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def stdout() -> Console:
-    """A console on the present stdout."""
+    """Make a console on the current stdout."""
     from rich.console import Console
 
     return Console(highlight=False, file=cast("TextIO", _Output()))
 
 
 def milliseconds(usage: Any) -> str:
-    """Time to first token, for a person."""
+    """The time to the first token, for a person."""
     return "–" if usage.first_token_seconds is None else f"{usage.first_token_seconds * 1000:.0f} ms"
 
 
 def show_distances(layers: Mapping[str, float], heading: str) -> None:
-    """Relative distances of two states by module, for a person."""
+    """Print the relative distances of two states by module, for a person.
+
+    Raises:
+        OutputError: Standard output cannot be written.
+    """
     if layers:
         stdout().print(table(("module", heading), [(name, f"{value:.2e}") for name, value in layers.items()]))

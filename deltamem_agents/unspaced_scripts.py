@@ -1,6 +1,6 @@
-"""Scripts that write no spaces between words, for full-text indexes, to which a sentence of them is one long word.
+"""Scripts without spaces between words, for full-text indexes, which would take a whole sentence for one word.
 
-Their characters are indexed one by one in a column of their own, and found as pairs of neighbours.
+Their characters are indexed one by one in a separate column, and matched as pairs of neighbours.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ UNSPACED = re.compile(
 
 
 def spelled_out(content: str) -> str | None:
-    """The characters of scripts without spaces, apart; None where there are none. The text is in its search form.
+    """Space out the characters of unspaced scripts; None if there are none. The text must be in its search form.
 
     >>> spelled_out("我住在Oslo")
     '我 住 在'

@@ -1,7 +1,7 @@
-"""The model as a service: load a backbone with its adapter, fold segments into states, generate and score under them.
+"""The model as a service: load a backbone with its adapter, fold segments into states, generate and score with them.
 
-May import core (and so torch and transformers); knows neither the store nor recall. Its names are imported when they
-are first used: what describes a request (`generation`, `keys`, `limits`, `segments`, `statistics`) imports no torch.
+May import core (and so torch and transformers); knows neither the store nor recall. Names are imported on first use:
+the modules that describe a request (`generation`, `keys`, `limits`, `segments`, `statistics`) import no torch.
 """
 
 from typing import TYPE_CHECKING

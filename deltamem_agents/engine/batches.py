@@ -1,4 +1,4 @@
-"""Requests of one kind that run together, and what is made of them when their tokens have run."""
+"""Batches of requests of one kind, and what happens when their tokens have run."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from deltamem_agents.engine.runs import Row, Run
 
 
 class Batch(Protocol):
-    """What the scheduler takes through the model chunk by chunk."""
+    """A batch that the scheduler runs through the model chunk by chunk."""
 
     run: Run
 
     @property
     def requests(self) -> Sequence[Request]:
-        """Whose futures depend on it."""
+        """The requests whose futures depend on this batch."""
 
     def finish(self) -> Sequence[Request]:
-        """After the last chunk: answer what is answered; the requests that go on waiting.
+        """Answer the finished requests after the last chunk; return those that still wait.
 
-        Where it fails, nothing was answered.
+        If it fails, it has answered none.
         """
 
     def abandon(self) -> Sequence[Request]:
-        """Give back what is held, as a step failed; the requests that have to run again."""
+        """Release resources after a failed step; return the requests that must run again."""
 
 
 class Prompts:
-    """Prompts of answers; their rows join the ones that are generated.
+    """Prompts of requests that generate; their rows then join `Decoding`.
 
     Args:
-        slots: Of each request's state in the pool; given back in `abandon` or when the answer has ended.
-        end: Called with the rows that have ended with their first token.
+        slots: The pool slot of each request's state; freed in `abandon` or when the answer has ended.
+        end: Called with the rows that ended with their first token.
     """
 
     def __init__(
@@ -62,20 +62,20 @@ class Prompts:
         self._active = [decoding.activate(each, slot) for each, slot in zip(requests, slots, strict=True)]
 
     def finish(self) -> Sequence[Request]:
-        """As `Batch.finish`."""
+        """See `Batch.finish`."""
         caches = [self.run.past(index) for index in range(len(self._active))]
         assert self.run.logits is not None  # the run is done
         self._end(self._decoding.join(self._active, caches, self.run.logits[:, -1]))
         return []
 
     def abandon(self) -> Sequence[Request]:
-        """As `Batch.abandon`. Some may have drawn their first token already."""
+        """See `Batch.abandon`. Some rows may already have drawn their first token."""
         self._end([each for each in self._active if each.ended])
         return interrupt(self._pool, [each for each in self._active if not each.ended])
 
 
 class Scores:
-    """The items of one request, to be scored."""
+    """The items of one scoring request."""
 
     def __init__(self, attached: Attached, request: Score) -> None:
         self._request = request
@@ -84,7 +84,7 @@ class Scores:
         self.run = Run(attached, rows, write=False, keep=len(request.ids) + 1)
 
     def finish(self) -> list[Request]:
-        """As `Batch.finish`."""
+        """See `Batch.finish`."""
         assert self.run.logits is not None  # the run is done
         likely = self.run.logits[:, :-1].float().log_softmax(-1)
         ids = torch.tensor(self._request.ids, device=likely.device).view(1, -1, 1).expand(likely.shape[0], -1, 1)
@@ -93,7 +93,7 @@ class Scores:
         return []
 
     def abandon(self) -> Sequence[Request]:
-        """As `Batch.abandon`."""
+        """See `Batch.abandon`."""
         return self.requests
 
 
@@ -106,15 +106,15 @@ class Folds:
         self._hot = hot
         spans = attached.adapter.config.write != "token"
         rows = [self._row(each, spans) for each in requests]
-        # Where spans are written, all tokens of a segment read the state from before it: they run at once.
+        # With span writes, all tokens of a segment read the state from before the segment, so they run in one chunk.
         self.run = Run(attached, rows, write=True, whole=spans)
 
     def finish(self) -> Sequence[Request]:
-        """As `Batch.finish`."""
-        self._attached.check()  # that the adapter wrote; on a GPU that is known only when the device has come so far
+        """See `Batch.finish`."""
+        self._attached.check()  # raises if the adapter wrote nothing; on a GPU this waits for the device
         after = [only(self.run.state, index) for index in range(len(self.requests))]
         hot = [self._kept(index, state) for index, state in enumerate(after)]
-        for request, state, segment in zip(self.requests, after, hot, strict=True):  # from here on nothing can fail
+        for request, state, segment in zip(self.requests, after, hot, strict=True):  # nothing below can fail
             request.states.append(state)
             if segment is not None:
                 self._hot.put(segment)
@@ -123,11 +123,11 @@ class Folds:
         return [request for request in self.requests if request.left]
 
     def abandon(self) -> Sequence[Request]:
-        """As `Batch.abandon`."""
+        """See `Batch.abandon`."""
         return self.requests
 
     def _kept(self, index: int, after: State) -> HotSegment | None:
-        """What is kept of a request whose last segment has run, where there is memory for it."""
+        """The hot segment to keep of a request whose last segment has run, if memory allows."""
         request = self.requests[index]
         if request.left > 1 or request.open_for is None or not self._hot.enabled:
             return None
@@ -140,7 +140,7 @@ class Folds:
         return HotSegment(request.open_for, list(request.segment.ids), request.before, after, past)
 
     def _row(self, request: Fold, spans: bool) -> Row:
-        """What is to run of a request's next segment: of a hot one the new tokens only."""
+        """The row for a request's next segment; if the segment is hot, only its new tokens."""
         segment, before = request.segment, request.before
         hot = self._hot.take(request.open_for) if request.open_for and not request.states else None
         if hot is None or not hot.begins(before, segment.ids):
@@ -157,7 +157,7 @@ class Folds:
 
 
 def all_hot(hot: HotSegments, request: Fold) -> bool:
-    """Whether nothing of a fold is left to run. Its first segment is taken from what is hot, if it is all there."""
+    """Whether a fold has nothing left to run. Its first segment is taken from the hot ones if it is all there."""
     if request.open_for is None or request.states:
         return False
     held = hot.take(request.open_for)
@@ -174,7 +174,7 @@ def all_hot(hot: HotSegments, request: Fold) -> bool:
 
 
 def interrupt(pool: StatePool, rows: Sequence[Active]) -> list[Generate]:
-    """Take rows out of generation, to go on later from the tokens they have; their requests."""
+    """Remove rows from generation, to resume later after the tokens they have; return their requests."""
     for each in rows:
         pool.give(each.slot)
         each.request.interrupted = each.pause()
@@ -182,7 +182,7 @@ def interrupt(pool: StatePool, rows: Sequence[Active]) -> list[Generate]:
 
 
 def end(decoding: Decoding, pool: StatePool, ended: Sequence[Active]) -> None:
-    """Answer requests whose generation has ended, and give back their slots."""
+    """Answer requests whose generation has ended, and free their slots."""
     for each in ended:
         pool.give(each.slot)
         try:

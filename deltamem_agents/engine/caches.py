@@ -1,7 +1,7 @@
-"""Keys and values of several rows in one cache: rows side by side, padded on the left, and taken apart again.
+"""Keys and values of several rows in one cache: rows are padded on the left and joined, or taken apart again.
 
-A row's mask [L] says which columns of the cache are its tokens; what lies in the others is never attended to. Caches
-here keep every token of every layer, those with a sliding window too: their masks see to it.
+A row's mask [L] marks the cache columns that are its tokens; the others are never attended to. These caches keep every
+token of every layer, also with a sliding window, which the attention mask enforces.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ Pairs = list[tuple[Tensor, Tensor]]  # keys and values [B, H, L, D] of each laye
 
 def pairs(cache: DynamicCache) -> Pairs:
     """Keys and values of each layer."""
-    return [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[misc,union-attr]  # all are full layers
+    return [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[misc,union-attr]  # only full layers
 
 
 def cache_of(layers: Pairs) -> DynamicCache:
-    """A cache that begins with these keys and values."""
+    """Make a cache that begins with these keys and values."""
     return DynamicCache([(keys, values) for keys, values in layers])
 
 
 def row(cache: DynamicCache, index: int, mask: Tensor) -> Pairs:
-    """One row's own tokens [1, H, n, D], copied; ``mask`` [L] bool says which columns they are."""
+    """Copy one row's own tokens [1, H, n, D]; ``mask`` [L] bool marks their columns."""
     columns = mask.nonzero().squeeze(-1)
     return [
         (keys[index : index + 1].index_select(2, columns), values[index : index + 1].index_select(2, columns))
@@ -36,7 +36,7 @@ def row(cache: DynamicCache, index: int, mask: Tensor) -> Pairs:
 
 
 def rows(cache: DynamicCache, kept: Sequence[int], first: int) -> DynamicCache:
-    """The given rows, without the first columns."""
+    """The given rows, without the first ``first`` columns."""
     index = torch.tensor(kept, device=pairs(cache)[0][0].device)
     return cache_of(
         [
@@ -47,7 +47,7 @@ def rows(cache: DynamicCache, kept: Sequence[int], first: int) -> DynamicCache:
 
 
 def side_by_side(parts: Sequence[Pairs]) -> DynamicCache:
-    """Rows of several caches in one, padded on the left with zeros to the longest."""
+    """Join the rows of several caches, padded on the left with zeros to the longest."""
     longest = max(part[0][0].shape[2] for part in parts)
     layers: Pairs = []
     for layer in zip(*parts, strict=True):
@@ -58,7 +58,7 @@ def side_by_side(parts: Sequence[Pairs]) -> DynamicCache:
 
 
 def padded_mask(masks: Sequence[Tensor]) -> Tensor:
-    """Masks [B_i, L_i] of several caches as one [ΣB_i, L], padded on the left with False."""
+    """Join the masks [B_i, L_i] of several caches as [ΣB_i, L], padded on the left with False."""
     longest = max(mask.shape[1] for mask in masks)
     return torch.cat([F.pad(mask, (longest - mask.shape[1], 0)) for mask in masks])
 

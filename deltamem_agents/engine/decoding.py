@@ -1,4 +1,4 @@
-"""The rows that are being generated: they join after their prompt, leave when they end, and step all at once."""
+"""The rows being generated: each joins after its prompt, all step together, and each leaves when it ends."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class Active:
     failed: BaseException | None = None
 
     def pause(self) -> Active:
-        """Take what was generated into the prompt, so that it can go on after that has run again."""
+        """Move the generated tokens into the prompt, so that generation can resume after the prompt runs again."""
         self.request.ids += self.answer
         self.answer = []
         return self
 
     def take(self, likeliest: int, scores: Tensor, ends: set[int]) -> None:
-        """Draw the next token from scores [1, V], and see whether it is the last.
+        """Draw the next token from scores [1, V] and determine whether it is the last.
 
-        What the request itself makes fail, a callback or a processor, ends it. Where memory runs out, that is raised,
-        and it is as if nothing had been drawn.
+        An error of the request itself, in a callback or processor, ends that request. Out of memory is raised, with the
+        random state restored.
         """
         before = self.request.drawing.random_state()
         try:
@@ -77,7 +77,7 @@ class Active:
         return token, ended
 
     def _ids(self, *more: int) -> Tensor:
-        """Prompt and answer so far, [1, n]; only asked for where they matter, as it is made anew for each token."""
+        """Prompt and answer so far, [1, n]; built per token, so only call it where they matter."""
         return torch.tensor([[*self.request.ids, *self.answer, *more]], device="cpu")
 
 
@@ -85,7 +85,7 @@ class Decoding:
     """Rows that are generated together.
 
     Args:
-        ends: Tokens that end an answer.
+        ends: Returns the tokens that end an answer.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Decoding:
         return len(self.active)
 
     def activate(self, request: Generate, slot: int) -> Active:
-        """A request whose prompt is to run."""
+        """Make, or resume, the row of a request whose prompt is about to run."""
         if isinstance(request.interrupted, Active):
             request.interrupted.slot = slot
             return request.interrupted
@@ -113,9 +113,9 @@ class Decoding:
         return Active(request, streamer, slot)
 
     def join(self, active: Sequence[Active], caches: Sequence[Pairs], scores: Tensor) -> list[Active]:
-        """Draw the first tokens from scores [n, V], and let those join that go on; those that have ended already.
+        """Draw first tokens from scores [n, V], add the rows that continue, and return those that have ended.
 
-        Where it fails, none has joined, though some may have drawn their token.
+        If it fails, no row has joined, though some may have drawn their token.
         """
         self._advance(active, scores)
         going = [(each, cache) for each, cache in zip(active, caches, strict=True) if not each.ended]
@@ -131,7 +131,7 @@ class Decoding:
         return [each for each in active if each.ended]
 
     def step(self) -> list[Active]:
-        """One token for each row; those that have ended. After a failure only `clear` may be called."""
+        """Generate one token for each row; return the rows that have ended. After a failure, only `clear` is valid."""
         assert self._cache is not None  # there are rows
         device = self._attached.device
         tokens = torch.tensor([[each.answer[-1]] for each in self.active], device=device)
@@ -154,7 +154,7 @@ class Decoding:
         return ended
 
     def leave(self, leaving: Sequence[Active]) -> None:
-        """Take rows out. Where that fails, all are still there."""
+        """Remove rows. If it fails, all rows are still there."""
         if not leaving:
             return
         kept = [index for index, each in enumerate(self.active) if each not in leaving]
@@ -163,12 +163,12 @@ class Decoding:
             return
         assert self._cache is not None
         mask = self._mask[torch.tensor(kept, device=self._mask.device)]
-        first = int(mask.any(0).int().argmax())  # columns before it are padding for all
+        first = int(mask.any(0).int().argmax())  # all columns before it are padding in every row
         cache, mask = rows(self._cache, kept, first), mask[:, first:]
         self._set([self.active[index] for index in kept], cache, mask)
 
     def clear(self) -> list[Active]:
-        """Take all rows out, with all keys and values: what a failed step left of these is not to be trusted."""
+        """Remove all rows, keys and values, which a failed step may have corrupted; return the rows."""
         cleared = self.active
         self._set([], None, self._nothing)
         return cleared
@@ -177,7 +177,7 @@ class Decoding:
         self.active, self._cache, self._mask = active, cache, mask
 
     def result(self, active: Active) -> Generation:
-        """What was generated."""
+        """The generation of a row that has ended."""
         request, stop = active.request, active.request.sampling.stop
         ids = [*request.ids[request.prompt_tokens :], *active.answer]
         text = str(self._tokenizer.decode(ids, skip_special_tokens=True))
