@@ -23,10 +23,10 @@ _stop_strings = ProcessLock()  # Transformers remembers stop strings in a cache 
 
 
 class Drawing:
-    """Transformers' logits processors, and random numbers of its own. Made in the caller's thread.
+    """Transformers' logits processors, and a random generator of its own. Created in the caller's thread.
 
     Raises:
-        ConfigError: The tokenizer cannot tell where a stop string ends.
+        ConfigError: The tokenizer cannot detect a stop string.
     """
 
     def __init__(self, sampling: Sampling, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> None:
@@ -49,7 +49,7 @@ class Drawing:
 
     @property
     def plain(self) -> bool:
-        """Whether the likeliest token is taken, whatever came before."""
+        """Whether the likeliest token is always taken, whatever came before."""
         return not self.draws and not self.processors
 
     def next(self, ids: Tensor, scores: Tensor) -> int:
@@ -60,11 +60,11 @@ class Drawing:
         return int(torch.multinomial(scores.softmax(-1), 1, generator=self._generator))
 
     def random_state(self) -> Tensor | None:
-        """What the next random number depends on; None where none are drawn."""
+        """State of the random generator; None under greedy decoding."""
         return self._generator.get_state() if self.draws else None
 
     def restore(self, random_state: Tensor | None) -> None:
-        """As if nothing had been drawn since."""
+        """Reset the random generator to an earlier state."""
         if random_state is not None:
             self._generator.set_state(random_state)
 

@@ -1,8 +1,8 @@
 """`Engine`: one backbone with its adapter as a service for many agents. Folds segments, generates and scores.
 
-One thread runs the model, in batches of whatever many callers ask for; callers get futures, so that no caller's thread
-or event loop is blocked unless it chooses to wait. States come and go as plain float32 tensors on the CPU, without a
-batch axis; what one agent computes does not depend on who else is there.
+One thread runs the model and batches the requests of many callers; callers get futures, so a caller's thread or event
+loop blocks only if it chooses to wait. States are passed as plain float32 tensors on the CPU, without a batch axis. The
+result for one agent does not depend on which others are being served.
 """
 
 from __future__ import annotations
@@ -43,13 +43,14 @@ class Engine:
     """A loaded backbone with its adapter attached; see `loading.load`.
 
     Args:
-        limits: How much runs at once; by default what suits the device.
-        hot_bytes: For keys and values of open segments, so that appending runs the new tokens only; 0 keeps none.
+        limits: How much runs at once; by default, limits that suit the device.
+        hot_bytes: Budget for keys and values of open segments, so that appending runs only the new tokens; 0 for none.
 
     Raises:
         UnsupportedModelError: The backbone's family or chat format is unknown.
         AdapterMismatchError: The adapter was trained for another backbone, or the model carries one already.
-        ConfigError: ``hot_bytes`` is not a number of bytes, or the device has no room for the states.
+        ChatTemplateError: The chat template fails on a plain dialogue, is not allowed, or takes too long.
+        ConfigError: ``hot_bytes`` is not a number of bytes, or the device has too little memory for the states.
     """
 
     def __init__(self, loaded: Loaded, *, limits: Limits | None = None, hot_bytes: int = HOT_BYTES) -> None:
@@ -82,41 +83,49 @@ class Engine:
 
     @property
     def failure(self) -> str | None:
-        """Why the engine has stopped by itself; None while it has not."""
+        """Why the engine has stopped by itself; None while it runs."""
         return self._scheduler.failure
 
     @property
     def usable(self) -> bool:
-        """Whether it takes requests: it was opened in this process, and neither failed nor was closed."""
+        """Whether it takes requests: it was opened in this process, and has neither failed nor been closed."""
         return self._scheduler.usable
 
     @property
     def window(self) -> int:
-        """The most tokens of prompt and answer together."""
+        """Maximum number of tokens in prompt and answer together."""
         return int(self._model.config.get_text_config().max_position_embeddings)
 
     @property
     def state_bytes(self) -> int:
-        """Size of one agent's state."""
+        """Size of one agent's state, in bytes."""
         return sum(tensor.numel() * 4 for tensor in self._zero.values())
 
     def count(self, text: str) -> int:
-        """Tokens of a text."""
+        """Number of tokens in a text.
+
+        Raises:
+            ConfigError: ``text`` is not a string.
+        """
         if not isinstance(text, str):
             raise ConfigError(f"text is {shown(text)}; give a string")
-        plain = text.encode("utf-8", "replace").decode()  # lone surrogates are text to no tokenizer
+        plain = text.encode("utf-8", "replace").decode()  # no tokenizer accepts lone surrogates
         return len(self.tokenizer.encode(plain, add_special_tokens=False)) if plain else 0
 
     def norm(self, state: State) -> float:
-        """Norm of all of a state's matrices together: how full it is, see `core.calibration`."""
+        """Norm of all of a state's matrices together; it measures how full the state is, see `core.calibration`."""
         return state_norm(state)
 
     def check(self, state: State, agent: str | None = None) -> None:
-        """Raise StateMismatchError for a state that is another adapter's, or not finite."""
+        """Check a state.
+
+        Raises:
+            StateMismatchError: The state belongs to another adapter, or is not finite.
+        """
         check_state(state, self._zero, agent)
 
     def zero_state(self) -> State:
-        """The state of an agent that was told nothing."""
+        """The state of an agent without any messages."""
         return {name: tensor.clone() for name, tensor in self._zero.items()}
 
     def fold(
@@ -128,21 +137,21 @@ class Engine:
         timeout: float | None = None,
         wait: bool = True,
     ) -> Future[list[State]]:
-        """Write segments one after another, each in a causal context of its own.
+        """Write segments one after another, each in its own causal context.
 
         Args:
-            open_for: Whose last segment may go on: it stays hot, and where the first one goes on from
-                what is hot, only its new tokens run.
-            timeout: Seconds until it fails with EngineTimeoutError, waiting included; None for none.
-            wait: Whether to wait where the queue is full.
+            open_for: Agent whose last segment may continue: it stays hot, and if the first segment continues a hot one,
+                only its new tokens run.
+            timeout: Seconds until the future fails with EngineTimeoutError, waiting included; None for no limit.
+            wait: Whether to wait while the queue is full.
 
         Returns:
             The state after each segment.
 
         Raises:
-            StateMismatchError: The state is another adapter's, or not finite.
-            InertAdapterError: The adapter wrote nothing.
-            ConfigError: A segment has no tokens or some that the backbone does not know, or ``open_for`` is no key.
+            StateMismatchError: The state belongs to another adapter, or is not finite.
+            InertAdapterError: From the future: the adapter wrote nothing.
+            ConfigError: A segment has no tokens or token ids unknown to the backbone, or another argument is invalid.
             EngineBusyError: The queue is full.
             EngineFailedError, ForkedError, ClosedError: The engine takes no requests; see `Scheduler.check`.
         """
@@ -178,20 +187,20 @@ class Engine:
         timeout: float | None = None,
         wait: bool = True,
     ) -> Future[Generation]:
-        """Continue a prompt under a state, which is read and not written.
+        """Continue a prompt with a state, which is read and not written.
 
         Args:
             prompt: Token ids.
-            state: None is the zero state.
-            key: Names the state: it then stays on the device for the next request.
+            state: None for the zero state.
+            key: Names the state, which then stays on the device for the next request.
             on_text: Called in the engine's thread with each piece of text as it comes.
-            timeout: Seconds until it fails with EngineTimeoutError, waiting included; None for none.
-            wait: Whether to wait where the queue is full.
+            timeout: Seconds until the future fails with EngineTimeoutError, waiting included; None for no limit.
+            wait: Whether to wait while the queue is full.
 
         Raises:
-            ContextLengthError: Prompt and answer do not fit the window.
-            StateMismatchError: The state is another adapter's, or not finite.
-            ConfigError: The prompt holds what is no token of the backbone, or the key is none.
+            ContextLengthError: The prompt is empty, or prompt and answer do not fit the window.
+            StateMismatchError: The state belongs to another adapter, or is not finite.
+            ConfigError: The prompt holds a token id unknown to the backbone, or another argument is invalid.
             EngineBusyError: The queue is full.
             EngineFailedError, ForkedError, ClosedError: The engine takes no requests; see `Scheduler.check`.
         """
@@ -238,13 +247,13 @@ class Engine:
         timeout: float | None = None,
         wait: bool = True,
     ) -> Future[list[float]]:
-        """How likely an answer is after each prompt and under each state: its tokens' mean log-probability.
+        """Score an answer after each prompt and state: the mean log-probability of its tokens.
 
         All items run in one padded batch.
 
         Raises:
-            ConfigError: There are no items, the answer is empty, or one holds what is no token of the backbone.
-            StateMismatchError: A state is another adapter's, or not finite.
+            ConfigError: There are no items, a prompt or the answer is empty, or a token id is unknown to the backbone.
+            StateMismatchError: A state belongs to another adapter, or is not finite.
             EngineBusyError: The queue is full.
             EngineFailedError, ForkedError, ClosedError: The engine takes no requests; see `Scheduler.check`.
         """
@@ -264,9 +273,10 @@ class Engine:
         return request.answer
 
     def forget(self, owner: Hashable, agent: str) -> None:
-        """Drop keys and values that are held of an agent. Its states on the device are never asked for again.
+        """Drop the keys and values held for an agent. Its states on the device are not requested again.
 
         Raises:
+            ConfigError: ``agent`` is not a string, or ``owner`` cannot be hashed.
             ForkedError: The engine belongs to the process that this one was forked from.
         """
         check_process(self._scheduler.process, "engine")
@@ -276,7 +286,7 @@ class Engine:
         self.hot.drop(owner, agent)
 
     def stats(self) -> Stats:
-        """What the engine has done and is doing.
+        """What the engine has done so far and is doing now.
 
         Raises:
             ForkedError: The engine belongs to the process that this one was forked from.
@@ -301,9 +311,9 @@ class Engine:
         )
 
     def close(self) -> None:
-        """Finish the step under way, fail what is waiting, take the adapter off; calling it again does nothing.
+        """Finish the current step, fail waiting requests and detach the adapter.
 
-        Nor does calling it in a process that was forked meanwhile.
+        Does nothing when called again, or in a process forked from the engine's.
         """
         if self._scheduler.process == os.getpid():
             self._scheduler.close()
@@ -316,10 +326,10 @@ class Engine:
         return state
 
     def _check_ids(self, what: str, ids: Sequence[int]) -> None:
-        """Refuse what is not token ids: in a batch it would fail the others, and on a GPU end the process's use of it.
+        """Check token ids: a bad id would fail the other requests of a batch, and break CUDA for the whole process.
 
         Raises:
-            ConfigError: It is not.
+            ConfigError: These are not token ids of the backbone.
         """
         if isinstance(ids, str | bytes) or not isinstance(ids, Sequence):
             raise ConfigError(f"{what} is {shown(ids)}; give a list of token ids")
@@ -343,7 +353,7 @@ def _rows_of(embeddings: object, otherwise: int) -> int:
 
 
 def stopped_engines() -> list[str]:
-    """Of each engine in this process that has stopped by itself, its backbone and why."""
+    """The backbone of each engine in this process that has stopped by itself, and the reason."""
     return [f"{each.name}: {each.failure}" for each in list(_made) if each.failure is not None]
 
 

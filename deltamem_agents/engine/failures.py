@@ -1,4 +1,4 @@
-"""What failed steps mean: whether memory ran out, whether the device is lost, and what callers are told."""
+"""How failed steps are classified (out of memory, lost device), and the errors that callers get."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from deltamem_agents.errors import ClosedError, EngineFailedError, EngineMemoryE
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether the device or the machine had too little memory."""
+    """Whether the device or the machine ran out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def told(error: Exception) -> Exception:
-    """What a request is failed with that failed by itself."""
+    """The error for a request that failed while it ran alone."""
     if out_of_memory(error):
         return EngineMemoryError(
             f"the device ran out of memory with a single request ({error}); use a shorter prompt, a smaller backbone "
@@ -25,13 +25,13 @@ def told(error: Exception) -> Exception:
 
 
 def check_device(device: torch.device) -> None:
-    """Raise where the device can do nothing more, as a GPU after a failed assertion."""
+    """Raise if the device is unusable, such as a GPU after a failed assertion."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def failed(cause: BaseException) -> EngineFailedError:
-    """What all requests are failed with when the engine's thread has met an error of its own."""
+    """The error for all requests when the engine's thread has hit an error of its own."""
     error = EngineFailedError(
         f"the engine has stopped after an error outside any request ({described(cause)}); close every DeltaMem that "
         "uses it and open it again, and report the error"
@@ -41,12 +41,12 @@ def failed(cause: BaseException) -> EngineFailedError:
 
 
 def closed() -> ClosedError:
-    """What new requests get after `close`."""
+    """The error for requests submitted after `close`."""
     return ClosedError("this DeltaMem was closed; open it again")
 
 
 def unfinished() -> ClosedError:
-    """What requests get that `close` found waiting or running."""
+    """The error for requests that were waiting or running at `close`."""
     return ClosedError("this DeltaMem was closed before the request was finished; open it again")
 
 
@@ -54,6 +54,6 @@ def described(error: BaseException) -> str:
     """An error's type and the first line of its message."""
     try:
         lines = str(error).strip().splitlines()
-    except Exception:  # of its own __str__
+    except Exception:  # raised by its own __str__
         lines = []
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

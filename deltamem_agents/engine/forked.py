@@ -1,7 +1,7 @@
-"""What a forked process has to do before it runs a model of its own, where its parent has run one.
+"""What a forked process must do before it runs a model, if its parent has run one.
 
-OpenMP's threads are not there in a child, and GNU's library waits for them for ever as soon as the thread that forked
-computes anything large there. So such a child computes with one thread.
+OpenMP's threads do not exist in the child, and GNU's library waits for them forever once the thread that forked runs a
+large computation. So such a child computes with one thread.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 
 log = logging.getLogger(__name__)
 
-_settled: list[int] = []  # processes that ran models, each forked from the one before
+_settled: list[int] = []  # ids of processes that ran models, each forked from the one before
 
 
 def settle_after_fork() -> None:
-    """Before a model is loaded or an engine made: compute with one thread, where the parent of this process has."""
+    """Limit torch to one thread if the parent process ran a model; call before loading a model or making an engine."""
     here = os.getpid()
     if _settled and here not in _settled:
         torch.set_num_threads(1)
@@ -27,5 +27,5 @@ def settle_after_fork() -> None:
 
 
 def in_forked_process(error: Exception) -> bool:
-    """Whether it is what CUDA says in a child of a process that has used it."""
+    """Whether this is CUDA's error in a child of a process that has used CUDA."""
     return isinstance(error, RuntimeError) and "forked subprocess" in str(error)

@@ -1,4 +1,4 @@
-"""Options and results of generating text. Imports no torch."""
+"""Options and results of text generation. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from dataclasses import dataclass
 from deltamem_agents.engine.options import real, shown, whole
 from deltamem_agents.errors import ConfigError
 
-GREEDY = 1e-5  # temperatures below it divide scores into infinities
-STOPS, STOP_LENGTH = 64, 1024  # each is compared with all words of the vocabulary
+GREEDY = 1e-5  # dividing scores by a lower temperature gives infinities
+STOPS, STOP_LENGTH = 64, 1024  # limited because each stop string is compared with the whole vocabulary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How an answer is drawn; names and meanings as in Transformers' ``generate``.
+    """How an answer is drawn; names and meanings are those of Transformers' ``generate``.
 
     Args:
-        max_tokens: The most tokens generated.
+        max_tokens: Maximum number of generated tokens.
         temperature: 0 is greedy, and so is anything below `GREEDY`.
         top_p: Nucleus; 1 is off.
         top_k: 0 is off.
         repetition_penalty: 1 is off.
-        stop: Strings that end the answer; not part of it. At most `STOPS`, of `STOP_LENGTH` characters each.
+        stop: Strings that end the answer and are not part of it. At most `STOPS`, of `STOP_LENGTH` characters each.
         seed: Makes sampling repeatable.
 
     Raises:
-        ConfigError: A value is out of range or of another type.
+        ConfigError: A value has the wrong type or is out of range.
     """
 
     max_tokens: int = 256
@@ -52,15 +52,15 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """What was generated.
+    """A generated answer.
 
     Args:
         text: Without special tokens and stop strings, stripped.
-        ids: The tokens, with the one that ended it.
+        ids: The tokens, including the one that ended the answer.
         prompt_tokens: Length of the prompt.
         first_token_seconds: From the request to the first token, waiting included.
-        seconds: In all.
-        finished: Whether it ended by itself, rather than by ``max_tokens`` or by being cancelled.
+        seconds: From the request to the end.
+        finished: Whether it ended by itself, rather than by ``max_tokens`` or cancellation.
     """
 
     text: str
@@ -72,13 +72,13 @@ class Generation:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """At which the tokens after the first came; None where there were none."""
+        """Rate of the tokens after the first; None if there are none."""
         rest = self.seconds - self.first_token_seconds
         return (len(self.ids) - 1) / rest if len(self.ids) > 1 and rest > 0 else None
 
 
 class Cancellation:
-    """Ends a request from another thread."""
+    """Cancels a request from another thread."""
 
     __slots__ = ("cancelled",)
 
@@ -86,7 +86,7 @@ class Cancellation:
         self.cancelled = False
 
     def cancel(self) -> None:
-        """A request that is waiting is dropped, one that is generated ends after the token under way."""
+        """Drop the request if it is waiting; if it is generating, end it after the current token."""
         self.cancelled = True
 
 

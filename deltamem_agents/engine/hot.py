@@ -1,8 +1,8 @@
-"""Keys and values of segments that may go on, so that what is appended runs alone.
+"""Keys and values of segments that may continue, so that only appended tokens run.
 
 A segment's tokens share one causal context: when a message joins it, a cold fold runs the whole segment again, a hot
-one the new tokens only. An entry is used only for the same agent in the same epoch, the same tokens and the same state
-before them, so the result is the same either way.
+one only the new tokens. An entry is used only for the same agent and epoch, the same tokens and the same state before
+them, so the result is the same either way.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class HotSegment:
     """A segment that has run.
 
     Args:
-        key: Whose.
+        key: The agent's key.
         ids: Its tokens so far.
         before, after: The states around it.
         past: Keys and values [1, H, n, D] of ``ids`` in each layer.
@@ -38,18 +38,18 @@ class HotSegment:
 
     @property
     def size(self) -> int:
-        """Bytes of its keys, values and states."""
+        """Size of its keys, values and states in bytes."""
         cached = [tensor for pair in self.past for tensor in pair]
         return sum(tensor.nbytes for tensor in (*cached, *self.before.values(), *self.after.values()))
 
     def begins(self, before: State, ids: list[int]) -> bool:
-        """Whether a segment with these tokens, from this state, goes on from here."""
+        """Whether a segment with these tokens and this state before them continues this one."""
         same = before.keys() == self.before.keys() and ids[: len(self.ids)] == self.ids
         return same and all(torch.equal(tensor, self.before[name]) for name, tensor in before.items())
 
 
 class HotSegments:
-    """One open segment an agent, within a budget of bytes; the least recently used go first."""
+    """One open segment per agent, within a budget of bytes; the least recently used are evicted first."""
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
@@ -63,7 +63,7 @@ class HotSegments:
 
     @property
     def bytes(self) -> int:
-        """Held now."""
+        """Bytes held now."""
         with self._lock:
             return sum(each.size for each in self._held.values())
 
@@ -71,13 +71,13 @@ class HotSegments:
         return len(self._held)
 
     def take(self, key: AgentKey) -> HotSegment | None:
-        """Remove and return an agent's, if it is of this epoch."""
+        """Remove and return an agent's segment; None if it is of another epoch."""
         with self._lock:
             found = self._held.pop(key[:2], None)
         return found if found is not None and found.key == key else None
 
     def put(self, segment: HotSegment) -> None:
-        """Keep an agent's, in place of the one before, unless it is larger than the budget."""
+        """Keep an agent's segment in place of its previous one, unless it exceeds the budget."""
         whose = segment.key[:2]
         with self._lock:
             self._held.pop(whose, None)
@@ -91,11 +91,11 @@ class HotSegments:
                 total -= sizes[oldest]
 
     def drop(self, owner: Hashable, agent: str) -> None:
-        """Forget an agent's."""
+        """Drop an agent's segment."""
         with self._lock:
             self._held.pop((owner, agent), None)
 
     def clear(self) -> None:
-        """Forget all."""
+        """Drop all segments."""
         with self._lock:
             self._held.clear()

@@ -1,4 +1,4 @@
-"""What names an agent's history, and a state of it."""
+"""Keys of an agent's history and of its states."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 
 class AgentKey(NamedTuple):
-    """What tells an agent's history from every other.
+    """Identifies one agent's history.
 
     Args:
-        owner: The database it is in.
-        epoch: The agent's, which changes when its past does.
+        owner: The database that holds it.
+        epoch: The agent's epoch, which changes when its past does.
     """
 
     owner: Hashable

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 
 from deltamem_agents.engine.options import whole
 
-HOT_BYTES = 256 << 20  # of keys and values of open segments that are kept
+HOT_BYTES = 256 << 20  # default budget for keys and values of open segments
 MOST = {"chunk": 1 << 30, "batch": 1 << 30, "rows": 1 << 16, "waiting": 1 << 24, "slots": 1 << 20}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much runs at once.
+    """Limits on what runs at once.
 
     Args:
-        chunk: The least tokens of one chunk of a fold, all rows together; more on a fast device, see `Pace`. Of prompts
-            `PROMPT_CHUNKS` times as many.
-        batch: Tokens of one batch of prompts or folds, with padding. A longer request runs by itself.
+        chunk: Minimum tokens in one chunk of a fold, over all rows; more on a fast device, see `Pace`. Chunks of
+            prompts have `PROMPT_CHUNKS` times as many.
+        batch: Tokens in one batch of prompts or folds, with padding. A longer request runs alone.
         rows: Rows that are generated together.
         waiting: Requests in the queue.
         slots: States on the device.

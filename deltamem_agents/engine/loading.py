@@ -25,7 +25,7 @@ from deltamem_agents.errors import (
 from deltamem_agents.progress_bars import without_progress_bars
 
 _QUANTIZATIONS = {"int8": "bitsandbytes", "int4": "bitsandbytes", "int8-torchao": "torchao"}
-_HUB_ID = re.compile(r"\w[\w.\-]*(/\w[\w.\-]*)?")  # "name" or "owner/name"; all else is a path
+_HUB_ID = re.compile(r"\w[\w.\-]*(/\w[\w.\-]*)?")  # "name" or "owner/name"; anything else is a path
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -53,12 +53,12 @@ def load(
     """Load what `Engine` needs.
 
     Args:
-        backbone: "tiny", a folder, or a hub id; disregarded where a loaded ``model`` is given.
+        backbone: "tiny", a folder, or a hub id; ignored if a loaded ``model`` is given.
         adapter: A folder or hub id; by default the folder ``adapter`` inside the backbone's.
-        model: A loaded model, with its ``tokenizer``; left on its device and in its dtype.
+        model: A loaded model, with its ``tokenizer``; it stays on its device and in its dtype.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:n".
         dtype: "auto" (as stored on a GPU, float32 on a CPU), "float32", "bfloat16" or "float16".
-        quantization: "int8" or "int4" by bitsandbytes, or "int8-torchao"; None for none.
+        quantization: "int8" or "int4" with bitsandbytes, or "int8-torchao"; None for none.
         attention: Transformers' ``attn_implementation`` ("sdpa", "eager", "flash_attention_2", …); its own by default.
 
     Raises:
@@ -66,7 +66,7 @@ def load(
         MissingExtraError: The quantization's library is not installed.
         BackboneFileError: The backbone is not found, truncated or malformed.
         UnsupportedModelError: The backbone's family is not one of ``FAMILIES``.
-        AdapterFileError: The adapter is not found or not one.
+        AdapterFileError: The adapter is not found or invalid.
         ForkedError: The device is a GPU that the parent of this process has used.
     """
     settle_after_fork()
@@ -90,10 +90,10 @@ def load(
 
 
 def _check_place(backbone: str | Path, adapter: object) -> None:
-    """Refuse a folder that is not there, before it is taken for a hub id.
+    """Refuse a missing folder before it is taken for a hub id.
 
     Raises:
-        BackboneFileError: What can only be a folder is none; or it may be a hub id, and no adapter is named for it.
+        BackboneFileError: The backbone can only be a folder and is none, or may be a hub id but has no adapter named.
     """
     text = str(backbone)
     if backbone == "tiny" or Path(backbone).is_dir():
@@ -119,7 +119,11 @@ def check_loading(
     quantization: object,
     attention: object,
 ) -> None:
-    """Raise ConfigError for what `load` cannot take; nothing is read."""
+    """Check the arguments of `load` without reading any file.
+
+    Raises:
+        ConfigError: An argument is invalid.
+    """
     if (model is None) != (tokenizer is None):
         raise ConfigError("give a loaded model together with its tokenizer, or neither")
     arguments.instance(model, "model", PreTrainedModel, optional=True)
@@ -154,8 +158,8 @@ def _load_model(
             raise UnsupportedModelError(
                 f"backbone {source!r} is of family {config.model_type!r}; known are {', '.join(sorted(FAMILIES))}"
             )
-        # Code in a model's folder never runs, and nobody is asked: transformers asks on standard input by default.
-        # Loaded on the CPU whatever the default device is; a quantisation places its own.
+        # Code in a model's folder never runs, and no one is prompted: by default transformers asks on standard input.
+        # The model is loaded on the CPU whatever the default device is; a quantisation places its own.
         with torch.device("cpu") if quantization is None else nullcontext(), without_progress_bars():
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
                 source, config=config, dtype=kind, use_safetensors=True, trust_remote_code=False, **options
@@ -182,10 +186,10 @@ def _load_model(
 
 
 def quantization_config(name: str) -> Any:
-    """Transformers' configuration of a quantization.
+    """Transformers' configuration for a quantization.
 
     Raises:
-        ConfigError: It is not one of those known.
+        ConfigError: The quantization is unknown.
         MissingExtraError: Its library is not installed.
     """
     library = _QUANTIZATIONS[arguments.one_of(name, "quantization", _QUANTIZATIONS)]

@@ -1,7 +1,7 @@
-"""Markup in what a chat template is given: text of users, records and tools must never become a control token.
+"""Markup in the input of a chat template: text of users, records and tools must never become a control token.
 
-A template joins its own control tokens and the texts into one string, in which they can no longer be told apart. So the
-markup in the texts is taken out before, put in again after the rest is tokenised, and tokenised as text.
+A template joins its own control tokens and the texts into one string, where they can no longer be told apart. So markup
+is removed from the texts first, put back after the rest is tokenised, and tokenised as text.
 """
 
 from __future__ import annotations
@@ -11,38 +11,38 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-COMPARED = ("role", "type")  # fields whose values templates ask for
+COMPARED = ("role", "type")  # fields whose values templates compare
 
 T = TypeVar("T")
 
 
 class HiddenMarkup:
-    """The markup of one prompt's texts, in whose place stands a sign that no text can hold.
+    """Replaces the markup in one prompt's texts by placeholders that no text can contain.
 
     Args:
-        tokens: What is markup: control tokens and the words that a family writes around messages.
+        tokens: The markup: control tokens and the words that a family writes around messages.
     """
 
     def __init__(self, tokens: Iterable[str]) -> None:
         longest_first = sorted((token for token in tokens if token.strip()), key=len, reverse=True)
         self._markup = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        # At a text's end may stand the first half of a token whose other half is the next text's beginning.
+        # A text may end with the first part of a token whose rest begins the next text.
         self._halves = {token[:end] for token in longest_first for end in range(1, len(token))}
         self._longest = max(map(len, longest_first), default=0)
-        self._secret = secrets.token_hex(8)  # whoever writes a text cannot know it
+        self._secret = secrets.token_hex(8)  # the author of a text cannot know it
         self._sign = re.compile(rf"M{self._secret}N(\d+)E")
         self._hidden: list[str] = []
 
     def hide(self, value: T) -> T:
-        """The same value with signs for the markup in all its strings, names of fields too."""
-        return self._hide(value)  # type: ignore[no-any-return]  # of the kind it was
+        """The same value with placeholders for the markup in all its strings, including field names."""
+        return self._hide(value)  # type: ignore[no-any-return]  # same type as the argument
 
     def ids(self, rendered: str, markup: Callable[[str], list[int]], text: Callable[[str], list[int]]) -> list[int]:
-        """Tokens of a rendered prompt.
+        """Tokenise a rendered prompt.
 
         Args:
-            markup: Tokens of what the template wrote, in which control tokens take effect.
-            text: Tokens of a text, in which none does.
+            markup: Tokenises what the template wrote; control tokens take effect.
+            text: Tokenises plain text; control tokens do not take effect.
         """
         found: list[int] = []
         for place, piece in enumerate(self._sign.split(rendered)):
@@ -57,7 +57,7 @@ class HiddenMarkup:
             told = self._without(value)
             return told + self._put("") if self._ends_within(told) else told
         if isinstance(value, Mapping):
-            # Templates compare names of fields, roles and types: these get no sign unless they hold markup.
+            # Templates compare field names, roles and types: these get no placeholder unless they hold markup.
             return {
                 self._hide_name(key): self._hide_name(each) if key in COMPARED else self._hide(each)
                 for key, each in value.items()
@@ -79,9 +79,9 @@ class HiddenMarkup:
 
 
 def _as_text(token: str, markup: Callable[[str], list[int]], text: Callable[[str], list[int]]) -> list[int]:
-    """Tokens of a piece of markup that means nothing here."""
+    """Tokenise a piece of markup as plain text."""
     if not token:
         return []
     ids = text(token)
-    # Words that are no tokens of their own read the same in a text, unless they are taken apart.
+    # A word that is not a token of its own gives the same ids as text, unless it is split into characters.
     return ids if ids != markup(token) else [each for character in token for each in text(character)]

@@ -1,4 +1,4 @@
-"""Numbers that callers give as options: what they may be, and what is said of those that they may not."""
+"""Checks of numeric options from callers, and how a bad value appears in a message."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 from deltamem_agents.errors import ConfigError, kind_of
 
-_BITS = 256  # of an integer that is shown in full; Python refuses to print very long ones
+_BITS = 256  # longest integer shown in full; Python refuses to print very long ones
 
 
-LONGEST = 1e9  # seconds; longer ones overflow a lock's timeout
+LONGEST = 1e9  # seconds; longer timeouts overflow a lock's
 
 
 def whole(name: str, value: Any, low: int, high: int) -> int:
-    """An integer within a range; NumPy's are taken too.
+    """Check an integer within a range; NumPy integers are accepted.
 
     Raises:
-        ConfigError: It is something else, or out of range.
+        ConfigError: It is not an integer, or is out of range.
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
         raise ConfigError(f"{name} is {shown(value)}; give a whole number from {low} to {high}")
@@ -26,10 +26,10 @@ def whole(name: str, value: Any, low: int, high: int) -> int:
 
 
 def real(name: str, value: Any, low: float, high: float) -> float:
-    """A finite number within a range; NumPy's are taken too.
+    """Check a finite number within a range; NumPy numbers are accepted.
 
     Raises:
-        ConfigError: It is something else, or out of range.
+        ConfigError: It is not a number, or is out of range.
     """
     if isinstance(value, bool) or not isinstance(value, Real) or not bool(low <= value <= high):  # type: ignore[operator]
         raise ConfigError(f"{name} is {shown(value)}; give a number from {low:g} to {high:g}")
@@ -37,7 +37,7 @@ def real(name: str, value: Any, low: float, high: float) -> float:
 
 
 def deadline_seconds(timeout: Any) -> float | None:
-    """A timeout in seconds; None for none. A negative one has passed already.
+    """Check a timeout in seconds; None for no limit. A negative one has already passed.
 
     Raises:
         ConfigError: It is not a number.
@@ -46,15 +46,15 @@ def deadline_seconds(timeout: Any) -> float | None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, Real) or timeout != timeout:
         raise ConfigError(f"timeout is {shown(timeout)}; give a number of seconds, or None")
-    clipped: Any = sorted((-LONGEST, timeout, LONGEST))[1]  # a huge integer cannot become a float
+    clipped: Any = sorted((-LONGEST, timeout, LONGEST))[1]  # a huge integer does not fit a float
     return float(clipped)
 
 
 def shown(value: Any) -> str:
-    """A value for a message, short whatever it is."""
+    """A short representation of any value for a message."""
     if isinstance(value, int) and value.bit_length() > _BITS:
         return f"an integer of {value.bit_length()} bits"
     try:
         return reprlib.repr(value)
-    except Exception:  # of its own __repr__
+    except Exception:  # raised by its own __repr__
         return kind_of(value)

@@ -1,16 +1,16 @@
-"""How long a chunk may be, so that nobody waits long for it. Knows nothing of models."""
+"""How long a chunk may be, so that other requests do not wait long for it. Knows nothing of models."""
 
 from __future__ import annotations
 
-SECONDS = 0.03  # that a chunk of a fold should take at most; others may be waiting for it to end
-GROWTH = 2  # no chunk is longer than the one before by more than this factor
+SECONDS = 0.03  # target maximum for a chunk of a fold; other requests may be waiting for it to end
+GROWTH = 2  # maximum ratio of a chunk to the one before
 
 
 class Pace:
-    """Tokens a chunk of a fold has: as many as have lately run in `SECONDS`, by steps of a factor.
+    """Tokens in a chunk of a fold: about as many as have recently run in `SECONDS`, adjusted by `GROWTH`.
 
     Args:
-        least: Whatever it takes, a chunk has so many.
+        least: Minimum tokens in a chunk, however long it takes.
     """
 
     def __init__(self, least: int) -> None:
@@ -18,10 +18,10 @@ class Pace:
         self.tokens = least
 
     def ran(self, tokens: int, allowed: int, seconds: float) -> None:
-        """A chunk has run, that might have had so many tokens; a shorter one tells nothing of longer ones."""
+        """Adjust to a chunk of ``tokens`` out of ``allowed``; one below half of that says nothing about longer ones."""
         if tokens * GROWTH <= allowed:
             return
-        patience = SECONDS * allowed / self.tokens  # more where more was allowed than to a fold
+        patience = SECONDS * allowed / self.tokens  # longer if more was allowed than a fold gets
         fitting = tokens / max(seconds, 1e-6) * patience
         if fitting >= allowed * GROWTH:
             self.tokens *= GROWTH

@@ -1,4 +1,4 @@
-"""States on the device, one slot each. Agents move in when they are used, and out by least recent use."""
+"""States on the device, one slot each. A state is loaded when used; the least recently used is evicted."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from deltamem_agents.errors import ConfigError, StateMismatchError, shown
 
 
 class StatePool:
-    """A fixed number of slots. Used in the engine's thread only.
+    """A fixed number of slots. Used only in the engine's thread.
 
     Args:
         like: A state without a batch axis.
-        slots: How many states fit.
+        slots: Number of states that fit.
 
     Attributes:
         tensors: Module name to [slots, …] float32 on the device.
+
+    Raises:
+        ConfigError: The device has too little memory for the slots.
     """
 
     def __init__(self, like: State, slots: int, device: torch.device) -> None:
@@ -35,25 +38,25 @@ class StatePool:
                 f"slots is {slots}, for which {device} has too little memory: {size} bytes of states; give fewer"
             ) from error
         self._free = list(range(slots))
-        self._held: dict[int, int] = {}  # slot -> requests that read it
-        self._known: OrderedDict[Hashable, int] = OrderedDict()  # what a slot holds, least recently used first
+        self._held: dict[int, int] = {}  # slot -> number of requests that read it
+        self._known: OrderedDict[Hashable, int] = OrderedDict()  # key of a state -> its slot, least recently used first
         self.evictions = 0
 
     @property
     def bytes(self) -> int:
-        """Of all slots."""
+        """Size of all slots in bytes."""
         return sum(each.nbytes for each in self.tensors.values())
 
     @property
     def used(self) -> int:
-        """Slots that hold a state."""
+        """Number of slots that hold a state."""
         return self.slots - len(self._free)
 
     def take(self, key: Hashable | None, state: State) -> int | None:
-        """A slot with this state, held until `give`; None where all are held by others.
+        """Get a slot with this state, held until `give`; None if other requests hold all slots.
 
         Args:
-            key: What names this state and no other; None for a state that nobody shares.
+            key: Names this state only; None for a state that is not shared.
         """
         slot = None if key is None else self._known.get(key)
         if slot is None:
@@ -73,7 +76,7 @@ class StatePool:
         return slot
 
     def give(self, slot: int) -> None:
-        """A request has ended that held the slot."""
+        """Release a slot when the request that held it has ended."""
         self._held[slot] -= 1
         if self._held[slot]:
             return
@@ -82,7 +85,7 @@ class StatePool:
             self._free.append(slot)
 
     def gather(self, slots: Sequence[int]) -> State:
-        """Copies of these slots' states, batched."""
+        """Copy the states of these slots, batched."""
         index = torch.tensor(slots, device=self._device)
         return {name: each.index_select(0, index) for name, each in self.tensors.items()}
 
@@ -102,10 +105,10 @@ class StatePool:
 
 
 def check_state(state: State, like: State, agent: str | None) -> None:
-    """Refuse a state that does not fit, or holds values that are not finite.
+    """Check that a state fits the adapter and is finite.
 
     Raises:
-        StateMismatchError: It does; the message names the agent, where it is known.
+        StateMismatchError: It does not fit or is not finite; the message names the agent, if known.
     """
     whose = "the state" if agent is None else f"the state of agent {agent!r}"
     if not isinstance(state, Mapping) or not all(isinstance(each, Tensor) for each in state.values()):
@@ -123,5 +126,5 @@ def check_state(state: State, like: State, agent: str | None) -> None:
 
 
 def only(tensors: dict[str, Tensor], index: int) -> State:
-    """One row of a batched state, on the CPU."""
+    """Copy one row of a batched state to the CPU."""
     return {name: each[index].cpu().clone() for name, each in tensors.items()}

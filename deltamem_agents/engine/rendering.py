@@ -1,7 +1,7 @@
-"""One message as tokens, the same whatever comes before or after it.
+"""Renders one message as tokens, independently of what comes before or after it.
 
 A chat template changes earlier text when later messages come, inserts dates, and refuses two user messages in a row, so
-a fold cannot use one. Each family here has a one-message format instead, equal to its template on a plain dialogue.
+a fold cannot use one. Instead, each family here has a one-message format, equal to its template on a plain dialogue.
 Message text never becomes a special token: ``<|im_end|>`` in a user's text stays text.
 """
 
@@ -32,12 +32,12 @@ class MessageFormat:
     """How one family writes a message.
 
     Args:
-        marker: A piece of the chat template by which the family is known.
-        before: What precedes the content, with ``{role}``.
-        after: What follows it.
-        roles: Names that differ from user, assistant, system and tool.
-        start: What begins a dialogue.
-        instruction: A system message for questions asked of the memory; empty where the model needs none.
+        marker: A piece of the chat template that identifies the family.
+        before: Text before the content, with ``{role}``.
+        after: Text after the content.
+        roles: Role names that differ from user, assistant, system and tool.
+        start: Text that begins a dialogue.
+        instruction: A system message for questions asked of the memory; empty if the model needs none.
     """
 
     marker: str
@@ -48,7 +48,7 @@ class MessageFormat:
     instruction: str = "Answer in a few words, from memory."
 
     def role(self, role: str) -> str:
-        """The family's name of a role."""
+        """The family's name for a role."""
         return self.roles.get(role, role)
 
 
@@ -78,20 +78,20 @@ FORMATS: Mapping[str, MessageFormat] = {
 }
 
 
-PROBE = "look_up_probe"  # a tool's name, by which a template shows whether it takes tools
+PROBE = "look_up_probe"  # name of a tool that shows whether a template renders tools
 DIALOGUE = (("user", "Good morning."), ("assistant", "What can I do?"), ("user", "My desk is 12."))
 
 
 class Rendering:
-    """Renders messages for one tokenizer. Safe to share among threads.
+    """Renders messages for one tokenizer. Thread-safe.
 
-    Whether a fast tokenizer splits special tokens is a setting of the tokenizer, which each call switches: two threads
-    that share one, of which one renders markup and the other text, get each other's tokens. So the markup is tokenised
-    once, and text by a copy of the tokenizer that is never switched back.
+    Whether a fast tokenizer splits special tokens is a setting of the tokenizer that each call changes: if two threads
+    share one, and one renders markup while the other renders text, they get each other's tokens. So the markup is
+    tokenised once, and text by a copy of the tokenizer whose setting never changes back.
 
     Raises:
-        UnsupportedModelError: The tokenizer's chat template is of no known family, or writes messages in another way
-            than the family it looks like.
+        UnsupportedModelError: The tokenizer's chat template is of no known family, or writes messages differently from
+            the family it resembles.
         ChatTemplateError: The template fails on a plain dialogue, is not allowed, or takes too long.
     """
 
@@ -102,16 +102,16 @@ class Rendering:
         self._control = _control_tokens(tokenizer) | {piece for role in ROLES for piece in _words(*self._around(role))}
         self._start = self._markup(self.format.start)
         self._markups = {role: tuple(map(self._markup, self._around(role))) for role in ROLES}
-        self.text("")  # switched here, before other threads come
+        self.text("")  # changes the setting here, before other threads use the tokenizer
         self._check_template()
 
     def message(self, role: str, content: str) -> list[int]:
-        """Tokens of one message. ``content`` is tokenised on its own; special tokens in it are split into text."""
+        """Tokens of one message. ``content`` is tokenised on its own; special tokens in it become plain text."""
         before, after = self._markups[role]
         return [*before, *self.text(content), *after]
 
     def around(self, role: str) -> tuple[list[int], list[int]]:
-        """Tokens before a message's content, and after it."""
+        """Tokens before and after a message's content."""
         before, after = self._markups[role]
         return [*before], [*after]
 
@@ -126,8 +126,8 @@ class Rendering:
     def text(self, content: str) -> list[int]:
         """Tokens of a message's content alone.
 
-        A long content is tokenised in parts, as a tokenizer takes more than twice as long for twice the text; parts
-        begin before a word where they can, which changes no token.
+        Long content is tokenised in parts, as twice the text takes a tokenizer more than twice the time. Parts begin
+        before a word if possible, which changes no token.
         """
         encode = partial(self._text_tokenizer.encode, add_special_tokens=False, split_special_tokens=True)
         if len(content) <= PART:
@@ -135,9 +135,9 @@ class Rendering:
         return [token for start, stop in _parts(content) for token in encode(content[start:stop])]
 
     def text_with_starts(self, content: str) -> tuple[list[int], list[int]]:
-        """As `text`, and for each token the place of its first character, never falling.
+        """Like `text`, with the position of each token's first character; positions never decrease.
 
-        A tokenizer that cannot tell places is taken to have as many tokens in each character.
+        For a tokenizer that reports no offsets, tokens are assumed to be spread evenly over the characters.
         """
         if not self._text_tokenizer.is_fast:
             ids = self.text(content)
@@ -152,7 +152,11 @@ class Rendering:
         return ids, list(accumulate(starts, max))
 
     def question(self, query: str, records: str = "") -> list[int]:
-        """A prompt for a short answer from memory: instruction and records as a system message, then the query."""
+        """A prompt for a short answer from memory: instruction and records as the system message, then the query.
+
+        Raises:
+            ChatTemplateError: The template fails; see `prompt`.
+        """
         system = "\n\n".join(part for part in (self.format.instruction, records) if part)
         messages = [{"role": "system", "content": system}] if system else []
         return self.prompt([*messages, {"role": "user", "content": query}])
@@ -160,10 +164,10 @@ class Rendering:
     def prompt(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
     ) -> list[int]:
-        """Tokens of a dialogue by the chat template, ready for the assistant's answer.
+        """Render a dialogue, ready for the assistant's answer.
 
-        Used for answers only. The one-message format replaces the template wherever there are neither tools nor tool
-        calls and the family has one. Special tokens in a text take effect in neither.
+        Used for answers only. Without tools and tool calls, the family's one-message format, if it has one, replaces
+        the chat template. Special tokens in a text take effect in neither.
 
         Raises:
             ChatTemplateError: The template refuses the messages, fails, or takes too long.
@@ -180,7 +184,7 @@ class Rendering:
 
     @cached_property
     def takes_tools(self) -> bool:
-        """Whether the chat template shows a model its tools: many leave them out without a word."""
+        """Whether the chat template shows the model its tools; many templates leave them out silently."""
         function = {"name": PROBE, "description": "Looks up.", "parameters": {"type": "object", "properties": {}}}
         try:
             shown = templates.render(
@@ -191,18 +195,18 @@ class Rendering:
         return PROBE in shown
 
     def facts(self, *, sentences: bool = False) -> str:
-        """What a state depends on here: part of the fingerprint.
+        """The facts about rendering that a state depends on, for the fingerprint.
 
         Args:
-            sentences: Whether it depends on which sentence a token belongs to.
+            sentences: Whether the state depends on which sentence a token belongs to.
         """
         known, version = self.format, 2 if sentences else 1
         return f"{self.name}/{version} {known.start}{known.before}{known.after}{sorted(known.roles.items())}"
 
     def _check_template(self) -> None:
-        """Compare a plain dialogue with what the template makes of it, which may begin with more.
+        """Compare our rendering of a plain dialogue with the template's, which may begin with more text.
 
-        Nor does it matter how either is spaced.
+        Whitespace is ignored.
         """
         ours = "".join(content.join(self._around(role)) for role, content in DIALOGUE) + self._around("assistant")[0]
         theirs = templates.render(
@@ -221,28 +225,28 @@ class Rendering:
         return self.format.before.format(role=self.format.role(role)), self.format.after
 
     def _written(self, text: str) -> list[int]:
-        """Tokens of what a chat template wrote; this tokenizer is never switched to split special tokens."""
+        """Tokenise what a chat template wrote; this tokenizer never splits special tokens."""
         encoded = self.tokenizer(text, add_special_tokens=False, padding=False, truncation=False)
         return list(cast("list[int]", encoded["input_ids"]))
 
     def _markup(self, text: str) -> list[int]:
-        """Before `text` is first called only."""
+        """Tokenise markup; only valid before the first call of `text`."""
         return list(self._text_tokenizer.encode(text, add_special_tokens=False)) if text else []
 
 
 def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
-    """The special tokens as they stand in a text."""
+    """The special tokens as text."""
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     return {str(token) for token in tokenizer.all_special_tokens} | {str(each) for each in added if each.special}
 
 
 def _words(*markup: str) -> list[str]:
-    """The words of a family's markup that no text has by chance: those in brackets."""
+    """The words of a family's markup that do not occur in text by chance: those in brackets."""
     return [word for piece in markup for word in _BRACKETED.findall(piece)]
 
 
 def _parts(content: str) -> Iterator[tuple[int, int]]:
-    """Where the parts begin and end in which a content is tokenised."""
+    """Start and end of each part in which a content is tokenised."""
     start = 0
     while len(content) - start > 2 * PART:
         word = _WORD_BEGINS.search(content, start + PART, start + 2 * PART)

@@ -1,4 +1,4 @@
-"""What callers ask of the engine: one object a request, with the future it answers. Knows nothing of batches."""
+"""Requests to the engine, each with the future that it answers. Knows nothing of batches."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ T = TypeVar("T")
 
 
 class Answer(Future[T]):
-    """A future whose callbacks cannot end the engine's thread: what they raise there is logged."""
+    """A future whose callbacks cannot end the engine's thread: errors that they raise there are logged."""
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
-        """As `Future.add_done_callback`."""
+        """See `Future.add_done_callback`."""
         super().add_done_callback(partial(_call, fn))
 
 
@@ -39,14 +39,14 @@ def _call(callback: Callable[[Future[T]], object], future: Future[T]) -> None:
         log.error("a callback of an engine's future failed: %s", type(error).__name__, exc_info=error)
 
 
-@dataclass(slots=True, kw_only=True, eq=False)  # a request is itself alone
+@dataclass(slots=True, kw_only=True, eq=False)  # requests compare by identity
 class Request:
-    """Something to be done under one or more states.
+    """A request that runs with one or more states.
 
     Args:
-        deadline: On the monotonic clock; None for none.
-        cancellation: Ends it from another thread.
-        failures: Steps that failed with this request alone on the device.
+        deadline: On the monotonic clock; None for no limit.
+        cancellation: Cancels it from another thread.
+        failures: Steps that failed while this request was alone on the device.
     """
 
     deadline: float | None = None
@@ -58,11 +58,11 @@ class Request:
 
     @property
     def future(self) -> Future[Any]:
-        """What the caller waits for."""
+        """The future that the caller waits for."""
         raise NotImplementedError
 
     def begin(self) -> bool:
-        """Whether it is still wanted; from now on its future cannot be cancelled. May be asked again."""
+        """Whether the request is still wanted; its future can then no longer be cancelled. May be called again."""
         if not self.begun and not self.dropped:
             try:
                 self.begun = self.future.set_running_or_notify_cancel()
@@ -77,7 +77,7 @@ class Request:
 
     @property
     def unwanted(self) -> bool:
-        """Whether it was cancelled before anything of it was shown."""
+        """Whether it was cancelled before any of its output was shown."""
         return self.cancellation.cancelled
 
     def succeed(self, result: object) -> None:
@@ -102,7 +102,7 @@ class Fold(Request):
     """Write segments one after another.
 
     Args:
-        open_for: Whose last segment may go on.
+        open_for: Agent whose last segment may continue.
         states: The state after each segment that has run.
     """
 
@@ -114,32 +114,32 @@ class Fold(Request):
 
     @property
     def future(self) -> Future[Any]:
-        """As `Request.future`."""
+        """See `Request.future`."""
         return self.answer
 
     @property
     def agent(self) -> tuple[Hashable, str] | None:
-        """Whose it is, where that is known."""
+        """Owner and name of its agent, if known."""
         return None if self.open_for is None else self.open_for[:2]
 
     @property
     def left(self) -> int:
-        """Segments that have not run."""
+        """Number of segments that have not run."""
         return len(self.segments) - len(self.states)
 
     @property
     def size(self) -> int:
-        """Tokens of the segment that runs next."""
+        """Number of tokens in the next segment."""
         return len(self.segment.ids)
 
     @property
     def segment(self) -> Segment:
-        """What runs next."""
+        """The next segment to run."""
         return self.segments[len(self.states)]
 
     @property
     def before(self) -> State:
-        """The state before that."""
+        """The state before the next segment."""
         return self.states[-1] if self.states else self.state
 
 
@@ -148,11 +148,11 @@ class Generate(Request):
     """Continue a prompt.
 
     Args:
-        ids: The prompt; after an interruption what was generated as well.
-        drawing: Made for this request.
-        key: What its state is known by, None for a state nobody shares.
+        ids: The prompt; after an interruption, also the tokens generated so far.
+        drawing: Used by this request only.
+        key: Names its state; None for a state that is not shared.
         prompt_tokens: Length of the prompt itself.
-        interrupted: How far its generation had come, where it was taken out to go on later.
+        interrupted: Progress of its generation, if it was interrupted and will resume.
     """
 
     ids: list[int]
@@ -167,23 +167,23 @@ class Generate(Request):
 
     @property
     def future(self) -> Future[Any]:
-        """As `Request.future`."""
+        """See `Request.future`."""
         return self.answer
 
     @property
     def unwanted(self) -> bool:
-        """As `Request.unwanted`; one that was interrupted ends with its next token."""
+        """See `Request.unwanted`; an interrupted request ends with its next token instead."""
         return self.cancellation.cancelled and self.interrupted is None
 
     @property
     def size(self) -> int:
-        """Tokens of the prompt."""
+        """Number of tokens in the prompt."""
         return len(self.ids)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Score(Request):
-    """How likely an answer is after each of several prompts and states."""
+    """Score an answer after each of several prompts and states."""
 
     items: Sequence[tuple[Sequence[int], State]]
     ids: Sequence[int]
@@ -191,5 +191,5 @@ class Score(Request):
 
     @property
     def future(self) -> Future[Any]:
-        """As `Request.future`."""
+        """See `Request.future`."""
         return self.answer

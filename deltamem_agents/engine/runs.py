@@ -1,9 +1,9 @@
-"""One padded batch of token rows on its way through the model, a chunk of columns at a time.
+"""One padded batch of token rows that runs through the model a chunk of columns at a time.
 
     columns:  [ cached, padded on the left | new tokens, padded on the left ]
 
-Each row has its own state and its own mask; what it computes does not depend on its neighbours. Between two chunks the
-engine may run something else.
+Each row has its own state and mask; its result does not depend on its neighbours. Between two chunks the engine may run
+something else.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from deltamem_kernels import few_rows
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """New tokens of one request, and what they go on from.
+    """New tokens of one request, and what they continue from.
 
     Args:
         ids: The new tokens.
-        state: Before them; without a batch axis.
-        read_state: What span writes read instead, where they go on in the middle of a segment.
-        past: Keys and values [1, H, n, D] of the tokens before; None for none.
+        state: The state before them, without a batch axis.
+        read_state: The state that span writes read instead, if they continue in the middle of a segment.
+        past: Keys and values [1, H, n, D] of the earlier tokens; None if there are none.
         messages, sentences: Span of each new token, for adapters that write spans.
     """
 
@@ -42,11 +42,11 @@ class Row:
 
 @dataclass(slots=True)
 class Run:
-    """A batch of rows and how far it has come.
+    """A batch of rows and its progress.
 
     Args:
         write: Whether the tokens are written into the states.
-        keep: Last positions whose logits are wanted; 0 for none.
+        keep: Number of last positions whose logits are kept; 0 for none.
         whole: Whether all tokens must run at once, as span writes must.
     """
 
@@ -88,12 +88,12 @@ class Run:
         return self._done == self._ids.shape[1]
 
     def step(self, tokens: int) -> int:
-        """Run as many columns as have about so many tokens, all rows together; how many it were."""
+        """Run enough columns for about ``tokens`` tokens over all rows; return how many tokens ran."""
         past = self.mask.shape[1] - self._ids.shape[1]
         width = self._ids.shape[1] if self.whole else max(1, tokens // len(self.rows))
         end = min(self._done + width, self._ids.shape[1])
         if self._ids.shape[1] - end < self.keep:
-            end = self._ids.shape[1]  # the columns whose logits are wanted run together
+            end = self._ids.shape[1]  # the columns whose logits are kept run together
         seen = self.mask[:, : past + end]
         positions = (seen.long().cumsum(-1) - 1).clamp_min(0)[:, past + self._done :]
         ids, spans = self._ids[:, self._done : end], self._spans
@@ -121,7 +121,7 @@ class Run:
         return row(self.cache, index, self.mask[index])
 
     def _joined(self) -> tuple[DynamicCache, Tensor]:
-        """What the rows go on from as one cache, and its mask [B, P]."""
+        """The rows' past keys and values as one cache, with its mask [B, P]."""
         if all(each.past is None for each in self.rows):
             return DynamicCache(), torch.zeros(len(self.rows), 0, dtype=torch.bool, device="cpu")
         like = next(each.past for each in self.rows if each.past is not None)
