@@ -1,4 +1,4 @@
-"""An adapter: the trained layers of one backbone, and its identity. Files are in ``files``."""
+"""An adapter: the trained layers for one backbone, and their identity. Files are in ``files``."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Adapter(nn.Module):
     """Trainable δ-mem layers.
 
     Args:
-        config: With ``hidden_size`` set.
+        config: Must have ``hidden_size`` set.
         shapes: Widths of each adapted layer, by layer number.
     """
 
     def __init__(self, config: DeltaMemConfig, shapes: Mapping[int, LayerShape]) -> None:
         super().__init__()
         self.config = config
-        self.calibration = Calibration()  # no part of its identity: states do not depend on it
+        self.calibration = Calibration()  # not part of the identity: states do not depend on it
         self.layer_indices = tuple(sorted(shapes))
         self.layers = nn.ModuleDict({str(index): AdapterLayer(config, shapes[index]) for index in self.layer_indices})
 
@@ -40,11 +40,11 @@ class Adapter(nn.Module):
         return tuple(state_key(index) for index in self.layer_indices)
 
     def layer(self, index: int) -> AdapterLayer:
-        """The adapted layer of that number."""
+        """The adapted layer with that number."""
         return cast(AdapterLayer, self.layers[str(index)])
 
     def zero_state(self, batch: int) -> State:
-        """State of an agent that was told nothing, ``batch`` rows, each layer on its own device."""
+        """State of an agent without any messages, ``batch`` rows, each layer on its own device."""
         return {
             state_key(index): torch.zeros(
                 batch, *self.config.state_shape, dtype=torch.float32, device=self.layer(index).memory.device
@@ -53,11 +53,11 @@ class Adapter(nn.Module):
         }
 
     def state_bytes(self) -> int:
-        """Size of one agent's state in float32."""
+        """Size of one agent's state in float32, in bytes."""
         return 4 * len(self.layer_indices) * self.config.width * self.config.rank
 
     def fingerprint(self) -> str:
-        """sha256 of config and weights, in hexadecimal; the same before saving and after loading."""
+        """Hex sha256 of config and weights; the same before saving and after loading."""
         digest = hashlib.sha256(self.config.to_json().encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(f"{name} {list(tensor.shape)}\n".encode())
@@ -65,10 +65,10 @@ class Adapter(nn.Module):
         return digest.hexdigest()
 
     def check_fits(self, backbone: Backbone) -> None:
-        """Compare with a loaded model.
+        """Check that the adapter fits a loaded model.
 
         Raises:
-            AdapterMismatchError: Another family, depth or width.
+            AdapterMismatchError: The model has another family, depth or width.
         """
         config, depth = self.config, len(backbone.attentions)
         remedy = "load the backbone this adapter was trained for"
@@ -94,13 +94,13 @@ def new_adapter(model: nn.Module, config: DeltaMemConfig, seed: int = 0) -> Adap
     """A freshly initialised adapter for a loaded model, on the model's device, float32, trainable.
 
     Args:
-        config: Backbone facts left at None are filled in.
+        config: Backbone facts left at None are filled in from the model.
         seed: The same seed gives the same weights.
 
     Raises:
-        UnsupportedModelError: Unknown family, or quantised weights, which corrections cannot start from.
-        ConfigError: ``config.layers`` names a layer the model does not have.
-        AdapterMismatchError: ``config`` states another backbone.
+        UnsupportedModelError: The family is unknown, or the weights that corrections start from are quantised.
+        ConfigError: ``config.layers`` names a layer that the model does not have, or an argument has the wrong type.
+        AdapterMismatchError: ``config`` is for another backbone.
     """
     arguments.instance(config, "config", DeltaMemConfig)
     arguments.whole(seed, "seed", -(1 << 63), (1 << 64) - 1)
@@ -119,7 +119,7 @@ def new_adapter(model: nn.Module, config: DeltaMemConfig, seed: int = 0) -> Adap
         raise AdapterMismatchError(
             f"config is for width {filled.hidden_size}, the model has {backbone.hidden_size}; leave hidden_size out"
         )
-    with torch.device("cpu"):  # where the generator is, whatever the default device is
+    with torch.device("cpu"):  # the generator is on the CPU, whatever the default device is
         adapter = Adapter(filled, {index: backbone.shapes[index] for index in indices})
     adapter.check_fits(backbone)
     generator = torch.Generator().manual_seed(seed)
@@ -139,12 +139,12 @@ def place(adapter: Adapter, backbone: Backbone) -> None:
 
 
 def raw_bytes(tensor: Tensor) -> bytes:
-    """The tensor's memory, row-major."""
+    """The tensor's contents as bytes, row-major."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _base_weight(backbone: Backbone, index: int, name: str) -> Tensor:
-    """Weight rows [out, in] of one projection on the CPU, cut from the packed one where there is one."""
+    """Weight rows [out, in] of one projection on the CPU, cut from the packed weight if there is one."""
     attention, shape = backbone.attentions[index], backbone.shapes[index]
     packed = backbone.family.packed and name != "o"
     module = attention.get_submodule("qkv_proj" if packed else f"{name}_proj")

@@ -1,4 +1,4 @@
-"""An adapter on a loaded model: forwards with states in and states out, states bound around `generate`, and detach."""
+"""An adapter attached to a model: forwards that take and return states, states bound around `generate`, and detach."""
 
 from __future__ import annotations
 
@@ -25,19 +25,25 @@ _attached: WeakKeyDictionary[nn.Module, ref[Attached]] = WeakKeyDictionary()
 
 
 class Bound:
-    """States in effect inside ``Attached.bind``."""
+    """The states in effect inside ``Attached.bind``."""
 
     def __init__(self, frame: Frame) -> None:
         self._frame = frame
 
     @property
     def state(self) -> State | None:
-        """The state now, batched by module name; None while a zero state has met no input yet."""
+        """The current state, batched, by module name; None before the first input if it began as the zero state."""
         return None if self._frame.state is None else by_key(self._frame.state)
 
 
 class Attached:
-    """An adapter on a model; made by `attach`. Safe to use from several threads, each in its own forward."""
+    """An adapter on a model; made by `attach`. Thread-safe: each thread runs its own forward.
+
+    Raises:
+        ConfigError: ``adapter`` is not an `Adapter`.
+        UnsupportedModelError: The model's family is unknown.
+        AdapterMismatchError: The adapter is for another backbone, or the model already carries one.
+    """
 
     def __init__(self, model: nn.Module, adapter: Adapter) -> None:
         arguments.instance(adapter, "adapter", Adapter)
@@ -69,30 +75,30 @@ class Attached:
         sentence_ids: Tensor | None = None,
         **model_kwargs: Any,
     ) -> tuple[Any, State]:
-        """Run the model once under a state.
+        """Run the model once with a state.
 
         Args:
-            state: Module name to [B, R, R] or [B, H, R, R] float32; None is the zero state. Not changed.
-            read_state: What span writes and read-only forwards read instead: the state before the segment. Token
-                writes read the running state and disregard it.
-            write: Whether the tokens are written. Without, no scan runs.
+            state: Module name to [B, R, R] or [B, H, R, R] float32; None for the zero state. Not changed.
+            read_state: The state before the segment, which span writes and read-only forwards read instead. Token
+                writes read the running state and ignore it.
+            write: Whether the tokens are written. If not, no scan runs.
             message_ids: [B, T] span of each token for sentence and message adapters, −1 for none; token adapters
-                disregard ids. Without any ids such adapters write per token. Keep them on the CPU: it is faster.
+                ignore ids. Without any ids such adapters write per token. Keep them on the CPU, which is faster.
             sentence_ids: Likewise.
             model_kwargs: The model's own arguments (``input_ids``, ``attention_mask``, ``past_key_values``, …). A row
                 whose mask is 0 for a token does not write it.
 
         Returns:
-            The model's output, and the state after it (the one given where nothing is written). Differentiable with
+            The model's output, and the state after it (the given one if nothing is written). Differentiable with
             respect to the adapter's parameters and the given state.
 
         Raises:
-            StateMismatchError: A state of another adapter or batch size, or a mask that does not fit.
+            StateMismatchError: The state belongs to another adapter or batch size, or the mask does not fit.
             ConfigError: Span ids are incomplete or have another shape.
-            UnsupportedModelError: A FlexAttention block mask, or reentrant gradient checkpointing.
+            UnsupportedModelError: The mask is a FlexAttention block mask, or gradient checkpointing is reentrant.
             InertAdapterError: The forward bypassed the adapter, or should have written and left zeros (on a GPU
-                found out during a later call, since looking would wait for the device).
-            ClosedError: Detached.
+                this is raised by a later call, as checking at once would wait for the device).
+            ClosedError: The adapter was detached.
         """
         frame = self._frame(state, read_state, write=write, bound=False)
         frame.message_ids, frame.sentence_ids = message_ids, sentence_ids
@@ -115,17 +121,18 @@ class Attached:
         *,
         eos_token_id: int | Sequence[int] | None = None,
     ) -> Iterator[Bound]:
-        """Put states in effect for forwards that others call, such as ``model.generate``, in this thread or task.
+        """Apply states to forwards that other code runs in this thread or task, such as ``model.generate``.
 
         Args:
-            states: As for `forward`; with ``slots`` a pool of P rows.
+            states: As in `forward`; with ``slots``, a pool of P rows.
             slots: [B] row of the pool for each input row; −1 is the zero state.
-            write: Whether tokens are written; `Bound.state` then is the state so far. In generation a row that has
+            write: Whether tokens are written; `Bound.state` is then the state so far. In generation, a row that has
                 produced an end-of-sequence or padding token writes nothing more. Beam search cannot write.
-            eos_token_id: What ends a row, if not what the model's generation config says.
+            eos_token_id: Tokens that end a row; by default, those of the model's generation config.
 
         Raises:
-            StateMismatchError: A state of another adapter; inside, one that has no row for each input row.
+            StateMismatchError: The state belongs to another adapter, or, inside, lacks a row for an input row.
+            ClosedError: The adapter was detached.
         """
         chosen = select_state(states, slots) if states is not None and slots is not None else states
         frame = self._frame(chosen, None, write=write, bound=True)
@@ -136,19 +143,23 @@ class Attached:
 
     @property
     def device(self) -> torch.device:
-        """Where the first adapted layer is."""
+        """Device of the first adapted layer."""
         return self.adapter.layer(self.adapter.layer_indices[0]).memory.device
 
     def zero_state(self, batch: int) -> State:
-        """A batched state of agents that were told nothing."""
+        """A batched state of agents without any messages."""
         return self.adapter.zero_state(batch)
 
     def check(self) -> None:
-        """Wait for the device and raise InertAdapterError if a past forward should have written and did not."""
+        """Wait for the device and check past forwards.
+
+        Raises:
+            InertAdapterError: A past forward should have written and did not.
+        """
         self._settle(wait=True)
 
     def detach(self) -> None:
-        """Take the adapter off; the model is as before, bit for bit. Detaching again does nothing."""
+        """Remove the adapter; the model is as before, bit for bit. Detaching again does nothing."""
         with _lock:
             if self._hooks is None:
                 return
@@ -178,18 +189,18 @@ class Attached:
         return Frame(self._hooks, self.adapter, found[0], found[1], write, bound)
 
     def _ended(self, frame: Frame, done: Pass) -> None:
-        """After each successful run of the decoder under a frame."""
+        """Handle the end of a successful decoder run."""
         done.check_reached(self.adapter)
         if done.write:
             self._doubt(done)
         frame.commit(done)
 
     def _doubt(self, done: Pass) -> None:
-        """See that a zero state did not stay zero: at once on a CPU, when the device has come that far on a GPU."""
+        """Check that a zero state did not stay zero: at once on a CPU, on a GPU when the device has got that far."""
         first = self.adapter.layer_indices[0]
         with torch.no_grad():
             if torch.compiler.is_compiling():
-                self._doubts.append((done.unwritten(), None))  # looked at by the next call
+                self._doubts.append((done.unwritten(), None))  # checked by the next call
                 return
             if done.after[first].device.type != "cuda":
                 if not done.after[first].any() and bool(done.unwritten()):
@@ -232,10 +243,11 @@ class Attached:
 
 
 def attach(model: nn.Module, adapter: Adapter) -> Attached:
-    """Put an adapter on a loaded causal LM by hooks; its parameters are frozen until `Attached.detach`.
+    """Attach an adapter to a loaded causal LM with hooks; the model's parameters are frozen until `Attached.detach`.
 
     Raises:
-        UnsupportedModelError: Unknown family.
+        ConfigError: ``adapter`` is not an `Adapter`.
+        UnsupportedModelError: The model's family is unknown.
         AdapterMismatchError: The adapter is for another width, depth or family, or the model already carries one.
     """
     return Attached(model, adapter)

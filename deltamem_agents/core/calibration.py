@@ -1,9 +1,9 @@
-"""How a gain in probability becomes a confidence: logistic regression, fitted to one adapter on one backbone.
+"""Turns a gain in probability into a confidence: logistic regression, fitted to one adapter on one backbone.
 
     confidence = σ(bias + slope · logit(gain) + fullness · log(1 + ‖S‖))
 
 The gain is P(answer | memory) − P(answer | nothing). ‖S‖ is the norm of all the state's matrices together, which grows
-with what was stored and hardly with what passed by: of the bundled model's, 33 after one fact, 48 after four, 98 after
+with stored facts and hardly with small talk: for the bundled model it is 33 after one fact, 48 after four and 98 after
 128, and ten times as many messages of small talk change it by less than a tenth. The fuller a state, the smaller its
 gains, right or wrong: with four facts 0.85 is a bad sign, with sixteen a good one.
 """
@@ -18,14 +18,14 @@ from typing import Any, Self
 from deltamem_agents.core.state import State
 from deltamem_agents.errors import shown
 
-MISSED = 0.1  # where nothing was measured
-LARGEST = 1e6  # of any of its numbers
-LEAST = 1e-3  # a gain closer to 0 or 1 is taken as this close
+MISSED = 0.1  # default if nothing was measured
+LARGEST = 1e6  # limit on the size of any number
+LEAST = 1e-3  # gains are clipped to stay this far from 0 and 1
 
 
 @dataclass(frozen=True, slots=True)
 class Logistic:
-    """One regression; as it is by default, the confidence is the gain."""
+    """One regression; with the default values, the confidence equals the gain."""
 
     bias: float = 0.0
     slope: float = 1.0
@@ -40,13 +40,13 @@ class Logistic:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Of answers from the state, and of answers read from records.
+    """Regressions for answers from the state and for answers read from records.
 
     Args:
-        missed: Share of what was said that the records found do not answer. Where there are records and they say
-            nothing of what the state says, its odds are multiplied by it: most likely it was never said.
-        full: ‖S‖ beyond which a state does more harm than good to a prompt that has records in it; None where there is
-            no such bound. At its capacity a state talks over what stands in the context.
+        missed: Share of facts told that the records found do not answer. If records exist but do not support what the
+            state says, the odds of that answer are multiplied by this: most likely the fact was never told.
+        full: ‖S‖ above which a state does more harm than good to a prompt that contains records; None for no bound. At
+            its capacity, a state overrides what stands in the context.
     """
 
     state: Logistic = field(default_factory=Logistic)
@@ -55,16 +55,16 @@ class Calibration:
     full: float | None = None
 
     def unread(self, confidence: float) -> float:
-        """The state's confidence in what no record says, though records were found."""
+        """The state's confidence in an answer that none of the records found supports."""
         odds = self.missed * confidence / (1 - confidence)
         return odds / (1 + odds)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """From what `as_dict` gave.
+        """Read the output of `as_dict`.
 
         Raises:
-            ValueError: It is something else, or a number is not finite.
+            ValueError: The data has another form, or a number is not finite or out of range.
         """
         if not isinstance(data, Mapping):
             raise ValueError(f"a calibration is {shown(data)}, not a mapping")
@@ -76,7 +76,7 @@ class Calibration:
         return cls(**parts, missed=missed, full=None if full is None else _finite("full", full))
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The values, ready for JSON."""
         return asdict(self)
 
 

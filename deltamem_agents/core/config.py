@@ -15,8 +15,8 @@ ScaleMode = Literal["fixed", "layer", "correction"]
 CORRECTIONS = ("q", "k", "v", "o")
 FORMAT = "deltamem-adapter"
 FORMAT_VERSION = 1
-LARGEST = 1e12  # of a number; float32 holds its square
-LAYERS = 4096  # of a backbone
+LARGEST = 1e12  # limit on a number; float32 holds its square
+LAYERS = 4096  # limit on a backbone's layers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,26 +26,26 @@ class DeltaMemConfig:
     Args:
         rank: State side R, 1 to 64; a layer costs 4·heads·R² bytes per agent.
         alpha: Corrections are scaled by alpha / rank.
-        heads: State matrices of a layer, 1 to 64 (MSW where more than one).
+        heads: State matrices per layer, 1 to 64 (MSW if more than one).
         write: What is averaged into one write; fixed when the adapter is trained.
-        update: Where λ stands in the update: keep, erase = λ, β | λ, λβ | 1, β.
-        couple_lambda: λ = 1 − β instead of a gate of its own.
-        rankwise_gates: One gate a state row instead of one a head.
+        update: Where λ enters the update: keep, erase = λ, β | λ, λβ | 1, β.
+        couple_lambda: λ = 1 − β instead of a separate gate.
+        rankwise_gates: One gate per state row instead of one per head.
         normalize_qk: q, k = l2norm(tanh(·)) per head.
         corrections: Which of q, k, v, o are corrected.
-        layers: Adapted layers, ascending; None means all of them.
+        layers: Adapted layers, ascending; None for all of them.
         o_rmsnorm: RMS norm of Δo, with a trained weight.
-        o_rmsnorm_eps: Its epsilon.
-        scale: "fixed", or one trainable multiplier a layer or a correction, in (0, scale_max).
-        scale_init: Its first value.
-        scale_max: Its bound.
-        beta_bias: First bias of β; λ's own gate starts at minus that.
+        o_rmsnorm_eps: Epsilon of that norm.
+        scale: "fixed", or one trainable multiplier per layer or per correction, in (0, scale_max).
+        scale_init: Initial value of the multiplier.
+        scale_max: Upper bound of the multiplier.
+        beta_bias: Initial bias of β; λ's own gate starts at its negative.
         init_gain: Norm of each column of a fresh correction.
-        write_length: Tokens of a segment, which shares one causal context when written.
-        answer_writes: Trained to write while answering; False means answering is read-only.
+        write_length: Tokens in a segment, which shares one causal context when written.
+        answer_writes: Whether it was trained to write while answering; if not, answering is read-only.
         hidden_size: Width of the backbone; None until known.
-        num_layers: Depth of the backbone; None where the adapter's file does not tell.
-        model_type: Family of the backbone; None where the adapter's file does not tell.
+        num_layers: Depth of the backbone; None if the adapter's file does not say.
+        model_type: Family of the backbone; None if the adapter's file does not say.
 
     Raises:
         ConfigError: A field is out of range.
@@ -104,7 +104,7 @@ class DeltaMemConfig:
             raise ConfigError(f"corrections is {shown(given)}; name each one once")
         if self.o_rmsnorm and "o" not in given:
             raise ConfigError("o_rmsnorm is true without an o correction; add 'o' to corrections or turn it off")
-        # One order everywhere, so that two spellings of one adapter have one fingerprint.
+        # One canonical order, so that two spellings of one adapter have one fingerprint.
         object.__setattr__(self, "corrections", tuple(name for name in CORRECTIONS if name in given))
 
     def _check_backbone(self) -> None:
@@ -129,12 +129,12 @@ class DeltaMemConfig:
 
     @property
     def gate_width(self) -> int:
-        """Outputs of one gate: a number a state row, or one a head."""
+        """Outputs of one gate: one per state row, or one per head."""
         return self.width if self.rankwise_gates else self.heads
 
     @property
     def own_lambda(self) -> bool:
-        """Whether λ is computed by weights of its own."""
+        """Whether λ has its own weights."""
         return not self.couple_lambda and self.update != "no_lambda"
 
     @property
@@ -148,7 +148,7 @@ class DeltaMemConfig:
         return (self.rank, self.rank) if self.heads == 1 else (self.heads, self.rank, self.rank)
 
     def to_json(self) -> str:
-        """All fields as indented JSON with the format's name and version."""
+        """All fields as indented JSON, with the format's name and version."""
         return json.dumps({"format": FORMAT, "version": FORMAT_VERSION} | asdict(self), indent=2) + "\n"
 
     @classmethod
@@ -156,7 +156,7 @@ class DeltaMemConfig:
         """Build from a decoded JSON object.
 
         Raises:
-            ConfigError: Not this format or version, an unknown field, or a value out of range.
+            ConfigError: The data has another format or version, an unknown field, or a value out of range.
         """
         if not isinstance(data, Mapping):
             raise ConfigError(f"an adapter's config is {shown(data)}; give a mapping")

@@ -1,12 +1,12 @@
 """The engine's thread: takes requests from a bounded queue, forms batches by token budget, and runs one step at a time.
 
-Each turn runs, as far as there is any: one token of every row that is being generated, and one chunk of a batch of
-prompts or of a batch of folds. A chunk is short, so nobody waits long for anybody. Prompts come before folds, but folds
-are not starved. Folds of one agent keep their order, because each needs the state the one before left.
+Each turn runs one token of every row that is being generated, and one chunk of a batch of prompts or folds. Chunks are
+short, so no request waits long for another. Prompts come before folds, but folds are not starved. Folds of one agent
+keep their order, because each needs the state that the previous one left.
 
-A step that fails is tried again with half as many requests, and by then nothing is left of its keys and values. A
-request that fails with nobody else on the device is tried once more, and then it fails, by itself. An error outside a
-step ends the thread, and with it every request there is and will be.
+A failed step is retried with half as many requests, after its keys and values are freed. A request that fails alone on
+the device is retried once; then it fails, and only it. An error outside a step ends the thread, and fails every present
+and future request.
 """
 
 from __future__ import annotations
@@ -40,19 +40,22 @@ from deltamem_agents.processes import check_process
 log = logging.getLogger(__name__)
 
 PATIENCE = 4  # chunks of prompts that run before a waiting fold gets one
-PROMPT_CHUNKS = 4  # a prompt is somebody's wait, a fold mostly nobody's
-TRIES = 2  # of a request that fails with nobody else on the device
-NARROW_SECONDS = 60.0  # after a failure, until twice as many rows are tried again
+PROMPT_CHUNKS = 4  # prompts get longer chunks: a caller waits for a prompt, but rarely for a fold
+TRIES = 2  # attempts for a request that fails alone on the device
+NARROW_SECONDS = 60.0  # time after a failure before the number of rows is doubled again
 
 
 class Scheduler:
-    """One thread that runs the model. Requests of any kind go in, their futures are answered.
+    """One thread that runs the model. It takes requests of any kind and answers their futures.
 
     Args:
-        ends: Gives the token ids that end an answer.
+        ends: Returns the token ids that end an answer.
 
     Attributes:
-        failure: Why the thread has stopped by itself; None while it has not.
+        failure: Why the thread has stopped by itself; None while it runs.
+
+    Raises:
+        ConfigError: The device has too little memory for the states.
     """
 
     def __init__(
@@ -73,11 +76,11 @@ class Scheduler:
         self._waiting = Waiting(limits.waiting)
         self._prompting: Batch | None = None
         self._folding: Batch | None = None
-        self._alone = False  # whether what runs is to run by itself
+        self._alone = False  # whether the running batch must run alone
         self._pace = Pace(limits.chunk)
-        self._turns = 0  # chunks of prompts since a fold's
-        self._most_rows = self._most_folds = limits.rows  # less after a step failed
-        self._narrowed = 0.0  # when that was
+        self._turns = 0  # chunks of prompts since the last chunk of a fold
+        self._most_rows = self._most_folds = limits.rows  # lowered after a failed step
+        self._narrowed = 0.0  # time of the last change to these limits
         self._closed = False
         self.failure: str | None = None
         self.process = os.getpid()
@@ -101,7 +104,7 @@ class Scheduler:
         return not self._closed and self.failure is None and self.process == os.getpid()
 
     def check(self) -> None:
-        """Say why no requests are taken, where that is so.
+        """Check that the engine takes requests.
 
         Raises:
             ForkedError: The engine belongs to the process that this one was forked from.
@@ -118,20 +121,20 @@ class Scheduler:
             wait: Whether to wait while the queue is full; the engine's own thread, in a callback, never waits.
 
         Raises:
-            EngineBusyError: The queue is full, and not to be waited for, or was until the request's deadline.
-            ForkedError, EngineFailedError, ClosedError: As `check`.
+            EngineBusyError: The queue is full and ``wait`` is false, or it stayed full until the request's deadline.
+            ForkedError, EngineFailedError, ClosedError: The engine takes no requests; see `check`.
         """
         self.check()
         self._waiting.put(request, wait=wait and threading.current_thread() is not self._thread)
 
     def close(self) -> None:
-        """Finish the step under way; what is not finished then fails with ClosedError. Does nothing after a fork."""
+        """Finish the current step; unfinished requests fail with ClosedError. Does nothing in a forked process."""
         if self.process == os.getpid():
             self.stop()
             self.join(None)
 
     def stop(self) -> None:
-        """Ask the thread to end after the step under way."""
+        """Ask the thread to end after the current step."""
         self._closed = True
         self._waiting.refuse(closed)
 
@@ -151,7 +154,7 @@ class Scheduler:
             self._fail_all(unfinished)
 
     def _break_down(self, error: BaseException) -> None:
-        """Fail all requests, and all to come. Nothing here depends on what was being done."""
+        """Fail all present and future requests. Uses nothing that the failed work may have corrupted."""
         self.failure = described(error)
         self._waiting.refuse(lambda: failed(error))
         self._prompting = self._folding = None
@@ -167,7 +170,7 @@ class Scheduler:
     def _await_work(self) -> bool:
         with self._waiting.changed:
             while not (self._closed or self._waiting or self._running):
-                self._most_rows = self._most_folds = self._limits.rows  # what failed is over
+                self._most_rows = self._most_folds = self._limits.rows  # idle, so earlier failures no longer matter
                 self._waiting.changed.wait()
             return not self._closed
 
@@ -176,7 +179,7 @@ class Scheduler:
         return self._prompting is not None or self._folding is not None or len(self._decoding) > 0
 
     def _turn(self) -> None:
-        """One token of everything that is generated, one chunk of what is read."""
+        """Run one token of every generating row, and one chunk of a prompt or fold batch."""
         self._expire()
         if len(self._decoding):
             self._decode()
@@ -189,7 +192,7 @@ class Scheduler:
             self._advance(self._prompting)
 
     def _begin(self) -> None:
-        """Form batches of what waits. What is to run by itself waits until nothing runs, and all else until it has."""
+        """Form batches of waiting requests. One that must run alone waits until nothing runs; the rest wait for it."""
         self._alone = self._alone and self._running
         if self._alone:
             return
@@ -205,7 +208,7 @@ class Scheduler:
                 self._folding = self._begin_folds(1)
 
     def _begin_prompts(self, most: int) -> Batch | None:
-        """As many waiting prompts as fit, first come first served; a score runs by itself."""
+        """Batch as many waiting prompts as fit, first come, first served; a score runs in a batch of its own."""
         chosen: list[Generate] = []
         slots: list[int] = []
         longest = 0
@@ -220,7 +223,7 @@ class Scheduler:
                 self._failed([head], error)
                 continue
             if slot is None:
-                break  # until an answer has ended
+                break  # until an answer ends and frees its slot
             self._waiting.pop(head)
             if _wanted(head):
                 chosen.append(head)
@@ -245,7 +248,7 @@ class Scheduler:
         return batch
 
     def _begin_folds(self, most: int) -> Batch | None:
-        """The next segments of as many waiting folds as fit, and of one of an agent."""
+        """Batch the next segments of as many waiting folds as fit, one per agent."""
         chosen: list[Fold] = []
         agents: set[object] = set()
         longest = 0
@@ -260,7 +263,7 @@ class Scheduler:
         return self._built(chosen, lambda: Folds(self._attached, self._hot, chosen)) if chosen else None
 
     def _is_hot(self, fold: Fold) -> bool:
-        """Whether nothing of it is to run now: it was answered from what is hot, or looking there failed."""
+        """Whether nothing of the fold runs now: the hot segment answered it, or the lookup failed."""
         try:
             if not all_hot(self._hot, fold):
                 return False
@@ -278,7 +281,7 @@ class Scheduler:
             return None
 
     def _advance(self, batch: Batch | None) -> None:
-        """Run a batch's next chunk, and take it away where it has ended."""
+        """Run a batch's next chunk; remove the batch if it has finished or failed."""
         if batch is None:
             return
         try:
@@ -304,7 +307,7 @@ class Scheduler:
             self._folding = None
 
     def _decode(self) -> None:
-        """One token of every row."""
+        """Generate one token for every row."""
         rows = len(self._decoding)
         started = time.perf_counter()
         try:
@@ -316,7 +319,7 @@ class Scheduler:
             self._end(ended)
 
     def _interrupt(self, error: Exception) -> None:
-        """After a failed step: take all rows out, to go on later from the tokens they have."""
+        """Remove all rows after a failed step; they resume later from the tokens that they have."""
         rows = self._decoding.clear()
         self._end([each for each in rows if each.ended])
         self._failed(interrupt(self.pool, [each for each in rows if not each.ended]), error)
@@ -328,7 +331,7 @@ class Scheduler:
                 self.counters.answered(each.first_token - each.request.submitted)
 
     def _failed(self, requests: Sequence[Request], error: Exception) -> None:
-        """See that requests of a failed step run again, with less beside them; fail one that had nothing beside it."""
+        """Retry the requests of a failed step in a smaller batch; fail a request that ran alone and used its tries."""
         if not out_of_memory(error):
             check_device(self._attached.device)
         if len(requests) > 1:
@@ -341,11 +344,11 @@ class Scheduler:
                 continue
             request.failures += 1
             if request.failures < TRIES and not isinstance(error, DeltaMemError):
-                self._hot.clear()  # for its memory
+                self._hot.clear()  # frees its memory
                 self._waiting.alone.append(request)
             else:
                 request.fail(told(error))
-                self._most_rows = self._most_folds = self._limits.rows  # it was not the others
+                self._most_rows = self._most_folds = self._limits.rows  # the other requests were not the cause
 
     def _narrow(self, failed: Sequence[Request]) -> None:
         self._narrowed = time.monotonic()
@@ -356,14 +359,14 @@ class Scheduler:
             self._most_rows = min(self._most_rows, len(self._decoding) + half)
 
     def _widen(self) -> None:
-        """Some time after a failure, try more at once again."""
+        """Some time after a failure, double the batch size again."""
         rows = self._limits.rows
         if min(self._most_rows, self._most_folds) < rows and time.monotonic() > self._narrowed + NARROW_SECONDS:
             self._narrowed = time.monotonic()
             self._most_rows, self._most_folds = min(2 * self._most_rows, rows), min(2 * self._most_folds, rows)
 
     def _expire(self) -> None:
-        """Fail what is too late, and drop what was cancelled while it waited."""
+        """Fail requests past their deadline, and drop waiting requests that were cancelled."""
         now = time.monotonic()
         for request in self._waiting.take_out(lambda each: each.late(now) or each.unwanted):
             request.fail(_too_late(request) if request.late(now) else CancelledError())
@@ -379,7 +382,7 @@ class Scheduler:
 
 
 def _wanted(request: Request) -> bool:
-    """Whether a request that is about to run was cancelled neither way."""
+    """Whether a request about to run was cancelled neither by its `Cancellation` nor by its future."""
     if request.unwanted:
         request.fail(CancelledError())
         return False

@@ -1,4 +1,4 @@
-"""How a journal is cut into the runs of tokens that are written in one causal context.
+"""Cuts a journal into segments: runs of tokens that are written in one causal context.
 
 A segment is a run of adjacent messages of one session, filled greedily up to the write length; a longer message is
 split. The cuts depend on the messages alone, so two journals with the same live messages have the same segments.
@@ -19,7 +19,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?…。！？])\s+|\n+")
 
 
 class Message(Protocol):
-    """What a segment needs of a journal entry."""
+    """What `cut` needs to know about a journal entry."""
 
     @property
     def position(self) -> int:
@@ -31,11 +31,11 @@ class Message(Protocol):
 
     @property
     def role(self) -> str:
-        """Who spoke."""
+        """Role of its author."""
 
     @property
     def text(self) -> str:
-        """What was said; not empty."""
+        """Its text; not empty."""
 
 
 @dataclass(slots=True)
@@ -44,10 +44,10 @@ class Segment:
 
     Args:
         start: Position of the last message before the segment; −1 if it starts in the middle of a message.
-        end: Position of the last message that has its last token here; ``start`` of the next segment.
+        end: Position of the last message whose last token is here; ``start`` of the next segment.
         ids: Token ids.
-        messages: For each token the ordinal of its message in the segment.
-        sentences: For each token the ordinal of its sentence in the segment.
+        messages: Ordinal of each token's message in the segment.
+        sentences: Ordinal of each token's sentence in the segment.
     """
 
     start: int
@@ -64,11 +64,11 @@ class _Rendered:
 
 
 def cut(messages: Iterable[Message], rendering: Rendering, write_length: int, *, after: int = 0) -> Iterator[Segment]:
-    """Segments of live messages in journal order.
+    """Cut live messages, in journal order, into segments.
 
     Args:
-        messages: Live messages beyond position ``after``, which must be the start of a segment.
-        write_length: The most tokens in a segment.
+        messages: Live messages after position ``after``, which must be the start of a segment.
+        write_length: Maximum number of tokens in a segment.
     """
     current: Segment | None = None
     session = ""
@@ -89,9 +89,9 @@ def cut(messages: Iterable[Message], rendering: Rendering, write_length: int, *,
 
 
 def render(message: Message, rendering: Rendering) -> _Rendered:
-    """A message's tokens, and for each the ordinal of its sentence; the role and end belong to the nearest sentence.
+    """A message's tokens with the ordinal of each one's sentence; the markup belongs to the nearest sentence.
 
-    A token belongs to the sentence that its first character is in. Takes time in proportion to the text.
+    A token belongs to the sentence that contains its first character. Runs in time linear in the text.
     """
     before, after = rendering.around(message.role)
     ends = _sentence_ends(message.text)
@@ -109,10 +109,10 @@ def render(message: Message, rendering: Rendering) -> _Rendered:
 
 
 def _sentence_ends(text: str) -> list[int]:
-    """Where each sentence but the last one ends; the space between two of them belongs to the later one."""
+    """End of each sentence but the last; the space between two sentences belongs to the second."""
     ends: list[int] = []
     start = end = 0
-    spoken = False  # whether a sentence has ended that another one may follow
+    spoken = False  # whether a sentence has ended that another may follow
     for gap in chain(_SENTENCE_END.finditer(text), [None]):
         stop = len(text) if gap is None else gap.start()
         if text[start:stop].strip():
@@ -129,7 +129,7 @@ def _new(start: int, end: int, rendering: Rendering) -> Segment:
 
 
 def _fill(segment: Segment, rendered: _Rendered, rendering: Rendering, write_length: int) -> list[Segment]:
-    """Put a message into a segment, and into fresh ones where it is longer; all of these, the one with its end last."""
+    """Append a message to a segment, and to new ones if it is longer; return them all, the one with its end last."""
     filled = [segment]
     at = 0
     while True:

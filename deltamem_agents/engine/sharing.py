@@ -1,4 +1,4 @@
-"""One engine for all who ask for the same backbone and adapter: its weights are in memory once a process."""
+"""Shares one engine among all users of the same backbone and adapter: the weights are in memory once per process."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 _lock = ProcessLock()
 _loading: dict[Hashable, ProcessLock] = {}
-_engines: dict[Hashable, tuple[Engine, int]] = {}  # and how many use it
+_engines: dict[Hashable, tuple[Engine, int]] = {}  # engine and number of its users
 
 
 def shared(key: Hashable, make: Callable[[], Engine]) -> Engine:
-    """The engine of this key, made where there is none that works; `release` it once for each call.
+    """Return the usable engine for this key, or make one; call `release` once per call.
 
     Args:
-        key: Whatever the engine depends on.
+        key: Everything that the engine depends on.
     """
     with _lock:
         loading = _loading.setdefault(key, ProcessLock())
-    with loading:  # two that ask at once load once
+    with loading:  # concurrent callers load only once
         with _lock:
             engine, users = _engines.get(key, (None, 0))
             if engine is not None and engine.usable:
@@ -37,7 +37,7 @@ def shared(key: Hashable, make: Callable[[], Engine]) -> Engine:
 
 
 def stamp(folder: str | Path | None) -> tuple[Hashable, ...]:
-    """What changes when the files of a folder do; nothing for what is no folder here."""
+    """A value that changes when the files of a folder change; empty if it is not a local folder."""
     if folder is None or not Path(folder).is_dir():
         return ()
     files = sorted(each for each in Path(folder).rglob("*") if each.is_file())
@@ -45,7 +45,7 @@ def stamp(folder: str | Path | None) -> tuple[Hashable, ...]:
 
 
 def release(engine: Engine) -> None:
-    """Close an engine, unless it is shared and others use it."""
+    """Close an engine, unless it is shared and still in use."""
     with _lock:
         key = next((key for key, (each, _) in _engines.items() if each is engine), None)
         if key is not None:

@@ -1,8 +1,8 @@
-"""Engines that are still open when the process ends: their threads stop before the interpreter goes.
+"""Stops the threads of engines that are still open when the process ends, before the interpreter shuts down.
 
-A thread that is inside torch when the interpreter is taken down ends the process by SIGABRT. So daemon threads of the
-program that are in one of our calls get a moment to come out of it; with the engine stopped they soon do. Nothing is
-registered before the first engine is made, and a forked child stops no engine of its parent's.
+A thread inside torch during interpreter shutdown aborts the process with SIGABRT. So daemon threads of the program that
+are in a call of this package get a moment to return, which they soon do once the engine has stopped. Nothing is
+registered before the first engine is made, and a forked child does not stop its parent's engines.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from weakref import WeakSet
 
 from deltamem_agents.processes import ProcessLock
 
-EXIT_SECONDS = 30.0  # for the steps under way; longer takes only a callback that blocks
-LEAVE_SECONDS = 1.0  # for daemon threads that are in a call of ours
+EXIT_SECONDS = 30.0  # for the current steps; only a blocking callback takes longer
+LEAVE_SECONDS = 1.0  # for daemon threads in a call of this package
 PACKAGES = ("deltamem_agents.", "deltamem_kernels.", "langchain_deltamem.", "llama_index_deltamem.")
 
 
 class Stoppable(Protocol):
-    """A thread's owner."""
+    """The owner of a thread."""
 
     process: int
 
@@ -32,16 +32,16 @@ class Stoppable(Protocol):
         """Ask the thread to end."""
 
     def join(self, seconds: float | None) -> None:
-        """Wait until it has."""
+        """Wait until the thread has ended."""
 
 
 _lock = ProcessLock()
 _open: WeakSet[Stoppable] = WeakSet()
-_registered: set[int] = set()  # processes; a fork inherits its parent's handler
+_registered: set[int] = set()  # ids of processes; a fork inherits its parent's handler
 
 
 def stop_at_exit(thread: Stoppable) -> None:
-    """Stop a thread when the process ends, if it still runs then."""
+    """Stop a thread at process exit if it still runs."""
     with _lock:
         _open.add(thread)
         if not _registered:
@@ -59,25 +59,25 @@ def _stop() -> None:
             try:
                 each.join(max(0.0, until - time.monotonic()))
                 break
-            except KeyboardInterrupt:  # once more; the step under way is short
+            except KeyboardInterrupt:  # keep waiting; the current step is short
                 continue
     if ours:
         _let_threads_out()
 
 
 def _let_threads_out() -> None:
-    """Wait a moment for threads of the program that are in one of our calls."""
+    """Wait a moment for threads of the program that are in a call of this package."""
     until = time.monotonic() + LEAVE_SECONDS
     waited = False
     while any(map(_is_inside, _other_threads())) and time.monotonic() < until:
         waited = True
         time.sleep(0.001)
     if waited:
-        time.sleep(0.02)  # what their frames held is let go after they have left them
+        time.sleep(0.02)  # objects that their frames held are freed only after the frames have returned
 
 
 def _other_threads() -> list[FrameType]:
-    """Where all other threads are, but for our own, which wait for something."""
+    """Current frames of all other threads except the engine's own."""
     passed = {
         threading.get_ident(),
         *(each.ident for each in threading.enumerate() if each.name.startswith("deltamem-")),

@@ -1,4 +1,4 @@
-"""What an engine has done and is doing, in numbers."""
+"""Statistics of an engine."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 
-REMEMBERED = 1024  # of the latest times and batch sizes
+REMEMBERED = 1024  # latest times and batch sizes kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """An engine at a moment; rates and percentiles are over what it remembers of late.
+    """A snapshot of an engine; rates and percentiles cover its latest steps and requests.
 
     Args:
         waiting: Requests in the queue.
-        generating: Rows that are generated together now.
+        generating: Rows that are being generated now.
         answered: Generations so far.
-        batch: Mean rows of a generation step.
-        tokens_per_second: Generated, while anything was.
+        batch: Mean rows per generation step.
+        tokens_per_second: Generation rate, not counting idle time.
         first_token_seconds: Percentiles 50, 90 and 99 of the time from a request to its first token; None before any.
-        tokens_read: Of prompts and folds, with padding.
-        slots, slots_used, evictions: Of the states on the device.
-        pool_bytes, hot_bytes: Of these states, and of keys and values that are kept of open segments.
+        tokens_read: Tokens of prompts and folds so far, with padding.
+        slots, slots_used, evictions: Of the pool of states on the device.
+        pool_bytes, hot_bytes: Size of that pool, and of the keys and values kept for open segments.
         failure: Why the engine has stopped by itself and takes no more requests; None while it works.
     """
 
@@ -42,7 +42,7 @@ class Stats:
 
 
 class Counters:
-    """Counts in the engine's thread, read in any."""
+    """Counters that the engine's thread updates and any thread reads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -52,22 +52,22 @@ class Counters:
         self.tokens_read = 0
 
     def read(self, tokens: int) -> None:
-        """A chunk has run."""
+        """Count a chunk."""
         self.tokens_read += tokens
 
     def wrote(self, rows: int, seconds: float) -> None:
-        """A generation step has run."""
+        """Count a generation step."""
         with self._lock:
             self._steps.append((rows, seconds))
 
     def answered(self, first_token: float) -> None:
-        """A generation has ended, whose first token came after so many seconds."""
+        """Count a generation that has ended; ``first_token`` is the time to its first token in seconds."""
         with self._lock:
             self.answers += 1
             self._first.append(first_token)
 
     def rates(self) -> tuple[float, float, dict[int, float] | None]:
-        """Mean rows of a step, tokens per second, percentiles of the time to first token."""
+        """Mean rows per step, tokens per second, and percentiles of the time to first token."""
         with self._lock:
             steps, first = list(self._steps), sorted(self._first)
         rows, seconds = sum(each[0] for each in steps), sum(each[1] for each in steps)

@@ -1,4 +1,4 @@
-"""Text on its way out of the model's thread: as it comes, and without the strings that end it."""
+"""Streams text out of the model's thread as it is generated, without the strings that end it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase, TextStreamer
 
 
 class CallbackStreamer(TextStreamer):
-    """Notes when the first token came and hands finished text to a callback, holding back what may be a stop string."""
+    """Notes the time of the first token and passes finished text to a callback, holding back possible stop strings."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], on_text: Callable[[str], None] | None
@@ -25,7 +25,7 @@ class CallbackStreamer(TextStreamer):
         self._ended = False
 
     def put(self, value: torch.Tensor) -> None:
-        """A prompt first, then each token."""
+        """Receive the prompt first, then each token."""
         if self._prompted and self.first_token is None:
             self.first_token = time.perf_counter()
         self._prompted = True
@@ -33,12 +33,12 @@ class CallbackStreamer(TextStreamer):
             super().put(value)  # type: ignore[no-untyped-call]
 
     def end(self) -> None:
-        """No more tokens."""
+        """Flush the text after the last token."""
         if self._on_text is not None:
             super().end()  # type: ignore[no-untyped-call]
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Words that can no longer change."""
+        """Receive text that can no longer change."""
         if self._on_text is None or self._ended:
             return
         self._held += text
@@ -65,6 +65,6 @@ def _before_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
 
 
 def _partial_stop(text: str, stop: Sequence[str]) -> int:
-    """Length of the longest end of ``text`` that begins a stop string."""
+    """Length of the longest suffix of ``text`` that begins a stop string."""
     lengths = [n for each in stop for n in range(1, len(each)) if text.endswith(each[:n])]
     return max(lengths, default=0)

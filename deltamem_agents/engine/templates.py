@@ -1,7 +1,8 @@
-"""A chat template is a program from a model's folder: transformers keeps it in jinja2's sandbox, this bounds it.
+"""Limits a chat template, which is a program from a model's folder that transformers runs in jinja2's sandbox.
 
-The sandbox keeps a template from the machine, not from running for ever or filling the memory. What makes a large thing
-in one step is refused before it runs; what runs is watched line by line, by time and by the size of its variables.
+The sandbox protects the machine, but does not stop a template from running forever or filling the memory. Operations
+that make a large value in one step are refused before the template runs; the rest is checked line by line, for time and
+for the size of its variables.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from transformers import PreTrainedTokenizerBase
 
 from deltamem_agents.errors import ChatTemplateError, kind_of, shown
 
-SECONDS = 5.0  # for one prompt; templates take some milliseconds
-LARGEST = 1 << 20  # bytes of a template
-SIZE = 16 << 20  # characters or items of one variable, beyond what the messages hold
-OPERANDS = 64  # of one concatenation
-TIMES = 64  # a repetition
+SECONDS = 5.0  # limit per prompt; a template takes a few milliseconds
+LARGEST = 1 << 20  # limit on the length of a template
+SIZE = 16 << 20  # limit on the characters or items of one variable, on top of what the messages hold
+OPERANDS = 64  # limit per concatenation
+TIMES = 64  # limit per repetition
 _FILTERS = {"attr", "center", "filesizeformat", "format", "pprint", "urlize", "wordcount", "wordwrap", "xmlattr"}
 _METHODS = {"center", "expandtabs", "format", "format_map", "ljust", "rjust", "zfill"}
 _GENERATION = re.compile(r"{%-?\s*(end)?generation\s*-?%}")
-_WIDTH = re.compile(r"%[^a-zA-Z%]*(\d{4}|\*)")  # in a format: an output as long as it says
+_WIDTH = re.compile(r"%[^a-zA-Z%]*(\d{4}|\*)")  # a format with a width sets the length of its output
 
 
 def render(
@@ -37,7 +38,7 @@ def render(
     messages: Sequence[Mapping[str, Any]],
     tools: Sequence[Mapping[str, Any]] | None,
 ) -> str:
-    """A dialogue by the tokenizer's chat template, ready for the assistant's answer.
+    """Render a dialogue with the tokenizer's chat template, ready for the assistant's answer.
 
     Raises:
         ChatTemplateError: The template refuses the messages, is not allowed, fails, or takes too long.
@@ -55,7 +56,7 @@ def render(
             )
     except ChatTemplateError:
         raise
-    except Exception as error:  # what a template raises, the sandbox, or what the template did with odd values
+    except Exception as error:  # from the template itself, from the sandbox, or from odd values
         raise ChatTemplateError(
             f"the backbone's chat template cannot render these {len(messages)} messages "
             f"({type(error).__name__}: {shown(str(error))}); leave tools or roles out that it does not know, or use a "
@@ -66,15 +67,15 @@ def render(
 
 @lru_cache(maxsize=16)
 def check(template: str) -> None:
-    """Refuse a template that can make something large in one step.
+    """Refuse a template that can make a large value in one step.
 
     Raises:
-        ChatTemplateError: It is one.
-        Exception: It is no template; of jinja2.
+        ChatTemplateError: It can.
+        Exception: It is not a valid template; raised by jinja2.
     """
     if len(template) > LARGEST:
         raise _refused(f"has {len(template)} characters, the limit is {LARGEST}")
-    plain = _GENERATION.sub("", template)  # a tag of transformers' own, which changes nothing of a prompt
+    plain = _GENERATION.sub("", template)  # a tag of transformers' own that does not change a prompt
     parsed = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain)
     for node in parsed.find_all((nodes.Pow, nodes.Mul, nodes.Concat, nodes.Filter, nodes.Getattr, nodes.Getitem)):
         fault = _fault(node)
@@ -107,7 +108,11 @@ def _is_few(node: nodes.Node) -> bool:
 
 @contextmanager
 def watched(size: int) -> Iterator[None]:
-    """Inside it, in this thread, a template ends that runs for too long or makes something larger than ``size``."""
+    """In this thread, stop a template that runs too long or makes a value larger than ``size``.
+
+    Raises:
+        ChatTemplateError: Inside the context: the template exceeds a limit.
+    """
     until = time.monotonic() + SECONDS
 
     def line(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
@@ -131,7 +136,7 @@ def watched(size: int) -> Iterator[None]:
 
 def _size(value: object) -> int:
     if isinstance(value, Namespace):
-        held = object.__getattribute__(value, "_Namespace__attrs")  # it has no other way in
+        held = object.__getattribute__(value, "_Namespace__attrs")  # the only way to read it
         return max((_size(each) for each in held.values()), default=0)
     if isinstance(value, dict) and value:
         return max(len(value), *(len(each) for each in value.values() if isinstance(each, str | list)), 0)

@@ -1,4 +1,4 @@
-"""Requests that wait for the engine: a bounded queue of prompts and one of folds, each first come, first served."""
+"""Requests that wait for the engine: bounded queues of prompts and of folds, each first come, first served."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from deltamem_agents.errors import EngineBusyError
 
 
 class Waiting:
-    """Callers put requests in from any thread; only the engine's thread takes them out.
+    """Callers add requests from any thread; only the engine's thread removes them.
 
     Args:
-        most: Requests that may wait before callers have to.
+        most: Number of queued requests from which callers have to wait.
 
     Attributes:
-        changed: Notified when a request comes or goes.
-        alone: Requests that failed in company and are to run by themselves.
+        changed: Notified when a request is added or removed.
+        alone: Requests that failed in a batch and must run alone.
     """
 
     def __init__(self, most: int) -> None:
@@ -29,7 +29,7 @@ class Waiting:
         self._most = most
         self._prompts: deque[Generate | Score] = deque()
         self._folds: deque[Fold] = deque()
-        self._open: dict[int, Request] = {}  # not answered yet, wherever they are
+        self._open: dict[int, Request] = {}  # unanswered requests, queued or running
         self._refusal: Callable[[], Exception] | None = None
 
     def __len__(self) -> int:
@@ -42,8 +42,8 @@ class Waiting:
             wait: Whether to wait while the queue is full.
 
         Raises:
-            EngineBusyError: The queue is full, and not to be waited for, or was until the request's deadline.
-            Exception: What `refuse` was given.
+            EngineBusyError: The queue is full and ``wait`` is false, or it stayed full until the request's deadline.
+            Exception: The error given to `refuse`.
         """
         with self.changed:
             while self._refusal is None and len(self) >= self._most:
@@ -62,35 +62,35 @@ class Waiting:
             self.changed.notify_all()
 
     def put_back(self, requests: Sequence[Request]) -> None:
-        """Put requests that have begun before all others, in their order."""
+        """Put requests that have begun at the front, in their order."""
         with self.changed:
             for request in reversed(requests):
                 self._queue(request).appendleft(request)
 
     def prompt(self) -> Generate | Score | None:
-        """The first prompt; None where there is none."""
+        """The first prompt; None if there is none."""
         with self.changed:
             return self._prompts[0] if self._prompts else None
 
     def fold(self) -> Fold | None:
-        """The first fold; None where there is none."""
+        """The first fold; None if there is none."""
         with self.changed:
             return self._folds[0] if self._folds else None
 
     def next_alone(self) -> bool:
-        """Put the first of those that are to run by themselves before all others; whether it is a prompt."""
+        """Move the first request that must run alone to the front of its queue; return whether it is a prompt."""
         request = self.alone.popleft()
         self.put_back([request])
         return not isinstance(request, Fold)
 
     def pop(self, request: Request) -> None:
-        """Take out the first request of a queue."""
+        """Remove the first request of a queue."""
         with self.changed:
             self._queue(request).popleft()
             self.changed.notify_all()
 
     def take_out(self, unfit: Callable[[Request], bool]) -> list[Request]:
-        """Take out those of which something holds."""
+        """Remove and return the requests for which ``unfit`` is true."""
         with self.changed:
             found = [each for each in chain(self._prompts, self._folds, self.alone) if unfit(each)]
             for each in found:
@@ -101,19 +101,19 @@ class Waiting:
         return found
 
     def check(self) -> None:
-        """Raise what `refuse` was given, if it was called."""
+        """Raise the error given to `refuse`, if any."""
         refusal = self._refusal
         if refusal is not None:
             raise refusal()
 
     def refuse(self, refusal: Callable[[], Exception]) -> None:
-        """Take no more requests; callers that wait or come get this error. The first call counts."""
+        """Take no more requests; waiting and new callers get this error. Only the first call counts."""
         with self.changed:
             self._refusal = self._refusal or refusal
             self.changed.notify_all()
 
     def unanswered(self) -> list[Request]:
-        """Take out all requests that were queued here and never answered, waiting or running."""
+        """Empty the queues; return all unanswered requests, waiting or running."""
         with self.changed:
             for queue in (self._prompts, self._folds, self.alone):
                 queue.clear()
