@@ -1,4 +1,4 @@
-"""`DeltaMem` and `AgentMemory`: engine, store and recall wired into one memory. The layer that frameworks use."""
+"""`DeltaMem` and `AgentMemory`: engine, store and recall combined into one memory. Frameworks build on this layer."""
 
 from deltamem_agents.memory.agent import AgentMemory
 from deltamem_agents.memory.deltamem import DeltaMem

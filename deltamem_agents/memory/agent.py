@@ -1,4 +1,4 @@
-"""`AgentMemory`: one agent's memory. A handle: cheap, holds no data, may be made as often as one likes."""
+"""`AgentMemory`: a cheap handle on one agent's memory. It holds no data; make as many as you like."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ if TYPE_CHECKING:
 Messages = Sequence[Mapping[str, Any]]
 
 
-NEWEST = 50  # entries at the end of a journal among which the last turns of a session are looked for
+NEWEST = 50  # entries at the end of a journal that are searched for the last turns of a session
 
 
 class _Ready(NamedTuple):
-    """What a reply is generated from: prompt, state and its key; and what goes into the report."""
+    """The engine's request (prompt, state and its key), and what the reply reports about it."""
 
     request: tuple[list[int], State | None, StateKey | None]
     folded: Folded | None
@@ -73,36 +73,38 @@ class _Ready(NamedTuple):
 
 
 class AgentMemory(History):
-    """The memory of one agent; made by `DeltaMem.agent`. The agent exists from its first write.
+    """The memory of one agent, made by `DeltaMem.agent`. The agent exists from its first write.
 
-    Every method has an async twin of the same name with an ``a`` before it.
+    Every method has an async twin: the same name with an ``a`` in front. Every method raises ClosedError once the
+    `DeltaMem` is closed, ForkedError in a process that was forked from the one that opened it, and StoreError if the
+    database cannot be read or written.
     """
 
     def write(self, messages: Messages, session: str = "default", *, wait: bool = True) -> list[str]:
         """Journal messages, then fold them into the state and index them.
 
-        The ids are returned once the messages are durable, whatever comes of folding and indexing: a failure there is
-        noted in `DeltaMem.stats`, logged once, and made up for by the next recall. What raises has journalled nothing,
-        but for an interrupt (Ctrl-C) while folding, whose notes name what is durable. A recall finds the messages by
-        their words at once, in every process.
+        The messages are durable when this returns, even if folding or indexing failed: such a failure is counted in
+        `DeltaMem.stats` and logged once, and the next recall makes up for it. If this raises, nothing was journalled.
+        The one exception is an interrupt (Ctrl-C) while folding, whose notes name what is durable. A recall in any
+        process finds the messages by their words at once.
 
         Args:
             messages: Mappings with ``role`` (system, user, assistant, tool) and ``content`` (text, or a list of
-                blocks, whose text parts are folded), optionally ``id``, ``metadata``, ``created_at`` and ``folded``:
-                False keeps a message out of the state, True folds a tool's, which is not by default; both are recalled
-                by their text. An id that the session knows is passed over with the same text, with another text it
-                replaces the old message; another session's message of that id is another one.
+                blocks, whose text parts are folded), optionally ``id``, ``metadata``, ``created_at`` and ``folded``.
+                ``folded=False`` keeps a message out of the state; True folds a tool's message, which is not folded by
+                default. Recall finds both kinds by their text. A message whose id the session already has is skipped
+                if its text is the same, and replaces the old one otherwise. Ids are unique within one session only.
             session: The conversation they belong to.
-            wait: Whether to return after folding and indexing, done or failed, or as soon as the messages are durable;
-                the rest is then done in the background, or by the next recall, whichever comes first.
+            wait: True returns after folding and indexing, done or failed. False returns as soon as the messages are
+                durable; a background thread, or the next recall if that comes first, does the rest.
 
         Returns:
-            Their ids, in order.
+            The messages' ids, in order.
 
         Raises:
-            InvalidMessageError: A message is empty, not text, or of an unknown role; none was written.
-            InvalidAgentError: The session id is not one.
-            StoreError: The database could not be written; nothing was.
+            InvalidMessageError: A message is empty, not text, or has an unknown role; nothing was written.
+            InvalidAgentError: The session id is not valid; nothing was written.
+            StoreError: The database could not be written; nothing was written.
             ClosedError: The memory was closed; nothing was written.
         """
         wait = arguments.flag(wait, "wait")
@@ -110,26 +112,28 @@ class AgentMemory(History):
         return self._caught_up(ids, session, wait)
 
     def write_selected(self, select: Select, session: str = "default", *, wait: bool = True) -> list[str]:
-        """As `write`, of what ``select`` makes of what the session holds: nobody writes to the agent in between.
+        """Write the messages that ``select`` chooses after it has seen what the session holds.
 
-        So two requests at once that carry the same history write it once, in threads, tasks or processes.
+        Nobody else writes to the agent between the choice and the write. Two concurrent requests with the same history
+        therefore write it once, whether they run in threads, tasks or processes.
 
         Args:
-            select: Gives messages as `write` takes them; asks only the `Held` that it is given, and may be called
-                several times: what it gave last is written. Runs within a transaction, so it should be quick.
+            select: Takes a `Held`, which it may query for what the session holds, and returns messages as `write` takes
+                them. It runs within a transaction, so it should be quick. It may be called several times; the messages
+                of the last call are written.
             session: The conversation that they belong to.
             wait: As for `write`.
 
         Returns:
-            The ids of what was written, in order.
+            The ids of the messages written, in order.
 
         Raises:
-            InvalidMessageError: A message is empty, not text, or of an unknown role; none was written.
-            InvalidAgentError: The session id is not one.
+            InvalidMessageError: A message is empty, not text, or has an unknown role; nothing was written.
+            InvalidAgentError: The session id is not valid; nothing was written.
             StoreError: The database could not be read or written; nothing was written.
             ClosedError: The memory was closed; nothing was written.
             ConfigError: ``select`` is not a function.
-            Exception: What it raises; nothing was written.
+            Exception: Whatever ``select`` raises; nothing was written.
         """
         wait = arguments.flag(wait, "wait")
         if not is_select(select):
@@ -145,13 +149,13 @@ class AgentMemory(History):
         return ids
 
     def _caught_up(self, ids: list[str], session: str, wait: bool) -> list[str]:
-        """The ids of what was journalled, which is folded and indexed, now or later."""
+        """Fold and index what was journalled, now or in the background; returns ``ids``."""
         try:
             if wait:
                 self._runtime.background.now(self.id)
             else:
                 self._runtime.background.later(self.id)
-        except BaseException as interrupt:  # Ctrl-C; all else is noted
+        except BaseException as interrupt:  # Ctrl-C; all other errors are caught and counted
             interrupt.add_note(_durable(self.id, session, ids))
             raise
         return ids
@@ -173,33 +177,42 @@ class AgentMemory(History):
         lean: bool = False,
         generate: bool = True,
     ) -> Recall:
-        """What memory has to say to a query. Reads, never writes the state.
+        """Retrieve what memory holds for a query, and answer it from memory. Does not change the state.
+
+        If the embedder fails, records are found by their words. If the state cannot be folded, mode "hybrid" answers
+        from the records. ``notes`` of the result say so. Without a backbone there is no answer, and token counts are
+        estimates.
 
         Args:
-            query: A question, or any text to find what belongs to it.
-            mode: "state" (the matrices alone), "vector" (records alone, the state zero) or "hybrid" (both, or records
-                alone where the memory was opened without a backbone).
-            k: Records at most.
-            session: Retrieve from this one only; the state, where the mode reads it, is of all of them.
-            since, until: Retrieve messages written at or after, and before; UTC where they name no zone.
+            query: A question, or any text whose related records you want.
+            mode: "state" (the matrices alone), "vector" (records alone, with a zero state) or "hybrid" (both; records
+                alone if the memory was opened without a backbone).
+            k: The most records to return.
+            session: Retrieve records of this session only. The state, if the mode reads it, always covers all sessions.
+            since, until: Retrieve messages written at or after ``since`` and before ``until``; UTC if without a zone.
             metadata: Retrieve messages whose metadata has these values.
-            budget: Tokens that records may have, by the backbone's tokenizer; the best are kept.
-            handover: How the backbone gets the records: "context" (as text, which is ``text``), "preload" (written
-                into a scratch state, no text) or "both".
-            outdated: What becomes of records that a newer one contradicts: "omit" leaves them out of ``text``, "mark"
-                says there until when they held ("(until 3 May)"). ``records`` has them in either case.
-            context: The turns before the query, oldest first; they take part where it leans on them ("And Germany?").
-            lean: Whether to give fewer records where state and records agree on the answer: only those that say it.
-            generate: Whether the backbone is to answer too.
+            budget: The most tokens that records may take, by the backbone's tokenizer; the best records are kept.
+            handover: How the backbone gets the records: "context" (as text, in the prompt), "preload" (written into a
+                scratch state; ``text`` then holds none) or "both".
+            outdated: What to do with records that a newer one contradicts: "omit" leaves them out of ``text``, "mark"
+                adds until when they held ("(until 3 May)"). ``records`` contains them either way.
+            context: The turns before the query, oldest first. They are used if it depends on them ("And Germany?").
+            lean: Whether to return only the records that state the answer when state and records agree on it.
+            generate: Whether the backbone answers too.
 
         Raises:
-            ConfigError: Unknown mode, k or budget out of range, or a query that is not text; mode "state" and handing
-                over by "preload", where the memory was opened without a backbone.
+            ConfigError: An option is unknown or out of range, or the query is not text; or mode "state" or handover
+                "preload" or "both" in a memory that was opened without a backbone.
+            InvalidAgentError: The session id is not valid.
             ContextLengthError: Query and records do not fit the backbone's window.
+            ChatTemplateError: The backbone's chat template fails on the prompt.
             StateMismatchError: The stored state is damaged, and the mode reads it.
-
-        Where the embedder fails, records are found by words; where the state cannot be folded, mode "hybrid" answers
-        from the records: ``notes`` say so. Without a backbone there is no answer, and tokens are estimated.
+            InertAdapterError: The adapter wrote nothing while folding, and the mode reads the state.
+            EmbedderError: The embedder's vectors do not fit the stored ones.
+            EngineMemoryError: The device has too little memory for the request.
+            EngineFailedError: The engine has stopped after an error of its own.
+            StoreError: The database cannot be read.
+            ClosedError, ForkedError: See the class.
         """
         started = time.perf_counter()
         chosen, way, old = check_mode(mode), check_handover(handover), check_outdated(outdated)
@@ -269,30 +282,39 @@ class AgentMemory(History):
         tools: Sequence[Mapping[str, Any]] | None = None,
         truncation: bool = False,
     ) -> Reply:
-        """Run the backbone under the agent's state on these messages plus the recall, and journal nothing.
+        """Generate a reply to these messages with the agent's state and recalled records. Journals nothing.
 
         Args:
             messages: The whole prompt, as for `write`; assistant messages may carry ``tool_calls``.
-            mode: As for `recall`; "vector" leaves the state out, and so does "hybrid" where there are records and the
+            mode: As for `recall`. "vector" does not use the state; neither does "hybrid" if there are records and the
                 state holds more than it can tell apart (`Calibration.full`).
-            k: Records added to the system message, at most; none that the messages hold already.
-            budget: Tokens they may have.
-            handover: "context" (in the system message), "preload" (written into a scratch copy of the state, which
-                costs no context) or "both".
+            k: The most records to add to the prompt. Records that the messages already contain are not added.
+            budget: The most tokens that the records may take.
+            handover: How the backbone gets the records: "context" (as text in the prompt), "preload" (written into a
+                scratch copy of the state, which costs no context) or "both".
             outdated: As for `recall`.
-            placement: Where recalled text goes: "system" (the end of the system message), or "last_human" (the
-                beginning of the newest user message).
-            session: The conversation that the messages go on, where they are not all of it: a question that leans on
-                the turns before it ("And Germany?") is recalled for with those of this session.
-            sampling: How the reply is drawn; greedy by default.
-            tools: JSON schemas of tools the chat template is given.
-            truncation: Whether to drop the oldest messages, though not the system message, where the prompt is longer
-                than the window.
+            placement: Where recalled text goes: "system" (the end of the system message) or "last_human" (the beginning
+                of the newest user message).
+            session: The conversation that the messages continue, if they are not all of it. A question that depends on
+                the turns before it ("And Germany?") is then recalled together with this session's last turns.
+            sampling: How the reply is sampled; greedy by default.
+            tools: JSON schemas of the tools that the chat template shows to the model.
+            truncation: Whether to drop the oldest messages if the prompt is longer than the window. The system message,
+                the newest user message and the last message always stay.
 
         Raises:
-            InvalidMessageError: No messages, or one that cannot be rendered.
+            InvalidMessageError: There are no messages, or one cannot be rendered.
+            ConfigError: An option is unknown or out of range, or the memory was opened without a backbone.
+            InvalidAgentError: The session id is not valid.
             ContextLengthError: The prompt does not fit the window.
-            ConfigError: An option is out of range, or the memory was opened without a backbone.
+            ChatTemplateError: The backbone's chat template refuses the messages or tools, or fails.
+            StateMismatchError: The stored state is damaged, and the mode reads it.
+            InertAdapterError: The adapter wrote nothing while folding, and the mode reads the state.
+            EmbedderError: The embedder's vectors do not fit the stored ones.
+            EngineMemoryError: The device has too little memory for the request.
+            EngineFailedError: The engine has stopped after an error of its own.
+            StoreError: The database cannot be read.
+            ClosedError, ForkedError: See the class.
         """
         started = time.perf_counter()
         check_generation(sampling, tools, budget, truncation)
@@ -320,7 +342,13 @@ class AgentMemory(History):
         tools: Sequence[Mapping[str, Any]] | None = None,
         truncation: bool = False,
     ) -> Iterator[str | Reply]:
-        """As `generate`, but yields text as it comes, and the whole reply last. Closing it stops the backbone."""
+        """Generate as `generate` does, but yield text as it is produced, and the whole `Reply` last.
+
+        Closing the iterator stops the generation.
+
+        Raises:
+            DeltaMemError: The errors of `generate`, when the first piece is requested or later.
+        """
         started = time.perf_counter()
         check_generation(sampling, tools, budget, truncation)
         room = self._room(sampling) if truncation else None
@@ -382,12 +410,18 @@ class AgentMemory(History):
             cancellation.cancel()
 
     def chat(self, messages: Messages, session: str = "default", **options: Any) -> Reply:
-        """Reply to messages under the agent's state and recall, then journal the messages and the reply.
+        """Reply to messages with the agent's state and recalled records, then journal the messages and the reply.
 
         Args:
-            messages: What is new: earlier turns come from memory.
+            messages: The new messages only: earlier turns come from memory.
             session: The conversation they belong to.
-            options: Of `generate`.
+            options: Any option of `generate`.
+
+        Raises:
+            InvalidMessageError: A message cannot be journalled or rendered, or there are none; nothing was generated.
+            InvalidAgentError: The session id is not valid; nothing was generated.
+            StoreError: The database cannot be read; or the messages and the reply could not be written.
+            DeltaMemError: The other errors of `generate`; nothing was journalled.
         """
         _check_chat(messages, session)
         reply = self.generate(messages, **{"session": session, **options})
@@ -397,10 +431,13 @@ class AgentMemory(History):
     def chat_stream(
         self, messages: Messages, session: str = "default", **options: Any
     ) -> Generator[str, None, Reply | None]:
-        """As `chat`, but yields the reply's text as it comes. A stream that is closed early journals nothing.
+        """Chat as `chat` does, but yield the reply's text as it is produced. Closed early, it journals nothing.
 
         Returns:
             The whole reply, for ``reply = yield from …``.
+
+        Raises:
+            DeltaMemError: The errors of `chat`, when the first piece is requested or later.
         """
         _check_chat(messages, session)
         reply = None
@@ -413,7 +450,7 @@ class AgentMemory(History):
         return reply
 
     async def achat(self, messages: Messages, session: str = "default", **options: Any) -> Reply:
-        """Async twin of `chat`; never blocks the event loop. Where it is cancelled, nothing more is generated."""
+        """Async twin of `chat`; never blocks the event loop. Cancelling it stops the generation."""
         return await in_pool(self.pool, "achat", partial(self.chat, messages, session, **options))
 
     async def achat_stream(self, messages: Messages, session: str = "default", **options: Any) -> AsyncIterator[str]:
@@ -433,7 +470,7 @@ class AgentMemory(History):
     def _that_fit(
         self, records: list[Record], budget: int | None, old: Outdated, tell: Callable[[str], None]
     ) -> list[Record]:
-        """The best of the records that are handed over within a budget, and those that are left out of the text."""
+        """The best records that fit the budget, and the outdated ones that are left out of the text anyway."""
         if budget is None:
             return records
         backbone, told = self._runtime.backbone, _told(records, old)
@@ -448,13 +485,13 @@ class AgentMemory(History):
         return [record for record in records if record in kept or (record.outdated and old == "omit")]
 
     def _notes(self, records: Sequence[Record], guess: str, budget: int | None) -> str:
-        """Records for a prompt of any model, and what the state says and no record does; what fits the budget."""
+        """Records as text for a prompt of any model, with what only the state says; what fits the budget."""
         if budget is None:
             return recall_text(records, guess)
         return text_within(records, budget, self._runtime.backbone.count, guess)[0]
 
     def _text(self, records: Sequence[Record], way: Handover, old: Outdated) -> str:
-        """What of records goes into a prompt of the backbone."""
+        """The text of the records for a prompt of the backbone; empty if they are preloaded."""
         return "" if way == "preload" else self._runtime.backbone.form.text(_told(records, old), "")
 
     def _prepare(
@@ -470,10 +507,10 @@ class AgentMemory(History):
         tools: Sequence[Mapping[str, Any]] | None,
         room: int | None,
     ) -> _Ready:
-        """The prompt's tokens, the state and what was recalled; no more than ``room`` tokens, where that can be."""
+        """The prompt's tokens, the state, and what was recalled; drops old messages to stay within ``room`` tokens."""
         engine = self._runtime.backbone.engine("a reply")
         plain = prompt_messages(messages)
-        if self._runtime.backbone.form is TRAINED:  # notes that another class of ours has put there
+        if self._runtime.backbone.form is TRAINED:  # notes that another of our classes put there
             plain = [each | {"content": as_trained(each["content"])} for each in plain]
         check_k(k)
         way = check_handover(handover)
@@ -501,11 +538,12 @@ class AgentMemory(History):
         return _Ready((prompt, state, key), folded, recalled)
 
     def _state_for(self, mode: Mode, notes: list[str]) -> Folded | None:
-        """The state that a mode reads; none in mode "hybrid" where it cannot be folded, and then a note says why.
+        """The state that a mode reads. In mode "hybrid", None and a note that says why if it cannot be folded.
 
         Raises:
             StateMismatchError, InertAdapterError: The stored state or the adapter is damaged, and the mode reads it.
-            Exception: It cannot be folded, in mode "state".
+            ClosedError: The memory is closed, or being closed.
+            Exception: Mode "state", and the state cannot be folded.
         """
         if mode == "vector":
             return None
@@ -523,12 +561,12 @@ class AgentMemory(History):
         return folded
 
     def _is_full(self, folded: Folded) -> bool:
-        """Whether a state holds more than it can tell apart, so that records are better read without it."""
+        """Whether a state holds more than it can tell apart, so that records are read better without it."""
         full = self._runtime.engine.calibration.full
         return full is not None and self._runtime.engine.norm(folded.state) > full
 
     def _turns_before(self, question: str, session: str | None) -> list[str]:
-        """The last turns of a session, where a question leans on them."""
+        """The last turns of a session if a question depends on them; else none."""
         version = self._runtime.store.version(self.id) if session is not None and leans(question) else None
         if version is None:
             return []
@@ -546,10 +584,10 @@ class AgentMemory(History):
         old: Outdated,
         before: Sequence[str],
     ) -> Recall:
-        """Records for the prompt's question, without what the prompt says already.
+        """Records for the prompt's question, without those that the prompt already contains.
 
         Args:
-            given: Session and id of its messages, as far as they are known.
+            given: Session and id of the prompt's messages, as far as known.
         """
         said = [message["content"] for message in prompt]
         asked = last_question(prompt)
@@ -562,7 +600,7 @@ class AgentMemory(History):
         return replace(found, text=text, records=records, usage=usage, left_out=left_out, notes=tuple(notes))
 
     def _room(self, sampling: Sampling | None) -> int:
-        """Tokens that a prompt may have."""
+        """The most tokens that a prompt may have."""
         return self._runtime.backbone.engine("a reply").window - (sampling or Sampling()).max_tokens
 
     def _reply(self, started: float, generation: Generation, ready: _Ready) -> Reply:
@@ -586,7 +624,7 @@ class AgentMemory(History):
         )
 
     def _journal(self, messages: Messages, reply: Reply, session: str) -> None:
-        """The reply's metadata say where ``max_tokens`` cut it off, in the words of OpenAI's API."""
+        """Journal the messages and the reply; metadata marks a cut-off reply as OpenAI's API does."""
         said = {"role": "assistant", "content": reply.text}
         cut = {} if reply.finished else {"metadata": {"finish_reason": "length"}}
         self.write([*messages, *([said | cut] if reply.text.strip() else [])], session)
@@ -605,7 +643,7 @@ class AgentMemory(History):
 
 
 def _durable(agent: str, session: str, ids: Sequence[str]) -> str:
-    """What an interrupt after the journal's commit leaves behind."""
+    """The note on an interrupt that came after the journal's commit."""
     one = len(ids) == 1
     named = f" (id {ids[0]})" if one else f" (ids {ids[0]} to {ids[-1]})" if ids else ""
     return (
@@ -615,11 +653,11 @@ def _durable(agent: str, session: str, ids: Sequence[str]) -> str:
 
 
 def _check_chat(messages: Messages, session: str) -> None:
-    """Raise for what could not be journalled, before a reply is generated."""
+    """Raise for messages that could not be journalled, before a reply is generated."""
     check_messages(messages)
     check_id(session, "session")
 
 
 def _told(records: Sequence[Record], old: Outdated) -> Sequence[Record]:
-    """The records that are handed over."""
+    """The records that go into the prompt."""
     return current(records) if old == "omit" else records

@@ -1,9 +1,9 @@
-"""Ask the backbone from memory, and tell which part of memory an answer came from.
+"""Answer a query from memory, and find out which part of memory the answer came from.
 
-Two answers are drawn side by side: one read from the records under the zero state, one remembered by the state without
-the records. In one prompt together they would do each other harm: a state that holds more than it can tell apart talks
-over what the records say (of 256 facts 0.56 instead of 0.93 were answered; docs/benchmarks.md). Each answer is then
-scored with and without either part, in one batched forward.
+Two answers are generated side by side: one from the records with the zero state, one from the state without the
+records. Together in one prompt they would harm each other: a state that holds more than it can tell apart overrides
+what the records say (of 256 facts, 0.56 instead of 0.93 were answered; docs/benchmarks.md). Each answer is then scored
+with and without each part, in one batched forward.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 ANSWER_TOKENS = 32
-BELIEVED = 0.5  # confidence that an answer is given from
+BELIEVED = 0.5  # the least confidence with which an answer is given
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An answer, and by how much each part of memory raises its probability; 0 where there is no such part."""
+    """An answer, and by how much each part of memory raises its probability; 0 for a part that is absent."""
 
     generation: Generation
     by_state: float = 0.0
@@ -39,7 +39,7 @@ class Candidate:
 
     @property
     def says_something(self) -> bool:
-        """Whether it is an answer at all."""
+        """Whether it is neither empty nor an "I don't know"."""
         return bool(self.generation.text.strip()) and not knows_nothing(self.generation.text)
 
 
@@ -48,9 +48,9 @@ class Answer:
     """A short answer, where it came from, and how sure memory is of it.
 
     Args:
-        generation: What the backbone said, believed or not.
-        confidence: Of the part of memory that is surer; see `core.calibration`.
-        prompt_tokens: Of the longest prompt that was tried.
+        generation: What the backbone said, whether memory supports it or not.
+        confidence: The higher of the two parts' confidences; see `core.calibration`.
+        prompt_tokens: Tokens of the longest prompt.
     """
 
     generation: Generation
@@ -60,13 +60,13 @@ class Answer:
 
     @property
     def text(self) -> str | None:
-        """None where memory does not support what the backbone said."""
+        """The answer; None if memory does not support what the backbone said."""
         return None if self.source == "neither" else self.generation.text
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What an answer may come from: a prompt under a state, which may have a key."""
+    """A prompt and a state, with its key, from which an answer is generated."""
 
     prompt: list[int]
     state: State | None = None
@@ -76,12 +76,16 @@ class _Part:
 def ask(engine: Engine, query: str, records: str, folded: Folded | None, scratch: State | None = None) -> Answer:
     """Answer a query from a state, from records, or from both.
 
-    What was read in records comes first: they are what was said, word for word, and the newest of it.
+    The answer from the records has priority: they hold what was said word for word, and the newest of it.
 
     Args:
-        records: What `recall_text` made of them; empty for none, or where they are not put into the prompt.
+        records: The text of the records; empty if there are none or they do not go into the prompt.
         folded: The state; None for the zero state.
-        scratch: A state that the records were written into; None where they were not.
+        scratch: A state that the records were written into; None if they were not.
+
+    Raises:
+        ContextLengthError: Query and records do not fit the window.
+        DeltaMemError: The engine failed; see `Engine.generate` and `Engine.score`.
     """
     confidence = _Confidences(engine, folded, scratch)
     consulted = bool(records) or scratch is not None
@@ -105,9 +109,9 @@ def ask(engine: Engine, query: str, records: str, folded: Folded | None, scratch
 def draw(
     engine: Engine, query: str, records: str, folded: Folded | None, scratch: State | None = None
 ) -> list[Candidate]:
-    """The answer read in the records, where there are any, then the one the state gives, where there is one.
+    """The answer from the records, if there are any, then the answer from the state, if there is one.
 
-    With neither, it is what the untouched backbone says.
+    With neither, the one candidate is what the backbone says by itself.
     """
     nothing = _Part(engine.rendering.question(query))
     read = remembered = None
@@ -124,7 +128,7 @@ def draw(
     if not parts:
         return [Candidate(each) for each in drawn]
     items = [(part.prompt, part.state) for part in (nothing, *parts)]
-    scored = {tuple(each.ids): engine.score(items, each.ids) for each in drawn if each.ids}  # once where they agree
+    scored = {tuple(each.ids): engine.score(items, each.ids) for each in drawn if each.ids}  # equal ones once
     found: list[Candidate] = []
     for each in drawn:
         unaided, *aided = map(math.exp, scored[tuple(each.ids)].result()) if each.ids else [0.0] * len(items)
@@ -134,7 +138,7 @@ def draw(
 
 
 class _Confidences:
-    """Gains into confidences, as the adapter's calibration has it for each part of memory."""
+    """Converts gains to confidences by the adapter's calibration of each part of memory."""
 
     def __init__(self, engine: Engine, folded: Folded | None, scratch: State | None) -> None:
         self._calibration = engine.calibration
@@ -157,10 +161,13 @@ def _short(room: int) -> Sampling:
 
 
 def preload(engine: Engine, state: State | None, records: Sequence[Record]) -> State:
-    """A copy of a state with records written into it, oldest first; the state itself stays as it is.
+    """A copy of a state with records written into it, oldest first; the state itself does not change.
 
     Args:
         state: None is the zero state.
+
+    Raises:
+        DeltaMemError: The engine failed; see `Engine.fold`.
     """
     before = engine.zero_state() if state is None else state
     oldest_first = sorted(records, key=lambda record: (record.position, record.chunk))

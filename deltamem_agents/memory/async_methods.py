@@ -1,7 +1,7 @@
-"""Async twins: one implementation, run in the memory's thread pool, so that no coroutine blocks its event loop.
+"""Async twins: they run the sync method in the memory's thread pool, so that no coroutine blocks its event loop.
 
-A thread cannot be stopped. A twin that is cancelled therefore says what its thread has journalled, and the thread
-journals nothing from then on.
+A thread cannot be stopped. When a twin is cancelled, its error therefore says what the thread has journalled, and the
+thread journals nothing more.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from contextvars import ContextVar, copy_context
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-SETTLE_SECONDS = 1.0  # that a cancelled call waits for a transaction under way
-NAMED = 100  # ids, at most, that a note names
+SETTLE_SECONDS = 1.0  # how long a cancelled call waits for a running transaction
+NAMED = 100  # the most ids that a note names
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,7 +29,7 @@ class Pooled(Protocol):
 
     @property
     def pool(self) -> ThreadPoolExecutor:
-        """Where the twins run."""
+        """The threads that the twins run in."""
 
 
 S = TypeVar("S", bound=Pooled)
@@ -47,10 +47,10 @@ class AsyncCall:
 
     @contextmanager
     def transaction(self) -> Iterator[list[str]]:
-        """What is journalled within; ids go to the list that this gives.
+        """A context for one transaction, with a list to which the caller adds the ids that it journals.
 
         Raises:
-            CancelledError: The call was cancelled, so that nothing more is to be journalled.
+            CancelledError: The call was cancelled, so nothing more may be journalled.
         """
         with self._lock:
             if self._cancelled:
@@ -64,7 +64,7 @@ class AsyncCall:
             mine.set_result(None)
 
     def on_cancel(self, stop: Callable[[], None]) -> None:
-        """Have something stopped when the call is cancelled; at once, where it was."""
+        """Call ``stop`` when the call is cancelled; at once if it already was."""
         with self._lock:
             self._on_cancel.append(stop)
             cancelled = self._cancelled
@@ -72,47 +72,47 @@ class AsyncCall:
             stop()
 
     async def cancelled(self, error: asyncio.CancelledError, name: str, begun: bool) -> None:
-        """Note on the error what is journalled; waits for a transaction under way, but not for long."""
+        """Note on the error what is journalled; waits up to `SETTLE_SECONDS` for a running transaction."""
         with self._lock:
             self._cancelled, transaction, stops = True, self._transaction, list(self._on_cancel)
         for stop in stops:
             stop()
         if transaction is not None:
-            with suppress(asyncio.CancelledError):  # once more
+            with suppress(asyncio.CancelledError):  # a second cancellation
                 await asyncio.wait([asyncio.wrap_future(transaction)], timeout=SETTLE_SECONDS)
         known = transaction is None or transaction.done()
         note_on(error, _told(name, self.ids, known, begun), self.ids if known else None)
 
 
 def transaction() -> Any:
-    """A context for what is journalled: that of the async call that this thread runs, or of none."""
+    """`AsyncCall.transaction` of the async call that this thread runs, or of a fresh one if it runs none."""
     call = _calls.get()
     return AsyncCall().transaction() if call is None else call.transaction()
 
 
 def on_cancel(stop: Callable[[], None]) -> None:
-    """Have something stopped when the async call that this thread runs is cancelled."""
+    """Call ``stop`` when the async call that this thread runs is cancelled."""
     call = _calls.get()
     if call is not None:
         call.on_cancel(stop)
 
 
 def note_on(error: BaseException, note: str, journalled: Sequence[str] | None) -> None:
-    """Say on an error what is journalled: as a note, and as the attribute ``journalled`` (None: not known)."""
+    """Attach to an error what is journalled: as a note, and as the attribute ``journalled`` (None: not known)."""
     error.add_note(note)
     error.journalled = None if journalled is None else tuple(journalled)  # type: ignore[attr-defined]
 
 
 def ids_shown(ids: Sequence[str]) -> str:
-    """Ids for a note."""
+    """The ids for a note, at most `NAMED` of them."""
     return f"{', '.join(ids[:NAMED])}{', …' if len(ids) > NAMED else ''}"
 
 
 async def in_pool(pool: ThreadPoolExecutor, name: str, work: Callable[[], T]) -> T:
-    """What ``work`` gives, run in a thread of the pool; cancelled, see the module.
+    """Run ``work`` in a thread of the pool and return its result; see the module on cancellation.
 
     Args:
-        name: Of the call, for notes.
+        name: The call's name in notes.
     """
     call, context = AsyncCall(), copy_context()
     context.run(_calls.set, call)
@@ -125,7 +125,7 @@ async def in_pool(pool: ThreadPoolExecutor, name: str, work: Callable[[], T]) ->
 
 
 def twin(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
-    """The coroutine function that runs ``method`` in the object's pool; same arguments, result and errors."""
+    """A coroutine function that runs ``method`` in the object's pool, with the same arguments, result and errors."""
     name = f"a{method.__name__}"
 
     @wraps(method)

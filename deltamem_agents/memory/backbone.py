@@ -1,4 +1,4 @@
-"""The backbone of a memory: loaded, shared and given back, or none. Only here does memory load a model library."""
+"""The backbone of a memory, if it has one: load, share and release it. Only this module loads model libraries."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from deltamem_agents.core import Adapter
     from deltamem_agents.engine.engine import Engine
 
-TRAINED_FAMILY = "deltamem-tiny"  # as rendered; what `train` makes of it too
-BYTES_A_TOKEN = 3  # of UTF-8: somewhat fewer than English has, about what code and Chinese have
+TRAINED_FAMILY = "deltamem-tiny"  # the rendering family of the bundled model and of what `train` makes of it
+BYTES_A_TOKEN = 3  # UTF-8 bytes: somewhat fewer than in English, about as many as in code and Chinese
 NO_BACKBONE = "opened with backbone=None: records alone, without the state and without an answer"
 CPU_TORCH = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
 
 
 class Backbone:
-    """What a memory knows of its model, whether it has one or not.
+    """A memory's model, or the absence of one.
 
     Args:
         engine: None for a memory without a model.
@@ -43,10 +43,10 @@ class Backbone:
         """The engine that runs the model.
 
         Args:
-            what: What needs it, for the message.
+            what: What needs the model, for the error's message.
 
         Raises:
-            ConfigError: There is none.
+            ConfigError: There is no model.
         """
         if self._engine is None:
             raise ConfigError(
@@ -57,7 +57,7 @@ class Backbone:
 
     @property
     def fingerprint(self) -> str | None:
-        """Of the states that this backbone can read; None without one."""
+        """Fingerprint of the states that this backbone can read; None without one."""
         return None if self._engine is None else self._engine.fingerprint
 
     @property
@@ -67,17 +67,17 @@ class Backbone:
 
     @property
     def form(self) -> Form:
-        """How this backbone reads records: as it was trained to, or as any model does."""
+        """The form of recalled text for this backbone: the one that it was trained on, or the one for any model."""
         return TRAINED if self._engine is not None and self._engine.rendering.name == TRAINED_FAMILY else NOTES
 
     def count(self, text: str) -> int:
-        """Tokens of a text; without a backbone a third of its bytes, which is rather too many than too few."""
+        """Number of tokens of a text; without a backbone a third of its bytes, an overestimate for most text."""
         if self._engine is not None:
             return self._engine.count(text)
         return -(-len(text.encode("utf-8", "replace")) // BYTES_A_TOKEN)
 
     def close(self) -> None:
-        """Close the engine, unless others use it."""
+        """Close the engine unless another memory uses it."""
         if self._engine is not None:
             release(self._engine)
 
@@ -91,7 +91,7 @@ def open_backbone(
     limits: Limits | None,
     hot_bytes: int,
 ) -> Backbone:
-    """Load a model, or take the one that this process has loaded already; none for None.
+    """Load a model, or use the one that this process has loaded already; None loads none.
 
     Raises:
         DeltaMemError: It cannot be loaded; see `engine.load`.
@@ -114,10 +114,10 @@ def open_backbone(
 def check_backbone(
     backbone: object, adapter: object, model: object, tokenizer: object, options: Mapping[str, object]
 ) -> None:
-    """Look at what `open_backbone` is given, before anything is read.
+    """Check the arguments of `open_backbone` before anything is read.
 
     Raises:
-        ConfigError: It is of the wrong type, or describes a model where there is to be none.
+        ConfigError: An argument has the wrong type, or describes a model although ``backbone`` is None.
         MissingExtraError: torch or transformers is not installed.
     """
     if backbone is not None:

@@ -1,6 +1,7 @@
-"""Folding and indexing after a write: at once or in the background, never a reason for the write to fail.
+"""Folding and indexing after a write, at once or in the background.
 
-What is journalled is durable. Whatever fails here is noted, logged once, and done by the next recall.
+Neither can make a write fail: what is journalled is durable. A failure here is counted and logged once, and the next
+recall does the work.
 """
 
 from __future__ import annotations
@@ -16,24 +17,24 @@ from deltamem_agents.failures import Failures
 from deltamem_agents.memory.folding import Folder
 from deltamem_agents.recall import Retriever
 
-THREADS = 4  # agents that are caught up with at once
-CLOSE_SECONDS = 10.0  # that closing waits for calls under way
+THREADS = 4  # agents that are folded and embedded at once
+CLOSE_SECONDS = 10.0  # how long closing waits for running calls
 
 log = logging.getLogger(__name__)
 
 
 class CallPool(ThreadPoolExecutor):
-    """Threads for the blocking calls of async twins; refuses calls by our own error once it is shut down."""
+    """Threads for the blocking calls of async twins; raises our own error once it is shut down."""
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads, thread_name_prefix="deltamem-call")
         self._under_way: set[Future[Any]] = set()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """As `ThreadPoolExecutor.submit`.
+        """Submit a call, as `ThreadPoolExecutor.submit` does.
 
         Raises:
-            ClosedError: It was shut down, or the interpreter is ending.
+            ClosedError: The pool was shut down, or the interpreter is ending.
         """
         try:
             future = super().submit(fn, *args, **kwargs)
@@ -44,16 +45,16 @@ class CallPool(ThreadPoolExecutor):
         return future
 
     def close(self, seconds: float) -> None:
-        """Take no more calls, and wait for those under way, but no longer than so many seconds."""
+        """Accept no more calls, and wait for the running ones, for at most so many seconds."""
         self.shutdown(wait=False)
         wait(list(self._under_way), timeout=seconds)
 
 
 class Background:
-    """Catches up with what was journalled: folds it and embeds it.
+    """Folds and embeds what was journalled.
 
     Args:
-        closing: Whether the memory is being closed.
+        closing: Returns True once the memory is being closed.
     """
 
     def __init__(self, folder: Folder, retriever: Retriever, failures: Failures, closing: Callable[[], bool]) -> None:
@@ -61,23 +62,23 @@ class Background:
         self._retriever = retriever
         self._failures = failures
         self._closing = closing
-        self._waiting: dict[str, bool] = {}  # agents in the order they came, and whether they are folded too
-        self._embedding: set[str] = set()  # agents that are being embedded and not folded
+        self._waiting: dict[str, bool] = {}  # agents in the order of their requests; True if they are folded too
+        self._embedding: set[str] = set()  # agents that are being embedded without being folded
         self._threads: set[threading.Thread] = set()
         self._lock = threading.Lock()
 
     @property
     def waiting(self) -> int:
-        """Agents that are waiting."""
+        """How many agents are waiting."""
         return len(self._waiting)
 
     @property
     def busy(self) -> bool:
-        """Whether anything is waiting or under way."""
+        """Whether any work is waiting or running."""
         return bool(self._threads)
 
     def now(self, agent: str, stopping: Callable[[], bool] | None = None) -> None:
-        """Do what the next recall would have to: fold, and embed what is new. Raises no `Exception`."""
+        """Fold and embed what is new, so that the next recall need not. Raises no `Exception`."""
         if self._folder.able:
             self._fold(agent, stopping)
         self._embed(agent, stopping)
@@ -99,11 +100,11 @@ class Background:
             self._failures.succeeded("folding", agent)
 
     def later(self, agent: str) -> None:
-        """As `now`, in a thread, once for all that was written meanwhile; nothing where the memory is being closed."""
+        """Do `now` in a thread, once for all writes until it starts; nothing if the memory is being closed."""
         self._add(agent, fold=True)
 
     def embed_later(self, agent: str) -> None:
-        """As `later`, without folding; nothing where somebody is at it."""
+        """Embed in a thread, without folding; do nothing if that is waiting or running already."""
         self._add(agent, fold=False)
 
     def _add(self, agent: str, *, fold: bool) -> None:
@@ -124,7 +125,7 @@ class Background:
                 self._threads.add(thread)
 
     def close(self, seconds: float) -> None:
-        """Drop what is waiting, and wait for what is under way, which stops after the step it is at."""
+        """Drop waiting work, and wait for running work, which stops after its current step."""
         with self._lock:
             self._waiting.clear()
             threads = [each for each in self._threads if each is not threading.current_thread()]
@@ -132,7 +133,7 @@ class Background:
             thread.join(seconds)
 
     def _stopping(self) -> bool:
-        """Also where the process is ending: nobody waits then for what the next recall does anyway."""
+        """Whether to stop. True at the end of the process too: the next recall does the work anyway."""
         return self._closing() or not threading.main_thread().is_alive()
 
     def _work(self) -> None:
@@ -143,7 +144,7 @@ class Background:
                     self._threads.discard(threading.current_thread())
                     return
                 agent = next(iter(self._waiting))
-                fold = self._waiting.pop(agent)  # what is written from here on needs another run
+                fold = self._waiting.pop(agent)  # messages written from here on need another run
                 if not fold:
                     self._embedding.add(agent)
             if fold:

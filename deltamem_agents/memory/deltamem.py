@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from deltamem_agents.core import Adapter
     from deltamem_agents.engine.engine import Engine
 
-EMBED_SECONDS = 0.3  # that a recall embeds
+EMBED_SECONDS = 0.3  # the time that one recall may spend on embedding
 
 
 _lock = ProcessLock()
@@ -45,7 +45,11 @@ _opened: WeakKeyDictionary[DeltaMem, None] = WeakKeyDictionary()  # in the order
 
 
 class DeltaMem:
-    """Memories of many agents, on one backbone and in one database. Safe to share among threads; a context manager."""
+    """The memories of many agents, in one database and on one backbone. Threads may share it.
+
+    It is a context manager that closes itself at the end. Methods other than `close` raise ClosedError once it is
+    closed, and ForkedError in a process that was forked from the one that opened it; open another one there.
+    """
 
     def __init__(
         self,
@@ -84,37 +88,36 @@ class DeltaMem:
         """Open a database and load a backbone with its adapter, or open the database alone.
 
         Args:
-            backbone: "tiny" (the bundled model), a folder, or a hub id. None loads no model and imports no torch:
-                journal, retrieval, erasure and time travel work, mode "hybrid" gives records and a note, and what
-                needs the model raises ConfigError. Whoever opens the database with a backbone later folds the rest.
-            url: A SQLAlchemy URL, of SQLite or PostgreSQL; ``sqlite:///memory.db`` by default. Created where it does
-                not exist.
-            engine: An existing SQLAlchemy engine in place of ``url``; it is not closed.
-            adapter: A folder or hub id, ours or the authors' format; by default the one in the backbone's folder.
-            model: A loaded model in place of ``backbone``, with its ``tokenizer``.
+            backbone: "tiny" (the bundled model), a folder, or a hub id. None loads no model and does not import torch:
+                journal, retrieval, erasure and time travel work, mode "hybrid" returns records and a note, and what
+                needs the model raises ConfigError. Opening the database with a backbone later folds the rest.
+            url: A SQLAlchemy URL of SQLite or PostgreSQL; ``sqlite:///memory.db`` by default. The file and the
+                tables are created if missing.
+            engine: An existing SQLAlchemy engine to use instead of ``url``; closing the memory leaves it open.
+            adapter: A folder or hub id, in our format or the authors'; by default the one in the backbone's folder.
+            model: A loaded model to use instead of ``backbone``; give its ``tokenizer`` too.
             device: "auto", "cpu", "cuda" or "cuda:n".
-            dtype: "auto", "float32", "bfloat16" or "float16"; states are float32 in any case.
+            dtype: "auto", "float32", "bfloat16" or "float16"; states are always float32.
             embedder: A sentence-transformers name or folder, LangChain's ``Embeddings``, LlamaIndex's
-                ``BaseEmbedding``, an object with ``name``, ``dim`` and ``embed``, or a callable from texts to vectors;
-                None takes the local one where it is installed and there is a backbone, False none. A local one is
-                loaded, and torch with it, when the first text is embedded. `load_embedder` takes a limit besides.
-            name: Of the embedder's model, stored with its vectors: another model needs another name. By default what
-                `load_embedder` makes of the embedder.
-            schema: Of PostgreSQL, where the tables are; made where there is none.
-            retention: Which stored states are kept: "thin" (all of the last day, then one a day), "all", or the newest
-                so many of each agent.
-            quantization: "int8" or "int4" by bitsandbytes, or "int8-torchao"; None for none.
-            attention: Transformers' ``attn_implementation``; its own choice by default.
+                ``BaseEmbedding``, an object with ``name``, ``dim`` and ``embed``, or a callable from texts to vectors.
+                None uses the local model if it is installed and there is a backbone; False uses none. A local model,
+                and torch with it, is loaded when the first text is embedded. `load_embedder` also takes a limit.
+            name: Name of the embedding model, stored with its vectors; a different model needs a different name. By
+                default `load_embedder` derives it from the embedder.
+            schema: PostgreSQL schema of the tables; created if missing.
+            retention: Which stored states are kept: "thin" (all of the last day, then one a day), "all", or a number:
+                that many of the newest of each agent.
+            quantization: "int8" or "int4" (bitsandbytes), or "int8-torchao"; None for none.
+            attention: Transformers' ``attn_implementation``; Transformers chooses by default.
             limits: How much the engine runs at once; by default what suits the device.
-            hot_bytes: For keys and values of messages that may be continued, so that appending runs new tokens only.
-            embed_seconds: How long a recall may embed records that have no embedding yet, the newest first. It finds
-                what is left by words alone, a note says so, and the background embeds it. The first eight records,
-                more than an ordinary turn has, are embedded in any case, unless it is 0. None waits for all.
+            hot_bytes: Bytes for keys and values of messages that may be continued, so that appending to one runs only
+                the new tokens.
+            embed_seconds: How long one recall may spend embedding records that have no embedding yet, newest first. It
+                searches the rest by words alone and says so in a note; a background thread embeds them. Eight records,
+                more than an ordinary turn has, are always embedded, unless this is 0. None embeds all before searching.
 
         Raises:
-            DeltaMemError: Something cannot be opened; the message says what and how to mend it. Nothing stays open.
-
-        A process that was forked opens one of its own: one that its parent opened raises ForkedError there.
+            DeltaMemError: Something cannot be opened; the message says what, and how to fix it. Nothing stays open.
         """
         arguments.whole(hot_bytes, "hot_bytes")
         arguments.instance(limits, "limits", Limits, optional=True)
@@ -141,15 +144,15 @@ class DeltaMem:
 
     @classmethod
     def aopen(cls, *args: Any, **options: Any) -> Opening[Self]:
-        """Async twin of `open`, with its arguments; never blocks the event loop.
+        """Async twin of `open`, with the same arguments; never blocks the event loop.
 
-        ``mem = await DeltaMem.aopen(…)``, or ``async with DeltaMem.aopen(…) as mem:``, which closes it at the end.
+        Use ``mem = await DeltaMem.aopen(…)``, or ``async with DeltaMem.aopen(…) as mem:``, which closes it at the end.
         """
         return Opening(partial(cls.open, *args, **options))
 
     @property
     def engine(self) -> Engine:
-        """What runs the backbone.
+        """The engine that runs the backbone.
 
         Raises:
             ConfigError: This was opened without a backbone.
@@ -158,7 +161,7 @@ class DeltaMem:
 
     @property
     def backbone(self) -> Backbone:
-        """The model with its adapter, or that there is none."""
+        """The model with its adapter; without a model, its ``present`` is False."""
         return self.runtime.backbone
 
     @property
@@ -168,25 +171,25 @@ class DeltaMem:
 
     @property
     def retriever(self) -> Retriever:
-        """What finds records."""
+        """The search over records."""
         return self.runtime.retriever
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of each recall, such as that there is no embedder."""
+        """Notes that every recall carries for the user, such as that there is no embedder."""
         return self.runtime.notes
 
     @property
     def pool(self) -> CallPool:
-        """Where async methods run.
+        """The threads that async methods run in.
 
         Raises:
-            ForkedError: This was opened by the process that this one was forked from; the pool's threads are there.
+            ForkedError: The process that this one was forked from opened it; the threads exist only there.
         """
         return self.runtime.pool
 
     def agent(self, agent_id: str) -> AgentMemory:
-        """A handle on one agent's memory; nothing is read or written yet.
+        """A handle on one agent's memory. Reads and writes nothing.
 
         Raises:
             InvalidAgentError: The id is not a non-empty string of at most 255 characters.
@@ -195,15 +198,19 @@ class DeltaMem:
         return AgentMemory(self.runtime, check_id(agent_id))
 
     def agents(self) -> list[AgentInfo]:
-        """All agents that were ever written to, by id."""
+        """All agents that were ever written to, ordered by id.
+
+        Raises:
+            StoreError: The database cannot be read.
+        """
         self.check_open()
         return self.store.agents()
 
     def purge(self) -> str | None:
-        """Take what was erased out of the database's files, where a receipt said "pending".
+        """Remove erased data from the database's files, after a receipt whose status is "pending".
 
         Returns:
-            Why that still has to wait, or None where nothing erased is left there.
+            Why it still has to wait; None once the files hold nothing that was erased.
 
         Raises:
             StoreError: The database cannot be reached.
@@ -212,32 +219,39 @@ class DeltaMem:
         return self.store.purge()
 
     def export(self, agent: str, path: str | Path, *, overwrite: bool = False, progress: Progress | None = None) -> int:
-        """Write an agent's journal, states and embeddings to one file; how many messages.
+        """Write an agent's journal, states and embeddings to one file.
 
         Args:
-            overwrite: Whether a file that is there may be replaced.
-            progress: Called with what is being done, how many, of how many (0: not known).
+            overwrite: Whether to replace an existing file.
+            progress: Called with the step, how many items are done, and how many there are (0: not known).
+
+        Returns:
+            The number of messages written.
 
         Raises:
+            InvalidAgentError: The agent id is not valid.
             UnknownAgentError: No such agent.
-            ConfigError: The file is there, or it is one of the database's own, which is never written over.
-            StoreError: The file cannot be written.
+            ConfigError: The path is not valid, the file exists, or it is one of the database's own files, which are
+                never overwritten.
+            StoreError: The database cannot be read, or the file cannot be written.
         """
         self.check_open()
         return self.store.export(agent, arguments.path(path), progress, overwrite=overwrite)
 
     def import_(self, path: str | Path, *, agent: str | None = None, progress: Progress | None = None) -> AgentMemory:
-        """Make an agent of a file that `export` wrote. All of it is checked before any of it is stored.
+        """Create an agent from a file that `export` wrote. The whole file is checked before anything is stored.
 
-        Its journal is folded anew at the first use, as the states in a file are not believed; its embeddings are taken
-        over.
+        The embeddings are imported. The states are not, as a file's states cannot be trusted: the journal is folded
+        again at the first use.
 
         Args:
-            agent: Its name here; by default that in the file.
+            agent: Id of the new agent; by default the one in the file.
 
         Raises:
-            ArchiveError: The file is damaged, or no such file.
-            ConfigError: There is such an agent already.
+            ArchiveError: The file is damaged or missing.
+            ConfigError: The agent exists already, or the path is not valid.
+            InvalidAgentError: The agent id is not valid.
+            StoreError: The database cannot be written; nothing was imported.
         """
         self.check_open()
         return self.agent(self.store.import_(arguments.path(path), agent, progress))
@@ -245,17 +259,20 @@ class DeltaMem:
     def reindex(
         self, agent: str | None = None, *, prune: bool = False, progress: Callable[[int, int], None] | None = None
     ) -> dict[str, Reindexed]:
-        """Embed records that have no embedding under the present embedder, of one agent or of all, and wait for it.
+        """Embed all records that the current embedder has not embedded yet, of one agent or of all; blocks until done.
 
-        First, messages that were cut for another embedder, or before version 0007 of the tables, are cut anew.
+        Messages that were cut into records for another embedder, or before version 0007 of the tables, are cut again
+        first.
 
         Args:
             prune: Whether to delete embeddings of other models afterwards.
-            progress: Called with how many of an agent's records have been embedded, of how many.
+            progress: Called with how many of an agent's records are embedded, and how many there are.
 
         Raises:
             ConfigError: There is no embedder.
-            EmbedderError: The embedder failed; what was embedded before is stored, and calling this again goes on.
+            InvalidAgentError: The agent id is not valid.
+            EmbedderError: The embedder failed. What it embedded before is stored; call this again to continue.
+            StoreError: The database cannot be read or written.
         """
         arguments.function(progress, "progress")
         prune = arguments.flag(prune, "prune")
@@ -266,9 +283,9 @@ class DeltaMem:
         return {each: self.retriever.reindex(each, prune=prune, progress=progress) for each in agents}
 
     def stats(self) -> MemoryStats:
-        """What the engine does, what has failed since this was opened, and what there is left to fold and to index.
+        """What the engine does, what has failed since this was opened, and what is left to fold and to index.
 
-        Counts in the whole database, so ask now and then, not at each call.
+        This counts rows of the whole database, so do not call it on every request.
 
         Raises:
             StoreError: The database cannot be read.
@@ -277,12 +294,12 @@ class DeltaMem:
         return self.runtime.stats()
 
     def close(self) -> None:
-        """Finish the calls under way and close everything; calling it again does nothing.
+        """Finish the running calls and close everything. Calling it again does nothing.
 
-        What is journalled stays journalled. Nothing more is folded or embedded: what is waiting is dropped, what is
-        under way stops at its next step, and the next recall after opening does the rest. Other calls under way are
-        waited for, ten seconds at most; what then still runs fails with ClosedError. In a process that was forked
-        meanwhile it does nothing: what is open belongs to the parent.
+        What is journalled stays journalled. Background folding and embedding ends: waiting work is dropped, running
+        work stops at its next step, and the first recall after opening again does the rest. Other running calls get up
+        to ten seconds; those that take longer fail with ClosedError. In a forked process this does nothing, because
+        everything open belongs to the parent.
         """
         self.runtime.close()
 
@@ -290,7 +307,7 @@ class DeltaMem:
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Itself: a copy of what holds a memory shares the memory, as a database has no copy."""
+        """Return this object itself: a database cannot be copied, so copies of its holders share it."""
         return self
 
     def __reduce__(self) -> NoReturn:
@@ -322,16 +339,16 @@ class DeltaMem:
         await self.aclose()
 
     def check_open(self) -> None:
-        """Refuse what cannot work.
+        """Raise unless this memory is open in this process.
 
         Raises:
-            ClosedError: This was closed.
-            ForkedError: It was opened by the process that this one was forked from.
+            ClosedError: It was closed.
+            ForkedError: The process that this one was forked from opened it.
         """
         self.runtime.check_open()
 
 
 def opened() -> list[DeltaMem]:
-    """Those that this process has opened and still holds, in the order in which they were opened."""
+    """Each `DeltaMem` that this process opened and still holds, in the order of opening."""
     with _lock:
         return list(_opened)

@@ -1,4 +1,4 @@
-"""Bring an agent's state up to its journal: the state is the fold of the live journal, and revisions only save work."""
+"""Bring an agent's state up to date: the state is the fold of the live journal, and stored revisions only save work."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PIECE = 4  # segments folded between two looks at whether to go on
+PIECE = 4  # segments folded between two checks whether to stop
 STORE_EVERY = 2.0  # seconds of folding after which the state so far is stored
-PARTIALS = 64  # agents whose interrupted folds are held
-POLL = 0.2  # seconds between two such looks while a piece is folded
+PARTIALS = 64  # agents whose interrupted folds are kept
+POLL = 0.2  # seconds between such checks while a piece is folded
 
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """A state, and the history and position it stands for."""
+    """A state, with the history and the position that it was folded from."""
 
     state: State
     position: int
@@ -44,23 +44,23 @@ class Folded:
 
     @property
     def key(self) -> StateKey:
-        """What names this state and no other."""
+        """The key that identifies this state."""
         return self.history, self.position
 
 
 def state_and_key(folded: Folded | None) -> tuple[State | None, StateKey | None]:
-    """State and key for `Engine.generate`; of the zero state for None."""
+    """State and key for `Engine.generate`; None gives the zero state."""
     return (None, None) if folded is None else (folded.state, folded.key)
 
 
 @dataclass(frozen=True, slots=True)
 class _Partial:
-    """How far a fold had come that was interrupted within a message, where nothing can be stored.
+    """How far a fold had come when it was interrupted within a message, where nothing can be stored.
 
     Args:
-        start: The position it began after.
-        ids: Tokens of the segments that were folded, as a hash.
-        count: How many segments.
+        start: The position after which it began.
+        ids: Hash of the tokens of the folded segments.
+        count: How many segments were folded.
     """
 
     history: AgentKey
@@ -71,21 +71,21 @@ class _Partial:
 
 
 class Folder:
-    """Folds journals of one store with one backbone. Threads that ask for one agent at once fold it once.
+    """Folds journals of one store with one backbone. Threads that ask for the same agent at once fold it once.
 
-    Without a backbone it folds nothing: what asks for a state raises ConfigError.
+    Without a backbone it folds nothing, and methods that need a state raise ConfigError.
 
     Args:
-        stopping: Whether no further piece of a journal is to be folded.
+        stopping: Returns True when folding should stop.
     """
 
     def __init__(self, store: Store, backbone: Backbone, stopping: Callable[[], bool] = lambda: False) -> None:
         self._store = store
         self._backbone = backbone
         self._stopping = stopping
-        self._owner = uuid4().hex  # tells this database's agents from those of others that share the engine
-        self._locks: dict[str, tuple[threading.Lock, int]] = {}  # and how many threads hold it or wait for it
-        self._changed = threading.Condition()  # of the locks
+        self._owner = uuid4().hex  # distinguishes this database's agents from others that share the engine
+        self._locks: dict[str, tuple[threading.Lock, int]] = {}  # with the number of threads that hold or await it
+        self._changed = threading.Condition()  # guards the locks
         self._partial: OrderedDict[str, _Partial] = OrderedDict()
 
     @property
@@ -100,36 +100,38 @@ class Folder:
     def current(self, agent: str, *, stopping: Callable[[], bool] | None = None) -> Folded | None:
         """The state of an agent's whole live journal; None for an unknown agent.
 
-        A long journal is folded piece by piece, and the states between pieces are stored: whoever is interrupted, or
-        fails, leaves less to do.
+        A long journal is folded piece by piece. States are stored in between, so that after an interrupt or a failure
+        less is left to fold.
 
         Args:
-            stopping: In place of the folder's own.
+            stopping: Used instead of the folder's own.
 
         Raises:
-            StateMismatchError: The stored state is damaged; the message says how to fold anew.
+            ConfigError: There is no backbone.
+            StateMismatchError: The stored state is damaged; the message says how to fold it again.
             InertAdapterError: The adapter wrote nothing.
             ClosedError: The memory is being closed.
+            StoreError: The database cannot be read.
         """
         with self._turn(agent):
             tail = self._store.fold_input(agent, self._engine.fingerprint)
             return self._folded(agent, tail, keep=True, stopping=stopping or self._stopping)
 
     def at(self, agent: str, position: int) -> Folded | None:
-        """The state of the journal as it stood at a position; None for an unknown agent. Stores nothing.
+        """The state of the journal as it was at a position; None for an unknown agent. Stores nothing.
 
         Raises:
-            ConfigError: The journal has no such position.
+            ConfigError: The journal has no such position, or there is no backbone.
             StateMismatchError: A stored state is damaged.
         """
         return self._folded(agent, self._store.fold_input(agent, self._engine.fingerprint, at=position), keep=False)
 
     def anew(self, agent: str) -> Folded | None:
-        """The state of the whole live journal without any help of stored states; None for an unknown agent."""
+        """The state of the whole live journal, folded without stored states; None for an unknown agent."""
         return self._folded(agent, self._store.fold_input(agent, self._engine.fingerprint, anew=True), keep=False)
 
     def rebuild(self, agent: str) -> Folded | None:
-        """Fold an agent's whole journal anew, whatever was stored; None for an unknown agent."""
+        """Delete an agent's stored states and fold its whole journal again; None for an unknown agent."""
         self._backbone.engine("folding anew")  # before stored states are dropped
         self.forget(agent)
         with self._turn(agent):
@@ -137,19 +139,19 @@ class Folder:
         return self.current(agent)
 
     def forget(self, agent: str) -> None:
-        """Drop what is held of an agent in memory."""
+        """Drop what is cached for an agent."""
         if self._backbone.present:
             self._engine.forget(self._owner, agent)
         self._partial.pop(agent, None)
 
     def wait(self, seconds: float) -> None:
-        """Wait until nobody folds, but no longer than so many seconds."""
+        """Wait until no thread folds, for at most so many seconds."""
         with self._changed:
             self._changed.wait_for(lambda: not self._locks, seconds)
 
     @contextmanager
     def _turn(self, agent: str) -> Iterator[None]:
-        """Wait for whoever folds the same agent."""
+        """Hold the agent's lock, so that one thread at a time folds it."""
         with self._changed:
             lock, users = self._locks.get(agent, (threading.Lock(), 0))
             self._locks[agent] = lock, users + 1
@@ -168,7 +170,7 @@ class Folder:
     def _folded(
         self, agent: str, tail: FoldInput | None, *, keep: bool, stopping: Callable[[], bool] | None = None
     ) -> Folded | None:
-        """The state a tail comes to; to keep is to store it, and to hold the open segment hot."""
+        """The state after folding ``tail``; ``keep`` stores it and keeps the open segment hot."""
         if tail is None:
             return None
         history = AgentKey(self._owner, agent, tail.epoch)
@@ -202,7 +204,7 @@ class Folder:
 
     def _decoded(self, agent: str, revision: Revision) -> State:
         state = decode(revision.state)
-        self._engine.check(state, agent)  # it may fit its checksum, and be another's
+        self._engine.check(state, agent)  # its checksum may match although it is another adapter's
         return state
 
     def _run(
@@ -211,7 +213,7 @@ class Folder:
         """The state after each segment.
 
         Raises:
-            ClosedError: It is time to stop.
+            ClosedError: Folding should stop.
         """
         if stopping():
             raise ClosedError("this DeltaMem is being closed; what is not folded yet is when it is opened again")
@@ -223,7 +225,7 @@ class Folder:
         return future.result()
 
     def _save(self, agent: str, tail: FoldInput, fold: _Fold, *, last: bool) -> None:
-        """Store the state at the newest start of a segment, and at the end of the journal where that is reached."""
+        """Store the state at the newest start of a segment and, if ``last``, at the end of the journal."""
         boundary = fold.boundary()
         try:
             if boundary is not None:
@@ -237,7 +239,7 @@ class Folder:
         except UnknownAgentError:
             log.debug("agent %r was deleted while its journal was folded", agent)
         except StoreError as error:
-            # A database that can be read but not written still answers; whoever can write will fold again.
+            # A database that can be read but not written still answers; a process that can write will fold again.
             log.debug("the state of agent %r was folded and could not be stored: %s", agent, error)
 
     def _commit(self, agent: str, epoch: int, position: int, state: State, *, after: int) -> None:
@@ -246,10 +248,10 @@ class Folder:
 
 
 class _Fold:
-    """Segments on their way into a state.
+    """One fold in progress: the segments, and the state so far.
 
     Args:
-        start: The position before the first of them.
+        start: The position before the first segment.
     """
 
     def __init__(self, history: AgentKey, start: int, segments: Sequence[Segment], state: State) -> None:
@@ -263,7 +265,7 @@ class _Fold:
 
     @property
     def left(self) -> Sequence[Segment]:
-        """What is not folded yet."""
+        """The segments that are not folded yet."""
         return self._segments[self.done :]
 
     @property
@@ -280,16 +282,16 @@ class _Fold:
                 self._boundary = following, state
 
     def boundary(self) -> tuple[int, State] | None:
-        """Position and state at the newest start of a segment that was come to and not given before."""
+        """Position and state at the newest start of a segment reached since the last call; None if there is none."""
         found, self._boundary = self._boundary, None
         return found
 
     def partial(self) -> _Partial:
-        """How far it has come."""
+        """How far the fold has come."""
         return _Partial(self._history, self._start, self._ids(self.done), self.done, self.state)
 
     def resume(self, partial: _Partial | None) -> None:
-        """Go on from where an earlier one of the same journal was interrupted."""
+        """Continue where an interrupted fold of the same journal stopped; do nothing if it does not match."""
         if partial is None or (partial.history, partial.start) != (self._history, self._start):
             return
         if partial.count < len(self._segments) and partial.ids == self._ids(partial.count):

@@ -1,4 +1,4 @@
-"""`History`: what an agent was told, when, and taking it back. The half of `AgentMemory` that asks no questions."""
+"""`History`: reading an agent's journal and states, forking, rolling back and erasing. Base class of `AgentMemory`."""
 
 from __future__ import annotations
 
@@ -40,35 +40,36 @@ class History:
 
     @property
     def pool(self) -> ThreadPoolExecutor:
-        """Where the async twins run.
+        """The threads that the async twins run in.
 
         Raises:
-            ClosedError: The memory was closed.
+            ClosedError, ForkedError: See `AgentMemory`.
         """
         self._runtime.check_open()
         return self._runtime.pool
 
     def log(self, session: str | None = None, *, at: int | None = None) -> list[Entry]:
-        """The live journal, in order. Empty for an unknown agent.
+        """The live messages, in order; empty for an unknown agent.
 
         Args:
-            session: Of this one only.
-            at: As it stood when it ended at this position.
+            session: Only messages of this session.
+            at: The messages that were live when the journal ended at this position.
 
         Raises:
             ConfigError: The journal has no such position.
+            InvalidAgentError: The session id is not valid.
         """
         self._runtime.check_open()
         return self._runtime.store.log(self.id, session, at)
 
     def neighbours(self, record: Record, reach: int = 2) -> list[Entry]:
-        """The messages around a record's in its session, its own among them, oldest first; none if it is gone.
+        """The messages around a record's message in its session, with that message, oldest first; none if it is gone.
 
         Args:
-            reach: On either side.
+            reach: How many messages on each side.
 
         Raises:
-            ConfigError: The reach is not a number of messages.
+            ConfigError: ``record`` is not a `Record`, or ``reach`` is not a number of messages.
         """
         arguments.instance(record, "record", Record)
         if isinstance(reach, bool) or not isinstance(reach, int) or not 0 <= reach <= arguments.LARGEST:
@@ -80,18 +81,22 @@ class History:
         return []
 
     def sessions(self) -> list[str]:
-        """Sessions that have live messages, in the order in which they began."""
+        """The sessions that have live messages, in the order in which they began."""
         self._runtime.check_open()
         return self._runtime.store.sessions(self.id)
 
     def state(self, *, at: int | None = None) -> State:
-        """The state of the journal: module name to float32 tensor [R, R] or [H, R, R]; empty if unknown.
+        """The agent's state: module name to float32 tensor [R, R] or [H, R, R]; empty for an unknown agent.
 
         Args:
-            at: As the journal stood when it ended at this position.
+            at: The state of the journal as it was when it ended at this position.
 
         Raises:
-            ConfigError: The journal has no such position.
+            ConfigError: The journal has no such position, or the memory was opened without a backbone.
+            StateMismatchError: A stored state is damaged; see `rebuild`.
+            InertAdapterError: The adapter wrote nothing while folding.
+            EngineMemoryError: The device has too little memory for the fold.
+            EngineFailedError: The engine has stopped after an error of its own.
         """
         self._runtime.check_open()
         folder = self._runtime.folder
@@ -99,20 +104,31 @@ class History:
         return folded.state if folded else {}
 
     def rebuild(self) -> State:
-        """Forget the stored states and fold the journal anew: the remedy where one is damaged. The new state.
+        """Delete the stored states and fold the whole journal again: the remedy for a damaged state.
+
+        Returns:
+            The new state, as `state` gives it.
 
         Raises:
+            ConfigError: The memory was opened without a backbone.
             StoreError: The database could not be written.
+            InertAdapterError: The adapter wrote nothing while folding.
+            EngineMemoryError: The device has too little memory for the fold.
+            EngineFailedError: The engine has stopped after an error of its own.
         """
         self._runtime.check_open()
         folded = self._runtime.folder.rebuild(self.id)
         return folded.state if folded else {}
 
     def verify(self) -> Drift:
-        """Fold the whole journal anew and compare with the state in use; changes nothing.
+        """Compare the state in use with a fresh fold of the whole journal.
 
         Raises:
+            ConfigError: The memory was opened without a backbone.
             StateMismatchError: The stored state is damaged, or not finite.
+            InertAdapterError: The adapter wrote nothing while folding.
+            EngineMemoryError: The device has too little memory for the fold.
+            EngineFailedError: The engine has stopped after an error of its own.
         """
         self._runtime.check_open()
         used, anew = self._runtime.folder.current(self.id), self._runtime.folder.anew(self.id)
@@ -121,14 +137,18 @@ class History:
         return Drift(position=used.position, layers=distances(used.state, anew.state))
 
     def diff(self, a: int, b: int | None = None) -> Difference:
-        """What happened between two positions of the journal; to the states too, where there is a backbone.
+        """What changed between two positions of the journal, and in the states if there is a backbone.
 
         Args:
-            b: By default the journal's end; may be the smaller one.
+            b: The second position, by default the journal's end; it may be smaller than ``a``.
 
         Raises:
             UnknownAgentError: Nothing was ever written to this agent.
             ConfigError: The journal has no such position.
+            StateMismatchError: A stored state is damaged, or not finite.
+            InertAdapterError: The adapter wrote nothing while folding.
+            EngineMemoryError: The device has too little memory for the fold.
+            EngineFailedError: The engine has stopped after an error of its own.
         """
         self._runtime.check_open()
         end = self._known().position
@@ -144,25 +164,35 @@ class History:
         )
 
     def fork(self, new: str) -> Self:
-        """Make another agent with the same journal and states; from then on they know nothing of one another.
+        """Create another agent with the same journal and states; from then on the two are independent.
+
+        Args:
+            new: Id of the new agent.
+
+        Returns:
+            The memory of the new agent.
 
         Raises:
             UnknownAgentError: Nothing was ever written to this agent.
-            ConfigError: The other one exists.
+            InvalidAgentError: The new id is not valid.
+            ConfigError: The new agent exists already.
+            StoreError: The database could not be written; nothing was created.
         """
         self._runtime.check_open()
         self._runtime.store.fork(self.id, new)
         return type(self)(self._runtime, new)
 
     def rollback(self, position: int) -> int:
-        """Let the journal go on from how it stood at ``position``. What came after is no longer live, and not erased.
+        """Continue the journal from ``position``. Later messages are no longer live, but they are not erased.
 
         Returns:
-            The position of the rollback, an entry of its own; rolling back to the one before it undoes it.
+            The position of the rollback, which is a journal entry itself; rolling back to the entry before it undoes
+            it. If the rollback changes nothing, no entry is made and this is the journal's end.
 
         Raises:
             UnknownAgentError: Nothing was ever written to this agent.
             ConfigError: The journal has no such position.
+            StoreError: The database could not be written; nothing was changed.
         """
         self._runtime.check_open()
         entry = self._runtime.store.rollback(self.id, position)
@@ -182,38 +212,42 @@ class History:
         wait: bool = True,
         tombstone: bool = True,
     ) -> Receipt:
-        """Erase messages, and all that was made of them, as if the agent had never seen them.
+        """Erase messages and all data derived from them, as if the agent had never seen them.
 
-        Erased are messages that fulfil all that is given, whether they are live or not. One that an erased message had
-        replaced is live again.
+        Only messages that match every filter are erased, live or not. A message that an erased one had replaced is live
+        again.
 
         Args:
-            ids: Every version of these messages: ids, or pairs of session and id such as `Entry.ref` and a receipt's.
-                An id alone must be of one session only, or ``session`` say which is meant.
-            since, until: Written at or after the one, before the other; UTC where they have no zone.
-            forks: Also from agents that share the messages by forking; by default the receipt lists these.
-            dry_run: Only say what would go.
-            wait: Whether to fold what is left, which the next use does otherwise and the receipt does not tell.
-            tombstone: Whether a hash of each message stays, under a key of the agent's, so that an integration whose
-                client sends its history again does not bring it back; the receipt's ``remaining`` lists them. Nothing
-                else looks at them: what is written by `write` is kept. False leaves nothing, and takes away what
-                earlier erasures of these ids, or of this session, have left.
+            ids: Every version of these messages: ids, or pairs of session and id, such as `Entry.ref` and the refs of a
+                receipt. An id that several sessions have needs ``session``, or a pair.
+            session: Messages of this session.
+            since, until: Messages written at or after ``since`` and before ``until``; UTC if without a zone.
+            forks: Whether to erase the messages from agents that share them by forking, too; by default the receipt
+                lists these agents.
+            dry_run: Only report what would be erased.
+            wait: Whether to fold what is left now. False leaves that to the next use, and the receipt then has no hash
+                of the state after.
+            tombstone: Whether to keep a hash of each message, under a key of the agent's own. It keeps an integration
+                whose client sends its history again from bringing the messages back; `write` ignores it. The receipt's
+                ``remaining`` lists them. False keeps no hashes, and removes those that earlier erasures of these ids,
+                or of this session, have left.
 
         Raises:
             UnknownAgentError: Nothing was ever written to this agent.
-            ConfigError: Nothing was given, or what cannot be, or an id that several sessions have; nothing was erased.
+            ConfigError: No filter was given, a filter is not valid, or several sessions have an id; nothing was erased.
             StoreError: The database could not be written; nothing was erased.
+            ClosedError, ForkedError: See `AgentMemory`; nothing was erased.
         """
         chosen = Selection(ids=ids, session=session, since=since, until=until)
         return self._erase(chosen, forks=forks, dry_run=dry_run, wait=wait, tombstone=tombstone)
 
     def delete(self, *, forks: bool = False, dry_run: bool = False) -> Receipt:
-        """Erase the whole agent: its messages and the agent itself, with all hashes of erased ones and their key.
+        """Erase the whole agent: its messages, the agent itself, and the hashes of erased messages with their key.
 
         Args:
-            forks: Also its messages from agents that share them by forking; these agents stay, with hashes of the
-                messages as `erase` leaves them.
-            dry_run: Only say what would go.
+            forks: Whether to erase its messages from agents that share them by forking, too. These agents stay, with
+                hashes of the messages, as `erase` leaves them.
+            dry_run: Only report what would be erased.
 
         Raises:
             UnknownAgentError: Nothing was ever written to this agent.
@@ -222,7 +256,7 @@ class History:
         return self._erase(Selection(whole=True), forks=forks, dry_run=dry_run)
 
     def health(self) -> Health:
-        """How the memory stands: what is journalled, folded and stored. Folds nothing."""
+        """What is journalled, folded and stored of this agent. Folds nothing."""
         self._runtime.check_open()
         store, info = self._runtime.store, self._runtime.store.agent(self.id)
         if info is None:
@@ -289,7 +323,7 @@ class History:
         )
 
     def _folded_after_erasing(self) -> Folded | None:
-        """The state of what is left; None where it cannot be folded. The receipt is given in any case."""
+        """The state of what is left; None if it cannot be folded. The receipt must not be lost in either case."""
         try:
             try:
                 return self._runtime.folder.current(self.id)
@@ -300,7 +334,7 @@ class History:
             return None
 
     def _purge(self) -> str | None:
-        """As `Store.purge`; what is erased by now must not go without its receipt."""
+        """Purge as `Store.purge` does, but return an error's message: the erasure is done and needs its receipt."""
         try:
             return self._runtime.store.purge(whole=False)
         except StoreError as error:
@@ -308,10 +342,10 @@ class History:
 
 
 def distances(state: State, other: State) -> dict[str, float]:
-    """‖a − b‖ / ‖b‖ of each module; ‖a‖ where b is zero.
+    """‖a − b‖ / ‖b‖ by module name; ‖a‖ if b is zero.
 
     Raises:
-        StateMismatchError: One of them is not a finite number.
+        StateMismatchError: A distance is not a finite number.
     """
     found: dict[str, float] = {}
     for name, tensor in state.items():

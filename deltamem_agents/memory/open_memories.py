@@ -1,4 +1,4 @@
-"""Handles on an open `DeltaMem` for objects that a framework copies and serialises, and the way back from a URL."""
+"""Handles on an open `DeltaMem` for objects that a framework copies and serialises, and finding one by its URL."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from deltamem_agents.memory.deltamem import DeltaMem, opened
 
 
 class Handle:
-    """An open `DeltaMem` as an attribute: copies share it, pickling refuses."""
+    """Holds an open `DeltaMem` as an attribute: copies share it, and pickling raises NotPicklableError."""
 
     __slots__ = ("mem",)
 
@@ -27,11 +27,11 @@ class Handle:
 
 
 def find_open(url: str) -> DeltaMem:
-    """The open `DeltaMem` whose masked URL this is; the newest, where a database is open more than once.
+    """The open `DeltaMem` with this masked URL; the newest one if its database is open more than once.
 
     Raises:
         ClosedError: None is open in this process.
-        ConfigError: Several databases have this URL, in memory or as it is masked, and nothing tells which is meant.
+        ConfigError: Several open databases have this URL, because they are in memory or it is masked.
     """
     found = [mem for mem in opened() if mem.store.url == url and _is_open(mem)]
     if not found:

@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 
 class Closable(Protocol):
-    """What is opened."""
+    """Something that can be opened and closed."""
 
     def close(self) -> None:
         """Close it."""
@@ -23,12 +23,12 @@ M = TypeVar("M", bound=Closable)
 
 
 class Opening(Generic[M]):
-    """Opens in a thread when it is awaited, or entered by ``async with``, which closes it again.
+    """Opens something in a thread when awaited or entered by ``async with``, which closes it at the end.
 
-    Where it is cancelled meanwhile, what the thread opens is closed.
+    If it is cancelled meanwhile, what the thread opens is closed.
 
     Args:
-        work: Opens, and blocks.
+        work: The blocking function that opens it.
     """
 
     def __init__(self, work: Callable[[], M]) -> None:

@@ -1,4 +1,4 @@
-"""Messages of a chat into what a chat template takes, with recalled text in its system message."""
+"""Convert chat messages to what a chat template takes, and put recalled text into them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from deltamem_agents.recall import Record, split_text
 from deltamem_agents.recall.records import RECORD_LIMIT
 
 ROLES = ("system", "user", "assistant", "tool")
-TURNS = 2  # before a question, that take part in it
-SPARE = 20  # records sought beyond k, to make up for those the prompt has already
-UNIQUE_ID = 16  # characters of an id that is another message's in no session
-LONG = 200  # characters; a shorter record may be in another text by chance
+TURNS = 2  # turns before a question that are used with it
+SPARE = 20  # records to search for beyond k, to make up for those that the prompt already contains
+UNIQUE_ID = 16  # characters from which an id is taken to be unique across sessions
+LONG = 200  # characters; a shorter record may occur in another text by chance
 
 
 def prompt_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Messages with text content, for a prompt.
 
-    Unlike in the journal, an assistant message may have no text where it has tool calls.
+    Unlike in the journal, an assistant message with tool calls may have no text.
 
     Raises:
         InvalidMessageError: There are none, a role is unknown, or a content is neither text nor a list of blocks.
@@ -38,7 +38,7 @@ def prompt_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
 
 
 def check_generation(sampling: object, tools: object, budget: object, truncation: object) -> None:
-    """Raise ConfigError unless these are what a reply can be made with."""
+    """Raise ConfigError unless these are valid options of `AgentMemory.generate`."""
     arguments.instance(sampling, "sampling", Sampling, optional=True)
     arguments.flag(truncation, "truncation")
     if budget is not None:
@@ -52,22 +52,22 @@ def check_generation(sampling: object, tools: object, budget: object, truncation
 
 
 def last_question(messages: Sequence[Mapping[str, Any]]) -> str:
-    """The newest user message: what memory is asked for. Empty where there is none."""
+    """The text of the newest user message, which is the query to memory; empty if there is none."""
     return next((str(m["content"]) for m in reversed(messages) if m["role"] == "user"), "")
 
 
 def turns_before(messages: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What user and assistant said before the newest user message, which may lean on it: "And Germany?"."""
+    """The turns before the newest user message, which may depend on them ("And Germany?")."""
     said = [(m["role"], str(m["content"] or "")) for m in messages if m["role"] in ("user", "assistant")]
     newest = max((place for place, (role, _) in enumerate(said) if role == "user"), default=0)
     return [text for _, text in said[:newest]][-TURNS:]
 
 
 def with_recall(messages: Sequence[dict[str, Any]], text: str, placement: Placement = "system") -> list[dict[str, Any]]:
-    """The messages with recalled text at the end of the system message, which is added where there is none.
+    """The messages with recalled text at the end of the system message; adds a system message if there is none.
 
     Args:
-        placement: "last_human" puts it at the beginning of the newest user message, where there is one.
+        placement: "last_human" puts it at the beginning of the newest user message instead, if there is one.
     """
     if not text:
         return list(messages)
@@ -82,19 +82,19 @@ def with_recall(messages: Sequence[dict[str, Any]], text: str, placement: Placem
 
 
 def search_size(k: int, said: Sequence[str]) -> int:
-    """Records to search for where `beyond` is to leave k."""
+    """How many records to search for so that `not_in_prompt` leaves k."""
     return k + min(len(said), SPARE)
 
 
 def not_in_prompt(
     records: Sequence[Record], said: Sequence[str], given: Collection[tuple[str | None, str]] = ()
 ) -> list[Record]:
-    """The records that no text of a prompt says, and of no message of it: it may hold some of the same conversation.
+    """The records that a prompt does not contain yet: neither their text nor the message they come from.
 
     Args:
         said: The prompt's texts.
-        given: Session and id of its messages, as far as they are known. What such a message said before it was edited
-            is left out too. Where the session is None, an id counts in any, if it is long enough to be no number.
+        given: Session and id of the prompt's messages, as far as known. Earlier versions of these messages are left out
+            too. If the session is None, the id matches in any session, provided that it has `UNIQUE_ID` characters.
     """
     refs = set(given)
     anywhere = {id for session, id in refs if session is None and len(id) >= UNIQUE_ID}
@@ -109,10 +109,10 @@ def not_in_prompt(
 def newest_that_fit(
     messages: Sequence[dict[str, Any]], fits: Callable[[Sequence[dict[str, Any]]], bool]
 ) -> list[dict[str, Any]]:
-    """The messages without the oldest, as few as it takes until they fit.
+    """Drop the oldest messages, as few as needed, until the rest fits.
 
-    The system message, the newest user message and the last always stay. Results of tools go together with the message
-    that called them.
+    The system message, the newest user message and the last message always stay. Tool results are dropped together
+    with the message that called the tools.
     """
     starts = [i for i, message in enumerate(messages) if message["role"] != "tool" or i == 0]
     groups = [range(start, end) for start, end in pairwise([*starts, len(messages)])]
@@ -130,12 +130,12 @@ def newest_that_fit(
 
 
 def _within(text: str, pieces: set[str], whole: set[str]) -> bool:
-    """Whether a record is one of these pieces, or a part of a long text."""
+    """Whether a record is one of these pieces or, if it is long, part of one of the whole texts."""
     return text in pieces or (len(text) >= LONG and any(text in other for other in whole))
 
 
 def _plain(text: str) -> str:
-    """A text however it is spaced."""
+    """The text with every run of whitespace as one space."""
     return " ".join(text.split())
 
 
@@ -161,7 +161,7 @@ def _prompt_message(index: int, message: object) -> dict[str, Any]:
 
 
 def _without_text(content: object) -> str:
-    """What is wrong with content that comes to no text."""
+    """Describe what is wrong with content that has no text."""
     if not isinstance(content, list) or not content:
         return f"has empty content {shown(content)}; give some text, or leave the message out"
     kinds = sorted({str(each.get("type", "unknown")) if isinstance(each, Mapping) else "text" for each in content})
@@ -180,7 +180,7 @@ _CLOSES = re.compile(r"(?<=\})\s*+</tool_call>")
 
 
 def split_tool_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:
-    """The text without its well-formed tool calls, and those. What does not parse stays text."""
+    """The text without its well-formed tool calls, and these calls. Calls that do not parse stay in the text."""
     calls: list[ToolCall] = []
     kept: list[str] = []
     done = 0
@@ -188,7 +188,7 @@ def split_tool_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:
     following = 0
     for begin in _OPENS.finditer(text):
         if begin.start() < done:
-            continue  # within a call
+            continue  # inside a call
         while following < len(ends) and ends[following][0] <= begin.end():
             following += 1
         if following == len(ends):

@@ -1,4 +1,4 @@
-"""What memory gives back: recalls, replies, and what they cost."""
+"""What memory returns: recalls, replies, receipts, and what they cost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Source = Literal["state", "records", "both", "neither"]
 
 
 def check_mode(mode: str) -> Mode:
-    """``mode``, if it is one.
+    """Return ``mode`` if it is valid.
 
     Raises:
         ConfigError: It is not.
@@ -36,7 +36,7 @@ def check_mode(mode: str) -> Mode:
 
 
 def check_handover(handover: str) -> Handover:
-    """``handover``, if it is one.
+    """Return ``handover`` if it is valid.
 
     Raises:
         ConfigError: It is not.
@@ -45,7 +45,7 @@ def check_handover(handover: str) -> Handover:
 
 
 def check_placement(placement: str) -> Placement:
-    """``placement``, if it is one.
+    """Return ``placement`` if it is valid.
 
     Raises:
         ConfigError: It is not.
@@ -54,7 +54,7 @@ def check_placement(placement: str) -> Placement:
 
 
 def check_outdated(outdated: str) -> Outdated:
-    """``outdated``, if it is one.
+    """Return ``outdated`` if it is valid.
 
     Raises:
         ConfigError: It is not.
@@ -73,11 +73,11 @@ def check_k(k: object) -> None:
 
 
 def check_asked(session: object, since: object, until: object, metadata: object, budget: object) -> None:
-    """Look at what narrows a recall, before anything is read.
+    """Check the filters and the budget of a recall before anything is read.
 
     Raises:
-        ConfigError: A time, the metadata or the budget is none.
-        InvalidAgentError: The session is no id.
+        ConfigError: A time, the metadata or the budget is not valid.
+        InvalidAgentError: The session id is not valid.
     """
     if session is not None:
         arguments.identifier(session, "session")
@@ -94,12 +94,12 @@ class Usage:
 
     Args:
         context_tokens: Tokens that recalled text adds to a prompt, by the backbone's tokenizer.
-        prompt_tokens: Tokens of the whole prompt the backbone was given; 0 where it was not asked.
+        prompt_tokens: Tokens of the backbone's whole prompt; 0 if it did not run.
         answer_tokens: Tokens it generated.
-        state_bytes: Size of the agent's state; 0 where it was not read.
-        first_token_seconds: Time to first token, from the start of the prompt's forward; None where not asked.
-        tokens_per_second: At which the tokens after the first came; None where there were none.
-        seconds: The whole call, folding and retrieval included.
+        state_bytes: Size of the agent's state; 0 if it was not read.
+        first_token_seconds: Time to the first token from the start of the prompt's forward; None if it did not run.
+        tokens_per_second: Rate of the tokens after the first; None if there were none.
+        seconds: Time of the whole call, with folding and retrieval.
     """
 
     context_tokens: int = 0
@@ -117,17 +117,17 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recall:
-    """What memory has to say to a query.
+    """What memory returns for a query.
 
     Args:
-        text: Ready for a prompt of any model; empty where nothing was found.
-        answer: The backbone's own short answer; None where it was not asked, or where memory does not support what
-            it said.
+        text: The text of the records, ready for the prompt of any model; empty if nothing was found.
+        answer: The backbone's own short answer; None if it did not run, or if memory does not support what it said.
         records: Retrieved pieces of messages, best first.
-        source: Where ``answer`` came from, by scoring it again without the state and without the records.
-        confidence: How sure memory is of its answer, or of the best it had where that is None; 0 to 1, a probability
-            where the adapter is calibrated.
-        left_out: Records that were found, and for which the budget has no room.
+        source: Which part of memory ``answer`` came from, found by scoring it again without the state and without the
+            records.
+        confidence: How sure memory is of its answer, or of its best candidate if ``answer`` is None; 0 to 1, a
+            probability if the adapter is calibrated.
+        left_out: How many records were found but did not fit the budget.
         notes: What a user should know, such as that no embedder is installed.
     """
 
@@ -143,7 +143,7 @@ class Recall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
-    """A call of a tool that the backbone asked for."""
+    """A tool call that the backbone requested."""
 
     id: str
     name: str
@@ -155,11 +155,11 @@ class Reply:
     """The backbone's reply to a chat; ``str(reply)`` is its text.
 
     Args:
-        text: Without tool calls.
-        tool_calls: Those found in the text.
+        text: The reply without its tool calls.
+        tool_calls: The tool calls parsed from the reply.
         recall: What memory added to the prompt.
-        position: Of the journal, up to which the state it was made under was folded; None where none was read.
-        finished: False where ``max_tokens`` cut it off.
+        position: Journal position up to which the state it used was folded; None if it used no state.
+        finished: False if ``max_tokens`` cut it off.
     """
 
     text: str
@@ -178,8 +178,9 @@ class Difference:
     """What happened between two positions of a journal.
 
     Args:
-        added, removed: Messages that are live at one of them only, in the journal's order.
-        layers: Module name to ‖S_b − S_a‖ / ‖S_a‖; empty where the memory was opened without a backbone.
+        added: Messages live at the second position only, in the journal's order.
+        removed: Messages live at the first position only, in the journal's order.
+        layers: Module name to ‖S_b − S_a‖ / ‖S_a‖; empty if the memory was opened without a backbone.
     """
 
     added: list[Entry]
@@ -189,11 +190,11 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """How far the state in use is from the journal folded anew.
+    """How far the state in use is from a fresh fold of the whole journal.
 
     Args:
         position: The last message of both; 0 for an unknown agent.
-        layers: Module name to ‖used − anew‖ / ‖anew‖. Up to 1e-4 comes of how text was cut into forwards.
+        layers: Module name to ‖used − fresh‖ / ‖fresh‖. Up to 1e-4 is due to how text was cut into forwards.
     """
 
     position: int
@@ -201,20 +202,21 @@ class Drift:
 
     @property
     def worst(self) -> float:
-        """The largest of all layers; 0 where there is none, infinity where one is not a number."""
+        """The largest value of all layers; 0 if there are none, infinity if one is not a number."""
         return max((each if each == each else math.inf for each in self.layers.values()), default=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """How an agent's memory stands.
+    """What is journalled, folded and stored of one agent.
 
     Args:
-        messages: Live ones.
+        messages: Live messages.
         position: The end of the journal.
-        unfolded: Live messages beyond the newest stored state; the next recall folds them.
-        revisions, state_bytes: Stored states, of all adapters, and their size.
-        folded_at: When the newest was stored.
+        epoch: Rises whenever messages leave the live journal: by an edit, a rollback or an erasure.
+        unfolded: Live messages after the newest stored state; the next recall folds them.
+        revisions, state_bytes: Number and size of the stored states of all adapters.
+        folded_at: When the newest of them was stored.
     """
 
     messages: int = 0
@@ -232,14 +234,14 @@ class Health:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryStats:
-    """How an open memory does; see `DeltaMem.stats`.
+    """Statistics of an open memory; see `DeltaMem.stats`.
 
     Args:
-        engine: Of the backbone's engine, which several memories of a process may share; None without a backbone.
-        folding: Failures to fold a journal, since the memory was opened.
+        engine: Statistics of the engine, which several memories of a process may share; None without a backbone.
+        folding: Failures to fold a journal since the memory was opened.
         embedding: Failures to embed records or queries, or to store embeddings.
-        refused: Texts that the embedder refuses while it takes others; `DeltaMem.reindex` tries them again.
-        waiting: Agents that wait to be folded and embedded in the background.
+        refused: Texts that the embedder refuses while it accepts others; `DeltaMem.reindex` tries them again.
+        waiting: Agents that wait for background folding and embedding.
         backlog: What the database holds that is not folded or not indexed yet.
     """
 
@@ -264,15 +266,16 @@ Status = Literal["complete", "pending", "dry run"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateHashes:
-    """The agent's state before and after, as HMAC-SHA256 under a key that was thrown away, and as it can be looked up.
+    """Hashes of the agent's state before and after an erasure.
 
-    A plain hash of the state before would let anyone with the rest of the journal try guesses at what was erased.
+    ``before`` and ``after`` are HMAC-SHA256 under a key that was thrown away: with a plain hash, anyone who has the
+    rest of the journal could test guesses at what was erased.
 
     Args:
-        before: None where no state was stored.
-        after: None where there is no journal any more, nobody waited for it, or it could not be folded here.
+        before: None if no state was stored.
+        after: None if no journal is left, the call did not wait for folding, or the journal cannot be folded here.
         checksum: SHA-256 of the state after, as it is stored.
-        note: Why ``after`` is None though messages are left, where that is known.
+        note: Why ``after`` is None although messages are left, where that is known.
     """
 
     before: str | None
@@ -286,14 +289,14 @@ class Receipt:
     """What was erased, or would be.
 
     Args:
-        agent: Whose.
-        status: "complete": gone from the database and its files. "pending": gone from the database, and the bytes may
-            still lie in its files until `DeltaMem.purge` has run; ``reason`` says why. "dry run": nothing was done.
-        erased: By agent: the one that was named, then those erased along with it.
-        held_by: Other agents that share messages by forking and still hold them, and the messages' sessions and ids.
-        remaining: By agent, sessions and ids of the messages of which a keyed hash stays, so that a client that sends
-            its history again does not bring them back. Empty where ``tombstone=False``.
-        outside_reach: Where copies may be that no statement of ours can reach.
+        agent: Id of the agent.
+        status: "complete": gone from the database and its files. "pending": gone from the database, but bytes may stay
+            in its files until `DeltaMem.purge` has run; ``reason`` says why. "dry run": nothing was done.
+        erased: What was erased of each agent: first the named one, then those erased along with it.
+        held_by: Other agents that share messages by forking and still hold them, with the messages' sessions and ids.
+        remaining: By agent, sessions and ids of the messages of which a keyed hash is kept, so that a client that sends
+            its history again does not bring them back. Empty with ``tombstone=False``.
+        outside_reach: Where copies may be that the database cannot reach.
     """
 
     agent: str
@@ -333,7 +336,7 @@ class Receipt:
 
 
 def state_hashes(before: str | None, after: str | None, note: str | None = None) -> StateHashes:
-    """From the checksums of stored states."""
+    """Make `StateHashes` from the checksums of stored states."""
     key = secrets.token_bytes(32)
     return StateHashes(
         before=None if before is None else keyed_hash(key, before),

@@ -1,4 +1,4 @@
-"""`Runtime`: what one open `DeltaMem` runs on; the memory of each agent holds it."""
+"""`Runtime`: the parts of one open `DeltaMem`, shared by the memories of its agents."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from deltamem_agents.store import Store
 if TYPE_CHECKING:
     from deltamem_agents.engine.engine import Engine
 
-CALLS = 8  # blocking calls of async methods at once; the model itself runs in a thread of its own
+CALLS = 8  # blocking calls of async methods that run at once; the model runs in its own thread
 
 
 class Runtime:
-    """A backbone or none, a database, a retriever, and the threads that fold, embed and answer async calls.
+    """A database, a retriever, a backbone if there is one, and the threads that fold, embed and run async calls.
 
     Args:
-        backbone: Closed by `close`, as are the store and the retriever.
+        backbone: Closed by `close`, like the store and the retriever.
         embedder: None searches by words alone.
-        notes: What a user should know of each recall, such as that there is no embedder.
-        embed_seconds: That a recall may embed; None for no limit.
+        notes: Notes that every recall carries for the user, such as that there is no embedder.
+        embed_seconds: How long one recall may spend on embedding; None for no limit.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Runtime:
 
     @property
     def engine(self) -> Engine:
-        """What runs the backbone.
+        """The engine that runs the backbone.
 
         Raises:
             ConfigError: The memory was opened without a backbone.
@@ -71,20 +71,20 @@ class Runtime:
 
     @property
     def pool(self) -> CallPool:
-        """Where async methods run.
+        """The threads that async methods run in.
 
         Raises:
-            ForkedError: The memory was opened by the process that this one was forked from; the threads are there.
+            ForkedError: The process that this one was forked from opened the memory; the threads exist only there.
         """
         check_process(self._process, "DeltaMem")
         return self._pool
 
     def check_open(self) -> None:
-        """Refuse what cannot work.
+        """Raise unless the memory is open in this process.
 
         Raises:
             ClosedError: The memory was closed.
-            ForkedError: It was opened by the process that this one was forked from.
+            ForkedError: The process that this one was forked from opened it.
         """
         check_process(self._process, "DeltaMem")
         if self._closed:
