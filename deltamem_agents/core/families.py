@@ -1,8 +1,8 @@
-"""What is known of each backbone family: the one registry, and how to find the parts of a model by it.
+"""The registry of backbone families, and how to find the parts of a model.
 
 Hooks need four facts: which module holds the decoder layers, the attention class, whether q, k and v are separate
-projections, and their widths. A family is listed once its attention was seen to take its input as ``hidden_states``
-and to call ``q_proj`` (or ``qkv_proj``) and ``o_proj`` exactly once a forward.
+projections, and their widths. A family is listed once its attention is known to take its input as ``hidden_states``
+and to call ``q_proj`` (or ``qkv_proj``) and ``o_proj`` exactly once per forward.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class Family:
     """One architecture.
 
     Args:
-        model_type: As in the model's (text) config.
+        model_type: As named in the model's (text) config.
         attention: Class name of its attention modules.
-        packed: Whether one ``qkv_proj`` stands for ``q_proj``, ``k_proj`` and ``v_proj``.
+        packed: Whether one ``qkv_proj`` replaces ``q_proj``, ``k_proj`` and ``v_proj``.
     """
 
     model_type: str
@@ -48,7 +48,7 @@ FAMILIES = {
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """Widths of one attention module: its input, and the outputs of its four projections."""
+    """Widths of one attention module: of its input, and of the outputs of its four projections."""
 
     hidden: int
     outputs: dict[str, int]
@@ -61,7 +61,7 @@ class Backbone:
     Args:
         decoder: The module that takes ids and masks and runs the layers.
         attentions: The attention module of each layer.
-        shapes: Their widths.
+        shapes: Widths of each attention module.
     """
 
     family: Family
@@ -79,7 +79,7 @@ def inspect_backbone(model: nn.Module) -> Backbone:
     """Find the decoder and the attention modules of a supported model.
 
     Raises:
-        UnsupportedModelError: An unknown family, or one whose modules are not where its family has them.
+        UnsupportedModelError: The family is unknown, or the model's modules are not where the family has them.
     """
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(f"the model is {shown(model)}; give one that AutoModelForCausalLM loads")
@@ -110,7 +110,7 @@ def _is(module: nn.Module, name: str) -> bool:
 
 
 def _layer_shape(attention: nn.Module, family: Family) -> LayerShape:
-    """Widths from the modules themselves, so that wrapped or quantised projections work too."""
+    """Widths, read from the modules themselves, so that wrapped or quantised projections work too."""
     hidden, out = _features(attention, "o_proj")
     if not family.packed:
         widths = {name: _features(attention, f"{name}_proj") for name in ("q", "k", "v")}

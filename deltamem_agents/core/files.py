@@ -1,6 +1,6 @@
 """Adapter files: ours (`deltamem_adapter.json`, `deltamem_adapter.safetensors`) and the authors', from folder or hub.
 
-Nothing is unpickled and no tensor is read before its name, dtype and shape were compared with what the config asks for.
+Nothing is unpickled. A tensor is read only after its name, dtype and shape have been checked against the config.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from deltamem_agents.errors import AdapterFileError, ConfigError, kind_of, shown
 
 CONFIG_FILE = "deltamem_adapter.json"
 WEIGHTS_FILE = "deltamem_adapter.safetensors"
-CALIBRATION_FILE = "deltamem_calibration.json"  # not every adapter has one
+CALIBRATION_FILE = "deltamem_calibration.json"  # optional
 MAX_FILE_BYTES = 4 << 30
-HEADER_BYTES = 8 << 20  # of names and shapes of tensors
-SIDE = 1 << 22  # of a tensor
+HEADER_BYTES = 8 << 20  # limit on the list of tensor names and shapes
+SIDE = 1 << 22  # limit on one side of a tensor
 _LAYER = re.compile(r"[0-9]{1,5}")
 _PICKLED = re.compile(
     r"torch\._utils\._rebuild_(tensor|tensor_v2|parameter)|torch\.([A-Z][a-z0-9]*|BFloat16)Storage|"
@@ -49,9 +49,9 @@ def load_adapter(source: str | Path, *, revision: str | None = None) -> Adapter:
         revision: Branch, tag or commit on the hub.
 
     Raises:
-        AdapterFileError: Not found, truncated, malformed, or not an adapter.
-        ConfigError: An option is out of range.
-        UnsupportedModelError: The authors' file uses an option this package does not have.
+        AdapterFileError: The adapter is not found, truncated, malformed, or the file is not an adapter.
+        ConfigError: An option is out of range, or an argument has the wrong type.
+        UnsupportedModelError: The authors' file uses an option that this package does not support.
     """
     folder = _folder(source, revision)
     if (folder / CONFIG_FILE).is_file():
@@ -62,9 +62,10 @@ def load_adapter(source: str | Path, *, revision: str | None = None) -> Adapter:
 
 
 def save_adapter(adapter: Adapter, folder: str | Path) -> Path:
-    """Write its files, each complete or not at all; the config last, since a folder without one is no adapter.
+    """Write an adapter's files, each atomically; the config last, since a folder without one is not an adapter.
 
     Raises:
+        ConfigError: An argument has the wrong type.
         AdapterFileError: The folder cannot be written.
     """
     arguments.instance(adapter, "adapter", Adapter)
@@ -76,7 +77,7 @@ def save_adapter(adapter: Adapter, folder: str | Path) -> Path:
         save_file(tensors, partial, metadata={"format": "pt"})
         os.replace(partial, target / WEIGHTS_FILE)
         if adapter.calibration == Calibration():
-            (target / CALIBRATION_FILE).unlink(missing_ok=True)  # of another adapter
+            (target / CALIBRATION_FILE).unlink(missing_ok=True)  # left by another adapter
         else:
             _put(target / CALIBRATION_FILE, json.dumps(adapter.calibration.as_dict(), indent=1) + "\n")
         _put(target / CONFIG_FILE, adapter.config.to_json())
@@ -163,7 +164,7 @@ def _load_ours(folder: Path) -> Adapter:
             adapter = _empty_adapter(config, sizes, path)
             tensors = {name: handle.get_tensor(name) for name in sizes}
     except AdapterFileError:
-        raise  # an OSError too
+        raise  # AdapterFileError is an OSError, so the next clause would catch it
     except (SafetensorError, OSError, RuntimeError, TypeError, OverflowError) as error:
         raise AdapterFileError(f"{str(path)!r} is truncated or malformed: {error}; fetch the adapter again") from error
     adapter.calibration = _load_calibration(folder / CALIBRATION_FILE)
@@ -171,7 +172,7 @@ def _load_ours(folder: Path) -> Adapter:
 
 
 def _check_header(path: Path, size: int) -> None:
-    """Refuse a safetensors file whose list of tensors is longer than an adapter's can be, or than the file."""
+    """Refuse a safetensors file whose header is longer than an adapter's can be, or than the file itself."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -185,7 +186,7 @@ def _check_header(path: Path, size: int) -> None:
 
 
 def _load_calibration(path: Path) -> Calibration:
-    """What is stored beside an adapter, or else none."""
+    """Read the calibration stored beside an adapter; the default if there is none."""
     if not path.exists():
         return Calibration()
     data = _read_json(path)
@@ -210,7 +211,7 @@ def _load_authors(folder: Path) -> Adapter:
 
 
 def _torch_file(path: Path) -> dict[str, Tensor]:
-    """Tensors of a ``.pt`` file, mapped and not read, after a look at its index."""
+    """Tensors of a ``.pt`` file, memory-mapped, after checking its index."""
     size = _check_size(path)
     again = "fetch the adapter again"
     try:
@@ -241,9 +242,9 @@ def _torch_file(path: Path) -> dict[str, Tensor]:
 
 
 def _check_pickle(data: bytes, size: int, path: Path) -> None:
-    """Refuse a list of tensors that names anything but tensors, or numbers that no tensor of the file can have.
+    """Refuse a pickle that names anything but tensors, or holds numbers that no tensor of the file can have.
 
-    What ``torch.load`` allows besides can take more memory than the machine has: ``bytearray`` of a number.
+    Other things that ``torch.load`` allows can use up the memory, such as ``bytearray`` of a large number.
     """
     texts: list[str] = []
     try:
@@ -271,7 +272,7 @@ def _check_shapes(sizes: Mapping[str, tuple[int, ...]], path: Path) -> None:
 
 
 def _empty_adapter(config: DeltaMemConfig, sizes: Mapping[str, tuple[int, ...]], path: Path) -> Adapter:
-    """An adapter whose parameters have the shapes of the file, after these were compared with the config's."""
+    """Make an adapter with parameters of the shapes in the file, after checking these against the config."""
     _check_shapes(sizes, path)
     indices = _layer_indices(config, sizes, path)
     shapes = {}

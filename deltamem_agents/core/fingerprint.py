@@ -1,4 +1,4 @@
-"""Identity of a backbone: what states computed on it depend on."""
+"""Identity of a backbone: everything that states computed on it depend on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deltamem_agents.core.adapter import raw_bytes
 
-# Named one by one: a release of transformers that adds an option must not change the identity of a checkpoint.
+# Listed by name: a transformers release that adds an option must not change the identity of a checkpoint.
 _FACTS = (
     "model_type",
     "hidden_size",
@@ -44,10 +44,10 @@ _SAMPLES = 4096
 
 
 def backbone_fingerprint(model: nn.Module, tokenizer: Any = None) -> str:
-    """sha256, in hexadecimal, of a backbone's config facts, dtype, quantisation, weights and vocabulary.
+    """Hex sha256 of a backbone's config facts, dtype, quantisation, weights and vocabulary.
 
-    Weights count in full up to 256 MiB, above that by shape and 4096 evenly spaced elements a tensor: fine-tuning moves
-    nearly all of them. An attached adapter does not count.
+    Weights up to 256 MiB are hashed in full; above that, by shape and 4096 evenly spaced elements per tensor, as
+    fine-tuning changes nearly all of them. An attached adapter does not count.
     """
     digest = hashlib.sha256()
     config: Any = model.config
@@ -76,7 +76,7 @@ def _plain(value: Any) -> Any:
 
 
 def _vocabulary(tokenizer: Any) -> str:
-    """What text becomes which ids: without padding and truncation, which are settings of a caller."""
+    """How text is turned into ids, without padding and truncation, which are the caller's settings."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return json.dumps(sorted(tokenizer.get_vocab().items()))

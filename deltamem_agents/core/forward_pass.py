@@ -1,8 +1,8 @@
 """What one forward of an attached model reads, writes and leaves behind. Knows states and masks, nothing about hooks.
 
-A *frame* is what a caller set up: `Attached.forward` for one forward, `Attached.bind` for the forwards inside it. A
-*pass* is one run of the decoder under a frame. A pass never changes a state it was given: checkpointed backward runs,
-beam search and retries may run its layers again.
+A *frame* is what a caller sets up: `Attached.forward` for one forward, `Attached.bind` for the forwards inside it. A
+*pass* is one run of the decoder under a frame. A pass never changes a given state, as checkpointed backward runs, beam
+search and retries may run its layers again.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Pass:
     """One run of the decoder. States are by layer number.
 
     Args:
-        valid: [B, T] bool, or None where every token is real.
-        spans: Write spans, or None for token writes.
-        after: Filled by the layers: the state each one left.
-        steered: Corrections applied, to notice projections that were never called.
-        differentiable: Whether autograd was on when it began.
+        valid: [B, T] bool; None if every token is real.
+        spans: Write spans; None for token writes.
+        after: The state that each layer left, filled in by the layers.
+        steered: Number of corrections applied, to detect projections that were never called.
+        differentiable: Whether autograd was on when the pass began.
     """
 
     state: Mapping[int, Tensor]
@@ -46,7 +46,7 @@ class Pass:
     steered: int = 0
 
     def run(self, index: int, layer: Callable[..., T], x: Tensor) -> T:
-        """What ``layer`` (an `AdapterLayer`, or what takes the same) makes of its input x [B, T, D] in this pass."""
+        """Apply ``layer`` (an `AdapterLayer` or a callable with its arguments) to its input x [B, T, D]."""
         return layer(
             x,
             self.state[index],
@@ -57,7 +57,11 @@ class Pass:
         )
 
     def check_reached(self, adapter: Adapter) -> None:
-        """Raise InertAdapterError if a layer or a projection was bypassed. Costs no device work."""
+        """Check that no layer or projection was bypassed. Costs no device work.
+
+        Raises:
+            InertAdapterError: One was.
+        """
         missing = [index for index in adapter.layer_indices if index not in self.after]
         wanted = len(adapter.layer_indices) * len(adapter.config.corrections)
         if missing or self.steered != wanted:
@@ -70,7 +74,7 @@ class Pass:
     def unwritten(self) -> Tensor:
         """Scalar bool on the device: tokens should have been written, and every state is zero before and after.
 
-        A state that is not zero may well stay the same: one text said over and over comes to a fixed point.
+        A state that is not zero may rightly stay the same: repeating one text leads to a fixed point.
         """
         intended = self.valid if self.spans is None else self.spans.mask
         same = [(self.after[index].eq(0) & self.state[index].eq(0)).all() for index in self.after]
@@ -81,11 +85,11 @@ class Pass:
 
 @dataclass(slots=True)
 class Frame:
-    """What the caller set up, and the state it has come to.
+    """A caller's setup, and its current state.
 
     Args:
-        state: By layer number; None is the zero state of however many rows come.
-        stop_ids: Bound writes only: ids after which a generated row is finished.
+        state: By layer number; None for the zero state, with as many rows as the input has.
+        stop_ids: For bound writes only: ids after which a generated row is finished.
     """
 
     owner: object
@@ -102,10 +106,12 @@ class Frame:
     last: Pass | None = None
 
     def begin(self, inputs: Mapping[str, Any]) -> Pass | None:
-        """Start a pass from the decoder's arguments; None where it would read only zeros.
+        """Start a pass from the decoder's arguments; None if it would read only zeros.
 
         Raises:
-            StateMismatchError: The state has another number of rows.
+            ConfigError: Span ids are incomplete or have another shape.
+            StateMismatchError: The state has another number of rows, or the mask does not fit.
+            UnsupportedModelError: The mask has an unsupported form.
         """
         tokens = tokens_of(inputs)
         if tokens is None:
@@ -113,12 +119,12 @@ class Frame:
         return self.start(tokens, validity(inputs), inputs.get("input_ids"))
 
     def start(self, tokens: Tensor, valid: Tensor | None, input_ids: Tensor | None) -> Pass | None:
-        """As `begin`, where validity is known.
+        """Start a pass like `begin`, with known validity.
 
         Args:
-            tokens: [B, T] or [B, T, D]: what has the input's shape and device.
-            valid: [B, T] bool, or None where every token is real.
-            input_ids: [B, T], to notice rows that have ended; None where there are none.
+            tokens: [B, T] or [B, T, D], with the input's shape and device.
+            valid: [B, T] bool; None if every token is real.
+            input_ids: [B, T], to detect rows that have ended; None if there are none.
         """
         batch, length = tokens.shape[:2]
         if self.state is None and not self.write and not torch.is_grad_enabled() and self.read_state is None:
@@ -142,14 +148,14 @@ class Frame:
         )
 
     def commit(self, done: Pass) -> None:
-        """Take over the state a successful pass left."""
+        """Take over the state that a successful pass left."""
         if done.write:
             self.state = {index: done.after[index] for index in self.adapter.layer_indices}
         self.last = done
         self.passes += 1
 
     def _rows(self, state: dict[int, Tensor], batch: int) -> dict[int, Tensor]:
-        """``state`` with one row per input row; beams and returned sequences share their prompt's when only reading."""
+        """``state`` with one row per input row; in reads, beams and returned sequences share their prompt's row."""
         rows = next(iter(state.values())).shape[0]
         if rows == batch:
             return state
@@ -161,7 +167,7 @@ class Frame:
         )
 
     def _without_finished(self, tokens: Tensor | None, valid: Tensor | None) -> Tensor | None:
-        """Validity less the rows that generation has ended: it keeps feeding them, with a mask of ones."""
+        """Validity without the rows that generation has ended, which it keeps feeding with a mask of ones."""
         if self.stop_ids is None or tokens is None or self.passes == 0 or tokens.shape[1] != 1:
             return valid
         stopped = torch.isin(tokens[:, 0], self.stop_ids.to(tokens.device))
@@ -171,13 +177,13 @@ class Frame:
 
 
 def tokens_of(inputs: Mapping[str, Any]) -> Tensor | None:
-    """What among the decoder's arguments has the input's shape and device: ids [B, T], or embeddings [B, T, D]."""
+    """The decoder argument with the input's shape and device: ids [B, T], or embeddings [B, T, D]."""
     ids: Tensor | None = inputs.get("input_ids")
     return inputs.get("inputs_embeds") if ids is None else ids
 
 
 def validity(inputs: Mapping[str, Any]) -> Tensor | None:
-    """Validity [B, T] of the decoder's tokens from its arguments; None where all are valid, or there are none."""
+    """Validity [B, T] of the decoder's tokens from its arguments; None if all are valid, or there are none."""
     tokens = tokens_of(inputs)
     if tokens is None:
         return None

@@ -1,9 +1,9 @@
-"""Hooks on one model: where a pass begins and ends, where it reads and writes, where corrections are added.
+"""Hooks on one model: they begin and end a pass, read and write the state, and add the corrections.
 
-The decoder's hooks find the caller's frame through a context variable, so threads and tasks do not see each other's;
-from there to the layers the pass travels in thread-local memory. Backward runs of checkpointed layers happen on other
-threads and after the forward has ended: for these it travels in the layers' keyword arguments instead. What
-``torch.compile`` traces takes neither way, see ``tracing``.
+The decoder's hooks find the caller's frame through a context variable, so threads and tasks do not see each other's.
+From there the pass reaches the layers in thread-local memory. Backward runs of checkpointed layers happen on other
+threads after the forward has ended; for these the pass travels in the layers' keyword arguments. Code traced by
+``torch.compile`` uses neither way, see ``tracing``.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ Corrector = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]
 
 
 class _Running(threading.local):
-    """The pass this thread is in, and what the attention module it is in has read and projected."""
+    """The current pass of this thread, and what its current attention module has read and projected."""
 
     frame: Frame | None = None
     current: Pass | None = None
-    carried: Pass | None = None  # through a checkpointed layer's keyword arguments
+    carried: Pass | None = None  # passed in a checkpointed layer's keyword arguments
     in_place: bool = False
-    # Of the layer `at`, from its first projection to its last:
+    # Of layer `at`, from its first projection to its last:
     at: int = -1
     steering: Pass | None = None
     reads: Tensor | None = None
     outputs: tuple[Tensor, ...] | None = None
-    output_addend: Tensor | None = None  # what is to be added to the output projection's product
+    output_addend: Tensor | None = None  # to be added to the output projection's product
 
     def clear(self) -> None:
         self.frame = self.current = self.carried = self.steering = self.reads = self.outputs = self.output_addend = None
@@ -57,7 +57,7 @@ class Hooks:
     """All hooks of one adapter on one model.
 
     Args:
-        on_end: Called with the frame and the pass after each successful run of the decoder.
+        on_end: Called with the frame and the pass after each successful decoder run.
     """
 
     def __init__(self, backbone: Backbone, adapter: Adapter, on_end: Callable[[Frame, Pass], None]) -> None:
@@ -68,7 +68,7 @@ class Hooks:
         self._checkpointed = [backbone.decoder, *backbone.decoder.get_submodule("layers").children()]
         self._layers: list[InferenceLayer] = []
         self._replaced: list[nn.Module] = []
-        self._uncarried: list[nn.Module] = []  # attention modules that nothing is taken out of the arguments of
+        self._uncarried: list[nn.Module] = []  # attention modules without the `_carry` hook
         decoder = backbone.decoder
         self._handles: list[RemovableHandle] = [
             decoder.register_forward_pre_hook(self._begin, with_kwargs=True),
@@ -79,7 +79,7 @@ class Hooks:
         forget_compiled()
 
     def remove(self) -> None:
-        """Leave the model as it was."""
+        """Restore the model."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -94,7 +94,7 @@ class Hooks:
     def _hook_layer(self, index: int, backbone: Backbone, layer: AdapterLayer) -> None:
         attention, names = backbone.attentions[index], layer.config.corrections
         widths = {name: backbone.shapes[index].outputs[name] for name in ("q", "k", "v")}
-        # What each projection of the input gives, in order: one of q, k and v, or all three.
+        # The parts of each input projection's output, in order: one of q, k and v, or all three.
         modules = (
             {"qkv_proj": widths}
             if backbone.family.packed
@@ -121,7 +121,7 @@ class Hooks:
         if "o" in names:
             correct = self._corrector(layer, fast, {"o": backbone.shapes[index].outputs["o"]})
             if adds:
-                output.forward = self._followed(output, correct)  # costs less than a hook, which decoding notices
+                output.forward = self._followed(output, correct)  # cheaper than a hook, which slows decoding noticeably
                 self._replaced.append(output)
             else:
                 self._handles.append(output.register_forward_hook(correct))
@@ -146,7 +146,7 @@ class Hooks:
         if tokens is not None and running.current is not None and not torch.is_grad_enabled():
             running.in_place = not torch.is_autocast_enabled(tokens.device.type)
         if running.in_place and tokens is not None and not (frame.passes and tokens.shape[1] == 1):
-            for layer in self._layers:  # not before every token of an answer: nobody trains in the middle of one
+            for layer in self._layers:  # skipped for the later tokens of an answer: weights do not change within one
                 layer.refresh()
         if running.current is not None and self._will_checkpoint():
             self._carry_through_checkpoints()
@@ -154,7 +154,7 @@ class Hooks:
         return None
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """After the decoder, failed or not; ``output`` is None where it failed."""
+        """After the decoder, whether or not it failed; ``output`` is None if it failed."""
         if torch.compiler.is_compiling():
             self.tracing.end()
             return
@@ -170,12 +170,12 @@ class Hooks:
         return any(each.training and getattr(each, "gradient_checkpointing", False) for each in self._checkpointed)
 
     def _carry_through_checkpoints(self) -> None:
-        """From now on, take the pass out of packed layers' arguments."""
+        """From now on, take the pass out of the arguments of packed layers."""
         while self._uncarried:
             self._handles.append(self._uncarried.pop().register_forward_pre_hook(self._carry, with_kwargs=True))
 
     def _read(self, index: int, fast: InferenceLayer, x: Tensor) -> None:
-        """Read, and write if asked, at a layer's input x [B, T, D]."""
+        """Read the state, and write if asked, at a layer's input x [B, T, D]."""
         running = self._running
         carried, running.carried = running.carried, None
         current = running.current if carried is None else carried
@@ -196,7 +196,7 @@ class Hooks:
             running.reads, current.after[index] = current.run(index, fast.layer, x)
 
     def _before(self, index: int, fast: InferenceLayer) -> Callable[..., Any]:
-        """A pre-hook of an attention module whose projections are not packed."""
+        """A pre-hook for an attention module whose projections are not packed."""
         running, tracing = self._running, self.tracing
 
         def read(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -211,7 +211,7 @@ class Hooks:
         return read
 
     def _carry(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A pre-hook of attention modules under gradient checkpointing."""
+        """A pre-hook for attention modules under gradient checkpointing."""
         if _KWARG not in kwargs:
             return None
         self._running.carried = kwargs.pop(_KWARG)
@@ -220,9 +220,9 @@ class Hooks:
     def _taken(
         self, module: nn.Module, position: int, index: int, fast: InferenceLayer, correct: Corrector | None
     ) -> Callable[[Tensor], Tensor]:
-        """The forward of a packed projection: its part of the product, once the first of them has read at their input.
+        """The forward of a packed projection: its part of the product, after the first of them has read at their input.
 
-        Decoding notices what a hook of the attention module would cost.
+        A hook on the attention module instead would slow decoding noticeably.
         """
         running, tracing, own = self._running, self.tracing, module.forward
 
@@ -236,7 +236,7 @@ class Hooks:
                 outputs = running.outputs
                 if outputs is not None:
                     if correct is not None:
-                        correct(module, (x,), outputs[position])  # only counts: it is corrected where it was projected
+                        correct(module, (x,), outputs[position])  # only counts; the product is already corrected
                     return outputs[position]
             output: Tensor = own(x)
             corrected = None if correct is None else correct(module, (x,), output)
@@ -245,7 +245,7 @@ class Hooks:
         return forward
 
     def _followed(self, module: nn.Module, correct: Corrector) -> Callable[[Tensor], Tensor]:
-        """The output projection's forward and its correction: as the addend of its product where that is known."""
+        """The forward of the output projection with its correction, added inside its product if already known."""
         running, own = self._running, module.forward
 
         def forward(x: Tensor) -> Tensor:
@@ -263,7 +263,7 @@ class Hooks:
         return forward
 
     def _corrector(self, layer: AdapterLayer, fast: InferenceLayer, parts: Mapping[str, int]) -> Corrector:
-        """A forward hook of a projection whose output holds ``parts``: names, and how wide each is."""
+        """A forward hook of a projection whose output holds ``parts``: names with their widths."""
         running, tracing = self._running, self.tracing
         names = [name for name in parts if name in layer.config.corrections]
 
@@ -284,7 +284,7 @@ class Hooks:
                 running.reads = running.outputs = running.output_addend = None
                 running.at = -1
             elif running.outputs is not None:
-                return None  # corrected where it was projected
+                return None  # the product is already corrected
             if running.in_place and len(parts) == 1:
                 return fast.correct(names[0], output, reads)
             return each(output, lambda name, piece: layer.correct(name, piece, reads))
@@ -294,7 +294,7 @@ class Hooks:
 
 @contextmanager
 def opened(frame: Frame) -> Iterator[None]:
-    """Put a frame in effect for this context (thread or task), or for what is being traced."""
+    """Apply a frame in this context (thread or task), or to the code being traced."""
     hooks = frame.owner
     assert isinstance(hooks, Hooks)
     if torch.compiler.is_compiling():

@@ -1,7 +1,7 @@
-"""One adapted layer when nothing is trained: weights in the forms that are fastest, corrections added in place.
+"""One adapted layer for inference: weights in the fastest forms, corrections added in place.
 
-`AdapterLayer` holds the parameters and says what is computed; this computes the same without autograd. Copies are made
-again whenever a parameter has changed.
+`AdapterLayer` holds the parameters and defines what is computed; this computes the same without autograd. Copies of
+weights are renewed whenever a parameter has changed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class InferenceLayer:
     Args:
         layer: The adapter's layer, on the module's device.
         inputs: The modules that project the attention's input: q, k and v, or one packed module.
-        columns: Which of q, k, v are corrected, and the columns [start, stop) of each among the inputs' outputs.
+        columns: The corrected ones of q, k, v, with the columns [start, stop) of each in the inputs' joint output.
         adds: Whether the output projection can take its correction as the addend of its own product.
     """
 
@@ -41,14 +41,14 @@ class InferenceLayer:
         self._columns = columns
         plain = packable(inputs)
         self._packed = None if plain is None else PackedProjections(plain, layer.memory.shape[0])
-        # What copies are made of, where to find it: parameters may be exchanged for others.
+        # Where to find the parameters that were copied: a parameter may be replaced by another.
         self._watched = [
             *((layer._parameters, name) for name in ("memory", "scale") if name in layer._parameters),
             *((layer.corrections._parameters, name) for name in layer.config.corrections),
             *((linear._parameters, "weight") for linear in plain or ()),
         ]
         self._stamp: tuple[object, ...] = ()
-        # Made by _prepare for inputs of one dtype.
+        # Set by _prepare for inputs of one dtype.
         self._dtype: torch.dtype | None = None
         self._through: PackedProjections | None = None
         self._corrections: dict[str, Correction] = {}
@@ -60,15 +60,15 @@ class InferenceLayer:
         return self._packed is not None
 
     def restore(self) -> None:
-        """Leave the backbone's weights as they were."""
+        """Restore the backbone's weights."""
         if self._packed is not None:
             self._packed.restore()
             self._packed = None
 
     def refresh(self) -> None:
-        """Notice parameters, the adapter's or the backbone's, that have changed since the last pass."""
+        """Detect parameters, the adapter's or the backbone's, that have changed since the last pass."""
         found = [parameters[name] for parameters, name in self._watched]
-        # An inference tensor counts no versions, and nobody can change it in place either.
+        # An inference tensor has no version counter, and cannot be changed in place either.
         stamp = tuple(
             [(each.data_ptr(), 0 if each.is_inference() else each._version) for each in found if each is not None]
         )
@@ -85,12 +85,12 @@ class InferenceLayer:
         valid: Tensor | None,
         spans: SpanPlan | None,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...] | None, Tensor | None]:
-        """Read, write if asked, and correct q, k and v where they are packed. Arguments as of `AdapterLayer`.
+        """Read, write if asked, and correct q, k and v if they are packed. Arguments as in `AdapterLayer`.
 
         Returns:
-            Reads [B, T, W] float32, the state after, and what the input modules are to return, in their order, with
-            something behind it; None where they compute their own. Last what is to be added to the output projection's
-            product, [B, out], while decoding; None where `correct` is to do it.
+            Reads [B, T, W] float32; the state after; the input modules' outputs in order, followed by the memory's
+            columns, or None if the modules compute their own; and, in decoding, the addend [B, out] of the output
+            projection's product, or None if `correct` must add it.
         """
         if self._dtype != x.dtype:
             self._prepare(x.dtype)
@@ -113,7 +113,7 @@ class InferenceLayer:
         return reads, after, outputs, None
 
     def correct(self, name: str, output: Tensor, reads: Tensor) -> Tensor:
-        """``output`` [B, T, out] of a projection, with its correction added in place where that can be done."""
+        """``output`` [B, T, out] of a projection plus its correction, in place if possible."""
         correction = self._corrections.get(name)
         if correction is None or output.dtype != self._dtype or not output.is_contiguous():
             return self.layer.correct(name, output, reads)
@@ -121,7 +121,7 @@ class InferenceLayer:
         return output
 
     def _prepare(self, dtype: torch.dtype) -> None:
-        """Make the copies that inputs of this dtype need."""
+        """Make the copies for inputs of this dtype."""
         layer, config, packed = self.layer, self.layer.config, self._packed
         through = packed if packed is not None and packed.dtype == dtype and packed.intact() else None
         if through is not None:

@@ -24,15 +24,15 @@ _NORM_EPS = 1e-6
 
 
 def _zeros(*shape: int) -> Tensor:
-    """Float32 whatever the default dtype is; on the default device, which "meta" is while a file is looked at."""
+    """Float32 whatever the default dtype is; on the default device, which is "meta" while a file is checked."""
     return torch.zeros(shape, dtype=torch.float32)
 
 
 class AdapterLayer(nn.Module):
     """Parameters of one layer, float32 whatever the backbone's dtype.
 
-    ``memory`` [3W + G (+ G), D] holds the rows of q, k, v, β and, where λ has weights of its own, λ: one matrix product
-    a forward. ``gate_bias`` [G (+ G)]. ``corrections[name]`` [out, W] for each corrected projection.
+    ``memory`` [3W + G (+ G), D] holds the rows of q, k, v, β and, if λ has its own weights, λ: one matrix product per
+    forward. ``gate_bias`` [G (+ G)]. ``corrections[name]`` [out, W] for each corrected projection.
     """
 
     def __init__(self, config: DeltaMemConfig, shape: LayerShape) -> None:
@@ -58,14 +58,14 @@ class AdapterLayer(nn.Module):
         valid: Tensor | None,
         spans: SpanPlan | None,
     ) -> tuple[Tensor, Tensor]:
-        """Read, and write if asked.
+        """Read the state, and write if asked.
 
         Args:
             x: [B, T, D], the attention module's input.
             state: [B, R, R] or [B, H, R, R] float32; never changed in place.
-            read_state: Like ``state``; what read-only passes and span writes read instead of it.
+            read_state: Like ``state``; read instead of it by read-only passes and span writes.
             valid: [B, T] bool; a False token neither reads nor writes. None: all are valid.
-            spans: One write a span; None: one a token, each reading the state its predecessors left.
+            spans: One write per span. None: one per token, each reading the state that its predecessors left.
 
         Returns:
             Reads [B, T, W] float32, and the state after the last token.
@@ -89,10 +89,10 @@ class AdapterLayer(nn.Module):
         valid: Tensor | None,
         spans: SpanPlan | None,
     ) -> tuple[Tensor, Tensor]:
-        """As `forward`, from the memory's projections of the input.
+        """Like `forward`, given the memory's projections of the input.
 
         Args:
-            projected: [B, T, ≥ W] float32, queries first; all of ``memory``'s rows where something is written.
+            projected: [B, T, ≥ W] float32, queries first; all of ``memory``'s rows if anything is written.
         """
         queries = self._unit(projected[..., : self.config.width])
         if write and spans is None:
@@ -115,15 +115,15 @@ class AdapterLayer(nn.Module):
         return output + F.linear(reads, self.corrections[name]).to(output.dtype)
 
     def scaled(self, name: str) -> Tensor:
-        """Weight [out, W] of a correction with its scale multiplied in."""
+        """Weight [out, W] of a correction, multiplied by its scale."""
         weight: Tensor = self.corrections[name]
         return weight * self._multiplier(name)
 
     def initialise(self, weights: dict[str, Tensor], generator: torch.Generator) -> None:
-        """The paper's initialisation: kaiming projections, zero gates, corrections from slices of the base weights.
+        """Initialise as in the paper: kaiming projections, zero gates, corrections from slices of the base weights.
 
         Args:
-            weights: The backbone's projection weights [out, in], one for each correction.
+            weights: The backbone's projection weights [out, in], one per correction.
         """
         config = self.config
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Which tokens of a forward are real: from the mask the decoder was given. Never waits for a device."""
+"""Which tokens of a forward are real, derived from the decoder's mask. Never waits for a device."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from torch import Tensor
 
 from deltamem_agents.errors import StateMismatchError, UnsupportedModelError
 
-# Self-attention scores get at most a small bias; every way of masking subtracts far more than this.
+# A token's bias on itself is small at most; every way of masking subtracts far more than this.
 _MASKED_BELOW = -1e3
 
 
 def token_validity(mask: object, cache: object, batch: int, length: int, device: torch.device) -> Tensor | None:
-    """Validity [B, T] bool of the current tokens, or None where all are valid.
+    """Validity [B, T] bool of the current tokens; None if all are valid.
 
     Args:
         mask: None, a 2-D mask [B, tokens so far], a 4-D one [B or 1, 1 or heads, T, columns] (bool: True attends;
-            otherwise additive), or a dict of 4-D ones by layer type.
-        cache: The KV cache as it is before this forward, or None.
+            otherwise additive), or a dict of 4-D masks by layer type.
+        cache: The KV cache before this forward, or None.
 
     Raises:
-        UnsupportedModelError: A FlexAttention block mask or another form.
-        StateMismatchError: A mask of another batch size, or shorter than the tokens.
+        UnsupportedModelError: The mask is a FlexAttention block mask or has another form.
+        StateMismatchError: The mask has another batch size, or is shorter than the tokens.
     """
     if isinstance(mask, Mapping):
         # Every layer type masks the same tokens on the diagonal.
@@ -51,7 +51,7 @@ def token_validity(mask: object, cache: object, batch: int, length: int, device:
 
 
 def _cached_tokens(cache: object) -> int | Tensor:
-    """Tokens in the cache: a number, or the live tensor of a static cache."""
+    """Number of tokens in the cache: an int, or the live tensor of a static cache."""
     get_length = getattr(cache, "get_seq_length", None)
     if get_length is None:
         return 0
@@ -64,7 +64,7 @@ def _minimum(start: int | Tensor, limit: int) -> int | Tensor:
 
 
 def _columns(mask: Tensor, start: int | Tensor, length: int) -> Tensor:
-    """Columns ``start`` to ``start + length`` of the last axis, by a gather where the start lives on the device."""
+    """Columns ``start`` to ``start + length`` of the last axis, with a gather if ``start`` is on the device."""
     if not isinstance(start, Tensor):
         return mask[..., start : start + length]
     return mask.index_select(-1, torch.arange(length, device=mask.device) + start.to(mask.device))

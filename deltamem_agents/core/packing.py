@@ -1,7 +1,7 @@
 """One matrix product for a backbone's q, k, v and the memory's projections of the same input.
 
-The packed buffer [q + k + v + memory, D] holds the backbone's own weights, which become views of it: no copy stays
-behind, and an unbound forward multiplies by the same numbers as before. Knows nothing about states or hooks.
+The packed buffer [q + k + v + memory, D] holds the backbone's own weights, which become views of it: no second copy
+remains, and an unbound forward multiplies by the same numbers as before. Knows nothing about states or hooks.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 
 class PackedProjections:
-    """Projections of one attention module and, in the rows after theirs, a copy of the memory's.
+    """Projections of one attention module, followed by a copy of the memory's rows.
 
     Args:
         linears: The modules whose weights move into the buffer, see `packable`.
-        memory_rows: Rows kept free for the memory's projections.
+        memory_rows: Number of rows reserved for the memory's projections.
     """
 
     def __init__(self, linears: Sequence[nn.Linear], memory_rows: int) -> None:
@@ -38,31 +38,31 @@ class PackedProjections:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the backbone's weights, in which the memory's rows are computed too."""
+        """Dtype of the backbone's weights, in which the memory's rows are computed too."""
         return self._buffer.dtype
 
     def intact(self) -> bool:
-        """Whether the backbone still computes with the buffer: moving or converting a model gives it new weights."""
+        """Whether the backbone still uses the buffer: moving or converting a model gives it new weights."""
         return all(
             linear.weight.data_ptr() == address for linear, address in zip(self._linears, self._addresses, strict=True)
         )
 
     def fill(self, memory: Tensor) -> None:
-        """Take over the memory's rows [M, D], rounded to the backbone's dtype."""
+        """Copy the memory's rows [M, D], rounded to the backbone's dtype."""
         self._buffer[self.offsets[-1] :].copy_(memory.detach())
 
     def project(self, x: Tensor, memory_rows: int) -> Tensor:
-        """All of the backbone's rows and the first ``memory_rows`` of the memory's, of x [B, T, D]: [B, T, …]."""
+        """Multiply x [B, T, D] by the backbone's rows and the first ``memory_rows`` of the memory's: [B, T, …]."""
         weight, _ = self._parts(memory_rows)
         return F.linear(x, weight)
 
     def split(self, product: Tensor) -> tuple[Tensor, ...]:
-        """Views of a product: what each of the backbone's modules gives, then the memory's columns."""
+        """Views of a product: the output of each backbone module, then the memory's columns."""
         _, sizes = self._parts(product.shape[-1] - self.offsets[-1])
         return product.split_with_sizes(sizes, -1)
 
     def _parts(self, memory_rows: int) -> tuple[Tensor, list[int]]:
-        """The buffer's first rows and how they are shared out; kept, since decoding asks for them at every token."""
+        """The buffer's first rows and their split sizes; cached, since decoding needs them at every token."""
         found = self._views.get(memory_rows)
         if found is None:
             rows = self._buffer[: self.offsets[-1] + memory_rows]
@@ -70,16 +70,16 @@ class PackedProjections:
         return found
 
     def restore(self) -> None:
-        """Give each projection a weight of its own again, bit for bit the same."""
+        """Give each projection its own weight again, bit for bit the same."""
         for linear in self._linears if self.intact() else ():
             linear.weight.data = linear.weight.detach().clone()
 
 
 def packable(linears: Sequence[nn.Module]) -> list[nn.Linear] | None:
-    """The modules, if their weights can share one buffer; None if not.
+    """The modules if their weights can share one buffer, else None.
 
-    They can where all are plain ``nn.Linear`` without bias (not quantised, not wrapped, with the forward of their class
-    and nothing hooked before it), of one dtype and device.
+    They can if all are plain ``nn.Linear`` without bias (not quantised, not wrapped, with their class's forward and no
+    pre-hook), of one dtype and device.
     """
     plain = [each for each in linears if isinstance(each, nn.Linear) and _plain(each)]
     kinds = {(each.weight.dtype, each.weight.device, each.in_features) for each in plain}

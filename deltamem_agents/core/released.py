@@ -1,4 +1,4 @@
-"""The authors' adapter format: its options and tensor names in terms of ours. Reads no files."""
+"""Converts the authors' adapter format: its options and tensor names to ours. Reads no files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deltamem_agents.errors import AdapterFileError, UnsupportedModelError, show
 AUTHORS_CONFIG = "delta_mem_config.json"
 AUTHORS_WEIGHTS = "delta_mem_adapter.pt"
 
-# Options that must have this value: each names a mechanism this package does not have.
+# Options that must have this value: each one controls a mechanism that this package does not have.
 _REQUIRED: dict[str, Any] = {
     "num_memory_partitions": 1,
     "num_global_memory_partitions": 0,
@@ -38,7 +38,7 @@ _REQUIRED: dict[str, Any] = {
     "target_modules": ["self_attn"],
     "delta_scale_parameterization": "alpha_over_rank",
 }
-# Options without effect on a trained adapter, because their mechanism is off or they only start a training.
+# Options without effect on a trained adapter: their mechanism is off, or they only matter when training starts.
 _IGNORED = {
     "output_init",
     "base_slice_ref_width",
@@ -60,7 +60,7 @@ _IGNORED = {
     "transformers_version",
 }
 _WRITES = {"token": "token", "message_mean": "message", "sentence_mean": "sentence"}
-# Theirs: ours, and what theirs is where it is left out.
+# Their name: our name, and their default.
 _RENAMED: dict[str, tuple[str, Any]] = {
     "rank": ("rank", 8),
     "alpha": ("alpha", 16.0),
@@ -87,11 +87,11 @@ _NAME = re.compile(r"(?:.*\.)?layers\.(\d{1,5})\.self_attn\.(\w+)")
 
 
 def convert_config(options: Mapping[str, Any]) -> DeltaMemConfig:
-    """Our config for the authors' options; backbone facts stay open.
+    """Convert the authors' options to our config; backbone facts stay open.
 
     Raises:
-        UnsupportedModelError: An option this package does not have; the message names it and its value.
-        ConfigError: A value out of range.
+        UnsupportedModelError: An option that this package does not have; the message names it and its value.
+        ConfigError: A value is out of range.
     """
     for name, value in options.items():
         known = name in _RENAMED or name in _SPECIAL or name in _IGNORED
@@ -117,7 +117,7 @@ def convert_config(options: Mapping[str, Any]) -> DeltaMemConfig:
         **values,
         write=_WRITES[granularity],  # type: ignore[arg-type]
         corrections=tuple(heads),
-        # A norm of a correction that is not there has no effect.
+        # A norm has no effect without its correction.
         o_rmsnorm=bool(options.get("delta_o_rmsnorm", False)) and "o" in heads,
         scale=scale,  # type: ignore[arg-type]
         layers=tuple(sorted(set(layers))) if layers else None,
@@ -127,10 +127,10 @@ def convert_config(options: Mapping[str, Any]) -> DeltaMemConfig:
 def convert_weights(
     config: DeltaMemConfig, tensors: Mapping[str, Tensor], source: str
 ) -> tuple[DeltaMemConfig, dict[str, Tensor]]:
-    """Our tensors for the authors', and the config with the facts the shapes tell.
+    """Convert the authors' tensors to ours, and complete the config with facts from the shapes.
 
     Raises:
-        AdapterFileError: A tensor has a foreign name, is missing, or does not fit the others.
+        AdapterFileError: A tensor has an unknown name, is missing, or does not fit the others.
     """
     layers: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
