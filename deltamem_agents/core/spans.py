@@ -1,6 +1,6 @@
 """Write spans of sentence and message adapters: which tokens are averaged into which write.
 
-Spans are numbered by ascending id within a row, a token with id −1 belongs to none. The memory projection is linear, so
+Spans are numbered by ascending id within a row; a token with id −1 belongs to none. The memory projection is linear, so
 the mean of projected tokens is the projection of the mean: averaging happens in the few projected columns.
 """
 
@@ -19,11 +19,11 @@ _NEVER = torch.iinfo(torch.int64).max
 
 @dataclass(frozen=True, slots=True)
 class SpanPlan:
-    """Spans of one forward: B rows of T tokens, at most M spans a row.
+    """Spans of one forward: B rows of T tokens, at most M spans per row.
 
     Args:
         slot: [B, T] int64, the token's span in 0 to M − 1, or M for none.
-        count: [B, M] float32, tokens of each span.
+        count: [B, M] float32, number of tokens in each span.
         mask: [B, M] bool, the spans that exist.
     """
 
@@ -48,13 +48,13 @@ def plan_spans(
     shape: tuple[int, int],
     device: torch.device,
 ) -> SpanPlan | None:
-    """Spans of one forward, or None where writes are per token (a token adapter, or no ids at all).
+    """Spans of one forward, or None if writes are per token (a token adapter, or no ids at all).
 
-    Ids [B, T] that lie on the CPU shorten the scan to the spans there are; on another device it has T slots, because
-    counting them would wait for the device.
+    Ids [B, T] on the CPU shorten the scan to the actual number of spans; on another device it has T slots, because
+    counting would wait for the device.
 
     Raises:
-        ConfigError: The ids a sentence or message adapter needs are missing, or are not whole numbers of ``shape``.
+        ConfigError: The ids that a sentence or message adapter needs are missing, or not whole numbers of ``shape``.
     """
     if write == "token" or (message_ids is None and sentence_ids is None):
         return None

@@ -1,6 +1,6 @@
-"""States: a dict from attention module name to a float32 tensor, [B, R, R] or [B, H, R, R], without or with a batch.
+"""States: a dict from attention module name to a float32 tensor, [R, R] or [H, R, R], with a leading B if batched.
 
-Nothing here writes in place: a state that a forward was given is the state its caller still has.
+Nothing here writes in place: a state passed to a forward stays valid for its caller.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def validate_state(
 
     Args:
         keys: The adapter's module names.
-        shape: One layer's state without its batch axis.
-        batch: Rows it must have; None takes what the first module has.
+        shape: Shape of one layer's state without its batch axis.
+        batch: Number of rows that it must have; by default, that of the first module.
 
     Returns:
         Its number of rows.
 
     Raises:
-        StateMismatchError: Another set of modules, another shape, dtype or number of rows.
+        StateMismatchError: The state has other modules, or another shape, dtype or number of rows.
     """
     expected = list(keys)
     if not isinstance(state, Mapping):
@@ -62,10 +62,10 @@ def validate_state(
 
 
 def stack_states(states: Sequence[Mapping[str, Tensor]]) -> State:
-    """One batched state from B states without a batch axis.
+    """Stack B states without a batch axis into one batched state.
 
     Raises:
-        StateMismatchError: No state, or states of different adapters.
+        StateMismatchError: There are no states, or they belong to different adapters.
     """
     if not states:
         raise StateMismatchError("no states to stack; give at least one")
@@ -82,13 +82,13 @@ def stack_states(states: Sequence[Mapping[str, Tensor]]) -> State:
 
 
 def unstack_states(state: Mapping[str, Tensor]) -> list[State]:
-    """The rows of a batched state, each a state without a batch axis (copies, safe to keep)."""
+    """The rows of a batched state as states without a batch axis (copies, safe to keep)."""
     rows = min((tensor.shape[0] for tensor in state.values()), default=0)
     return [{key: tensor[row].clone() for key, tensor in state.items()} for row in range(rows)]
 
 
 def repeat_state(state: Mapping[str, Tensor], times: int) -> State:
-    """Each row ``times`` times in a row: a, a, b, b. Differentiable."""
+    """Repeat each row ``times`` times: a, a, b, b. Differentiable."""
     return {key: tensor.repeat_interleave(times, dim=0) for key, tensor in state.items()}
 
 
@@ -103,5 +103,5 @@ def select_state(state: Mapping[str, Tensor], slots: Tensor | Sequence[int]) -> 
 
 
 def detach_state(state: Mapping[str, Tensor]) -> State:
-    """The same values, cut off from the autograd graph."""
+    """The same values, detached from the autograd graph."""
     return {key: tensor.detach() for key, tensor in state.items()}

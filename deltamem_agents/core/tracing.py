@@ -1,12 +1,12 @@
 """What hooks do while ``torch.compile`` traces them: no graph break, and never another thread's state.
 
-A tracer follows neither context variables nor thread-local memory (of the latter it bakes in what it finds). There are
-two cases:
+A tracer follows neither context variables nor thread-local memory (it bakes in the current values of the latter). There
+are two cases:
 
-- `Attached.forward` itself is traced. Its frame is a plain attribute for the length of the trace, and all that is
-  computed lands in the graph, gradients included.
-- Only the model is traced, and forwards run it inside `Attached.bind`, or not. Whose state to read is known at run time
-  alone, so a layer's read and write is one opaque operator that looks it up then. Unbound it reads zeros.
+- `Attached.forward` itself is traced. Its frame is a plain attribute during the trace, and everything that is computed
+  lands in the graph, gradients included.
+- Only the model is traced, and forwards run it inside `Attached.bind`, or without it. Which state to read is known only
+  at run time, so a layer's read and write is one opaque operator that looks it up then. Unbound, it reads zeros.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Tracing:
     """The tracing side of one adapter's hooks.
 
     Args:
-        innermost: Gives the frame that is open in the calling context, at run time.
-        on_end: Called with the frame and the pass after each successful run of the decoder.
+        innermost: Returns, at run time, the frame that is open in the calling context.
+        on_end: Called with the frame and the pass after each successful decoder run.
     """
 
     def __init__(
@@ -45,31 +45,31 @@ class Tracing:
         self._on_end = on_end
         self._number = next(_numbers)
         _owners[self._number] = self
-        # While something is traced; set and cleared within one trace.
+        # Used during a trace; set and cleared within it.
         self.frame: Frame | None = None
         self._current: Pass | None = None
         self._valid: Tensor | None = None
         self._ids: Tensor | None = None
         self._reads: Tensor | None = None
-        # While an opaque operator's graph runs, between its first and its last layer.
+        # Used while an opaque operator's graph runs, between its first and last layer.
         self._bound: dict[int, tuple[Frame, Pass]] = {}
 
     def begin(self, inputs: Mapping[str, Any]) -> None:
-        """Before the decoder."""
+        """Start a pass before the decoder."""
         if self.frame is None:
             self._valid, self._ids = validity(inputs), inputs.get("input_ids")
         else:
             self._current = self.frame.begin(inputs)
 
     def end(self) -> None:
-        """After the decoder."""
+        """End the pass after the decoder."""
         frame, done = self.frame, self._current
         self._current = self._valid = self._ids = self._reads = None
         if frame is not None and done is not None:
             self._on_end(frame, done)
 
     def read(self, index: int, x: Tensor) -> None:
-        """Before attention: x [B, T, D] is its input."""
+        """Read, and write if asked, before attention; x [B, T, D] is its input."""
         current = self._current
         if self.frame is None:
             width = self._adapter.config.width
@@ -80,7 +80,7 @@ class Tracing:
             self._reads, current.after[index] = current.run(index, self._adapter.layer(index), x)
 
     def correct(self, layer: AdapterLayer, name: str, output: Tensor) -> Tensor:
-        """``output`` of a projection, corrected."""
+        """``output`` of a projection plus its correction."""
         if self._reads is None:
             return output
         if self._current is not None:
@@ -88,7 +88,7 @@ class Tracing:
         return layer.correct(name, output, self._reads)
 
     def read_bound(self, index: int, x: Tensor, valid: Tensor | None, ids: Tensor | None) -> Tensor:
-        """At run time, in the calling thread: the reads [B, T, W] of one layer under the frame that is open now."""
+        """At run time, in the calling thread: the reads [B, T, W] of one layer under the currently open frame."""
         thread = threading.get_ident()
         indices = self._adapter.layer_indices
         if index == indices[0]:
@@ -103,7 +103,7 @@ class Tracing:
         reads, current.after[index] = current.run(index, self._adapter.layer(index), x)
         if index == indices[-1]:
             del self._bound[thread]
-            current.steered = len(indices) * len(self._adapter.config.corrections)  # they are in the graph
+            current.steered = len(indices) * len(self._adapter.config.corrections)  # the corrections are in the graph
             self._on_end(frame, current)
         done: Tensor = reads
         return done
@@ -127,6 +127,6 @@ def _zeros(x: Tensor, width: int) -> Tensor:
 
 
 def forget_compiled() -> None:
-    """Drop compiled code: that of a model does not notice hooks that come or go."""
+    """Drop compiled code, which does not notice when hooks are added or removed."""
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()

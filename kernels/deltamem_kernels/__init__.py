@@ -1,7 +1,7 @@
 """The delta-rule scan at the speed of the hardware. May import torch and triton; knows nothing about agents.
 
-`delta_scan` runs T tokens, `delta_step` one token of many streams, `explain_backend` says what runs where and why.
-`few_rows` lets a model on a CPU run several sequences at once without slow products.
+`delta_scan` runs T tokens, `delta_step` one token of many streams; `explain_backend` says what runs where and why.
+`few_rows` makes a model on a CPU run several sequences at once without slow products.
 """
 
 from deltamem_kernels.cpu.products import few_rows, native_bfloat16

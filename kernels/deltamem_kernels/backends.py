@@ -1,6 +1,6 @@
-"""The forms of the scan by name: which can run what, which "auto" takes, and why. Checks no shapes.
+"""The backends of the scan by name: which one can run what, which one "auto" takes, and why. Checks no shapes.
 
-Triton and what needs it are imported on the first use for a device that it runs on.
+Triton and the modules that need it are imported on first use for a device that they support.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from deltamem_kernels.precision import without_autocast
 Backend = Literal["auto", "naive", "chunked", "compiled", "triton"]
 
 _BACKENDS: tuple[str, ...] = get_args(Backend)
-_KERNELS = {"cpu": "compiled", "cuda": "triton"}  # the fastest form for a kind of device
+_KERNELS = {"cpu": "compiled", "cuda": "triton"}  # the fastest backend for each kind of device
 _CHUNKED = "chunked: PyTorch operations over chunks of tokens"
 
 
 def scan(backend: str, inputs: Sequence[Tensor], state: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Run a scan on the backend of that name. Arguments as in `naive.scan`, in any of the dtypes of `delta_scan`.
+    """Run a scan on the named backend. Arguments as in `naive.scan`, in any of the dtypes of `delta_scan`.
 
     Returns:
         The reads and the new state, both in the state's dtype.
 
     Raises:
-        RuntimeError: The backend asked for by name cannot run this.
+        RuntimeError: The named backend cannot run this.
     """
     chosen = choose(backend, inputs[0])
     if chosen == "compiled":
@@ -46,7 +46,7 @@ def scan(backend: str, inputs: Sequence[Tensor], state: Tensor, mask: Tensor | N
 
 
 def step(inputs: Sequence[Tensor], pool: Tensor, slots: Tensor) -> Tensor:
-    """Run one token of each stream on the fastest form there is; arguments as in `naive.step`."""
+    """Run one token of each stream on the fastest backend available; arguments as in `naive.step`."""
     if pool.is_cuda and _step_fits(pool):
         reads: Tensor = _require(_triton_decode()).step(inputs, pool, slots)
         return reads
@@ -57,16 +57,16 @@ def step(inputs: Sequence[Tensor], pool: Tensor, slots: Tensor) -> Tensor:
 
 
 def check_name(backend: str) -> None:
-    """Raise ValueError for a backend that does not exist."""
+    """Raise ValueError for an unknown backend."""
     if backend not in _BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown; choose one of {', '.join(_BACKENDS)}")
 
 
 def choose(backend: str, q: Tensor) -> str:
-    """The name of the form that runs inputs like q.
+    """The name of the backend that runs inputs like q.
 
     Raises:
-        RuntimeError: The backend asked for by name cannot run this; the message says why.
+        RuntimeError: The named backend cannot run this; the message says why.
     """
     if backend == "auto":
         if q.dtype == torch.float64:
@@ -81,7 +81,7 @@ def choose(backend: str, q: Tensor) -> str:
 
 
 def explain(device: torch.device) -> str:
-    """One line: which form "auto" takes for float32 tensors on a device, and why."""
+    """One line: which backend "auto" takes for float32 tensors on a device, and why."""
     if device.type == "cpu":
         reason = compiled.unavailable()
         if reason is not None:
@@ -119,7 +119,7 @@ def _refusal(kernel: str, q: Tensor) -> str | None:
 
 
 def _step_fits(pool: Tensor) -> bool:
-    """Whether the Triton step takes a pool on a CUDA device."""
+    """Whether the Triton step supports a pool on a CUDA device."""
     module = _triton_decode()
     if isinstance(module, str) or module.unavailable(pool.device) is not None:
         return False
@@ -143,7 +143,7 @@ def _triton_decode() -> ModuleType | str:
 
 
 def _imported(name: str) -> ModuleType | str:
-    """A module that needs Triton, or why it cannot be imported."""
+    """A module that needs Triton, or the reason why it cannot be imported."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -1,14 +1,14 @@
-"""The scan in chunks of tokens, with torch operations alone: for devices and ranks without a kernel.
+"""The scan in chunks of tokens, with torch operations only: for devices and ranks without a kernel.
 
-A token's change is what it writes less what the state predicts, and the state is the one before the chunk plus the
+A token's change is what it writes minus what the state predicts, and the state is the one before the chunk plus the
 chunk's changes so far. With b[t] = the product of keep over the tokens of the chunk before t, and d[t,s] = the product
-over those strictly between s and t, each row i of the state has a unit lower triangular system of its own:
+over those strictly between s and t, each row i of the state has its own unit lower triangular system:
 
     u_t + erase_t Σ_{s<t} d[t,s] <k_t, k_s> u_s = write_t v_t − erase_t b[t] <S_0[i,:], k_t>
 
-Its inverse is found for all chunks at once; a loop over chunks alone then carries the state; reads follow for all
-chunks at once. The backward solves the transposed systems, carries ∂L/∂S from the last chunk to the first, and lays
-out S and ∂L/∂S of each token. Decays are products, never quotients or differences of logarithms: keep may be zero.
+The inverse is computed for all chunks at once; only a loop over chunks then carries the state; reads follow for all
+chunks at once. The backward solves the transposed systems, carries ∂L/∂S from the last chunk to the first, and expands
+S and ∂L/∂S for each token. Decays are products, never quotients or differences of logarithms: keep may be zero.
 
 Within this module: c counts chunks, n sequences, t and s tokens of a chunk, r rows, j columns. The README has the
 derivation. Source: arXiv:2605.12357, section 3. Oracle: ``naive.scan``.
@@ -27,19 +27,19 @@ from torch.nn.functional import pad
 from deltamem_kernels import naive
 from deltamem_kernels.precision import without_autocast
 
-# Floats of one [t, s, c, n, r] intermediate. On a CPU a few of them should stay in the cache.
+# Floats in one [t, s, c, n, r] intermediate. On a CPU a few of them should fit in the cache.
 _CPU_FLOATS, _DEVICE_FLOATS = 1 << 18, 1 << 24
-_LOOP_TOKENS = 3  # with so few, a loop over tokens takes fewer operations
+_LOOP_TOKENS = 3  # up to this many, a loop over tokens takes fewer operations
 
 
 def scan(inputs: Sequence[Tensor], state: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Read and write T tokens. The same as `naive.scan`, on any device; differentiable once.
+    """Read and write T tokens. Same as `naive.scan`, on any device; differentiable once.
 
     Args:
-        inputs: q, k, v, keep, erase, write, each [N, T, R]; all arguments in one dtype, the one it computes in. On
-            CUDA the products follow `torch.set_float32_matmul_precision`.
+        inputs: q, k, v, keep, erase, write, each [N, T, R]; all arguments have one dtype, which is also the dtype of
+            the computation. On CUDA the products follow `torch.set_float32_matmul_precision`.
         state: [N, R, R], not changed.
-        mask: [N, T] bool or None; a False token reads zero, writes nothing, and its values (even NaN) reach nothing.
+        mask: [N, T] bool or None; a False token reads zero and writes nothing; its values (even NaN) have no effect.
 
     Returns:
         The reads [N, T, R] and the state after the last token [N, R, R].
@@ -53,7 +53,7 @@ def scan(inputs: Sequence[Tensor], state: Tensor, mask: Tensor | None) -> tuple[
 
 
 class _Scan(torch.autograd.Function):
-    """Keeps the inputs and the state before each chunk; the backward does the rest again, block by block."""
+    """Keeps the inputs and the state before each chunk; the backward recomputes the rest, block by block."""
 
     @staticmethod
     def forward(ctx: Any, mask: Tensor | None, state: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,23 +86,23 @@ class _Scan(torch.autograd.Function):
                 gradients.append([_unchunked(x, block) for x in found])
         joined = [torch.cat(parts[::-1], dim=1) for parts in zip(*gradients, strict=True)]
         if mask is not None:
-            joined[3].masked_fill_(~mask.unsqueeze(-1), 0)  # the others are products with a zero
+            joined[3].masked_fill_(~mask.unsqueeze(-1), 0)  # the other gradients are products with zero
         return None, d_state, *joined
 
 
 class _Chunks(NamedTuple):
-    """What the gates and keys of some chunks come to. Indices as in the module's docstring."""
+    """Quantities derived from the gates and keys of some chunks. Indices as in the module's docstring."""
 
-    decay: Tensor  # [t, s, c, n, r]: product of keep between s and t, both left out; zero where s >= t
+    decay: Tensor  # [t, s, c, n, r]: product of keep strictly between s and t; zero where s >= t
     before: Tensor  # [t, c, n, r]: product over the tokens before t
     after: Tensor  # [s, c, n, r]: product over the tokens after s
     through: Tensor  # [c, n, r]: product over the chunk
-    inverse: Tensor  # [t, s, c, n, r]: of the system
-    predicted: Tensor  # [s, c, n, r]: the factor erase · before of what the state predicts
+    inverse: Tensor  # [t, s, c, n, r]: inverse of the system
+    predicted: Tensor  # [s, c, n, r]: erase · before, the factor of what the state predicts
 
     @classmethod
     def of(cls, k: Tensor, keep: Tensor, erase: Tensor) -> _Chunks:
-        """From k [t, c, n, j] and two gates [t, c, n, r]."""
+        """Compute them from k [t, c, n, j] and two gates [t, c, n, r]."""
         size = k.shape[0]
         # Row t, column s + 1: from the end of token s (column 0: the start of the chunk) to the start of token t.
         spans = keep.new_zeros(size + 1, size + 1, *keep.shape[1:])
@@ -119,26 +119,26 @@ class _Chunks(NamedTuple):
         return cls(decay, before, spans[size, 1:], spans[size, 0], inverse, erase * before)
 
     def solve(self, right: Tensor) -> Tensor:
-        """The system's solution for a right side [t, c, n, r]."""
+        """Solve the system for a right side [t, c, n, r]."""
         return (self.inverse * right).sum(1)
 
     def solve_transposed(self, right: Tensor) -> Tensor:
-        """The transposed system's solution for a right side [t, c, n, r]."""
+        """Solve the transposed system for a right side [t, c, n, r]."""
         return (self.inverse * right.unsqueeze(1)).sum(0)
 
     def apply(self, predicted: Tensor) -> Tensor:
-        """How much of each token's change undoes what the state before the chunk predicts [s, c, n, r]."""
+        """The part of each token's change that undoes what the state before the chunk predicts [s, c, n, r]."""
         return self.solve(self.predicted * predicted)
 
     @property
     def forget(self) -> Tensor:
-        """From <S_0, k_s> to the part of token t's change that is left at the end: [c, n · r, t, s], contiguous."""
+        """Map from <S_0, k_s> to the part of token t's change left at the end: [c, n · r, t, s], contiguous."""
         left = self.after.unsqueeze(1) * self.inverse * self.predicted
         return left.permute(2, 3, 4, 0, 1).flatten(1, 2).contiguous()
 
 
 def _carry(state: Tensor, k: Tensor, forget: Tensor, through: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
-    """The loop over chunks: S ← through · S − (forget (S kᵀ)) k + added.
+    """Loop over chunks: S ← through · S − (forget (S kᵀ)) k + added.
 
     Args:
         state: [n, r, j].
@@ -163,7 +163,7 @@ def _carry(state: Tensor, k: Tensor, forget: Tensor, through: Tensor, added: Ten
 def _block_gradients(
     tokens: Sequence[Tensor], starts: Tensor, d_read: Tensor, d_state: Tensor
 ) -> tuple[list[Tensor], Tensor]:
-    """Gradients of one block.
+    """Compute the gradients of one block.
 
     Args:
         tokens: q … write, each [t, c, n, r].
@@ -178,7 +178,7 @@ def _block_gradients(
     chunk = _Chunks.of(k, keep, erase)
     changes = chunk.solve(write * v - chunk.predicted * einsum("cnrj,tcnj->tcnr", starts, k))
 
-    # ∂L/∂u of reads within the chunk, then of what comes after it.
+    # ∂L/∂u from reads within the chunk, then from everything after the chunk.
     seen = chunk.decay * einsum("tcnj,scnj->tscn", q, k).unsqueeze(-1)
     from_reads = (seen * d_read.unsqueeze(1)).sum(0)
     erased = chunk.predicted * chunk.solve_transposed(from_reads)
@@ -203,7 +203,7 @@ def _block_gradients(
 
 
 def _chunk_tokens(q: Tensor) -> int:
-    """Tokens of a chunk: more make the loop over chunks shorter and the systems larger. Measured, see the README."""
+    """Tokens per chunk: more shorten the loop over chunks and enlarge the systems. Measured, see the README."""
     n, tokens, rank = q.shape
     if q.device.type != "cpu":
         return min(32, tokens)
@@ -211,7 +211,7 @@ def _chunk_tokens(q: Tensor) -> int:
 
 
 def _blocks(q: Tensor) -> Iterator[slice]:
-    """Runs of whole chunks whose intermediates fit the budget; the last chunk may be cut short."""
+    """Runs of whole chunks whose intermediates fit the budget; the last chunk may be shorter."""
     n, tokens, rank = q.shape
     size = _chunk_tokens(q)
     floats = _CPU_FLOATS if q.device.type == "cpu" else _DEVICE_FLOATS
@@ -221,7 +221,7 @@ def _blocks(q: Tensor) -> Iterator[slice]:
 
 
 def _chunked(inputs: Sequence[Tensor], mask: Tensor | None, block: slice) -> list[Tensor]:
-    """A block of [N, T, R] tensors as [t, c, n, r]; masked and padded tokens keep the state and are zero otherwise."""
+    """A block of [N, T, R] tensors as [t, c, n, r]; masked and padded tokens keep the state and are otherwise zero."""
     size = _chunk_tokens(inputs[0])
     idle = None if mask is None else ~mask[:, block].unsqueeze(-1)
     short = -(block.stop - block.start) % size

@@ -1,4 +1,4 @@
-"""Decoding, one token a row: read the state and add the corrections in place. The backend is chosen by device.
+"""Decoding, one token per row: read the state and add the corrections in place. The device determines the backend.
 
     q = l2norm(tanh(x)) per head;   reads[h·R + i] = <S[h,i,:], q[h]>;   output += weight @ reads
 
@@ -16,17 +16,17 @@ from torch.nn import functional as F
 
 from deltamem_kernels.cpu import compiled, decoding
 
-_SMALL = 1 << 20  # multiplications of a correction that are not worth a second thread
-_STREAMS = 64  # rows that one launch corrects no slower than a matrix product behind a conversion of the reads
+_SMALL = 1 << 20  # corrections up to this many multiplications are not worth a second thread
+_STREAMS = 64  # up to this many rows, one launch is no slower than a matrix product after converting the reads
 _NORM_EPS = 1e-6
 
 
 class Correction:
-    """A correction's weight in the forms that the backends want it in.
+    """A correction's weight in the forms that the backends need.
 
     Args:
-        weight: [out, W] float32, with the adapter's scale multiplied in.
-        dtype: Of the outputs it will be added to.
+        weight: [out, W] float32, multiplied by the adapter's scale.
+        dtype: Dtype of the outputs that it will be added to.
     """
 
     __slots__ = ("_add_small", "struct", "weight")
@@ -42,10 +42,10 @@ class Correction:
             self._add_small = decoding.corrector(self.struct, blocked)
 
     def add(self, output: Tensor, reads: Tensor) -> None:
-        """Add ``reads`` [B, T, W] float32, corrected, to ``output`` [B, T, out] in place.
+        """Add the correction for ``reads`` [B, T, W] float32 to ``output`` [B, T, out] in place.
 
         Args:
-            output: Contiguous, or columns of something contiguous.
+            output: Contiguous, or columns of a contiguous tensor.
         """
         rows = output.shape[0] * output.shape[1]
         if self._add_small is not None and rows * self.weight.numel() <= _SMALL:
@@ -61,16 +61,16 @@ class Correction:
 
 
 class ProductLayout:
-    """What one product [B, C] of a token's input holds: queries of the memory, and outputs that await a correction.
+    """Layout of one product [B, C] of a token's input: memory queries, and outputs to be corrected.
 
     Args:
-        heads: H; the state has a matrix each.
+        heads: H; the state has one matrix per head.
         rank: R.
-        normalize: Whether queries are l2norm(tanh(·)) per head, or taken as they are.
-        queries: Their first column; there are H·R.
-        corrections: For the columns [start, stop) of up to three outputs the correction they get.
-        output_addend: The correction of a projection that runs later, where the caller can add it to a product.
-        dtype: Of the product.
+        normalize: Whether queries are l2norm(tanh(·)) per head, or used as they are.
+        queries: First column of the H·R queries.
+        corrections: Correction by columns [start, stop), for up to three outputs.
+        output_addend: Correction of a projection that runs later, if the caller can add it to a product.
+        dtype: Dtype of the product.
     """
 
     def __init__(
@@ -106,8 +106,8 @@ class ProductLayout:
             valid: [B, 1] bool; a False row reads zero.
 
         Returns:
-            The reads [B, 1, H·R] float32; and what is to be added to the output that is yet to come, [B, out] in the
-            product's dtype, or None where that is left to `Correction.add`.
+            The reads [B, 1, H·R] float32, and the addend for the later output, [B, out] in the product's dtype, or None
+            if `Correction.add` must add it.
         """
         if self._decode is not None and not product.is_cuda:
             return self._decode(product, state, valid)
@@ -152,5 +152,5 @@ def _triton(device: torch.device) -> bool:
 
 @cache
 def _slots(batch: int, device: torch.device) -> Tensor:
-    """Each row's state is its own: row numbers [B], made once (inside a graph capture nothing may be)."""
+    """Row numbers [B], as each row has its own state; made once, as a graph capture must not allocate them."""
     return torch.arange(batch, device=device)

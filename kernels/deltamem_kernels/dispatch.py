@@ -1,4 +1,4 @@
-"""The two calls everything else uses: arguments checked, the result in the caller's dtype."""
+"""The public calls: they check arguments and return results in the caller's dtype."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ def delta_scan(
         reads_t[i] = <S_{t-1}[i,:], q_t>
         S_t[i,:]   = keep_t[i] S_{t-1}[i,:] + (write_t[i] v_t[i] - erase_t[i] <S_{t-1}[i,:], k_t>) k_t
 
-    Differentiable once in every argument but the mask (any number of times with "naive"). Under ``torch.compile`` it
+    Differentiable once in every argument except the mask (any number of times with "naive"). Under ``torch.compile`` it
     is one operator in the graph.
 
     Args:
         q, k, v, keep, erase, write: [N, T, R], N = batch × heads, T may be 0; float32, bfloat16 or float16 in any
-            mixture, or float64 throughout. Gates are per row i; expand a gate per head.
+            mixture, or all float64. Gates are per row i; expand a gate per head.
         state: [N, R, R]; float32, or float64 if the inputs are. Not changed in place.
-        mask: [N, T] bool; a token that is False reads zero and writes nothing.
+        mask: [N, T] bool; a False token reads zero and writes nothing.
         backend: "auto" takes the fastest that can run: "naive" for float64; else "compiled" on a CPU and "triton" on
-            CUDA, or "chunked" where these cannot. By name: that one, or an error.
+            CUDA, or "chunked" if these cannot. A named backend runs, or raises an error.
 
     Returns:
         The reads [N, T, R] in q's dtype, and the new state [N, R, R] in the state's dtype.
 
     Raises:
-        ValueError: A shape, dtype or device does not fit; the message names both.
-        RuntimeError: The backend asked for by name cannot run this; the message says why.
+        ValueError: A shape, dtype or device does not fit, the message names both; or the backend is unknown.
+        RuntimeError: The named backend cannot run this; the message says why.
     """
     inputs = (q, k, v, keep, erase, write)
     _check_tensors((*inputs, state) if mask is None else (*inputs, state, mask))
@@ -68,18 +68,19 @@ def delta_scan(
 def delta_step(
     q: Tensor, k: Tensor, v: Tensor, keep: Tensor, erase: Tensor, write: Tensor, pool: Tensor, slots: Tensor
 ) -> Tensor:
-    """Run one token of each of N streams through its slot of a pool of states, which is changed in place.
+    """Run one token of each of N streams through its slot in a pool of states, which is changed in place.
 
     Args:
         q, k, v, keep, erase, write: [N, R]; dtypes as in `delta_scan`.
         pool: [P, R, R]; float32, or float64 if the inputs are.
-        slots: [N] int64, each below P, no slot twice; a stream whose slot is -1 reads zero and writes nothing.
+        slots: [N] int64, distinct, each below P; a stream with slot -1 reads zero and writes nothing.
 
     Returns:
         The reads [N, R] in q's dtype; no gradient.
 
     Raises:
         ValueError: A shape, dtype or device does not fit; the message names both.
+        IndexError: On a CPU: a slot is not below P; nothing was written.
     """
     inputs = (q, k, v, keep, erase, write)
     _check_tensors((*inputs, pool, slots))
@@ -108,7 +109,7 @@ def _check_tensors(given: tuple[object, ...]) -> None:
 
 
 def _check_inputs(inputs: tuple[Tensor, ...]) -> None:
-    """All of q's shape and device, and of a dtype that goes with q's."""
+    """Check that all inputs have q's shape and device, and a dtype that goes with q's."""
     q = inputs[0]
     allowed = (torch.float64,) if q.dtype == torch.float64 else (torch.float32, torch.bfloat16, torch.float16)
     for name, x in zip(_NAMES, inputs, strict=True):

@@ -15,12 +15,12 @@ from torch import Tensor
 
 
 def scan(inputs: Sequence[Tensor], state: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Read and write T tokens in order; all arguments in one dtype, the one it computes in.
+    """Read and write T tokens in order; all arguments have one dtype, which is also the dtype of the computation.
 
     Args:
         inputs: q, k, v, keep, erase, write, each [N, T, R].
         state: [N, R, R], not changed.
-        mask: [N, T] bool; a False token reads zero, writes nothing, and its values (even NaN) reach nothing.
+        mask: [N, T] bool; a False token reads zero and writes nothing; its values (even NaN) have no effect.
 
     Returns:
         The reads [N, T, R] and the state after the last token [N, R, R].
@@ -40,7 +40,7 @@ def scan(inputs: Sequence[Tensor], state: Tensor, mask: Tensor | None) -> tuple[
 
 
 def step(inputs: Sequence[Tensor], pool: Tensor, slots: Tensor) -> Tensor:
-    """Read and write one token of N streams, whose states are rows of a pool that is changed in place.
+    """Read and write one token of N streams; their states are rows of a pool, which is changed in place.
 
     Args:
         inputs: q, k, v, keep, erase, write, each [N, R].
@@ -58,7 +58,7 @@ def step(inputs: Sequence[Tensor], pool: Tensor, slots: Tensor) -> Tensor:
 
 
 def _token(inputs: Sequence[Tensor], state: Tensor) -> tuple[Tensor, Tensor]:
-    """One token: the read of the old state, and the new state. Inputs [N, R], state [N, R, R]."""
+    """Process one token: return the read of the old state and the new state. Inputs [N, R], state [N, R, R]."""
     q, k, v, keep, erase, write = inputs
     read = torch.einsum("nij,nj->ni", state, q)
     change = write * v - erase * torch.einsum("nij,nj->ni", state, k)

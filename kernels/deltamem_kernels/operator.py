@@ -1,7 +1,7 @@
-"""The scan as one opaque operator, for ``torch.compile``. Eager calls do not come here: they need no dispatcher.
+"""The scan as one opaque operator, for ``torch.compile``. Eager calls bypass it, as they need no dispatcher.
 
-A tracer can follow neither ctypes nor the loop over chunks without unrolling it for one length. The operator chooses
-its backend when it runs, saves its inputs alone, and scans again in the backward.
+A tracer cannot follow ctypes, and would unroll the loop over chunks for one length. The operator chooses its backend
+when it runs, saves only its inputs, and scans again in the backward.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _library.define(  # type: ignore[no-untyped-call]
 
 
 def scan(backend: str, inputs: tuple[Tensor, ...], state: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """As `backends.scan`, in a graph."""
+    """`backends.scan` as an operator in a graph."""
     reads, state = torch.ops.deltamem_kernels.scan(*inputs, state, mask, backend)
     return reads, state
 
@@ -59,7 +59,7 @@ def _scan_backward(*arguments: Any) -> tuple[Tensor, ...]:
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in tensors]
         outputs = backends.scan(backend, leaves[:6], leaves[6], mask)
-    # Reads of nothing have no gradient to give.
+    # Outputs that depend on no input have no gradient.
     given = [(x, d) for x, d in zip(outputs, (d_reads, d_state), strict=True) if d is not None and x.requires_grad]
     found = torch.autograd.grad([x for x, _ in given], leaves, [d for _, d in given], materialize_grads=True)
     return (*(x.contiguous() for x in found[:6]), found[6].clone(memory_format=torch.contiguous_format))

@@ -1,1 +1,1 @@
-"""The compiled scan: plain C behind ctypes. Imports torch alone; knows nothing about the choice of a backend."""
+"""The compiled scan: plain C behind ctypes. Imports only torch; knows nothing about the choice of a backend."""

@@ -1,6 +1,6 @@
-"""The compiled CPU scan: ``scan.c`` behind ctypes and an autograd function. Float32 inside; nothing about validation.
+"""The compiled CPU scan: ``scan.c`` behind ctypes and an autograd function. Float32 inside; validates nothing.
 
-The library ``_scan.so`` is built beside this file when the package is; `unavailable` says why there is none.
+The library ``_scan.so`` is built next to this file when the package is built; `unavailable` says why it is missing.
 Ctypes releases the interpreter lock during a call.
 """
 
@@ -21,7 +21,7 @@ MAX_RANK = 64
 CHUNK = 64  # tokens between two checkpoints, as in scan.c
 LIBRARY = Path(__file__).with_name("_scan.so")
 
-# A token takes about R (R + 64) times this many nanoseconds; a thread must have so many to do to be worth starting.
+# A token takes about R (R + 64) times this many nanoseconds; a thread needs at least _THREAD_NS of work to pay off.
 _FORWARD_NS, _BACKWARD_NS, _THREAD_NS = 0.03, 0.15, 100_000
 
 
@@ -30,7 +30,7 @@ class _Call(ctypes.Structure):
 
 
 def _call_layout(name: str, pointers: str) -> type[ctypes.Structure]:
-    """The C struct of a call: three sizes, then pointers by name."""
+    """The C struct of a call: three sizes, then the named pointers."""
     return type(name, (_Call,), {"_fields_": [(pointer, ctypes.c_void_p) for pointer in pointers.split()]})
 
 
@@ -43,7 +43,7 @@ _Backward = _call_layout(
 
 @cache
 def _library() -> ctypes.CDLL | str:
-    """The loaded library, or why there is none."""
+    """The loaded library, or the reason why it is unavailable."""
     if not LIBRARY.is_file():
         return f"{LIBRARY.name} was not built: no C compiler when the package was installed; install one and reinstall"
     try:
@@ -60,7 +60,7 @@ def _library() -> ctypes.CDLL | str:
 
 
 def _openmp() -> Any:
-    """``GOMP_parallel`` of the one OpenMP library in this process, PyTorch's; None where that is of another make."""
+    """``GOMP_parallel`` of this process's only OpenMP library, PyTorch's; None if that is not GNU's."""
     maps = Path("/proc/self/maps")
     if not maps.exists():
         return None
@@ -74,7 +74,7 @@ def required() -> ctypes.CDLL:
     """The loaded library.
 
     Raises:
-        RuntimeError: There is none.
+        RuntimeError: It is unavailable.
     """
     library = _library()
     if isinstance(library, str):
@@ -90,7 +90,7 @@ def unavailable() -> str | None:
 
 @cache
 def targets() -> tuple[str, ...]:
-    """Instruction sets the library can use here, the fastest last: of "portable", "avx2", "avx512"."""
+    """Instruction sets that the library can use here, the fastest last: of "portable", "avx2", "avx512"."""
     library = _library()
     if isinstance(library, str):
         return ()
@@ -98,14 +98,18 @@ def targets() -> tuple[str, ...]:
 
 
 def level(target: str | None) -> int:
-    """The number of an instruction set among `targets`; None is the fastest."""
+    """Index of an instruction set in `targets`; None for the fastest.
+
+    Raises:
+        ValueError: ``target`` is not one of `targets`.
+    """
     return len(targets()) - 1 if target is None else targets().index(target)
 
 
 def scan(
     inputs: Sequence[Tensor], state: Tensor, mask: Tensor | None, target: str | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Read and write T tokens. The same as `naive.scan`, on a CPU, in float32.
+    """Read and write T tokens. Same as `naive.scan`, on a CPU, in float32.
 
     Args:
         inputs: q, k, v, keep, erase, write, each [N, T, R]; any float type up to 32 bits, any strides, R at most 64.
@@ -119,7 +123,7 @@ def scan(
     n, tokens, rank = inputs[0].shape
     if n == 0 or tokens == 0:
         return _empty(n, tokens, rank).zero_(), state.clone()
-    # The tiles are 8 or 16 rows wide. Rows and columns of zeros change nothing and stay zero.
+    # Tiles are 8 or 16 rows wide. Rows and columns of zeros change nothing and stay zero.
     extra = (8 if rank <= 8 else -(-rank // 16) * 16) - rank
     inputs = [x.float() for x in inputs]
     if extra:
@@ -137,7 +141,7 @@ def scan(
 
 
 class _Scan(torch.autograd.Function):
-    """Keeps the inputs and one state every 64 tokens; the backward walks each chunk again from its checkpoint."""
+    """Keeps the inputs and one state every 64 tokens; the backward replays each chunk from its checkpoint."""
 
     @staticmethod
     def forward(ctx: Any, level: int, mask: Tensor | None, *arrays: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,7 +169,7 @@ class _Scan(torch.autograd.Function):
 def _forward(
     level: int, mask: Tensor | None, arrays: Sequence[Tensor], *, checkpointed: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Reads, new state and, if asked for, the checkpoints [N, chunks, R, R]. Arrays: q … write, state; contiguous."""
+    """Reads, new state and, if requested, checkpoints [N, chunks, R, R]. Arrays: q … write, state; contiguous."""
     n, tokens, rank = arrays[0].shape
     reads, state = _empty(n, tokens, rank), _empty(n, rank, rank)
     checkpoints = _empty(n, -(-tokens // CHUNK), rank, rank) if checkpointed else None
@@ -175,7 +179,7 @@ def _forward(
 
 
 def _empty(*shape: int) -> Tensor:
-    return torch.empty(shape, dtype=torch.float32, device="cpu")  # whatever torch's defaults are
+    return torch.empty(shape, dtype=torch.float32, device="cpu")  # independent of torch's defaults
 
 
 def _pointers(*tensors: Tensor | None) -> list[int | None]:
@@ -183,7 +187,7 @@ def _pointers(*tensors: Tensor | None) -> list[int | None]:
 
 
 def _run(function: str, level: int, call: Any, cost: float) -> None:
-    """Call into the library, on as many threads as torch may use and the work is worth."""
+    """Call the library with as many threads as torch allows and the work justifies."""
     work = call.N * call.T * call.R * (call.R + 64) * cost
     threads = max(1, min(torch.get_num_threads(), int(work / _THREAD_NS)))
     if getattr(_library(), function)(level, ctypes.byref(call), threads) != 0:

@@ -1,6 +1,6 @@
-"""Decoding in compiled C, one token a row: read and correct, or read and write. A few microseconds a call.
+"""Decoding in compiled C, one token per row: read and correct, or read and write. A few microseconds per call.
 
-Nothing about validation or the choice of a backend.
+Validates nothing and does not choose a backend.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from torch import Tensor
 from deltamem_kernels.cpu import compiled
 
 DTYPES = (torch.float32, torch.bfloat16)
-_OUTPUTS = 64  # of a correction's weight in one block, as in scan.c
+_OUTPUTS = 64  # outputs of a correction's weight in one block, as in scan.c
 
 
 def blocked(weight: Tensor) -> Tensor:
-    """A correction's weight [out, W] as the library takes it: [blocks, W, 64] float32, padded with zeros."""
+    """A correction's weight [out, W] in the library's layout: [blocks, W, 64] float32, padded with zeros."""
     out, width = weight.shape
     padded = torch.nn.functional.pad(weight.detach().float(), (0, 0, 0, -out % _OUTPUTS))
     return padded.view(-1, _OUTPUTS, width).transpose(1, 2).contiguous()
 
 
 class CorrectionStruct(ctypes.Structure):
-    """A correction as the library takes it; keeps no tensor alive."""
+    """A correction in the library's layout; keeps no tensor alive."""
 
     _fields_ = (*((name, ctypes.c_long) for name in ("W", "out", "bf16")), ("weight", ctypes.c_void_p))
 
 
 class LayoutStruct(ctypes.Structure):
-    """Where a row of a packed product holds what, as the library takes it."""
+    """Column layout of a packed product's row, for the library."""
 
     _fields_ = (
         *((name, ctypes.c_long) for name in ("H", "R", "normalize", "bf16", "queries", "corrected")),
@@ -54,15 +54,15 @@ Decoder = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor | None]
 
 
 def decoder(layout: LayoutStruct, width: int, kept: object) -> Decoder:
-    """A function of product, state and validity for one layout; it keeps ``kept`` alive, whose memory the layout names.
+    """Make a function of product, state and validity for one layout; it keeps ``kept``, the layout's memory, alive.
 
-    It gives the reads [B, 1, W] float32 at the queries in a product [B, 1, C] of one of `DTYPES` (columns contiguous,
-    rows any distance apart), whose outputs it corrects in place; the state is [B, R, R] or [B, H, R, R] float32,
-    validity [B, 1] bool or None: a False row reads zero. Second it gives what is to be added to the output that is yet
-    to come, [B, out] in the product's dtype, or None where the layout has none.
+    It returns the reads [B, 1, W] float32 for the queries in a product [B, 1, C] of one of `DTYPES` (columns
+    contiguous, any row stride), whose outputs it corrects in place. The state is [B, R, R] or [B, H, R, R] float32;
+    validity is [B, 1] bool or None, and a False row reads zero. It also returns the addend for the later output,
+    [B, out] in the product's dtype, or None if the layout has none.
 
-    A closure with nothing left to look up: between two layers a model's weights have passed through the caches, and
-    what decoding costs is what it has to fetch again.
+    It is a closure with nothing left to look up: between two layers a model's weights pass through the caches, and the
+    cost of decoding is what must be fetched again.
     """
     run, _, _, target = _library()
     empty, float32 = torch.empty, torch.float32
@@ -98,10 +98,10 @@ def decoder(layout: LayoutStruct, width: int, kept: object) -> Decoder:
 
 
 def corrector(correction: CorrectionStruct, kept: object) -> Callable[[Tensor, Tensor], None]:
-    """A function of output and reads for one correction; it keeps ``kept`` alive, whose memory the correction names.
+    """Make a function of output and reads for one correction; it keeps ``kept``, the correction's memory, alive.
 
-    It adds the reads [B, T, W] float32 @ the correction's weight to an output [B, T, out] of one of `DTYPES` in place,
-    which is contiguous, or columns of something contiguous.
+    It adds the reads [B, T, W] float32 @ the correction's weight, in place, to an output [B, T, out] of one of
+    `DTYPES`, which is contiguous, or columns of a contiguous tensor.
     """
     _, run, _, target = _library()
 
@@ -109,14 +109,14 @@ def corrector(correction: CorrectionStruct, kept: object) -> Callable[[Tensor, T
         if not reads.is_contiguous():
             reads = reads.contiguous()
         batch, tokens, _ = output.shape
-        # From one token to the next, and so from a row's last to the next row's first.
+        # The stride from one token to the next, also from a row's last token to the next row's first.
         run(target, correction, batch * tokens, output.data_ptr(), output.stride(1), reads.data_ptr())
 
     return correct
 
 
 def step(inputs: Sequence[Tensor], pool: Tensor, slots: Tensor) -> Tensor:
-    """Read and write one token of N streams in place; arguments and result as of `naive.step`, in float32.
+    """Read and write one token of N streams in place; arguments and result as in `naive.step`, in float32.
 
     Args:
         pool: [P, R, R] float32, contiguous.
@@ -139,10 +139,10 @@ def step(inputs: Sequence[Tensor], pool: Tensor, slots: Tensor) -> Tensor:
 
 @cache
 def _library() -> tuple[Any, Any, Any, int]:
-    """The functions decode, correct and step, and the number of the fastest instruction set."""
+    """The functions decode, correct and step, and the index of the fastest instruction set."""
     found = compiled.required()
     address, number = ctypes.c_void_p, ctypes.c_long
-    rows = (number, address, number)  # how many, where, how far apart
+    rows = (number, address, number)  # count, address, stride
     for function, arguments in (
         (found.deltamem_decode, (ctypes.POINTER(LayoutStruct), *rows, address, address, address, address)),
         (found.deltamem_correct, (ctypes.POINTER(CorrectionStruct), *rows, address)),

@@ -1,7 +1,7 @@
-"""Products of few rows with a large weight, as a model computes them when several sequences get a token each.
+"""Products of few rows with a large weight, as a model computes them when several sequences get one token each.
 
 PyTorch's libraries are made for many rows, or for one. With eight rows and a bfloat16 weight, on a processor without
-bfloat16 arithmetic, they take almost seven times as long as with one row (AMD Zen 3); the compiled form, bound by
+bfloat16 arithmetic, they take almost seven times as long as with one row (AMD Zen 3); the compiled form, limited by
 reading the weight, takes less than twice as long. Results are float32 sums, rounded once.
 """
 
@@ -20,11 +20,11 @@ from torch.overrides import TorchFunctionMode
 
 from deltamem_kernels.cpu import compiled
 
-FEW = 32  # rows of float32 from which on PyTorch is as fast
-MANY = 96  # rows from which on it pays to turn a bfloat16 weight into float32
-STEP = 32  # a row's length is a multiple of it
-LARGE = 1 << 16  # numbers of a weight from which on a call is worth it
-_THREAD_WORK = 1 << 21  # multiplications that are worth another thread
+FEW = 32  # with more float32 rows, PyTorch is as fast
+MANY = 96  # from this many rows on, it pays to convert a bfloat16 weight to float32
+STEP = 32  # a row's length must be a multiple of it
+LARGE = 1 << 16  # smallest number of weight elements for which a call pays
+_THREAD_WORK = 1 << 21  # multiplications that justify another thread
 
 
 class _Product(ctypes.Structure):
@@ -36,13 +36,13 @@ class _Product(ctypes.Structure):
 
 @cache
 def native_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 numbers itself."""
-    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in the oldest torch supported
+    """Whether this processor has bfloat16 arithmetic."""
+    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # missing in the oldest supported torch
     return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16"))
 
 
 def is_faster(x: Tensor, weight: Tensor) -> bool:
-    """Whether `product` can and should take the place of ``linear(x, weight)``."""
+    """Whether `product` can and should replace ``linear(x, weight)``."""
     if x.dtype is not weight.dtype or x.device.type != "cpu" or weight.numel() < LARGE or weight.dim() != 2:
         return False
     rows = x.numel() // max(1, x.shape[-1])
@@ -57,18 +57,18 @@ def is_faster(x: Tensor, weight: Tensor) -> bool:
 
 
 def product(x: Tensor, weight: Tensor, target: str | None = None) -> Tensor:
-    """x @ weight.T, by the compiled library; many rows of bfloat16 by PyTorch in float32.
+    """x @ weight.T with the compiled library; many rows of bfloat16 with PyTorch in float32.
 
     Args:
         x: [..., K], any strides.
-        weight: [N, K], contiguous, K a multiple of `STEP`; of x's dtype, float32 or bfloat16.
+        weight: [N, K], contiguous, K a multiple of `STEP`; same dtype as x, float32 or bfloat16.
         target: One of `compiled.targets`; None for the fastest.
 
     Returns:
         [..., N], in the same dtype.
 
     Raises:
-        MemoryError: No memory for a copy of x in float32.
+        MemoryError: There is no memory for a copy of x in float32.
     """
     columns, length = weight.shape
     rows = x.reshape(-1, length)
@@ -76,7 +76,7 @@ def product(x: Tensor, weight: Tensor, target: str | None = None) -> Tensor:
         return linear(x.float(), weight.float()).to(weight.dtype)
     if rows.stride(1) != 1:
         rows = rows.contiguous()
-    out = torch.empty(len(rows), columns, dtype=weight.dtype, device="cpu")  # whatever the default is
+    out = torch.empty(len(rows), columns, dtype=weight.dtype, device="cpu")  # whatever the default device is
     threads = max(1, min(torch.get_num_threads(), len(rows) * weight.numel() // _THREAD_WORK))
     call = _Product(
         len(rows),
@@ -94,7 +94,7 @@ def product(x: Tensor, weight: Tensor, target: str | None = None) -> Tensor:
 
 
 class FewRowProducts(TorchFunctionMode):
-    """Inside it, in this thread, PyTorch's linear layers run as `product` where that is faster."""
+    """Inside this context, in this thread, PyTorch's linear layers run as `product` where that is faster."""
 
     def __torch_function__(
         self,
@@ -103,7 +103,7 @@ class FewRowProducts(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Called for every function of PyTorch, so what is not a product passes at once."""
+        """Replace products of few rows; every other function of PyTorch passes through at once."""
         if func is linear and not kwargs and is_faster(args[0], args[1]):
             result = product(args[0], args[1])
             return result if len(args) < 3 or args[2] is None else result.add_(args[2])
@@ -113,7 +113,7 @@ class FewRowProducts(TorchFunctionMode):
 
 
 def few_rows(x: Tensor) -> AbstractContextManager[object]:
-    """A context for running a model on tokens x [B, T]: on a CPU, products of few rows are fast inside it."""
+    """A context for running a model on tokens x [B, T]: on a CPU it makes products of few rows fast."""
     wanted = x.device.type == "cpu" and x.numel() > 1 and len(compiled.targets()) > 1
     return FewRowProducts() if wanted else nullcontext()
 

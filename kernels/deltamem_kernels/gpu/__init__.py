@@ -1,1 +1,1 @@
-"""The kernels in Triton, for CUDA devices. May import torch and triton; nothing here runs at import."""
+"""The Triton kernels, for CUDA devices. May import torch and triton; nothing here runs at import."""
