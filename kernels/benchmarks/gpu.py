@@ -1,4 +1,4 @@
-"""The GPU column: the chunk-parallel scan against a sequential kernel, bandwidth, and a model of Qwen3-4B's shape."""
+"""The GPU benchmarks: the chunk-parallel scan against a sequential kernel, bandwidth, a model of Qwen3-4B's shape."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WAIT = torch.cuda.synchronize
 
 
 def rows(only: str | None) -> Iterator[Row]:
-    """Every row of the GPU column."""
+    """Every row of the GPU benchmarks."""
     if only != "models":
         yield from _long_scan()
         yield from _wide_scan()
@@ -91,7 +91,7 @@ def _backward() -> Iterator[Row]:
 
 
 def _shape() -> Qwen3Config:
-    """Qwen3-4B's."""
+    """The shape of Qwen3-4B."""
     return Qwen3Config(
         hidden_size=2560,
         intermediate_size=9728,
@@ -114,7 +114,7 @@ def _decode() -> Iterator[Row]:
         for model in (attached.model, frozen):
             cache = StaticCache(config=frozen.config, max_cache_len=1024)
             arguments = {"input_ids": token, "past_key_values": cache, "use_cache": True}
-            with torch.inference_mode(), attached.bind(state):  # the frozen copy has no hooks, and reads nothing
+            with torch.inference_mode(), attached.bind(state):  # the frozen copy has no hooks and reads nothing
                 model(input_ids=token.expand(batch, 64), past_key_values=cache, use_cache=True, logits_to_keep=1)
                 steps.append(captured(partial(model, **arguments)))
         yield paired(
@@ -146,7 +146,7 @@ def _prefill() -> Iterator[Row]:
 
 
 def captured(call: Callable[[], object]) -> Callable[[], object]:
-    """A call as a CUDA graph, so that what is timed is the device's work."""
+    """Capture a call as a CUDA graph, so that only the device's work is timed."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -1,11 +1,11 @@
-"""Decoding on a GPU: one token of each stream reads its slot of a pool of states, corrects, and may write.
+"""Decoding on a GPU: one token of each stream reads its slot in a pool of states, is corrected, and may be written.
 
-A layer costs two launches: `read_and_correct` before attention; after it `correct`, or `correct_and_write` where the
-token is written. A state is changed only in a launch after the one that reads it. `step` reads and writes in one.
+A layer costs two launches: `read_and_correct` before attention, then `correct`, or `correct_and_write` if the token is
+written. A state changes only in a launch after the one that reads it. `step` reads and writes in one launch.
 
 Shapes: B streams, P slots, H heads, R rank, W = H·R. Reads and states are float32. Device code: ``decode_kernels.py``.
-Nothing here waits for the device or looks at a value, so all of it can be captured in a CUDA graph, after one call
-outside it: the first call with new shapes or dtypes compiles.
+Nothing here waits for the device or inspects a value, so all of it can be captured in a CUDA graph after one uncaptured
+call, as the first call with new shapes or dtypes compiles.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MAX_TARGETS = 3
 def unavailable(device: torch.device | str) -> str | None:
     """Why these kernels cannot run on tensors of a device; None if they can.
 
-    Triton's interpreter (TRITON_INTERPRET=1 before the first import of the kernels) takes CPU tensors too.
+    Triton's interpreter (TRITON_INTERPRET=1 before the first import of the kernels) accepts CPU tensors too.
     """
     return _unavailable(torch.device(device).type)
 
@@ -61,15 +61,16 @@ def read_and_correct(
         out += scale · weight @ reads                    for each target
 
     Args:
-        projected: [B, ≥ W], q first; float32, bfloat16 or float16, rows of unit stride: the memory columns of a packed
-            [q|k|v|memory] buffer will do.
+        projected: [B, ≥ W], q first; float32, bfloat16 or float16, rows of unit stride. The memory columns of a packed
+            [q|k|v|memory] buffer qualify.
         pool: [P, H, R, R], or [P, R, R] with one head; float32, each slot contiguous.
-        slots: [B] int64, each below P; a stream whose slot is -1 reads zero and is not corrected.
-        targets: (out [B, n], weight [n, W]) each, or none. The outs are float32, bfloat16 or float16, rows of unit
+        slots: [B] int64, each below P; a stream with slot -1 reads zero and is not corrected.
+        targets: Pairs (out [B, n], weight [n, W]), possibly none. Outs are float32, bfloat16 or float16, rows of unit
             stride, and share no element with one another or with ``projected[:, :W]``. Weights are contiguous.
-        scale: A number, or float32 of one element or one a target.
+        scale: A number, or a float32 tensor with one element, or with one per target.
         heads: H.
-        valid: [B] bool; False is as slot -1.
+        normalize: Whether q is normalised as above.
+        valid: [B] bool; False is treated as slot -1.
 
     Returns:
         The reads [B, W] float32, for `correct`.
@@ -90,7 +91,7 @@ def read_and_correct(
     factor, scales = multiplier(scale, len(targets), projected.device)
     kernels = _kernels(projected.device)
     reads = torch.empty(batch, width, dtype=torch.float32, device=projected.device)
-    # Kernels take three targets; one that is not there has no outputs.
+    # Kernels take three targets; an absent one has no outputs.
     absent = (reads, reads, 0)
     three = [(out, weight, out.shape[1]) for out, weight in targets] + [absent] * (MAX_TARGETS - len(targets))
     rows, outputs, warps = _tiles(heads, rank)
@@ -131,7 +132,7 @@ def correct(out: Tensor, reads: Tensor, weight: Tensor, scale: float | Tensor) -
         out: [B, n]; float32, bfloat16 or float16, rows of unit stride.
         reads: [B, W] float32, from `read_and_correct`.
         weight: [n, W], contiguous; float32, bfloat16 or float16.
-        scale: A number, or float32 of one element.
+        scale: A number, or a float32 tensor with one element.
 
     Raises:
         ValueError: A shape, dtype, stride or device does not fit.
@@ -173,10 +174,10 @@ def write(
     normalize: bool,
     valid: Tensor | None = None,
 ) -> None:
-    """Write one token of every stream into its slot, in place. To be launched after everything that reads the slots.
+    """Write one token of every stream into its slot, in place. Launch it after everything that reads the slots.
 
         S[i,:] = keep[i] S[i,:] + (β[i] v[i] - erase[i] <S[i,:], k>) k
-        β, λ = σ(projected + gate_bias); without a λ of its own, λ = 1 - β
+        β, λ = σ(projected + gate_bias); without its own λ, λ = 1 - β
         keep, erase = λ, β ("standard"); λ, λβ ("lambda_outside"); 1, β ("no_lambda")
 
     Args:
@@ -184,13 +185,13 @@ def write(
             else H. Dtypes and strides as in `read_and_correct`.
         gate_bias: [G (+ G)] float32, contiguous.
         pool: As in `read_and_correct`.
-        slots: As there; no slot twice.
+        slots: As in `read_and_correct`, distinct.
         heads: H.
-        update: Where λ stands.
-        own_lambda: λ has columns of its own; not with "no_lambda".
-        rankwise: A gate a state row; else one a head.
-        normalize: k = l2norm(tanh(·)) per head; else as it is.
-        valid: [B] bool; False is as slot -1.
+        update: Where λ enters the update.
+        own_lambda: Whether λ has its own columns; not with "no_lambda".
+        rankwise: One gate per state row; else one per head.
+        normalize: k = l2norm(tanh(·)) per head; else k as it is.
+        valid: [B] bool; False is treated as slot -1.
 
     Raises:
         ValueError: A shape, dtype, stride or device does not fit.
@@ -242,7 +243,7 @@ def correct_and_write(
     normalize: bool,
     valid: Tensor | None = None,
 ) -> None:
-    """`correct` and `write` in one launch; the arguments are theirs, and ``out`` shares no element with ``projected``.
+    """`correct` and `write` in one launch, with their arguments; ``out`` shares no element with ``projected``.
 
     Raises:
         ValueError: A shape, dtype, stride or device does not fit.
@@ -293,13 +294,13 @@ def correct_and_write(
 
 
 def step(inputs: Sequence[Tensor], pool: Tensor, slots: Tensor) -> Tensor:
-    """Read and write one token of N streams, whose states are slots of a pool that is changed in place.
+    """Read and write one token of N streams; their states are slots of a pool, which is changed in place.
 
     Args:
-        inputs: q, k, v, keep, erase, write, each [N, R]; float32, bfloat16 or float16 in any mixture. One whose rows
-            are not of unit stride is copied.
+        inputs: q, k, v, keep, erase, write, each [N, R]; float32, bfloat16 or float16 in any mixture. An input whose
+            rows are not of unit stride is copied.
         pool: [P, R, R] float32, each slot contiguous.
-        slots: [N] int64, each below P, no slot twice; a stream with slot -1 reads zero and writes nothing.
+        slots: [N] int64, distinct, each below P; a stream with slot -1 reads zero and writes nothing.
 
     Returns:
         The reads [N, R] in q's dtype, computed in float32.
@@ -337,7 +338,7 @@ def step(inputs: Sequence[Tensor], pool: Tensor, slots: Tensor) -> Tensor:
 
 @cache
 def _load() -> Any:
-    """The module of kernels, or why there is none."""
+    """The module of kernels, or the reason why it cannot be imported."""
     try:
         return importlib.import_module("deltamem_kernels.gpu.decode_kernels")
     except ImportError as error:
@@ -364,11 +365,11 @@ def _kernels(device: torch.device) -> Any:
 
 
 def _tiles(heads: int, rank: int) -> tuple[int, int, int]:
-    """Rows and outputs a program of a correction has in hand, and its warps.
+    """Rows and outputs that a correction's program holds at once, and its warps.
 
-    One stream is bound by latency: 64 outputs a program give Qwen3-4B's q projection 64 programs, in which a thread
-    loads 8 weights at rank 8. Larger tiles are cut so that all stays in registers: a row has queries of its own where
-    there are several heads.
+    One stream is bound by latency: 64 outputs per program give Qwen3-4B's q projection 64 programs, in which a thread
+    loads 8 weights at rank 8. Larger tiles are cut so that everything stays in registers: with several heads each row
+    has its own queries.
     """
     rows = min(64, power_of_two(heads * rank))
     if heads > 1:
@@ -377,7 +378,7 @@ def _tiles(heads: int, rank: int) -> tuple[int, int, int]:
 
 
 def _write_tiles(heads: int, rank: int) -> tuple[int, int]:
-    """Rows a program updates, and its warps: at rank 64 a tile of 1,024 elements, 16 a thread."""
+    """Rows that a program updates, and its warps: at rank 64 a tile of 1,024 elements, 16 per thread."""
     rows = min(16, power_of_two(heads * rank))
     return rows, 2 if rows * power_of_two(rank) > 512 else 1
 

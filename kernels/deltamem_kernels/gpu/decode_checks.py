@@ -1,4 +1,4 @@
-"""What the decoding kernels take: every message names what was given and what was expected."""
+"""Argument checks of the decoding kernels: every message says what was given and what was expected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def check_streams(projected: Tensor, pool: Tensor, slots: Tensor, heads: int, valid: Tensor | None) -> tuple[int, int]:
-    """B and R, after a look at what every call has."""
+    """Check the arguments that every call has; return B and R."""
     if heads < 1:
         raise ValueError(f"heads is {heads}; give a whole number above 0")
     if projected.ndim != 2:
@@ -41,7 +41,7 @@ def check_streams(projected: Tensor, pool: Tensor, slots: Tensor, heads: int, va
 def check_write(
     projected: Tensor, gate_bias: Tensor, heads: int, rank: int, update: str, own_lambda: bool, rankwise: bool
 ) -> None:
-    """The columns and the bias of the gates, and what they mean."""
+    """Check the columns and the bias of the gates, and the options that give their meaning."""
     if update not in get_args(Update):
         raise ValueError(f"update {update!r} is unknown; choose one of {', '.join(get_args(Update))}")
     if own_lambda and update == "no_lambda":
@@ -54,7 +54,7 @@ def check_write(
 
 
 def check_reads(reads: Tensor) -> tuple[int, int]:
-    """B and W of reads that a kernel stored."""
+    """Check reads that a kernel stored; return B and W."""
     if reads.ndim != 2 or not reads.is_contiguous():
         raise ValueError(f"reads has shape {shape(reads)}, strides {list(reads.stride())}; expected contiguous [B, W]")
     check_kind("reads", reads, (torch.float32,), reads.device)
@@ -62,7 +62,7 @@ def check_reads(reads: Tensor) -> tuple[int, int]:
 
 
 def check_target(name: str, out: Tensor, weight: Tensor, batch: int, width: int, device: torch.device) -> None:
-    """A projection's output and its correction's weight."""
+    """Check a projection's output and its correction's weight."""
     if out.ndim != 2 or out.shape[0] != batch or weight.shape != (out.shape[1], width):
         raise ValueError(
             f"{name} has an output of shape {shape(out)} and a weight of shape {shape(weight)}; expected "
@@ -76,7 +76,7 @@ def check_target(name: str, out: Tensor, weight: Tensor, batch: int, width: int,
 
 
 def check_columns(name: str, x: Tensor, columns: int) -> None:
-    """A matrix of so many columns or more, its rows of unit stride."""
+    """Check that a matrix has at least this many columns, and rows of unit stride."""
     if x.shape[1] < columns:
         raise ValueError(f"{name} has shape {shape(x)}, expected at least {columns} columns")
     if x.shape[1] > 1 and x.stride(1) != 1:
@@ -84,14 +84,14 @@ def check_columns(name: str, x: Tensor, columns: int) -> None:
 
 
 def _check_vector(name: str, x: Tensor, size: int, dtype: torch.dtype, device: torch.device) -> None:
-    """A vector."""
+    """Check a vector."""
     if x.shape != (size,):
         raise ValueError(f"{name} has shape {shape(x)}, expected {[size]}")
     check_kind(name, x, (dtype,), device)
 
 
 def check_kind(name: str, x: Tensor, dtypes: tuple[torch.dtype, ...], device: torch.device) -> None:
-    """Dtype and device."""
+    """Check dtype and device."""
     if x.dtype not in dtypes:
         raise ValueError(f"{name} is {x.dtype}; allowed: {', '.join(map(str, dtypes))}")
     if x.device != device:
@@ -99,12 +99,12 @@ def check_kind(name: str, x: Tensor, dtypes: tuple[torch.dtype, ...], device: to
 
 
 def shape(x: Tensor) -> list[int]:
-    """As messages give it."""
+    """The shape as messages show it."""
     return list(x.shape)
 
 
 def multiplier(scale: float | Tensor, targets: int, device: torch.device) -> tuple[float | Tensor, int]:
-    """What the kernels take as scale and SCALES."""
+    """Check a scale; return the kernels' arguments scale and SCALES."""
     if not isinstance(scale, Tensor):
         return float(scale), 0
     check_kind("scale", scale, (torch.float32,), device)

@@ -1,12 +1,12 @@
 # mypy: ignore-errors
 """Decoding, one token of each stream: device code. Shapes, checks and launches are in ``decode.py``.
 
-Everything goes by state rows. Row i of a slot is row ``i % R`` of head ``i // R``, its R elements lie side by side, and
-its read, its prediction and its update need no other row. In float32: tanh and its norm, reads, corrections, states.
+Everything is organised by state rows. Row i of a slot is row ``i % R`` of head ``i // R``, its R elements are adjacent,
+and its read, prediction and update need no other row. In float32: tanh and its norm, reads, corrections, states.
 
 Names: i rows (W = H·R of them, ROWS at a time), j columns (R, padded to COLUMNS), o outputs of a projection (OUTPUTS at
-a time). A stream that is idle (slot -1, or not valid) touches nothing but its own reads: ``_if(active, n)`` takes its
-bounds to zero. (A mask of vectors and ``active`` itself would be simpler; Triton's interpreter makes an integer of it.)
+a time). An idle stream (slot -1, or not valid) touches only its own reads: ``_if(active, n)`` reduces its bounds to
+zero. (A mask of vectors and ``active`` itself would be simpler, but Triton's interpreter turns it into an integer.)
 """
 
 import triton
@@ -229,14 +229,14 @@ def _read_and_correct(
     COLUMNS: tl.constexpr,
     OUTPUTS: tl.constexpr,
 ):
-    """Add one block of outputs of one stream's correction, from reads made here of all rows."""
+    """Add one block of outputs of one stream's correction, computing the reads of all rows here."""
     o = block * OUTPUTS + tl.arange(0, OUTPUTS)
     wanted = o < _if(active, size)
     before = tl.load(out + o, mask=wanted, other=0.0).to(tl.float32)
     total = tl.zeros([OUTPUTS], tl.float32)
     for start in range(0, HEADS * RANK, ROWS):
         i = start + tl.arange(0, ROWS)
-        # Asked for before the read, which takes several round trips to memory and does not need them.
+        # Loaded before the read, which takes several round trips to memory and does not need them.
         weights = _weights(weight, o, i, size, HEADS * RANK)
         elements, inside = _elements(i, active, HEADS * RANK, RANK, COLUMNS)
         rows = tl.load(state + elements, mask=inside, other=0.0)
@@ -317,13 +317,13 @@ def _slot(slots, valid, stream, valid_stride, HAS_VALID: tl.constexpr):
 
 @triton.jit
 def _if(active, bound):
-    """A bound, or zero."""
+    """``bound`` if active, else zero."""
     return tl.where(active, bound, 0)
 
 
 @triton.jit
 def _factor(scale, target: tl.constexpr, SCALES: tl.constexpr):
-    """The multiplier of a target: a number (SCALES 0), a tensor's only element (1), or one a target (2)."""
+    """The multiplier of a target: a number (SCALES 0), a tensor's only element (1), or one per target (2)."""
     if SCALES == 0:
         return scale
     elif SCALES == 1:
@@ -334,7 +334,7 @@ def _factor(scale, target: tl.constexpr, SCALES: tl.constexpr):
 
 @triton.jit
 def _elements(i, active, WIDTH: tl.constexpr, RANK: tl.constexpr, COLUMNS: tl.constexpr):
-    """Where rows i lie in their slot, and which of these places to touch: both [rows, COLUMNS]."""
+    """Offsets of rows i in their slot, and the mask of those to touch: both [rows, COLUMNS]."""
     j = tl.arange(0, COLUMNS)
     return i[:, None] * RANK + j[None, :], (i < _if(active, WIDTH))[:, None] & (j < RANK)[None, :]
 
@@ -350,7 +350,7 @@ def _weights(weight, o, i, size, WIDTH: tl.constexpr):
 def _head_vectors(
     x, i, active, HEADS: tl.constexpr, RANK: tl.constexpr, NORMALIZE: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """Each row's head's query or key: [1, COLUMNS] where one head serves all rows, else [rows, COLUMNS]."""
+    """The query or key of each row's head: [1, COLUMNS] if one head serves all rows, else [rows, COLUMNS]."""
     j = tl.arange(0, COLUMNS)[None, :]
     if HEADS == 1:
         vectors = tl.load(x + j, mask=j < _if(active, RANK), other=0.0).to(tl.float32)
@@ -360,13 +360,13 @@ def _head_vectors(
     if NORMALIZE:
         vectors = _tanh(vectors)
         length = tl.sqrt(tl.sum(vectors * vectors, axis=1, keep_dims=True))
-        vectors = vectors / tl.maximum(length, 1e-6)  # as torch.nn.functional.normalize with this eps
+        vectors = vectors / tl.maximum(length, 1e-6)  # same as torch.nn.functional.normalize with this eps
     return vectors
 
 
 @triton.jit
 def _gate(x, bias, index, mine):
-    """σ(x + bias) at the given places."""
+    """σ(x + bias) at the given indices."""
     raw = tl.load(x + index, mask=mine, other=0.0).to(tl.float32) + tl.load(bias + index, mask=mine, other=0.0)
     return 1.0 / (1.0 + tl.exp(-raw))
 
@@ -380,9 +380,9 @@ def _updated(old, keys, values, keep, erase, write):
 
 @triton.jit
 def _tanh(x):
-    """Good to 2e-7 of its value everywhere: by exp alone, a norm of small values would lose half its digits.
+    """tanh with a relative error of at most 2e-7; exp alone would cost a norm of small values half its digits.
 
-    Below 0.625 the polynomial of Cephes' tanhf.
+    Below 0.625 it uses the polynomial of Cephes' tanhf.
     """
     square = x * x
     series = -5.70498872745e-3

@@ -1,6 +1,6 @@
-"""The scan over tokens on a GPU: the host side. Buffers, the choice of chunks, launches, the autograd function.
+"""The scan over tokens on a GPU, host side: buffers, the choice of chunks, launches, the autograd function.
 
-Nothing about validation, nothing that waits for the device or looks at a value. Device code: ``scan_kernels.py``,
+Validates nothing, never waits for the device and inspects no value. Device code: ``scan_kernels.py``,
 ``scan_maps.py`` and ``scan_gradients.py``; derivation: ``README.md``.
 """
 
@@ -19,19 +19,19 @@ from torch.autograd.function import once_differentiable
 from deltamem_kernels.gpu.launching import current, power_of_two
 
 MAX_RANK = 64
-BLOCK = 16  # tokens between two states kept for the backward, and tokens at once in a map of the WY form
-WY_RANK = 32  # from here on the chunks' maps are made in the WY form
+BLOCK = 16  # tokens between two states kept for the backward, and tokens per step of a map in the WY form
+WY_RANK = 32  # from this rank on, the chunks' maps are made in the WY form
 
 _TOKEN_CYCLES, _LAUNCH_CYCLES = 150, 10000  # estimates for Hopper, not measured
-_BASIS_INSTRUCTIONS = {32: 2600, 64: 2800}  # a warp, 16 tokens of `basis_maps`, by side: counted in the machine code
-_MAPS_ELEMENTS = 32 << 20  # 128 MiB of scratch at most
-_OPTIONS = {"enable_fp_fusion": True}  # said aloud, because Triton changes its mind about the default
+_BASIS_INSTRUCTIONS = {32: 2600, 64: 2800}  # per warp for 16 tokens of `basis_maps`, by side: from the machine code
+_MAPS_ELEMENTS = 32 << 20  # limit on the scratch memory, 128 MiB
+_OPTIONS = {"enable_fp_fusion": True}  # explicit, because Triton's default changes between versions
 
 
 def unavailable(device: torch.device) -> str | None:
     """Why the GPU scan cannot run on tensors of a device; None if it can.
 
-    Triton's interpreter (TRITON_INTERPRET=1 before the first import of the kernels) takes CPU tensors.
+    Triton's interpreter (TRITON_INTERPRET=1 before the first import of the kernels) accepts CPU tensors.
     """
     kernels = _kernels()
     if isinstance(kernels, str):
@@ -46,7 +46,7 @@ def unavailable(device: torch.device) -> str | None:
 def scan(
     inputs: Sequence[Tensor], state: Tensor, mask: Tensor | None, length: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Read and write T tokens. The same as `naive.scan`, on a GPU, in float32.
+    """Read and write T tokens. Same as `naive.scan`, on a GPU, in float32.
 
     Differentiable once in the inputs and the state.
 
@@ -54,7 +54,7 @@ def scan(
         inputs: q, k, v, keep, erase, write, each [N, T, R]; any float type up to 32 bits, any strides, R at most 64.
         state: [N, R, R] float32, not changed.
         mask: [N, T] bool or None.
-        length: Tokens a chunk, a multiple of 16; None to let `chunk_length` choose.
+        length: Tokens per chunk, a multiple of 16; None to let `chunk_length` choose.
 
     Returns:
         The reads [N, T, R] and the new state [N, R, R], both float32.
@@ -97,7 +97,7 @@ class _Scan(torch.autograd.Function):
 def _forward(
     length: int, mask: Tensor | None, arrays: Sequence[Tensor], *, saved: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Reads, new state and, if asked for, the states [N, blocks, R, R]. Arrays: q … write, state; contiguous."""
+    """Reads, new state and, if requested, the states [N, blocks, R, R]. Arrays: q … write, state; contiguous."""
     *inputs, state = arrays
     n, tokens, rank = inputs[0].shape
     reads, end = _empty(state, n, tokens, rank), _empty(state, n, rank, rank)
@@ -109,7 +109,7 @@ def _forward(
 def _backward(
     length: int, mask: Tensor | None, inputs: Sequence[Tensor], states: Tensor, d_reads: Tensor, d_state: Tensor
 ) -> list[Tensor]:
-    """The gradients of q … write and the state."""
+    """The gradients of q … write and of the state."""
     n, tokens, rank = inputs[0].shape
     d_start, adjoints, d_change = torch.empty_like(d_state), torch.empty_like(states), torch.empty_like(d_reads)
     _walk(length, inputs, mask, d_reads, d_state, d_start, d_change, adjoints)
@@ -134,11 +134,11 @@ def _walk(
     along: Tensor,
     checkpoints: Tensor | None,
 ) -> None:
-    """From ``start`` to ``end`` [N,R,R], filling ``along`` [N,T,R]: with reads; given ``d_reads``, backward, with du.
+    """Walk from ``start`` to ``end`` [N,R,R], filling ``along`` [N,T,R]: with reads or, given ``d_reads``, with du.
 
-    One chunk is walked at once. Several: their maps, all at the same time; the states at their starts, one after the
-    other; then all chunks at the same time again, from these states. From rank 32 on the maps are made in the WY form,
-    all but their last row, what the tokens add.
+    With ``d_reads`` the walk goes backward. A single chunk takes one walk. Several take three steps: their maps, all in
+    parallel; the states at their starts, one after another; then all chunks in parallel from these states. From rank
+    32 on the maps are made in the WY form, except their last row, which is what the tokens add.
     """
     n, tokens, rank = inputs[0].shape
     chunks, blocks, reverse = -(-tokens // length), -(-tokens // BLOCK), d_reads is not None
@@ -166,7 +166,7 @@ def _walk(
 
 
 def _basis_maps(length: int, inputs: Sequence[Tensor], mask: Tensor | None, maps: Tensor, reverse: bool) -> None:
-    """The first R of the R + 1 rows of each map [N,chunks,R,R+1,R], on the current device."""
+    """Make the first R of the R + 1 rows of each map [N,chunks,R,R+1,R] on the current device."""
     _, k, _, keep, erase, _ = inputs
     n, tokens, rank = k.shape
     chunks, blocks = maps.shape[1], -(-tokens // BLOCK)
@@ -182,11 +182,11 @@ def _basis_maps(length: int, inputs: Sequence[Tensor], mask: Tensor | None, maps
 
 @lru_cache(maxsize=1024)
 def chunk_length(n: int, tokens: int, rank: int, multiprocessors: int) -> int:
-    """Tokens a chunk, a multiple of 16, by a rough count of cycles; all tokens where chunks would not help.
+    """Tokens per chunk, a multiple of 16, by a rough count of cycles; all tokens if chunks would not help.
 
-    A walk takes at least a token's latency times the length; with more warps than that hides, the instructions of all
-    warps shared among the schedulers. Chunks add a link of the chain each and make the first walk R + 1 times as wide;
-    from rank 32 on they add a walk of the same width, and the basis vectors' maps, `_BASIS_INSTRUCTIONS` a block.
+    A walk takes at least a token's latency times the length; with more warps than latency hides, it takes all warps'
+    instructions shared among the schedulers. Each chunk adds a link to the chain, and chunks make the first walk R + 1
+    times as wide; from rank 32 on they add a walk of equal width, and the basis maps, `_BASIS_INSTRUCTIONS` per block.
     """
     side = power_of_two(rank)
     spread = max(1, side // 8)
@@ -202,7 +202,7 @@ def chunk_length(n: int, tokens: int, rank: int, multiprocessors: int) -> int:
             return replay
         if rank < WY_RANK:
             return 2 * _LAUNCH_CYCLES + max(_TOKEN_CYCLES * length, walked * (rank + 1)) + chunks * link + replay
-        # A lone warp issues an instruction in some two cycles; all rows of all blocks share the schedulers.
+        # A lone warp issues one instruction in about two cycles; all rows of all blocks share the schedulers.
         block = _BASIS_INSTRUCTIONS[side]
         lone = 2 * block * length / BLOCK
         all_blocks: float = n * rank * tokens / BLOCK * block * basis_tile(rank)["num_warps"] / schedulers
@@ -215,7 +215,7 @@ def chunk_length(n: int, tokens: int, rank: int, multiprocessors: int) -> int:
 
 
 def walk_tile(rank: int, interpreted: bool, *, maps: bool) -> dict[str, int]:
-    """The tile of a walk: a warp's; the interpreter, which pays by the program, gets a wide one."""
+    """The tile of a walk: one warp's; a wide one for the interpreter, whose cost is per program."""
     side = power_of_two(rank)
     registers = min(side, 8)
     spread = side // registers
@@ -223,23 +223,23 @@ def walk_tile(rank: int, interpreted: bool, *, maps: bool) -> dict[str, int]:
         "REGISTERS": registers,
         "SPREAD": spread,
         "LANES": (4096 if interpreted else 32) // spread,
-        "TOKENS": 8 if maps or side <= 8 else 4,  # as many as fit the registers
+        "TOKENS": 8 if maps or side <= 8 else 4,  # as many as fit in the registers
         "num_warps": 1,
         **_OPTIONS,
     }
 
 
 def grams_tile(rank: int) -> dict[str, Any]:
-    """The tile of the products among a block's keys."""
+    """The tile of the products of a block's keys with one another."""
     return {"PADDED": power_of_two(rank), "num_warps": 1, **_OPTIONS}
 
 
 def basis_tile(rank: int) -> dict[str, Any]:
-    """The tile of a map in the WY form: a thread a column m, so that each solves its own triangular system.
+    """The tile of a map in the WY form: one thread per column m, so that each solves its own triangular system.
 
-    Two warps would do for 64 columns, but spill; with four, two threads share a column, at two barriers a token.
-    Products take 16 rows of Xᵀ at a time: with more, their operands fill the registers. Nothing is loaded ahead of its
-    block: the compiler would send each of the Gram rows through shared memory.
+    Two warps would suffice for 64 columns, but spill; with four, two threads share a column, at two barriers per token.
+    Products take 16 rows of Xᵀ at a time: with more, their operands fill the registers. Nothing is loaded before its
+    block: the compiler would send each Gram row through shared memory.
     """
     side = power_of_two(rank)
     return {
@@ -253,13 +253,13 @@ def basis_tile(rank: int) -> dict[str, Any]:
 
 
 def chain_tile(rank: int) -> dict[str, int]:
-    """The tile of the chain: a map, 16 elements a thread at the highest rank."""
+    """The tile of the chain: one map, 16 elements per thread at the highest rank."""
     side = power_of_two(rank)
     return {"PADDED": side, "num_warps": max(1, side * side // 512), **_OPTIONS}
 
 
 def gradient_tile(rank: int, interpreted: bool) -> dict[str, int]:
-    """The tile of the gradients: whole states, 8 or 16 elements of each a thread."""
+    """The tile of the gradients: whole states, 8 or 16 elements of each per thread."""
     side = power_of_two(rank)
     registers = min(side, 8 if side <= 32 else 16)
     spread = side // registers
@@ -269,7 +269,7 @@ def gradient_tile(rank: int, interpreted: bool) -> dict[str, int]:
         "SPREAD": spread,
         "ROWS": side,
         "GROUP": 16 if interpreted else max(1, 32 // threads),
-        "TOKENS": 4 if side <= 16 else 2,  # as many as fit the registers
+        "TOKENS": 4 if side <= 16 else 2,  # as many as fit in the registers
         "num_warps": max(1, threads // 32),
         **_OPTIONS,
     }
@@ -287,7 +287,7 @@ class _Kernels:
 
 @cache
 def _kernels() -> Any:
-    """The compiled-at-first-use kernels, or why there are none."""
+    """The kernels, which compile on first use, or the reason why they cannot be imported."""
     try:
         forward = importlib.import_module("deltamem_kernels.gpu.scan_kernels")
         maps = importlib.import_module("deltamem_kernels.gpu.scan_maps")

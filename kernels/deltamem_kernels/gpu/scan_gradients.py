@@ -1,9 +1,9 @@
 # mypy: ignore-errors
 """The gradients of the scan's inputs: device code. Host side: ``scan.py``; derivation: ``README.md``.
 
-A tile is [REGISTERS, GROUP, ROWS, SPREAD]: for each of GROUP blocks of BLOCK tokens a whole state, row i along axis 2
-and column j = spread · REGISTERS + register. Sums over j stay in a thread and its neighbours; sums over i cross
-threads, and at ranks over 16 warps.
+A tile is [REGISTERS, GROUP, ROWS, SPREAD]: a whole state for each of GROUP blocks of BLOCK tokens, row i along axis 2
+and column j = spread · REGISTERS + register. Sums over j stay within a thread and its neighbours; sums over i cross
+threads and, at ranks over 16, warps.
 """
 
 import triton
@@ -48,12 +48,12 @@ def gradients(
         du = Σ_j G k, given as ``d_change`` [N, T, R];  dv = write du;  dwrite = v du;  dp = −erase du
         derase = −p du;  dkeep = Σ_j G S;  dq = Σ_i dr S;  dk = Σ_i (G u + dp S);  G <- keep G + dp k + dr q
 
-    S is known at the beginning of a block (``states``), G at its end (``adjoints``), both [N, blocks, R, R]. S is made
-    again from there for every TOKENS tokens, which then stay in registers: no history in memory.
+    S is known at the beginning of a block (``states``), G at its end (``adjoints``), both [N, blocks, R, R]. From there
+    S is recomputed for every TOKENS tokens, which then stay in registers: no history in memory.
     """
     block = (tl.program_id(0) * GROUP + tl.arange(0, GROUP))[None, :, None, None]
     i = tl.arange(0, ROWS)[None, None, :, None]
-    # Declared not contiguous, for the reason given at scan_kernels.element.
+    # Declared not contiguous for the reason given at scan_kernels.element.
     spread = tl.max_contiguous(tl.arange(0, SPREAD), [1])[None, None, None, :]
     j = spread * REGISTERS + tl.max_contiguous(tl.arange(0, REGISTERS), [1])[:, None, None, None]
     n = block // blocks
@@ -124,7 +124,7 @@ def _token(
     SPREAD: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    """What the state's walk needs of a token. One that is not live changes nothing: keep one, all else zero."""
+    """Load what a state update needs of a token. A token that is not live changes nothing: keep one, the rest zero."""
     at = token * RANK
     rows = live & (i < RANK)
     valid = live
@@ -138,14 +138,14 @@ def _token(
 
 @triton.jit
 def _row(x, inside, other, SPREAD: tl.constexpr):
-    """A number of each row, loaded by every thread that needs it: [1, GROUP, ROWS, SPREAD]."""
+    """One number per row, loaded by every thread that needs it: [1, GROUP, ROWS, SPREAD]."""
     shape: tl.constexpr = [1, x.shape[1], x.shape[2], SPREAD]
     return tl.load(tl.broadcast_to(x, shape), mask=tl.broadcast_to(inside, shape), other=other).to(tl.float32)
 
 
 @triton.jit
 def _column(x, inside, ROWS: tl.constexpr):
-    """A number of each column, loaded by every thread that needs it: [REGISTERS, GROUP, ROWS, SPREAD]."""
+    """One number per column, loaded by every thread that needs it: [REGISTERS, GROUP, ROWS, SPREAD]."""
     shape: tl.constexpr = [x.shape[0], x.shape[1], ROWS, x.shape[3]]
     return tl.load(tl.broadcast_to(x, shape), mask=tl.broadcast_to(inside, shape), other=0.0).to(tl.float32)
 
@@ -162,5 +162,5 @@ def _sum_i(x):
 
 @triton.jit
 def _store(x, gradient, valid, inside):
-    """Zero where the token is masked, in the input's dtype."""
+    """Store a gradient in the input's dtype; zero if the token is masked."""
     tl.store(x, tl.where(valid, gradient, 0.0).to(x.dtype.element_ty), mask=inside)

@@ -1,16 +1,16 @@
 # mypy: ignore-errors
 """The scan over tokens, both directions: device code. Host side: ``scan.py``; derivation: ``README.md``.
 
-A tile is X [REGISTERS, LANES, SPREAD]: one state row a lane, its element j = spread · REGISTERS + register. One warp a
-program, so axis 0 lies in a thread's registers, axes 1 and 2 across its threads: nothing passes through shared memory,
-and at ranks up to 8 (SPREAD 1) no thread needs another's numbers.
+A tile is X [REGISTERS, LANES, SPREAD]: one state row per lane, its element j = spread · REGISTERS + register. One warp
+runs per program, so axis 0 lies in a thread's registers and axes 1 and 2 across its threads: nothing passes through
+shared memory, and at ranks up to 8 (SPREAD 1) no thread needs another's numbers.
 """
 
 import triton
 import triton.language as tl
 
 
-# Sizes are not specialised: a sequence of another length must not be compiled for anew.
+# Sizes are not specialised: another sequence length must not trigger a compilation.
 @triton.jit(do_not_specialize=["sequences", "tokens", "chunks", "length", "blocks"])
 def walk(
     q,
@@ -47,10 +47,10 @@ def walk(
         forward   X <- keep X + (write v − erase ⟨X,k⟩) k       before that, along = ⟨X,q⟩: the reads
         reverse   X <- keep X + d_reads q − erase ⟨X,k⟩ k       before that, along = ⟨X,k⟩; tokens from last to first
 
-    MAPS: a lane is (sequence, chunk, i, m), m from FIRST (0 or RANK) to RANK; the basis vector m, or m = RANK the zero
-    row with what the tokens add, goes through the chunk, and ``end`` is the chunk's map as `chain` reads it; with FIRST
-    RANK, that row of it which scan_maps leaves out. Otherwise a lane is (sequence, chunk, i); it begins at ``start``
-    [N, chunks, R, R] and fills ``along`` [N, T, R], and the last chunk leaves ``end`` [N, R, R].
+    MAPS: a lane is (sequence, chunk, i, m), m from FIRST (0 or RANK) to RANK. The basis vector m or, for m = RANK, the
+    zero row plus what the tokens add, passes through the chunk, and ``end`` is the chunk's map as `chain` reads it; if
+    FIRST is RANK, only the row of it that scan_maps leaves out. Otherwise a lane is (sequence, chunk, i); it begins at
+    ``start`` [N, chunks, R, R] and fills ``along`` [N, T, R], and the last chunk leaves ``end`` [N, R, R].
     SAVE: X at the beginning (reverse: end) of every BLOCK tokens goes to ``checkpoints`` [N, blocks, R, R].
     """
     lane = tl.program_id(0) * LANES + tl.zeros([1, LANES, SPREAD], tl.int32) + tl.arange(0, LANES)[None, :, None]
@@ -76,12 +76,12 @@ def walk(
     at = (token + (length - 1 if REVERSE else 0)) * RANK
     left = tl.where(active, tokens - first, 0)
     for begun in range(0, length, TOKENS):
-        if SAVE:  # noqa: SIM102  (known when compiled, unlike the other)
+        if SAVE:  # noqa: SIM102  (known at compile time; the inner one is not)
             if begun % BLOCK == 0:
                 block = (first + (length - BLOCK - begun if REVERSE else begun)) // BLOCK
                 place = saved + block.to(tl.int64) * (RANK * RANK)
                 tl.store(checkpoints + place + j, x, mask=stored & (block < blocks))
-        # All asked for before the first is used, so that their ways to memory overlap.
+        # All loads are issued before the first is used, so that they overlap.
         batch = _batch(
             q, k, v, keep, erase, write, mask, d_reads, at, i, j, left, begun, length,
             RANK, TOKENS, REVERSE, MAPS, MASKED,
@@ -96,7 +96,7 @@ def walk(
             step = begun + u
             if MAPS:
                 # Never happens, but ptxas cannot know: a store in between keeps it from moving each load back to its
-                # use to save registers, which would make the ways to memory follow one another.
+                # use to save registers, which would serialise the loads.
                 tl.store(end + row, predicted, mask=i < 0)
             elif REVERSE:
                 tl.store(along + at - step * RANK + i, predicted, mask=length - 1 - step < left)
@@ -113,7 +113,7 @@ def walk(
             x = tl.where(valid != 0, changed, x) if MASKED else changed
 
     if MAPS:
-        # The chain takes maps by turns along one axis of its tile and the other, so every second is stored transposed.
+        # The chain takes maps alternately along either axis of its tile, so every second one is stored transposed.
         turn = (chunks - 1 - chunk if REVERSE else chunk) % 2
         place = tl.where((turn == 1) & (m < RANK), m + j * RANK, m * RANK + j)
         tl.store(end + row * (RANK + 1) + place, x, mask=stored)
@@ -124,7 +124,7 @@ def walk(
 
 @triton.jit(do_not_specialize=["chunks"])
 def chain(maps, state, starts, chunks, RANK: tl.constexpr, PADDED: tl.constexpr, REVERSE: tl.constexpr):
-    """Each chunk's start state from the one before and its map: x <- x A + b; one row of one sequence a program.
+    """Compute each chunk's start state from the previous one and its map: x <- x A + b; one row per program.
 
     ``maps`` [N, chunks, R, R + 1, R]: A, transposed for every second chunk in the order of walking, then b.
     ``state`` [N, R, R] comes before the first chunk; ``starts`` is [N, chunks, R, R].
@@ -138,7 +138,7 @@ def chain(maps, state, starts, chunks, RANK: tl.constexpr, PADDED: tl.constexpr,
     x = tl.load(state + (n * RANK + i) * RANK + down, mask=down < RANK, other=0.0)
     a, a_added, b, b_added = _pair(maps, 0, chunks, down, across, RANK, REVERSE)
     for turn in range(0, chunks, 2):
-        # The next two maps are on their way while these two are used.
+        # The next two maps are being loaded while these two are used.
         c, c_added, d, d_added = _pair(maps, turn + 2, chunks, down, across, RANK, REVERSE)
         here = chunks - 1 - turn if REVERSE else turn
         there = here - 1 if REVERSE else here + 1
@@ -161,7 +161,7 @@ def _pair(maps, turn, chunks, down, across, RANK: tl.constexpr, REVERSE: tl.cons
     first = maps + chunk * (RANK * (RANK + 1) * RANK)
     second = first + (-1 if REVERSE else 1) * (RANK * (RANK + 1) * RANK)
     place = down * RANK + across
-    turn += tl.zeros([1, 1], tl.int32)  # a tensor: the interpreter takes no mask made of numbers alone
+    turn += tl.zeros([1, 1], tl.int32)  # a tensor: the interpreter accepts no mask made only of numbers
     one, two = turn < chunks, turn + 1 < chunks
     a = tl.load(first + place, mask=inside & one, other=0.0)
     a_added = tl.load(first + RANK * RANK + across, mask=(across < RANK) & one, other=0.0)
@@ -174,8 +174,8 @@ def _pair(maps, turn, chunks, down, across, RANK: tl.constexpr, REVERSE: tl.cons
 def element(REGISTERS: tl.constexpr, SPREAD: tl.constexpr):
     """The column j of each element of a tile: [REGISTERS, 1, SPREAD].
 
-    Saying that neighbours are not contiguous keeps Triton from loading along j in a layout of its own, from which
-    every token would then go from thread to thread into this one. (Each thread's own are still loaded four at a time.)
+    Declaring neighbours not contiguous keeps Triton from loading along j in a layout of its own, from which every token
+    would have to be moved between threads into this one. (Each thread's own are still loaded four at a time.)
     """
     registers = tl.max_contiguous(tl.arange(0, REGISTERS), [1])
     spread = tl.max_contiguous(tl.arange(0, SPREAD), [1])
@@ -204,10 +204,10 @@ def _batch(
     MAPS: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    """What TOKENS tokens need, as it lies in memory: nothing here waits for a load.
+    """Load what TOKENS tokens need, as it lies in memory: nothing here waits for a load.
 
-    ``at`` is the place of the chunk's first token in the order of walking, ``left`` the tokens there are from the
-    chunk's beginning on. A token that is not there changes nothing: keep one, all else zero.
+    ``at`` is the offset of the chunk's first token in walking order, ``left`` the number of tokens from the chunk's
+    beginning on. A missing token changes nothing: keep one, the rest zero.
     """
     batch = ()
     for u in tl.static_range(TOKENS):
@@ -236,5 +236,5 @@ def _batch(
 
 @triton.jit
 def dot(x, y):
-    """Of rows; the sum over both axes that hold j."""
+    """Dot product of rows: the sum over both axes that hold j."""
     return tl.sum(tl.sum(x * y, axis=0, keep_dims=True), axis=2, keep_dims=True)

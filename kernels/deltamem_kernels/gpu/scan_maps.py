@@ -1,9 +1,9 @@
 # mypy: ignore-errors
 """The maps of the chunks in the WY form, for ranks from 32: device code. Host: ``scan.py``; derivation: ``README.md``.
 
-A tile is Xᵀ [column j, row m]: the virtual row m of one state row, which begins as the basis vector m. BLOCK tokens go
-at once: two products with their keys, and between them a triangular system that each thread solves for its own m.
-What the tokens add is not here: `walk` takes that one row.
+A tile is Xᵀ [column j, row m]: the virtual row m of one state row, which begins as the basis vector m. Each step takes
+BLOCK tokens: two products with their keys, and between them a triangular system that each thread solves for its own m.
+The row for what the tokens add is not made here but in `walk`.
 """
 
 import triton
@@ -45,19 +45,19 @@ def basis_maps(
 ):
     """A of every chunk's map x A + b, into the first R of the R + 1 rows of ``maps``; grid [N · chunks · R].
 
-    With P = K Xᵀ at a block's start, K [BLOCK, R], and g the product of keep so far in it, token by token
+    With P = K Xᵀ at a block's start, K [BLOCK, R], and g the product of keep so far in the block, token by token
 
         u_t = −erase_t (g P_t + Σ_τ Z_τ ⟨k_t,k_τ⟩);  Z <- keep_t Z, then Z_t = u_t;  g <- keep_t g
 
-    over the tokens τ passed before t, and at the block's end Xᵀ <- g Xᵀ + Kᵀ Z. Tiles keep the tokens in the order of
-    memory in both directions; REVERSE passes them from the last to the first.
+    over the tokens τ processed before t, and at the block's end Xᵀ <- g Xᵀ + Kᵀ Z. Tiles keep the tokens in memory
+    order in both directions; REVERSE processes them from last to first.
     """
     i = tl.program_id(0) % RANK
     chunk = tl.program_id(0) // RANK % chunks
     n = (tl.program_id(0) // RANK // chunks).to(tl.int64)
     j = tl.arange(0, PIECE)[:, None]
     m = tl.arange(0, PADDED)[None, :]
-    # Declared not contiguous, so that each thread loads all of a Gram row, as its tile needs it.
+    # Declared not contiguous, so that each thread loads a whole Gram row, as its tile needs it.
     tau = tl.max_contiguous(tl.arange(0, BLOCK), [1])[:, None]
     begun = chunk * length
     count = tl.cdiv(tl.minimum(length, tokens - begun), BLOCK)
@@ -93,7 +93,7 @@ def basis_maps(
             moved += (tl.dot(tl.trans(keys[piece]), changes, product * x[piece], input_precision=PRECISION),)
         x = moved
         first += -BLOCK if REVERSE else BLOCK
-    # The chain takes maps by turns along one axis of its tile and the other, so every second is stored transposed.
+    # The chain takes maps alternately along either axis of its tile, so every second one is stored transposed.
     passed = (chunks - 1 - chunk if REVERSE else chunk) % 2
     maps += tl.program_id(0).to(tl.int64) * ((RANK + 1) * RANK)
     for piece in tl.static_range(PADDED // PIECE):
