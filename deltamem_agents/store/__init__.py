@@ -1,4 +1,4 @@
-"""SQL: schema, journal, revisions, records. The only folder that imports SQLAlchemy; torch only when `codec` is used.
+"""SQL: schema, journal, revisions, records. Only this folder imports SQLAlchemy; torch loads when `codec` is used.
 
 May import: SQLAlchemy, `deltamem_agents.errors`. Knows nothing of models, adapters, or how records are ranked.
 """

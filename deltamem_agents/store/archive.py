@@ -1,13 +1,13 @@
 """One agent in one file: a zip of JSON lines (journal) and safetensors (states, embeddings), with checksums.
 
     manifest.json                      format, version, agent, counts; size and SHA-256 of each other member
-    messages.jsonl                     every message in the journal, those that are not live too
-    rollbacks.jsonl                    its other entries
-    revisions.jsonl                    what each stored state stands for
-    states/000000.safetensors …        as in the database; for whoever looks at them, an import folds anew
-    embeddings/000000.safetensors …    a vector a record, and which record: position and chunk
+    messages.jsonl                     every message in the journal, live or not
+    rollbacks.jsonl                    the journal's rollbacks
+    revisions.jsonl                    the position, parent, fingerprint and file of each stored state
+    states/000000.safetensors …        the states as in the database, for inspection; an import folds the journal again
+    embeddings/000000.safetensors …    one vector per record, with the record's position and chunk
 
-Written by `export`, read by `archive_reading`. Everything is streamed.
+`export` writes an archive, `archive_reading` reads it. Both stream.
 """
 
 from __future__ import annotations
@@ -28,16 +28,21 @@ from deltamem_agents.store.schema import EmbeddingRow, MessageRow, RecordRow, Re
 from deltamem_agents.store.whole_files import whole_file
 
 FORMAT = "deltamem-agent"
-VERSION = 3  # 1: ids were unique in the agent, not in the session; 2: every message was folded
+VERSION = 3  # in 1, ids were unique within the agent, not the session; in 2, every message was folded
 MANIFEST, MESSAGES, ROLLBACKS, REVISIONS = "manifest.json", "messages.jsonl", "rollbacks.jsonl", "revisions.jsonl"
 SHARD = 4096  # embeddings in one member
-FETCHED = 1000  # rows held at a time
+FETCHED = 1000  # rows in memory at a time
 
-Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
+Progress = Callable[[str, int, int], None]  # name of the step, number done, total
 
 
 def export(connection: Connection, agent: str, path: Path, progress: Progress | None) -> int:
-    """Write an agent to a file, which appears whole or not at all; see `Store.export`."""
+    """Write an agent to a file that appears complete or not at all; see `Store.export`.
+
+    Raises:
+        UnknownAgentError: No such agent.
+        StoreError: The file cannot be written.
+    """
     found = timeline.required(connection, agent)
     total = connection.scalar(select(func.count()).where(MessageRow.agent_key == found.key)) or 0
     target = Path(path)
@@ -65,7 +70,7 @@ def export(connection: Connection, agent: str, path: Path, progress: Progress | 
             }
             archive.writestr(MANIFEST, json.dumps(manifest, indent=1))
     except StoreError:
-        raise  # of the database; an OSError too
+        raise  # from the database; StoreError is an OSError too
     except OSError as error:
         cause = error.strerror or error
         raise StoreError(f"cannot write {target}: {cause}; give a path in a folder that exists and has room") from error
@@ -73,19 +78,19 @@ def export(connection: Connection, agent: str, path: Path, progress: Progress | 
 
 
 class _Writer:
-    """Members of an archive, and their sizes and checksums."""
+    """Writes the members of an archive and notes their sizes and checksums."""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self._archive = archive
         self.members: dict[str, dict[str, Any]] = {}
 
     def bytes(self, name: str, data: bytes) -> None:
-        """One member, whole. Not while another is being written."""
+        """Write one complete member; `lines` must not be writing another at the time."""
         self._archive.writestr(name, data)
         self.members[name] = {"bytes": len(data), "sha256": sha256(data).hexdigest()}
 
     def lines(self, name: str, values: Iterable[Any]) -> int:
-        """One member, a JSON value a line; how many there were."""
+        """Write one member with one JSON value per line; returns the number of lines."""
         count = size = 0
         digest = sha256()
         with self._archive.open(name, "w", force_zip64=True) as member:
@@ -142,7 +147,7 @@ def _revisions(connection: Connection, key: int, writer: _Writer) -> list[dict[s
 
 
 def _rule(connection: Connection, key: int) -> int | None:
-    """The rule by which all messages were cut; None where there is no such one."""
+    """The number of the rule that cut all messages into records; None if there are several rules or no records."""
     rules = list(connection.scalars(select(RecordRow.cut).where(RecordRow.agent_key == key).distinct().limit(2)))
     return rules[0] if len(rules) == 1 else None
 
@@ -174,7 +179,7 @@ def _embeddings(connection: Connection, key: int, writer: _Writer, progress: Pro
 
 
 def _shards(rows: Iterable[Any]) -> Iterator[list[Any]]:
-    """Up to `SHARD` rows of one model each."""
+    """Split rows into lists of up to `SHARD` rows, each list of one model and dimension."""
     shard: list[Any] = []
     for row in rows:
         if shard and (len(shard) == SHARD or (row.model, row.dim) != (shard[0].model, shard[0].dim)):

@@ -1,8 +1,8 @@
-"""Reading an archive: everything is checked first, then stored in one transaction. See `archive` for the format.
+"""Reads an archive: checks the whole file first, then stores it in one transaction. See `archive` for the format.
 
-A file may come from anywhere. Names, sizes and numbers in it are checked before they are used, nothing is unpickled or
-unpacked to disk, and no line or member is held that is larger than a message or a shard may be. What it unpacks to is
-bounded by its own size. Its states are looked at and not stored: only a fold shows that a state is that of its journal.
+A file may come from anywhere. Names, sizes and numbers are checked before they are used, nothing is unpickled or
+unpacked to disk, and no line or member larger than a message or a shard is read into memory. The unpacked size is
+bounded by the file's size. States are checked but not stored: only a fold proves that a state belongs to its journal.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ from deltamem_agents.store.archive import (
 from deltamem_agents.store.messages import NewMessage, check_id, check_messages
 from deltamem_agents.store.schema import ID_LIMIT, RecordRow, RollbackRow, in_utc
 
-ALL_FOLDED = 3  # versions before it, in which every message was
+ALL_FOLDED = 3  # in versions before this one, every message was folded
 LINE = 64 << 20  # bytes of one message, escaped
 MANIFEST_BYTES = 8 << 20
-ROOM = 16 << 20  # bytes that any archive may unpack to, …
-RATIO = 64  # … and how many times its own size one may
-HELD = 16 << 20  # bytes of messages that are stored at a time, about
-VALUE = 240  # bytes that a value of JSON may take in memory
-DIM = 1 << 16  # numbers of an embedding
+ROOM = 16 << 20  # an archive may unpack to this many bytes …
+RATIO = 64  # … plus this many times its own size
+HELD = 16 << 20  # bytes of messages stored in one batch, roughly
+VALUE = 240  # bytes that a JSON value may take in memory
+DIM = 1 << 16  # limit of an embedding's dimension
 BLOB = 512 << 20  # bytes of a state, or of a shard of embeddings
 BLOCK = 1 << 20  # bytes read at a time
-# What zipfile, zlib, json and our own checks raise on bytes that make no sense.
+# What zipfile, zlib, json and our own checks raise on malformed bytes.
 _FAULTS = (
     OSError,
     zipfile.BadZipFile,
@@ -68,7 +68,7 @@ _BLOBS = re.compile(r"(states|embeddings)/\d{6}\.safetensors")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """An archive that can be stored: its manifest, and where it is."""
+    """An archive that passed `check`: its path and manifest."""
 
     path: Path
     manifest: Mapping[str, Any]
@@ -87,14 +87,14 @@ class _Placed:
     session: str
     left_at: int | None
     message: NewMessage
-    size: int  # in memory, about
+    size: int  # bytes in memory, roughly
 
 
 def check(path: Path, progress: Progress | None = None) -> Checked:
-    """Read a whole archive through.
+    """Read and check a whole archive.
 
     Raises:
-        ArchiveError: It is not one, or damaged; the message says where.
+        ArchiveError: The file is not an archive, or is damaged; the message says where.
     """
     path = Path(path)
     try:
@@ -133,7 +133,12 @@ def check(path: Path, progress: Progress | None = None) -> Checked:
 def import_(
     connection: Connection, words: records.Words, checked: Checked, agent: str | None, progress: Progress | None
 ) -> str:
-    """Store a checked archive as an agent; see `Store.import_`. The caller has begun a write."""
+    """Store a checked archive as an agent; see `Store.import_`. The caller has begun a write.
+
+    Raises:
+        ArchiveError: The live messages do not match the rollbacks.
+        ConfigError: The agent exists.
+    """
     name = checked.agent if agent is None else agent
     head, until = checked.manifest["head"], checked.manifest["agent_ids_until"]
     if not journal.create(connection, name, head=head, agent_ids_until=until):
@@ -170,10 +175,10 @@ def _store_embeddings(
     vectors: bytes,
     cut: Set[int],
 ) -> None:
-    """Embeddings of records that were cut as here; others are made again when they are needed.
+    """Store the embeddings of records that were cut by the present rule; the others are computed when needed.
 
     Args:
-        cut: Positions of messages that may have been cut otherwise.
+        cut: Positions of messages that another rule may have cut; their embeddings are skipped.
     """
     import numpy as np
 
@@ -224,7 +229,7 @@ def _manifest(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
         sized = all(type(each["bytes"]) is int and isinstance(each["sha256"], str) for each in members.values())
         if not sized or not all(type(number) is int and 0 <= number < 1 << 62 for number in numbers):
             raise ValueError("has something else where numbers belong")
-        if manifest["version"] == 1:  # its ids are unique in the agent, whatever the session
+        if manifest["version"] == 1:  # ids were unique within the agent, across sessions
             manifest["agent_ids_until"] = manifest["head"]
         until = manifest["agent_ids_until"]
         if until is not None and not (type(until) is int and 0 <= until <= manifest["head"]):
@@ -240,7 +245,7 @@ def _manifest(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
     odd = [name for name in members if name not in expected and not _BLOBS.fullmatch(name)]
     if odd or set(names) != {MANIFEST, *members} or not expected <= set(names):
         raise ArchiveError(f"{path} holds other members than its manifest names: {sorted(odd or set(names))[:3]}")
-    for info in archive.infolist():  # what is read of a member is never more than it says here
+    for info in archive.infolist():  # no more of a member is read than this size
         if info.filename != MANIFEST and info.file_size != members[info.filename]["bytes"]:
             raise ArchiveError(f"{path}: {info.filename} has {info.file_size} bytes, its manifest says otherwise")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -249,7 +254,7 @@ def _manifest(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
 
 
 def _fault(error: Exception) -> str:
-    """What is wrong with a manifest, from what reading it raised."""
+    """Describe what is wrong with a manifest, given the error that reading it raised."""
     if isinstance(error, KeyError):
         return f"{MANIFEST} lacks {error}"
     if isinstance(error, InvalidAgentError):
@@ -260,7 +265,7 @@ def _fault(error: Exception) -> str:
 
 
 def _check_sizes(archive: zipfile.ZipFile, path: Path) -> None:
-    """Refuse what unpacks to far more than it is, before anything is unpacked."""
+    """Refuse a zip bomb before anything is unpacked."""
     size, entries = path.stat().st_size, archive.infolist()
     unpacked, packed = sum(each.file_size for each in entries), sum(each.compress_size for each in entries)
     if unpacked > ROOM + RATIO * size or packed > size:
@@ -271,7 +276,7 @@ def _check_sizes(archive: zipfile.ZipFile, path: Path) -> None:
 
 
 def _lines(archive: zipfile.ZipFile, checked: Checked, name: str) -> Iterator[tuple[dict[str, Any], int]]:
-    """JSON objects of one member and what each takes in memory; size and checksum are compared when all are read."""
+    """JSON objects of one member, each with its bytes in memory; size and checksum are compared after the last."""
     digest, size = sha256(), 0
     with archive.open(name) as member:
         while line := member.readline(LINE + 1):
@@ -333,7 +338,7 @@ def _rollbacks(archive: zipfile.ZipFile, checked: Checked) -> Iterator[dict[str,
 
 
 def _revisions(archive: zipfile.ZipFile, checked: Checked) -> Iterator[None]:
-    """Look at each state; what it stands for is not used, since an import folds the journal anew."""
+    """Check each revision and its state; none is stored, since the journal is folded again after an import."""
     seen, members = set[tuple[str, int]](), set[str]()
     for line, _ in _lines(archive, checked, REVISIONS):
         position, parent, fingerprint = _number(line, "position"), _number(line, "parent"), str(line.get("fingerprint"))
@@ -350,7 +355,7 @@ def _revisions(archive: zipfile.ZipFile, checked: Checked) -> Iterator[None]:
 
 
 def _embeddings(archive: zipfile.ZipFile, checked: Checked) -> Iterator[tuple[str, int, list[tuple[int, int]], bytes]]:
-    """Model, dimension, position and chunk of each record, and the vectors' bytes, of each shard."""
+    """For each shard: model, dimension, (position, chunk) of each record, and the vectors' bytes."""
     dims: dict[str, int] = {}
     for name in sorted(each for each in checked.manifest["members"] if each.startswith("embeddings/")):
         data = _blob(archive, checked, name)
@@ -391,7 +396,7 @@ def _shard(data: bytes) -> tuple[str, int, list[tuple[int, int]], bytes]:
 
 
 def _have_lengths(vectors: bytes, dim: int) -> bool:
-    """Whether each of the vectors has a length that float32 can hold."""
+    """Whether the squared length of every vector fits into float32."""
     import numpy as np
 
     matrix = np.frombuffer(vectors, "<f4").reshape(-1, dim)
@@ -400,7 +405,7 @@ def _have_lengths(vectors: bytes, dim: int) -> bool:
 
 
 def _number(line: Mapping[str, Any], name: str) -> int:
-    """A whole number; −1 where there is none."""
+    """The whole number of this name; -1 if there is none."""
     value = line.get(name)
     return value if type(value) is int else -1
 

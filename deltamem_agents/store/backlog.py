@@ -1,4 +1,4 @@
-"""What is journalled and not folded, indexed or embedded yet. Works on an open connection."""
+"""Counts what is journalled but not yet folded, indexed or embedded. Works on an open connection."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from deltamem_agents.store.schema import AgentRow, EmbeddingRow, MessageRow, Rec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """What a database holds for the next recall to do, of all agents.
+    """Work that all agents of a database leave to their next recall.
 
     Args:
-        unfolded: Live messages beyond the newest stored state of their agent.
-        unindexed: Live messages with text that full text does not find.
+        unfolded: Live messages after the newest stored state of their agent.
+        unindexed: Live messages with text that have no record, so full text cannot find them.
         unembedded: Records without an embedding.
     """
 
@@ -29,11 +29,11 @@ class Backlog:
 
 
 def count(connection: Connection, fingerprint: str | None, model: str | None) -> Backlog:
-    """Count it.
+    """Count the backlog.
 
     Args:
-        fingerprint: Of the states that count; None for any.
-        model: Of the embeddings that count; None for any.
+        fingerprint: Only states with this fingerprint count; None counts all.
+        model: Only embeddings under this model count; None counts all.
     """
     newest = select(func.max(RevisionRow.position)).where(
         RevisionRow.agent_key == AgentRow.key, RevisionRow.epoch == AgentRow.epoch

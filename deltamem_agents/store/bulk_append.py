@@ -1,7 +1,7 @@
-"""Appending in one statement, where a database's statement may write several tables: one round trip, one transaction.
+"""Appends in one statement where a database can write several tables in one: one round trip, one transaction.
 
-For messages without ids of the caller's, as nothing has to be looked up first. Threads that append to different agents
-share a statement. It waits for nobody: an agent that is locked just then is left out.
+Only for messages without caller-given ids, which need no lookup first. Threads that append to different agents share
+a statement. The statement waits for no lock: it skips an agent that is locked at the moment.
 """
 
 from __future__ import annotations
@@ -37,15 +37,16 @@ from deltamem_agents.store import records
 from deltamem_agents.store.messages import NewMessage
 from deltamem_agents.store.schema import LOOKUP, AgentRow, MessageRow, RecordRow
 
-SHARED = 100_000  # characters; what is longer must not keep others waiting
+SHARED = 100_000  # characters; a longer append gets its own transaction, so that others do not wait for it
 
 
 @dataclass(slots=True)
 class Append:
-    """Messages to append to an agent's journal, and whether a statement that holds them was ever sent.
+    """Messages to append to an agent's journal.
 
     Args:
-        words: With the messages' texts cut ahead.
+        words: Has the messages' texts already cut.
+        tried: Whether a statement with these messages was sent and its outcome may be unknown.
     """
 
     agent: str
@@ -55,16 +56,16 @@ class Append:
     tried: bool = False
 
     def fits(self) -> bool:
-        """Whether they can be appended this way."""
+        """Whether the messages can be appended in a shared statement."""
         size = sum(len(message.text) for message in self.messages)
         return 0 < len(self.messages) <= LOOKUP and size <= SHARED and not any(each.named for each in self.messages)
 
 
 def append(connection: Connection, appends: Sequence[Append]) -> list[bool]:
-    """Append what fits; for each whether its messages were stored.
+    """Append each set of messages; returns for each whether it was stored.
 
-    False where there is no such agent yet, where somebody else writes to it, and where the statement was sent before
-    and its answer lost, so that it may have come through.
+    False if the agent does not exist yet, if another writer has it locked, or if an earlier statement was sent and its
+    answer lost, so that the messages may be stored already.
     """
     if any(each.tried for each in appends):
         return [False] * len(appends)
@@ -83,7 +84,7 @@ def append(connection: Connection, appends: Sequence[Append]) -> list[bool]:
     values = {"wanted": wanted, "said": said, "pieces": pieces}
     stored = set(connection.scalars(_APPEND, values))
     for each in appends:
-        each.tried = each.agent in stored  # what was left out was answered for: that it did not come through is known
+        each.tried = each.agent in stored  # the answer came: an agent that is missing from it was not written
     return [each.tried for each in appends]
 
 
@@ -92,7 +93,7 @@ def _said(message: NewMessage) -> dict[str, Any]:
         "id": message.id,
         "role": message.role,
         "text": message.text,
-        # As text: a character that JSON can name and the database's text cannot hold stays as it was named.
+        # As text: a character that JSON can escape but the database's text cannot hold stays escaped.
         "blocks": None if message.blocks is None else json.dumps(message.blocks),
         "metadata": json.dumps(message.metadata) if message.metadata else None,
         "created_at": message.created_at.isoformat(),
@@ -106,7 +107,7 @@ def _pieces(words: records.Words, message: NewMessage) -> Iterator[dict[str, Any
 
 
 def _rows(name: str, **columns: Any) -> TableValuedAlias:
-    """A parameter that holds a JSON list of objects, as a table."""
+    """A table whose rows are the objects of a JSON list, given as a parameter."""
     typed = [column(each, kind) for each, kind in columns.items()]
     given = func.json_to_recordset(bindparam(name, type_=JSON))
     return given.table_valued(*typed, name=f"{name}_rows").render_derived(with_types=True)
@@ -114,7 +115,8 @@ def _rows(name: str, **columns: Any) -> TableValuedAlias:
 
 def _statement() -> Select[Any]:
     wanted = _rows("wanted", agent=Text, count=BigInteger)
-    # Loops over the wanted: whatever is known of the tables, no plan reads all of them. The first waits for no lock.
+    # The lateral join makes PostgreSQL loop over the wanted agents: whatever its statistics, no plan scans a table.
+    # This first subquery skips locked agents.
     one = (
         select(AgentRow.key)
         .where(AgentRow.id == wanted.c.agent)

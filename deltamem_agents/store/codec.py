@@ -1,7 +1,7 @@
-"""States as bytes: a safetensors file of one float32 tensor [modules, …] and the modules' names.
+"""Encodes states as bytes: a safetensors file with one float32 tensor [modules, …] and the modules' names.
 
-One tensor for all, as a header entry for each would take a third as many bytes as the state of a small adapter. Needs
-torch, on use; what only looks at a header does not.
+All modules share one tensor, because one header entry per module would take a third of the bytes of a small adapter's
+state. `encode` and `decode` import torch when called; functions that read only the header do not.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TENSOR = "state"
-MODULES = 4096  # layers that a state may have at most
-HEADER = 1 << 20  # bytes of its names and sizes
-SIDE = 4096  # of each of its axes
+MODULES = 4096  # limit of a state's modules
+HEADER = 1 << 20  # limit of the header's bytes
+SIDE = 4096  # limit of each axis
 
 
 def encode(state: Mapping[str, Tensor]) -> bytes:
-    """The bytes of a state: module name to float32 tensor, all of one shape; the same bytes for the same values.
+    """Encode a state; the same values give the same bytes.
+
+    Args:
+        state: Module name to float32 tensor, all of one shape.
 
     Raises:
-        StateMismatchError: It is empty, or a tensor is not float32, not finite, or of another shape than the rest.
+        StateMismatchError: The state is empty, or a tensor is not float32, not finite, or differs in shape.
     """
     import torch
     from safetensors.torch import save
@@ -47,10 +50,10 @@ def encode(state: Mapping[str, Tensor]) -> bytes:
 
 
 def decode(data: bytes) -> dict[str, Tensor]:
-    """The state that `encode` made ``data`` of; tensors on the CPU, sizes checked before anything is allocated.
+    """Decode the bytes of a state into CPU tensors; sizes are checked before anything is allocated.
 
     Raises:
-        StateMismatchError: These are not such bytes.
+        StateMismatchError: The bytes are not a complete, finite float32 state.
     """
     import torch
     from safetensors import SafetensorError
@@ -67,10 +70,10 @@ def decode(data: bytes) -> dict[str, Tensor]:
 
 
 def module_names(data: bytes) -> list[str]:
-    """The modules whose state ``data`` is, after checking that it is one, float32 and complete. Imports no torch.
+    """The names of an encoded state's modules, checking that it is float32 and complete. Does not import torch.
 
     Raises:
-        StateMismatchError: It is not.
+        StateMismatchError: The bytes are not a complete float32 state.
     """
     try:
         (length,) = struct.unpack_from("<Q", data)
@@ -101,10 +104,10 @@ def module_names(data: bytes) -> list[str]:
 
 
 def check(data: bytes) -> None:
-    """Look at a state from a stranger. Imports no torch.
+    """Check the bytes of a state from an untrusted source. Does not import torch.
 
     Raises:
-        StateMismatchError: It is not one, or holds values that are not finite.
+        StateMismatchError: The bytes are not a complete float32 state, or hold values that are not finite.
     """
     import numpy as np
 
@@ -115,12 +118,12 @@ def check(data: bytes) -> None:
 
 
 def _order(name: str) -> tuple[object, ...]:
-    """Layers by number."""
+    """Sort key that orders layers by number."""
     return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in name.split("."))
 
 
 def _folded(names: list[str]) -> str:
-    """Names that differ in one number as a pattern and numbers, ``layers.*.self_attn 0,1,2``; others a line each."""
+    """Names that differ in one number as a pattern, ``layers.*.self_attn 0,1,2``; other names one per line."""
     split = [name.split(".") for name in names]
     numbers = [[i for i, part in enumerate(parts) if part.isdecimal()] for parts in split]
     if len({found[0] if found else None for found in numbers}) == 1 and numbers[0]:

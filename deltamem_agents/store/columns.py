@@ -1,6 +1,6 @@
-"""Column types that check every value they read: SQLite keeps anything in any column, and a database may be edited.
+"""Column types that check every value they read: SQLite stores anything in any column, and users edit databases.
 
-What does not fit raises `DamagedValue`; `Database` then has `damage` look for the row.
+A value that does not fit raises `DamagedValue`; `Database` then asks `damage` to find the row.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from deltamem_agents.errors import StoreError
 
-LARGEST = 1 << 62  # of a whole number; SQLite makes a float of what passes 63 bits
-# What JSON may hold that must not leave the database again: lone surrogates, NaN and infinities.
+LARGEST = 1 << 62  # bound of a whole number; SQLite turns a number of more than 63 bits into a float
+# May be a lone surrogate, NaN or an infinity, which JSON can hold and callers must not get.
 _SUSPECT = re.compile(r"\\u[dD]|NaN|Infinity|[eE]\+?\d{3}|\d{300}")
 _FAULTS = (ValueError, TypeError, LookupError, OverflowError, AttributeError, RecursionError)
 
 
 class DamagedValue(StoreError):
-    """A stored value that this package does not write."""
+    """A stored value that this package would not have written."""
 
 
 class Checked(TypeDecorator[Any]):
-    """Reads what `fits` accepts; binds as its implementation does.
+    """Checks what it reads with `fits`; binds values as the underlying type does.
 
     Args:
-        optional: Whether null is a value.
+        optional: Whether null is allowed.
     """
 
     cache_ok = True
-    expected = ""  # what fits, for an error
+    expected = ""  # describes what fits, for errors
 
     def __init__(self, *, optional: bool = False) -> None:
         super().__init__()
         self.optional = optional
 
     def fits(self, value: Any) -> bool:
-        """Whether a value that was read is one of this column's."""
+        """Whether a value that was read is valid for this column."""
         raise NotImplementedError
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
-        """Convert, and check."""
+        """Convert the value, then check it; a value that does not fit raises `DamagedValue`."""
         convert = super().result_processor(dialect, coltype)
 
         def process(value: Any) -> Any:
@@ -69,9 +69,9 @@ class Whole(Checked):
     """A whole number.
 
     Args:
-        low: The least that makes sense.
+        low: The smallest valid value.
         small: Whether 32 bits are enough.
-        key: Whether the database numbers rows by it, which SQLite does only in INTEGER columns.
+        key: Whether the database generates the value, which SQLite does only for INTEGER columns.
     """
 
     impl = BigInteger
@@ -85,24 +85,24 @@ class Whole(Checked):
         self.expected = f"a whole number from {low}"
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """As `TypeDecorator.load_dialect_impl`."""
+        """See `TypeDecorator.load_dialect_impl`."""
         integer = self.small or (self.key and dialect.name == "sqlite")
         return dialect.type_descriptor(Integer() if integer else BigInteger())
 
     def fits(self, value: Any) -> bool:
-        """As `Checked.fits`."""
+        """See `Checked.fits`."""
         return type(value) is int and self.low <= value < LARGEST
 
 
 class Flag(Checked):
-    """Yes or no; SQLite has 1 and 0."""
+    """True or false; SQLite stores 1 and 0."""
 
     impl = Boolean
     cache_ok = True
     expected = "true or false"
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
-        """As `Checked.result_processor`; no other number or text is taken for one of them."""
+        """Accepts only true, false, 1 and 0; no other number or text."""
 
         def checked(value: Any) -> Any:
             if type(value) in (bool, int) and value in (0, 1):
@@ -112,12 +112,12 @@ class Flag(Checked):
         return checked
 
     def fits(self, value: Any) -> bool:
-        """As `Checked.fits`."""
+        """See `Checked.fits`."""
         return type(value) is bool
 
 
 class Name(Checked):
-    """A string of 1 to ``limit`` characters; one of ``choices``, where there are some."""
+    """A string of 1 to ``limit`` characters; one of ``choices``, if there are any."""
 
     impl = String
     cache_ok = True
@@ -129,11 +129,11 @@ class Name(Checked):
         self.expected = f"one of {', '.join(choices)}" if choices else f"a name of 1 to {limit} characters"
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """As `TypeDecorator.load_dialect_impl`."""
+        """See `TypeDecorator.load_dialect_impl`."""
         return dialect.type_descriptor(String(self.limit))
 
     def fits(self, value: Any) -> bool:
-        """As `Checked.fits`."""
+        """See `Checked.fits`."""
         return type(value) is str and 0 < len(value) <= self.limit and (not self.choices or value in self.choices)
 
 
@@ -145,7 +145,7 @@ class Words(Checked):
     expected = "text"
 
     def fits(self, value: Any) -> bool:
-        """As `Checked.fits`."""
+        """See `Checked.fits`."""
         return type(value) is str
 
 
@@ -157,7 +157,7 @@ class Blob(Checked):
     expected = "bytes"
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
-        """As `Checked.result_processor`; numbers are refused before they are taken for lengths."""
+        """Refuses numbers before ``bytes`` would take them as lengths."""
         process = super().result_processor(dialect, coltype)
 
         def checked(value: Any) -> Any:
@@ -168,12 +168,12 @@ class Blob(Checked):
         return checked
 
     def fits(self, value: Any) -> bool:
-        """As `Checked.fits`."""
+        """See `Checked.fits`."""
         return type(value) is bytes and len(value) > 0
 
 
 class Json(Checked):
-    """A JSON list of strings and objects, or an object; null in the database where there is none."""
+    """A JSON list of strings and objects, or a JSON object; None is stored as SQL null."""
 
     impl = JSON
     cache_ok = True
@@ -184,15 +184,15 @@ class Json(Checked):
         self.expected = "a JSON list of strings and objects" if kind is list else "a JSON object"
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """As `TypeDecorator.load_dialect_impl`."""
+        """See `TypeDecorator.load_dialect_impl`."""
         return dialect.type_descriptor(JSON(none_as_null=True))
 
     def coerce_compared_value(self, op: Any, value: Any) -> Any:
-        """As the implementation does: what is looked for inside is not the whole."""
+        """Compare as plain JSON: a value inside the column need not be of the column's kind."""
         return JSON(none_as_null=True).coerce_compared_value(op, value)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
-        """As `Checked.result_processor`; what JSON itself does not allow is refused."""
+        """Refuses NaN, infinities and lone surrogates, which Python's JSON reads."""
         process = super().result_processor(dialect, coltype)
 
         def checked(value: Any) -> Any:
@@ -207,17 +207,17 @@ class Json(Checked):
         return checked
 
     def fits(self, value: Any) -> bool:
-        """As `Checked.fits`."""
+        """See `Checked.fits`."""
         return type(value) is self.kind and (self.kind is dict or all(isinstance(each, (str, dict)) for each in value))
 
 
 def in_utc(value: datetime) -> datetime:
-    """A time in UTC, aware; one without a zone is taken to be in UTC already."""
+    """An aware time in UTC; a time without a zone is taken as UTC."""
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class _ReadInUtc(ColumnElement[datetime]):
-    """A time as it is read: PostgreSQL gives it in the session's zone, where years 1 and 9999 may be no years."""
+    """Reads a time in UTC: in the session's zone, PostgreSQL may put years 1 and 9999 out of Python's range."""
 
     inherit_cache = True
 
@@ -233,37 +233,37 @@ def _compiled(element: _ReadInUtc, compiler: SQLCompiler, **options: Any) -> str
 
 
 class UtcDateTime(Checked):
-    """An aware datetime, kept in UTC; SQLite, which has no time zones, gets it without one."""
+    """An aware datetime, stored in UTC; without a zone in SQLite, which has none."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
     expected = "a time"
 
     def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
-        """In UTC, whatever the session's zone is."""
+        """Read the time in UTC, whatever the session's zone is."""
         return _ReadInUtc(column)
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """In UTC, as the dialect wants it."""
+        """Convert to UTC, without a zone for SQLite."""
         if value is None:
             return None
         try:
             utc = in_utc(value)
-        except OverflowError:  # a bound of what is looked for: nothing lies beyond
+        except OverflowError:  # a bound of a search: no stored time lies beyond
             utc = (datetime.min if value.year == 1 else datetime.max).replace(tzinfo=UTC)
         return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """In UTC, aware."""
+        """Convert to an aware time in UTC."""
         return None if value is None else in_utc(value)
 
     def fits(self, value: Any) -> bool:
-        """As `Checked.fits`."""
+        """See `Checked.fits`."""
         return isinstance(value, datetime)
 
 
 def described(value: object) -> str:
-    """A stored value without its text, which may be a secret."""
+    """Describe a stored value without quoting its text, which may be secret."""
     if value is None:
         return "null"
     if isinstance(value, str):

@@ -1,7 +1,7 @@
-"""Which row of a database holds what this package does not write. Looked for once something has failed,
-and by 'deltamem db check'.
+"""Finds damaged rows: those with values that this package would not have written.
 
-Every value is read again as the driver has it, so that one that cannot be read is found as well.
+Runs after a read has failed, and in 'deltamem db check'. Reads every value in the driver's own form, so it also finds
+values that SQLAlchemy cannot read.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from sqlalchemy.types import NullType
 from deltamem_agents.store.columns import Checked, DamagedValue
 from deltamem_agents.store.schema import Base
 
-REMEDIES = {  # what is made of the journal can be made again
+REMEDIES = {  # what is derived from the journal can be derived again
     "deltamem_revisions": "'deltamem rebuild AGENT' folds the journal again",
     "deltamem_embeddings": "delete that row, and 'deltamem reindex' embeds the record again",
 }
-SECONDS = 10.0  # that a large database is looked through; what failed is told in any case
-CHECK_SECONDS = 60.0  # that 'deltamem db check' looks through it
-LISTED = 20  # rows that it names
+SECONDS = 10.0  # limit of a search after a failed read, which raises its own error anyway
+CHECK_SECONDS = 60.0  # limit of a search by 'deltamem db check'
+LISTED = 20  # rows that 'deltamem db check' names
 RESTORE = "restore the database from a backup, or correct that row"
 
 
 class _Text(bytes):
-    """What SQLite holds as text."""
+    """The bytes of a text value in SQLite."""
 
 
 def found(connection: Connection) -> str | None:
-    """The first damaged row and what to do about it; None where all can be read and fit one another."""
+    """Describe the first damaged row and its remedy; None if none is found within `SECONDS`."""
     try:
         return next(_damaged(connection, time.monotonic() + SECONDS), None)
     except TimeoutError:
@@ -42,7 +42,7 @@ def found(connection: Connection) -> str | None:
 
 
 def all_found(connection: Connection) -> tuple[list[str], bool]:
-    """The first damaged rows, and whether all rows were looked at within a minute."""
+    """Describe the first `LISTED` damaged rows; also returns False if a minute was too short to read all rows."""
     rows: list[str] = []
     try:
         for row in _damaged(connection, time.monotonic() + CHECK_SECONDS):
@@ -55,14 +55,14 @@ def all_found(connection: Connection) -> tuple[list[str], bool]:
 
 
 def told(table: str, key: Sequence[Any], fault: str) -> str:
-    """One damaged row as a sentence, with the remedy."""
+    """Describe one damaged row in a sentence, with its remedy."""
     names = [column.name for column in Base.metadata.tables[table].primary_key]
     row = ", ".join(f"{name} {value!r:.40}" for name, value in zip(names, key, strict=True))
     return f"row ({row}) of {table}: {fault}; it was edited or damaged: {REMEDIES.get(table, RESTORE)}"
 
 
 def _damaged(connection: Connection, until: float) -> Iterator[str]:
-    """Raises TimeoutError at that time of `time.monotonic`."""
+    """Describe each damaged row; raises TimeoutError once `time.monotonic` passes ``until``."""
     heads: dict[Any, int] = {}
     for table in Base.metadata.sorted_tables:
         keys = [column.name for column in table.primary_key]
@@ -85,7 +85,7 @@ def _damaged(connection: Connection, until: float) -> Iterator[str]:
 
 
 def _reader(kind: Any, dialect: Dialect) -> Any:
-    """What makes of the driver's value what a caller gets."""
+    """A function that converts the driver's value to what a caller gets, and checks it."""
     convert = kind.dialect_impl(dialect).result_processor(dialect, None) if isinstance(kind, Checked) else None
 
     def read(value: Any) -> Any:
@@ -116,7 +116,7 @@ def _rows(connection: Connection, table: Table) -> Iterator[dict[str, Any]]:
 
 
 def _contradiction(table: str, row: dict[str, Any], heads: dict[Any, int]) -> str | None:
-    """What values of a row say that cannot be, each of which fits."""
+    """Describe how the values of a row, each valid by itself, contradict one another; None if they do not."""
     head = heads.get(row.get("agent_key"))
     if head is not None and row.get("position", 0) > head:
         return f"position is {row['position']}, its agent's journal ends at {head}"

@@ -1,4 +1,4 @@
-"""Reaching a database: transactions that are tried again, and SQL's errors turned into ours. Knows no tables."""
+"""Connects to a database, retries transactions and turns SQL errors into ours. Knows no tables."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from deltamem_agents.store.sqlite_files import file_of
 from deltamem_agents.store.turns import TurnBusyError, in_turn, transact
 from deltamem_agents.store.write_queue import QueueBusyError, WriteQueue
 
-RETRY_SECONDS = 30.0  # that a database may be gone before a call fails
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # between two tries
+RETRY_SECONDS = 30.0  # how long a call retries while the database is unreachable
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between two tries
 
-_DETAIL = "\nDETAIL:"  # after it PostgreSQL may quote the row, and with it the text of a message
+_DETAIL = "\nDETAIL:"  # after this, PostgreSQL may quote the row and with it a message's text
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
@@ -40,14 +40,14 @@ class Database:
     """A database behind a SQLAlchemy engine.
 
     Args:
-        engine: Ours, or one that the caller owns; the caller's gets no listener and no setting from us.
-        owned: Whether `close` disposes of the engine.
-        schema: Of PostgreSQL; None is the one the connection comes to.
-        shown: What messages call it, where that is not the engine's URL.
+        engine: Ours, or the caller's; we add no listener or setting to a caller's engine.
+        owned: Whether the engine is ours, so that `close` disposes of it.
+        schema: PostgreSQL schema; None for the connection's default.
+        shown: The URL that messages show, if it is not the engine's.
 
     Raises:
-        ConfigError: The dialect is not supported, the engine cannot be shared among threads, or there can be no such
-            schema.
+        ConfigError: The dialect is not supported, threads cannot share the engine, or the schema's name is not valid.
+        ForkedError: The SQLite file was in use in the parent when this process was forked.
     """
 
     def __init__(self, engine: Engine, *, owned: bool, schema: str | None = None, shown: URL | None = None) -> None:
@@ -62,17 +62,17 @@ class Database:
         self._closed = False
         self._damage: Callable[[Connection], str | None] = _none
         self._process = os.getpid()
-        self._patience = 0.0  # none while it is opened: a wrong URL is to fail at once
+        self._patience = 0.0  # no retries while opening: a wrong URL fails at once
         self._engine = engine.execution_options(schema_translate_map={None: schema}) if schema else engine
         file = file_of(engine.url)
         self._file = None if file is None else watch(engine, file, owned=owned)
         self._queue: WriteQueue[Work[Any]] | None = WriteQueue(self._transact) if self.dialect.shares_commits else None
 
     def require_file(self) -> None:
-        """Refuse a SQLite file that is not there: looking at the database would make it.
+        """Refuse a SQLite file that does not exist, since connecting would create it.
 
         Raises:
-            StoreError: It is not.
+            StoreError: The file does not exist.
         """
         file = file_of(self.url)
         if file is not None and not file.exists():
@@ -84,34 +84,38 @@ class Database:
         return masked(self._shown or self.url) + (f" (schema {self.schema})" if self.schema else "")
 
     def prepare(self) -> None:
-        """Set up what holds for the database as a whole.
+        """Set up the database as a whole; see `Dialect.prepare`.
 
         Raises:
+            ClosedError: After `close`.
+            ForkedError: The database was opened in the parent process.
             StoreError: The database cannot be reached.
         """
         self._tried(lambda: self.dialect.prepare(self._engine, self.schema), "prepare")
 
     def check_server(self) -> None:
-        """As `Dialect.check_server`; the first thing to do with a database.
+        """Check that the server is supported; must come before any other use of the database.
 
         Raises:
-            ConfigError: What it connects to is not supported.
+            ClosedError: After `close`.
+            ConfigError: The server's encoding, version or pooler is not supported.
+            ForkedError: The database was opened in the parent process.
             StoreError: The database cannot be reached.
         """
         self._tried(lambda: self.dialect.check_server(self._engine), "reach")
 
     def enable_retries(self) -> None:
-        """From now on a database that is gone for some seconds is waited for."""
+        """From now on, retry for `RETRY_SECONDS` while the database is unreachable."""
         self._patience = RETRY_SECONDS
 
     def look_for_damage(self, find: Callable[[Connection], str | None]) -> None:
-        """From now on ask ``find`` for the damaged row, where what was read could not be used."""
+        """From now on, call ``find`` to locate the damaged row when a value that was read is invalid."""
         self._damage = find
 
     def close(self) -> None:
-        """Refuse further use, and close the connections that are ours.
+        """Refuse further use, and close the connections of our own engine.
 
-        In a forked process it does nothing: the connections belong to the parent, which still talks through them.
+        Does nothing in a forked process: the connections belong to the parent, which still uses them.
         """
         if self._process != os.getpid():
             return
@@ -124,13 +128,14 @@ class Database:
         in_turn(self.dialect.writing(), close)
 
     def read(self, work: Work[T], *, alone: bool = False) -> T:
-        """What ``work`` makes of a connection that sees one snapshot of the database.
+        """Run ``work`` on a connection that sees one snapshot of the database, and return its result.
 
         Args:
-            alone: Whether ``work`` runs one statement, which needs no transaction around it.
+            alone: Whether ``work`` runs a single statement, which needs no transaction around it.
 
         Raises:
             ClosedError: After `close`.
+            ForkedError: The database was opened in the parent process.
             StoreError: The database cannot be read.
         """
 
@@ -147,17 +152,17 @@ class Database:
         return self._tried(lambda: in_turn(self.dialect.reading(), once, until), "read")
 
     def write(self, work: Work[T], *, alone: bool = False) -> T:
-        """What ``work`` makes of a connection; all that it writes is stored, or nothing.
+        """Run ``work`` in a transaction that stores all its writes or none, and return its result.
 
         Args:
-            work: May run several times, where the connection broke, the database asked for it, or a write of another
-                thread, with which it shared a transaction, failed: the last time counts.
-                It may even have been stored before, where the connection broke at the very end, so it must find out
-                for itself what there is left to do.
-            alone: Whether ``work`` runs one statement, which needs no transaction around it.
+            work: May run several times: when the connection breaks, when the database asks for a retry, or when the
+                write of another thread in the same transaction fails. The last run counts. If the connection breaks
+                during the commit, an earlier run may be stored already, so ``work`` must check what is left to do.
+            alone: Whether ``work`` runs a single statement, which needs no transaction around it.
 
         Raises:
             ClosedError: After `close`.
+            ForkedError: The database was opened in the parent process.
             StoreError: The database cannot be written.
         """
         if self._queue is None:
@@ -168,7 +173,7 @@ class Database:
             raise self._busy("write") from None
 
     def _transact(self, works: Sequence[Work[T]], until: float | None, *, alone: bool = False) -> list[T]:
-        """Run works in one transaction, for which others are waited for until then."""
+        """Run works in one transaction, waiting for other writers until ``until``."""
 
         def begin(connection: Connection, driver: Any) -> None:
             self.dialect.wait_until(driver, until)
@@ -179,14 +184,14 @@ class Database:
             return [each(connection) for each in works]
 
         def once() -> list[T]:
-            # Where there is no write-ahead log, readers are waited for at the end once more.
+            # Without a write-ahead log, the commit waits for readers once more.
             wait = self.dialect.wait_until
             return transact(self._engine, begin, work, lambda driver: wait(driver, until), owned=self._owned)
 
         return self._tried(lambda: in_turn(self.dialect.writing(), once, until), "write")
 
     def _busy_until(self) -> float | None:
-        """When a call that begins now gives up waiting for others; all that opening takes has one such time."""
+        """When a call that begins now stops waiting for others; all calls made while opening share one deadline."""
         seconds = self.dialect.busy_seconds
         if seconds is None:
             return None
@@ -200,17 +205,21 @@ class Database:
         )
 
     def purge(self, *, whole: bool) -> str | None:
-        """As `Dialect.purge`.
+        """Remove the bytes of deleted rows from the database's files; see `Dialect.purge`.
 
         Raises:
+            ClosedError: After `close`.
+            ForkedError: The database was opened in the parent process.
             StoreError: The database cannot be reached.
         """
         return self._tried(lambda: self.dialect.purge(self._engine, whole=whole), "purge")
 
     def repair(self) -> list[str]:
-        """Make anew what can be made from other tables; what that was.
+        """Rebuild what is derived from other tables; returns what was rebuilt, in sentences.
 
         Raises:
+            ClosedError: After `close`.
+            ForkedError: The database was opened in the parent process.
             StoreError: The database cannot be reached or written.
         """
         return self._tried(lambda: self.dialect.repair(self._engine), "repair")
@@ -233,7 +242,7 @@ class Database:
                     self._raise_damage(error)
                     raise self._store_error(error, action) from self._fit_for_printing(error)
             except Exception as error:
-                # Ours say what is wrong; others may come of a value that somebody edited.
+                # Our errors say what is wrong; any other may be caused by a value that somebody edited.
                 if not isinstance(error, DeltaMemError) or isinstance(error, DamagedValue):
                     self._raise_damage(error)
                 raise
@@ -241,7 +250,7 @@ class Database:
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _raise_damage(self, error: Exception) -> None:
-        """Raise StoreError for the damaged row that ``error`` may come of; return where none is damaged."""
+        """Raise StoreError for a damaged row that may have caused ``error``; return if none is damaged."""
         if isinstance(error, SQLAlchemyError) and not (
             isinstance(error, IntegrityError)
             or (isinstance(error, OperationalError) and "decode" in str(error.orig))
@@ -254,10 +263,10 @@ class Database:
         except (SQLAlchemyError, DeltaMemError):
             return
         if row is not None:
-            raise StoreError(f"{self.name}: {row}") from None  # what is behind it may quote a message
+            raise StoreError(f"{self.name}: {row}") from None  # the cause may quote a message
 
     def _store_error(self, error: SQLAlchemyError, action: str) -> StoreError:
-        """Which database, why, and what to do. Carries no statement parameters."""
+        """An error that names the database, the cause and the remedy, without statement parameters."""
         told = str(error.orig).partition(_DETAIL)[0] if isinstance(error, DBAPIError) else type(error).__name__
         cause = " ".join(told.split())
         if cause.startswith("Could not decode"):
@@ -266,16 +275,17 @@ class Database:
         return StoreError(f"cannot {action} {self.name}: {redacted(cause, self.url)}; {remedy}")
 
     def _fit_for_printing(self, error: SQLAlchemyError) -> SQLAlchemyError | None:
-        """The error, unless a traceback that shows it would show a message's text or a secret."""
+        """The error, or None if its text quotes a message or a secret and so must not be in a traceback."""
         told = str(error)
         return None if _DETAIL in told or redacted(told, self.url) != told else error
 
 
 def open_database(url: str | URL | None, engine: Engine | None, schema: str | None = None) -> Database:
-    """A `Database` for a URL, or around the caller's engine.
+    """Open a `Database` for a URL, or around the caller's engine.
 
     Raises:
-        ConfigError: Both or neither were given, the URL cannot be understood, or the dialect is not supported.
+        ConfigError: Both or neither were given, the URL cannot be parsed, or the dialect is not supported.
+        ForkedError: The SQLite file was in use in the parent when this process was forked.
         MissingExtraError: The database's driver is not installed.
     """
     if engine is not None:
@@ -288,16 +298,16 @@ def open_database(url: str | URL | None, engine: Engine | None, schema: str | No
 
 
 def looked_at(database: Database, look: Callable[[Database], T]) -> tuple[Database, T]:
-    """What ``look`` makes of a database, which is opened again where SQLite could not read it like this.
+    """Call ``look`` with a database, reopening a SQLite file as immutable if it cannot be read otherwise.
 
-    SQLite reads a file with a write-ahead log only where it can create files next to it, unless it is told that nobody
-    writes; where the ``-wal`` file is empty or not there, nobody does.
+    SQLite reads a file with a write-ahead log only if it can create files next to it, or is told that the file does
+    not change. If the ``-wal`` file is empty or missing, nobody is writing.
 
     Returns:
-        The database to use from now on, and what came of looking.
+        The database to use from now on, and the result of ``look``.
 
     Raises:
-        StoreError: It cannot be read; it is closed.
+        StoreError: The database cannot be read; it has been closed.
     """
     try:
         return database, look(database)
@@ -315,7 +325,7 @@ def looked_at(database: Database, look: Callable[[Database], T]) -> tuple[Databa
 
 
 def _immutable(database: Database, error: StoreError) -> Database:
-    """The same file as one that does not change; ``error`` is raised where that is not what is wrong."""
+    """Open the same file as immutable; raises ``error`` if that would not help."""
     url, file = database.url, file_of(database.url)
     denied = any(part in str(error) for part in ("unable to open", "readonly"))
     if not database._owned or file is None or not denied or not file.is_file() or "immutable" in url.query:

@@ -1,7 +1,7 @@
-"""Erasing messages: they and all that was made of them leave the database. Works on an open connection.
+"""Erases messages and everything derived from them. Works on an open connection.
 
-What is left is the journal of an agent that never saw them. A message that an erased one had superseded is live again,
-for nothing supersedes it now.
+The journal is then that of an agent that never saw the messages. A message that an erased one had superseded is live
+again, because nothing supersedes it now.
 """
 
 from __future__ import annotations
@@ -34,17 +34,20 @@ from deltamem_agents.store.schema import (
     chunked,
 )
 
-NAMED = 5  # sessions that an error names; there may be thousands
+NAMED = 5  # sessions that an error names at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which messages: those that fulfil all that is given. ``whole`` are all of the agent, and the agent itself.
+    """Selects the messages that match every given filter.
 
     Args:
-        ids: Every version of a message with one of these: an id, which must be of one session only unless ``session``
-            says which is meant, or a pair of session and id.
-        since, until: Written at or after the one and before the other.
+        ids: Message ids, or pairs of session and id; all versions of a message match. A plain id must belong to one
+            session, unless ``session`` names it.
+        session: Only messages of this session.
+        since: Only messages written at or after this time.
+        until: Only messages written before this time.
+        whole: All messages of the agent, and the agent itself.
     """
 
     ids: Collection[str | tuple[str, str]] | None = None
@@ -55,20 +58,20 @@ class Selection:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing was said to be erased."""
+        """Whether no filter was given."""
         return not self.whole and self.ids is None and self.session is None and not (self.since or self.until)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Erased:
-    """What went, or would go, of one agent.
+    """What was erased, or would be, from one agent.
 
     Args:
-        ids: Sessions and ids of messages, in the journal's order.
-        hashes: Of each message, HMAC-SHA256 under a key that was made for this and thrown away: enough to tell erased
-            messages apart, not to try guesses on.
-        messages, records, embeddings, revisions: How many rows.
-        tombstones: How many that earlier erasures had left.
+        ids: Sessions and ids of the messages, in journal order.
+        hashes: An HMAC-SHA256 of each message under a key that is discarded afterwards: enough to tell erased messages
+            apart, useless for testing guesses.
+        messages, records, embeddings, revisions: Numbers of rows.
+        tombstones: Number of tombstones removed that earlier erasures had left.
     """
 
     agent: str
@@ -87,11 +90,11 @@ class Erased:
 
 @dataclass(slots=True)
 class Plan:
-    """One erasure: what goes of the agent that was named, and of the agents that share its messages by forking."""
+    """One erasure: what is erased from the named agent and from its forks, which share messages with it."""
 
     erased: list[Erased] = field(default_factory=list)
-    held_by: dict[str, list[MessageRef]] = field(default_factory=dict)  # other agents, and what they still hold
-    remaining: dict[str, list[MessageRef]] = field(default_factory=dict)  # agents, and of what they keep tombstones
+    held_by: dict[str, list[MessageRef]] = field(default_factory=dict)  # other agent -> messages that it still holds
+    remaining: dict[str, list[MessageRef]] = field(default_factory=dict)  # agent -> messages with a tombstone in it
 
 
 def erase(
@@ -104,7 +107,12 @@ def erase(
     dry: bool,
     tombstone: bool,
 ) -> Plan:
-    """Erase what was chosen, or say what would be; see `Store.erase`. The caller has begun a write."""
+    """Erase the selected messages, or only report them; see `Store.erase`. The caller has begun a write.
+
+    Raises:
+        ConfigError: A plain id belongs to messages in several sessions.
+        UnknownAgentError: No such agent.
+    """
     found = timeline.required(connection, agent, lock=not dry)
     key = secrets.token_bytes(32)
     rows = _chosen(connection, found, chosen)
@@ -134,12 +142,12 @@ def erase(
 
 
 def pending(connection: Connection) -> list[int]:
-    """Erasures whose bytes may still lie in the files."""
+    """Keys of erasures whose bytes may still be in the database's files."""
     return list(connection.scalars(select(PurgeRow.key)))
 
 
 def finished(connection: Connection, purged: Sequence[int]) -> None:
-    """Note that these erasures have left the files."""
+    """Mark erasures as purged from the files."""
     for chunk in chunked(purged):
         connection.execute(delete(PurgeRow).where(PurgeRow.key.in_(chunk)))
 
@@ -174,7 +182,7 @@ def _named(
     """Positions of all versions of the messages with these ids, in order.
 
     Raises:
-        ConfigError: An id alone is that of messages in several sessions.
+        ConfigError: A plain id belongs to messages in several sessions.
     """
     alone, wanted = set[str](), set[tuple[str, str]]()
     for each in ids:
@@ -184,7 +192,7 @@ def _named(
             wanted.add((each[0], each[1]))
     sessions: dict[str, set[str]] = {}
     for chunk in chunked(sorted(alone)):
-        for live in (MessageRow.left_at.is_(None), MessageRow.left_at.is_not(None)):  # an index each
+        for live in (MessageRow.left_at.is_(None), MessageRow.left_at.is_not(None)):  # each has its own index
             query = select(MessageRow.session, MessageRow.id).where(MessageRow.agent_key == agent.key, live)
             if session is not None:
                 query = query.where(MessageRow.session == session)
@@ -199,7 +207,7 @@ def _named(
 
 
 def _ambiguous(name: str, sessions: Sequence[str]) -> str:
-    """What to do about an id that is not enough to say which message is meant."""
+    """The error for an id that several sessions have."""
     shown = ", ".join(map(repr, sessions[:NAMED]))
     more = f" and {len(sessions) - NAMED} more" if len(sessions) > NAMED else ""
     return (
@@ -253,7 +261,10 @@ def _erase(
 
 
 def _forget_tombstones(connection: Connection, found: Agent, chosen: Selection, *, dry: bool) -> int:
-    """Remove what earlier erasures of the chosen messages have left; how many. Times are not known of them."""
+    """Remove tombstones of the selected messages; returns their number, 0 for a selection by time.
+
+    Tombstones do not store times.
+    """
     if chosen.since is not None or chosen.until is not None:
         return 0
     keys = tombstones.earlier(connection, found.key, chosen.ids, chosen.session)
@@ -263,7 +274,7 @@ def _forget_tombstones(connection: Connection, found: Agent, chosen: Selection, 
 
 
 def _counts(connection: Connection, key: int, positions: Sequence[int], first: int | None) -> dict[str, int]:
-    """How many rows go with messages: their records and embeddings, and the states from ``first`` on."""
+    """Count the rows deleted with messages: their records and embeddings, and the states from ``first`` on."""
     counts = {"records": 0, "embeddings": 0}
     for chunk in chunked(positions):
         these = (RecordRow.agent_key == key) & RecordRow.position.in_(chunk)
@@ -277,14 +288,14 @@ def _counts(connection: Connection, key: int, positions: Sequence[int], first: i
 
 
 def _relatives(connection: Connection, found: Agent, agent: str) -> list[str]:
-    """Agents that were forked from this one, from which it was forked, and so on."""
+    """All other agents of this one's family of forks."""
     root = found.origin or found.key
     family = (AgentRow.key == root) | (AgentRow.origin == root)
     return list(connection.scalars(select(AgentRow.id).where(family, AgentRow.id != agent).order_by(AgentRow.key)))
 
 
 def _shared(connection: Connection, relative: Agent, rows: Sequence[Any]) -> list[Any]:
-    """Messages of another agent that are these: the same session, id and content."""
+    """Messages of another agent with the same session, id, role and content as these."""
     said = set(map(_identity, rows))
     theirs = _chosen(connection, relative, Selection(ids=_refs(rows)))
     return [row for row in theirs if _identity(row) in said]
@@ -295,12 +306,16 @@ def _identity(row: Any) -> tuple[str, ...]:
 
 
 def keyed_hash(key: bytes, value: Any) -> str:
-    """HMAC-SHA256 of a JSON value, hexadecimal."""
+    """HMAC-SHA256 of a JSON value, in hexadecimal."""
     return hmac.new(key, json.dumps(value, sort_keys=True).encode(), sha256).hexdigest()
 
 
 def check_selection(chosen: Selection) -> None:
-    """Raise ConfigError where nothing was said to be erased, or the times are no times."""
+    """Check a selection.
+
+    Raises:
+        ConfigError: No filter was given, or a filter is not valid.
+    """
     arguments.moments(chosen.since, chosen.until, ordered=True)
     if chosen.empty:
         raise ConfigError(

@@ -1,9 +1,9 @@
-"""SQLite files that are open while the process forks.
+"""Handles SQLite files that are open while the process forks.
 
-SQLite keeps one account of the locks that a process holds on a file. A forked process inherits the account and none of
-the locks. A connection that it then opens by itself takes locks for held that are not, and what it commits is lost when
-the parent closes the file. So the connections to a file are closed before a fork, as soon as no thread uses them, and
-opened again on their next use. Where that cannot be, the new process may not open the file.
+SQLite records in memory which locks the process holds on a file. A forked process inherits the record but not the
+locks. A connection that it then opens believes in locks that it does not hold, and its commits are lost when the
+parent closes the file. So the connections to a file are closed before a fork, as soon as no thread uses them, and
+reopened on their next use. If that is not possible, the new process may not open the file.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from sqlalchemy import Engine
 
 from deltamem_agents.errors import ForkedError
 
-QUIET_SECONDS = 5.0  # that a fork waits for the threads that use a file
+QUIET_SECONDS = 5.0  # how long a fork waits for the threads that use a file
 
-_Identity = tuple[int, int]  # device and inode: what SQLite knows a file by
+_Identity = tuple[int, int]  # device and inode, by which SQLite identifies a file
 _uses: WeakSet[FileUse] = WeakSet()
-_inherited: dict[_Identity, int] = {}  # files that were in use when this process was forked, and by which process
-_lock = threading.Lock()  # held during a fork, by the thread that goes on in the new process
-_hooks: list[str] = []  # that are registered: none until a file is used
+_inherited: dict[_Identity, int] = {}  # file in use when this process was forked -> id of the parent process
+_lock = threading.Lock()  # held during a fork by the thread that continues in the new process
+_hooks: list[str] = []  # registered hooks: none until a file is used
 
 
 class _Held:
-    """A thread's lock, which goes with the thread."""
+    """A thread's lock, freed with the thread."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
 
 
 class FileUse:
-    """Who uses an engine on a SQLite file: any number of threads at once, each of which holds a lock of its own.
+    """Tracks which threads use an engine on a SQLite file; each thread holds a lock of its own meanwhile.
 
-    The locks are what nothing can interrupt: `threading.RLock` is written in C, so no Ctrl-C comes between taking or
-    releasing one and the ``with`` that does it. A thread that forks takes those of all others.
+    `threading.RLock` is written in C, so Ctrl-C cannot come between the lock and the ``with`` that takes or releases
+    it. A thread that forks takes the locks of all others.
 
     Args:
         owned: Whether the engine is ours, so that its connections may be closed.
@@ -49,13 +49,13 @@ class FileUse:
     def __init__(self, engine: Engine, path: Path, *, owned: bool) -> None:
         self._engine, self._path, self._owned = engine, path, owned
         self._mine = threading.local()
-        self._locks: WeakSet[_Held] = WeakSet()  # of the threads that live
-        self._began = threading.Lock()  # held while a thread's lock is made, and during a fork
-        self._taken: list[_Held] = []  # by the thread that forks
-        self._quiet = False  # at a fork: nobody uses the file
+        self._locks: WeakSet[_Held] = WeakSet()  # locks of live threads
+        self._began = threading.Lock()  # held while a thread's lock is created, and during a fork
+        self._taken: list[_Held] = []  # locks that the forking thread has taken
+        self._quiet = False  # whether no thread used the file at the fork
 
     def here(self) -> AbstractContextManager[Any]:
-        """To be entered around each use, of which one may be within another."""
+        """The context manager to enter around each use; uses may nest."""
         held: _Held | None = getattr(self._mine, "held", None)
         if held is None:
             held = _Held()
@@ -65,7 +65,7 @@ class FileUse:
         return held.lock
 
     def close_idle(self) -> None:
-        """Wait for the other threads, let nobody begin, and close all connections."""
+        """Wait for the other threads, block new uses, and close all connections."""
         mine: _Held | None = getattr(self._mine, "held", None)
         self._began.acquire()
         others = [each for each in self._locks if each is not mine]
@@ -78,24 +78,24 @@ class FileUse:
             self._engine.dispose()
 
     def go_on(self) -> None:
-        """Let the threads that wait begin."""
+        """Release the threads that wait."""
         for each in self._taken:
             each.lock.release()
         self._taken = []
         self._began.release()
 
     def inherited(self) -> _Identity | None:
-        """The file, where a connection to it is still open."""
+        """The file's identity if a connection to it may still be open, else None."""
         pool = self._engine.pool
         idle = getattr(pool, "checkedin", lambda: 0)()
         return None if self._quiet and not idle else identity(self._path)
 
 
 def watch(engine: Engine, path: Path, *, owned: bool) -> FileUse:
-    """Have an engine's connections closed before each fork.
+    """Close an engine's connections before each fork from now on.
 
     Raises:
-        ForkedError: The file was in use in the process that this one was forked from, at that moment.
+        ForkedError: The file was in use in the parent when this process was forked.
     """
     parent = _inherited.get(identity(path) or (0, 0))
     if parent is not None:
@@ -113,7 +113,7 @@ def watch(engine: Engine, path: Path, *, owned: bool) -> FileUse:
 
 
 def identity(path: Path) -> _Identity | None:
-    """What SQLite knows a file by; None where there is no file."""
+    """Device and inode of a file; None if there is no file."""
     try:
         found = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""What there is to fold: the newest usable state, and the messages beyond it. Works on an open connection."""
+"""Collects what a fold needs: the newest usable state and the messages after it. Works on an open connection."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class FoldInput:
     """One snapshot of an agent's journal, for folding.
 
     Args:
-        epoch: The agent's.
-        position: The last message that counts, 0 where there is none.
-        newest: The newest state of these messages' beginning; None where nothing was stored.
-        base: The state at the start of the segment that was open at ``newest``; None: fold from the beginning.
-        entries: The messages after ``base``, in order; empty where ``newest`` stands for all of them.
+        epoch: The agent's epoch.
+        position: Position of the last live message, 0 if there is none.
+        newest: The newest stored state that these messages begin with; None if there is none.
+        base: The state at the start of the segment that was open at ``newest``; None to fold from the beginning.
+        entries: The messages after ``base``, in order; empty if ``newest`` covers all messages.
     """
 
     epoch: int
@@ -34,10 +34,11 @@ class FoldInput:
 def fold_input(
     connection: Connection, agent: str, fingerprint: str, at: int | None = None, *, anew: bool = False
 ) -> FoldInput | None:
-    """What there is to fold of an agent's journal as it stands, or stood at a position; None for an unknown agent.
+    """Collect the input for folding an agent's journal; None for an unknown agent.
 
     Args:
-        anew: Whether stored states are left aside.
+        at: Fold the journal as it was at this position; None for now.
+        anew: Whether to ignore stored states.
 
     Raises:
         ConfigError: The journal has no such position.
@@ -57,7 +58,7 @@ def fold_input(
         entries = beyond if start == after else journal.live(connection, agent, start, None)
     else:
         wanted = timeline.positions_at(connection, found, at)
-        # States were folded from what is live now: they hold as far as the two agree.
+        # States were folded from the messages live now, so they are valid up to the first difference.
         common = min({*wanted} ^ timeline.live_positions(connection, found.key), default=at + 1) - 1
         newest = None if anew else revisions.newest(connection, agent, fingerprint, min(at, common))
         if newest is not None and not _beyond(wanted, newest.position):
@@ -70,9 +71,9 @@ def fold_input(
 
 
 def _segment_start(connection: Connection, agent: str, fingerprint: str, newest: Revision | None) -> Revision | None:
-    """The nearest state that stands at the start of a segment, at or before the one that was open at ``newest``.
+    """The nearest stored state at the start of a segment, no later than the segment that was open at ``newest``.
 
-    What a state was folded from always stands at such a start. It may have been thinned out; then an older one does.
+    A state's parent is always at the start of a segment. If it was thinned out, an older parent is used.
     """
     while newest is not None and newest.parent:
         found = revisions.newest(connection, agent, fingerprint, newest.parent)

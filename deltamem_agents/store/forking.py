@@ -1,4 +1,4 @@
-"""Forking an agent: its rows again, under another key. Works on an open connection; `store` owns the transaction."""
+"""Forks an agent by copying its rows under another key. Works on an open connection; `store` owns the transaction."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from deltamem_agents.store.schema import Base, EmbeddingRow, MessageRow, RecordR
 
 
 def fork(connection: Connection, fulltext: FullText, agent: str, new: str) -> None:
-    """Make ``new`` an agent with the same journal and states; see `Store.fork`. The caller has begun a write."""
+    """Make ``new`` an agent with the same journal and states; see `Store.fork`. The caller has begun a write.
+
+    Raises:
+        ConfigError: ``new`` exists.
+        UnknownAgentError: No such agent.
+    """
     found = timeline.required(connection, agent, lock=True)
     origin, until = found.origin or found.key, found.agent_ids_until
     if not journal.create(connection, new, head=found.head, origin=origin, agent_ids_until=until):
@@ -30,9 +35,11 @@ def fork(connection: Connection, fulltext: FullText, agent: str, new: str) -> No
 
 
 def _copy(connection: Connection, model: type[Base], source: int, /, *more: str, **changed: Any) -> None:
-    """Copy an agent's rows of one table, some columns changed, and ``more`` that the model does not know.
+    """Copy an agent's rows of one table.
 
-    None leaves a column to the database.
+    Args:
+        more: Further columns to copy, which the model does not have.
+        changed: New values of columns; None lets the database set the column.
     """
     table = _with_columns(model, more)
     columns = [each for each in table.columns if changed.get(each.name, each) is not None]
@@ -41,7 +48,7 @@ def _copy(connection: Connection, model: type[Base], source: int, /, *more: str,
     connection.execute(insert(table).from_select(columns, rows))
 
 
-@cache  # a table made anew for each fork would stay in SQLAlchemy's cache of statements
+@cache  # a new table for each fork would stay in SQLAlchemy's statement cache
 def _with_columns(model: type[Base], more: tuple[str, ...]) -> Table:
     table = model.__table__
     assert isinstance(table, Table)

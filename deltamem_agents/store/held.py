@@ -1,4 +1,4 @@
-"""`Held`: what sessions hold and held, by ids and by what was said; of the database, or within a transaction."""
+"""`Held`: looks up the messages that a session holds or held, by id and by wording."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deltamem_agents.store.tombstones import Said
 
 MAX_POSITION = 2**63 - 1
 
-# Made once, as making a statement takes longer than to run it.
+# Built once: building a statement takes longer than running it.
 _OF_SESSION = select(MessageRow).where(
     MessageRow.agent_key == bindparam("key"),
     MessageRow.left_at.is_(None),
@@ -28,43 +28,50 @@ T = TypeVar("T")
 
 
 class Reading(Protocol):
-    """What can be read: a `Database`, or a transaction that was begun."""
+    """A source to read from: a `Database`, or an open transaction."""
 
     def read(self, work: Callable[[Connection], T], *, alone: bool = False) -> T:
-        """What ``work`` makes of a connection; ``alone`` where it runs one statement."""
+        """Run ``work`` on a connection and return its result; ``alone`` if it runs a single statement."""
 
 
 class Begun:
-    """A transaction that was begun: what is read sees all that it sees, and what it has written."""
+    """An open transaction: reads see its snapshot and its own writes."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def read(self, work: Callable[[Connection], T], *, alone: bool = False) -> T:
-        """As `Reading.read`."""
+        """See `Reading.read`."""
         return work(self._connection)
 
 
 class Held:
-    """What the sessions of an agent hold, and what they held. Every call is about one agent; an unknown one has none.
+    """Reads what the sessions of an agent hold and held. Every call is about one agent; an unknown one has no messages.
+
+    Every method raises InvalidAgentError for an agent or session id that is not valid, and, if it reads from a
+    `Database`, ClosedError, ForkedError and StoreError as `Database.read` does.
 
     Args:
-        database: Each call is one transaction, or part of the one that was begun.
+        database: Each call is one transaction of a `Database`, or part of a `Begun` transaction.
     """
 
     def __init__(self, database: Reading) -> None:
         self._reading = database
 
     def version(self, agent: str) -> tuple[int, int] | None:
-        """What changes when an agent's records do; None if it is unknown.
+        """A version that changes whenever the agent's records do; None for an unknown agent.
 
-        A number that stays while records are only added, and the last position of the journal.
+        Consists of a number that stays the same while records are only added, and the journal's last position.
         """
         check_id(agent)
         return self._reading.read(lambda connection: records.version(connection, agent), alone=True)
 
     def find(self, agent: str, refs: Collection[MessageRef | tuple[str, str]]) -> list[Entry]:
-        """The live messages with these sessions and ids, in the journal's order."""
+        """The live messages with these sessions and ids, in journal order.
+
+        Raises:
+            ConfigError: ``refs`` are not pairs of session and id.
+        """
         check_id(agent)
         check_refs(refs)
 
@@ -83,11 +90,14 @@ class Held:
         return self._reading.read(work)
 
     def ever_said(self, agent: str, session: str, messages: Sequence[NewMessage] = (), *, after: int = 0) -> list[Said]:
-        """All that a session ever held, in the order of the conversation: live, replaced and rolled back messages.
+        """All messages that a session ever held, in conversation order: live, replaced and rolled back ones.
 
         Args:
-            messages: Of messages that were erased, those that said the same as one of these are given too.
-            after: Only what is at a later position of the journal; of what was erased, all.
+            messages: Erased messages are included if they say the same as one of these.
+            after: Only messages at a later position; does not apply to erased ones.
+
+        Raises:
+            ConfigError: ``messages`` were not checked by `check_messages`, or ``after`` is not a position.
         """
         _check_told(agent, session, messages)
         arguments.whole(after, "after", high=MAX_POSITION)
@@ -98,13 +108,23 @@ class Held:
         return self._reading.read(work)
 
     def with_other_words(self, agent: str, session: str, messages: Sequence[NewMessage]) -> list[int]:
-        """Places of messages whose ids a session held, live, replaced, rolled back or erased, but with other words."""
+        """Indices of messages whose ids the session holds or held, but always with other words.
+
+        Counts live, replaced, rolled back and erased messages.
+
+        Raises:
+            ConfigError: ``messages`` were not checked by `check_messages`.
+        """
         _check_told(agent, session, messages)
         return self._reading.read(lambda connection: tombstones.with_other_words(connection, agent, session, messages))
 
 
 def check_refs(refs: object) -> None:
-    """Raise ConfigError unless these are pairs of session and id."""
+    """Check pairs of session and id.
+
+    Raises:
+        ConfigError: They are not a collection of such pairs.
+    """
     given = refs if isinstance(refs, Collection) and not isinstance(refs, (str, bytes, Mapping)) else None
     if given is None or not all(isinstance(each, tuple) and len(each) == 2 for each in given):
         raise ConfigError(f"messages are {shown(refs)}; give a list of pairs of session and id")
@@ -113,7 +133,7 @@ def check_refs(refs: object) -> None:
 
 
 def _check_told(agent: str, session: str, messages: Sequence[NewMessage]) -> None:
-    """Raise what is wrong with an agent, one of its sessions, and messages as `check_messages` gives them."""
+    """Check ids of an agent and session, and that messages come from `check_messages`."""
     check_id(agent)
     check_id(session, "session")
     if not isinstance(messages, Sequence) or not all(isinstance(each, NewMessage) for each in messages):

@@ -17,7 +17,7 @@ from deltamem_agents.store.schema import AgentRow, MessageRow, chunked
 
 EPOCH_BITS = 48  # of a first epoch; JSON's numbers hold 53
 
-# Made once, as making a statement takes longer than to run it.
+# Built once: building a statement takes longer than running it.
 _TAKE = (
     update(AgentRow)
     .where(AgentRow.id == bindparam("agent"))

@@ -22,7 +22,7 @@ from deltamem_agents.store.messages import MessageRef, check_id
 from deltamem_agents.store.records import Words
 from deltamem_agents.store.schema import AgentRow, MessageRow
 
-# Made once, as making a statement takes longer than to run it.
+# Built once: building a statement takes longer than running it.
 _DESCRIBED = (
     select(MessageRow.session, MessageRow.id, MessageRow.position, MessageRow.details)
     .join(AgentRow, AgentRow.key == MessageRow.agent_key)

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 BLOCK = 4_096  # positions whose vectors are in memory at a time
 FILLED = 1_000  # vectors that are added to an index in one transaction
 
-# Made once, as making a statement takes longer than to run it.
+# Built once: building a statement takes longer than running it.
 _OF_AGENT = select(RecordRow.key, EmbeddingRow.vector).join(
     EmbeddingRow, (EmbeddingRow.record_key == RecordRow.key) & (EmbeddingRow.model == bindparam("model"))
 )
@@ -216,7 +216,7 @@ def _best(blocks: Iterator[Found], vector: NDArray[np.float32], limit: int) -> F
 
 LOOKED_AT = 8  # positions on either side of a record: one whose session has paused for longer stands alone
 
-# Made once, as making a statement takes longer than to run it.
+# Built once: building a statement takes longer than running it.
 _KEYS_AT = select(RecordRow.key).where(RecordRow.agent_key == bindparam("agent"))
 _PLACES = select(RecordRow.position).where(RecordRow.agent_key + 0 == bindparam("agent"))  # + 0: by key, not all of it
 # What is live is told apart afterwards, lest PostgreSQL read all live messages of the agent.

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Query = TypeVar("Query", bound="Select[*tuple[Any, ...]]")
 Splitter = Callable[[str], Sequence[str]]
 
-# Made once, as making a statement takes longer than to run it.
+# Built once: building a statement takes longer than running it.
 _ADD = insert(RecordRow)
 _COLUMNS = (  # of a `StoredRecord`
     RecordRow.key,

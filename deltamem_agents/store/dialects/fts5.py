@@ -74,12 +74,12 @@ class Fts5:
     columns = ()
 
     def create(self, connection: Connection) -> None:
-        """As `FullText.create`."""
+        """See `FullText.create`."""
         for statement in SQLITE_TABLES:
             connection.exec_driver_sql(statement)
 
     def terms(self, text: str) -> str | None:
-        """As `FullText.terms`."""
+        """See `FullText.terms`."""
         if text.isascii():
             return None
         form = search_form(text)
@@ -88,13 +88,13 @@ class Fts5:
         return " \n".join(part for part in (spelled_out(form), others) if part) or None
 
     def not_ascii(self, column: ColumnElement[str]) -> ColumnElement[bool]:
-        """As `FullText.not_ascii`."""
+        """See `FullText.not_ascii`."""
         return func.length(cast(column, LargeBinary)) != func.length(column)
 
     def search(
         self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int, session: str | None
     ) -> list[tuple[int, float]]:
-        """As `FullText.search`."""
+        """See `FullText.search`."""
         match = match_expression(agent_key, terms)
         if match is None:
             return []
@@ -104,7 +104,7 @@ class Fts5:
     def scores(
         self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int, within: Within
     ) -> Sequence[tuple[int, float]]:
-        """As `FullText.scores`."""
+        """See `FullText.scores`."""
         match = match_expression(agent_key, terms)
         if match is None:
             return []

@@ -48,7 +48,7 @@ _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 
 
 class Postgresql:
-    """As `Dialect`."""
+    """See `Dialect`."""
 
     writes_tables_at_once = True
     busy_seconds = None
@@ -69,7 +69,7 @@ class Postgresql:
         self._checked = False
 
     def check_server(self, engine: Engine) -> None:
-        """As `Dialect.check_server`."""
+        """See `Dialect.check_server`."""
         if not self._checked:
             self._reads_committed = psycopg3.check_server(engine)
             self._checked = True
@@ -98,22 +98,22 @@ class Postgresql:
                     raise
 
     def lock(self, connection: Connection, name: str) -> None:
-        """As `Dialect.lock`."""
+        """See `Dialect.lock`."""
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": crc32(f"deltamem {name}".encode())})
 
     def reading(self) -> Turn:
-        """As `Dialect.reading`."""
+        """See `Dialect.reading`."""
         return NoTurn()
 
     def writing(self) -> Turn:
-        """As `Dialect.writing`."""
+        """See `Dialect.writing`."""
         return NoTurn()
 
     def wait_until(self, driver: object, until: float | None) -> None:
         """As `Dialect.wait_until`: nothing to do."""
 
     def begin_read(self, connection: Connection) -> None:
-        """As `Dialect.begin_read`."""
+        """See `Dialect.begin_read`."""
         begin = "BEGIN" if _begins_nothing(connection) else "SET TRANSACTION"
         connection.exec_driver_sql(f"{begin} ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 
@@ -125,7 +125,7 @@ class Postgresql:
             connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
 
     def passing(self, error: DBAPIError) -> bool:
-        """As `Dialect.passing`."""
+        """See `Dialect.passing`."""
         state = getattr(error.orig, "sqlstate", None)
         if state is None:  # no connection, or it broke
             return error.connection_invalidated or type(error.orig).__name__ == "OperationalError"
@@ -145,11 +145,11 @@ class Postgresql:
         return True
 
     def remedy(self, cause: str) -> str | None:
-        """As `Dialect.remedy`."""
+        """See `Dialect.remedy`."""
         return next((remedy for part, remedy in REMEDIES if part in cause.lower()), None)
 
     def created(self, connection: Connection) -> None:
-        """As `Dialect.created`."""
+        """See `Dialect.created`."""
         rewriting.keep_no_statistics(connection)
 
     def purge(self, engine: Engine, *, whole: bool) -> str | None:

@@ -106,7 +106,7 @@ class Sqlite:
 
     @property
     def busy_seconds(self) -> float:
-        """As `Dialect.busy_seconds`."""
+        """See `Dialect.busy_seconds`."""
         return BUSY_SECONDS
 
     def wait_until(self, driver: sqlite3.Connection, until: float | None) -> None:
@@ -115,20 +115,20 @@ class Sqlite:
             _wait(driver, until - time.monotonic())
 
     def reading(self) -> Turn:
-        """As `Dialect.reading`."""
+        """See `Dialect.reading`."""
         return self._single
 
     def writing(self) -> Turn:
-        """As `Dialect.writing`."""
+        """See `Dialect.writing`."""
         return self._turn
 
     def begin_read(self, connection: Connection) -> None:
-        """As `Dialect.begin_read`."""
+        """See `Dialect.begin_read`."""
         if not _in_transaction(connection):
             connection.exec_driver_sql("BEGIN")
 
     def begin_write(self, connection: Connection) -> None:
-        """As `Dialect.begin_write`."""
+        """See `Dialect.begin_write`."""
         if not _in_transaction(connection):
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         elif connection.dialect.has_table(connection, "deltamem_version"):
@@ -140,7 +140,7 @@ class Sqlite:
         return False
 
     def remedy(self, cause: str) -> str | None:
-        """As `Dialect.remedy`."""
+        """See `Dialect.remedy`."""
         return next((remedy for part, remedy in REMEDIES if part in cause.lower()), None)
 
     def created(self, connection: Connection) -> None:
@@ -170,7 +170,7 @@ class Sqlite:
         return ["the full-text index was made anew from the records"]
 
     def check(self, connection: Connection) -> list[str]:
-        """As `Dialect.check`."""
+        """See `Dialect.check`."""
         rows = connection.exec_driver_sql("PRAGMA quick_check").scalars()
         found = [row for row in rows if row != "ok" and not fts5.is_about_index(row)]  # that is looked at below
         broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()

@@ -55,17 +55,17 @@ TABLES = (
 
 
 class Tsvector:
-    """As `FullText`."""
+    """See `FullText`."""
 
     columns = ("words",)
 
     def create(self, connection: Connection) -> None:
-        """As `FullText.create`."""
+        """See `FullText.create`."""
         for statement in TABLES:
             connection.exec_driver_sql(statement.format(prefix=schema_prefix(connection)))
 
     def terms(self, text: str) -> str | None:
-        """As `FullText.terms`."""
+        """See `FullText.terms`."""
         if text.isascii():
             return None
         form = search_form(text)
@@ -79,13 +79,13 @@ class Tsvector:
         return " \n".join(part for part in (spelled_out(form), others) if part) or None
 
     def not_ascii(self, column: ColumnElement[str]) -> ColumnElement[bool]:
-        """As `FullText.not_ascii`."""
+        """See `FullText.not_ascii`."""
         return func.octet_length(column) != func.char_length(column)
 
     def search(
         self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int, session: str | None
     ) -> list[tuple[int, float]]:
-        """As `FullText.search`."""
+        """See `FullText.search`."""
         found = []
         for query in _queries(terms):
             hits = _ranked(agent_key, query, limit).order_by(RecordRow.position.desc(), RecordRow.chunk)
@@ -95,7 +95,7 @@ class Tsvector:
     def scores(
         self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int, within: Within
     ) -> Sequence[tuple[int, float]]:
-        """As `FullText.scores`."""
+        """See `FullText.scores`."""
         queries = _queries(terms)
         return _together(
             [plain_rows(connection.execute(_narrowed(_ranked(agent_key, query, limit), within))) for query in queries],
