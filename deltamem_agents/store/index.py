@@ -1,4 +1,4 @@
-"""`Index`: the records of many agents, as `recall` asks for them. The half of `Store` that knows no journal."""
+"""`Index`: the part of `Store` that searches records and stores their embeddings, for `recall`."""
 
 from __future__ import annotations
 
@@ -23,14 +23,18 @@ if TYPE_CHECKING:
 
 
 def check_scope(agent: str, session: str | None) -> None:
-    """Raise InvalidAgentError unless these are ids; no session is all of them."""
+    """Check ids of an agent and, unless None, of a session.
+
+    Raises:
+        InvalidAgentError: One is not a valid id.
+    """
     check_id(agent)
     if session is not None:
         check_id(session, "session")
 
 
 def _check_vectors(given: object, axes: int) -> None:
-    """Raise ConfigError unless this is an array of finite numbers; its lengths are compared elsewhere."""
+    """Raise ConfigError unless this is an array of finite numbers with so many axes; sizes are checked elsewhere."""
     import numpy as np
 
     if not isinstance(given, np.ndarray) or given.dtype.kind not in "fiu" or not np.isfinite(given).all():
@@ -44,7 +48,11 @@ def _check_limit(limit: object) -> None:
 
 
 class Index:
-    """Records, their full text and their embeddings. Every call is about one agent; an unknown one has no records."""
+    """Records, their full text and their embeddings. Every call is about one agent; an unknown one has no records.
+
+    Every method raises InvalidAgentError for an agent or session id that is not valid, ConfigError for an argument of
+    the wrong type or out of range, and ClosedError, ForkedError and StoreError as `Database.read` and `write` do.
+    """
 
     def __init__(self, database: Database, words: Words) -> None:
         self._database = database
@@ -53,10 +61,10 @@ class Index:
     def search_text(
         self, agent: str, terms: Sequence[str], limit: int, session: str | None = None
     ) -> list[tuple[StoredRecord, float]]:
-        """Records that hold any of the terms, with scores (higher is better), best first, the newer of equals.
+        """Records that contain any of the terms, with scores, best first; of equal scores the newer record first.
 
-        The scores are BM25 on SQLite, ``ts_rank`` on PostgreSQL; they compare within one search. Terms are words or
-        phrases; whatever they hold is text, never syntax.
+        A score is BM25 on SQLite and ``ts_rank`` on PostgreSQL, higher is better; compare scores within one search
+        only. Terms are words or phrases and are matched as text, never as query syntax.
         """
         check_scope(agent, session)
         arguments.terms(terms)
@@ -66,13 +74,13 @@ class Index:
         )
 
     def size(self, agent: str, limit: int | None = None) -> int:
-        """How many records an agent has; ``limit`` where it has more, as counting all of them takes longer."""
+        """Number of an agent's records, counted up to ``limit``, since counting all of them takes longer."""
         check_id(agent)
         arguments.whole(0 if limit is None else limit, "limit")
         return self._database.read(lambda connection: nearest.size(connection, agent, limit))
 
     def sample(self, agent: str, count: int) -> list[int]:
-        """Keys of the records of ``count`` messages at random, or of all; the same until the journal grows."""
+        """Keys of the records at up to ``count`` random positions of the journal; the same until the journal grows."""
         check_id(agent)
         arguments.whole(count, "count")
         return self._database.read(lambda connection: nearest.sample(connection, agent, count))
@@ -86,10 +94,11 @@ class Index:
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> Sequence[tuple[int, float]]:
-        """As `search_text`, the records' keys alone, and in no order.
+        """Like `search_text`, but returns records' keys with scores, in no order.
 
         Args:
-            since, until: Written at or after, and before; UTC where they name no zone.
+            since: Only messages written at or after this time; UTC if it has no zone.
+            until: Only messages written before this time; UTC if it has no zone.
         """
         check_scope(agent, session)
         arguments.terms(terms)
@@ -110,15 +119,16 @@ class Index:
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> tuple[list[int], NDArray[np.float32]]:
-        """Keys [n] and cosines [n] of up to ``limit`` records nearest to a vector [dim] under a model, nearest first.
+        """Keys [n] and cosines [n] of the up to ``limit`` records nearest to a vector [dim], nearest first.
 
-        Exact, and as slow as reading all of the agent's vectors, unless `index_vectors` could index them.
+        Exact, and as slow as reading all of the agent's vectors, unless `index_vectors` has indexed them.
 
         Args:
-            since, until: As `text_scores`.
+            model: Name of the embedder.
+            since, until: As for `text_scores`.
 
         Raises:
-            ConfigError: The vector has another dimension than those that are stored.
+            ConfigError: The vector's dimension differs from that of the stored ones.
         """
         check_scope(agent, session)
         arguments.text(model, "model")
@@ -131,9 +141,10 @@ class Index:
         )
 
     def index_vectors(self, agent: str, model: str) -> bool:
-        """Index an agent's vectors under a model, those to come as well; whether they are, which takes pgvector.
+        """Index an agent's present and future vectors under a model; False without pgvector or without vectors.
 
-        Takes minutes for a hundred thousand; interrupted, it goes on where it was. Until then `nearest` is exact.
+        Takes minutes for a hundred thousand vectors; a call after an interruption continues. Until it is done,
+        `nearest` is exact.
 
         Raises:
             StoreError: The database could not be written.
@@ -143,9 +154,9 @@ class Index:
         return nearest.index_vectors(self._database, agent, model)
 
     def around(self, agent: str, keys: Sequence[int], reach: int) -> list[StoredRecord]:
-        """Records with the given keys and of ``reach`` messages of their session on either side, in order.
+        """Records with the given keys, and those of the ``reach`` messages before and after in their session, in order.
 
-        Where sessions alternate, no further than the next 8 positions of the journal.
+        Looks no further than 8 journal positions to either side, which matters where sessions alternate.
         """
         check_id(agent)
         arguments.wholes(keys, "keys")
@@ -155,7 +166,7 @@ class Index:
     def records(
         self, agent: str, keys: Sequence[int] | None = None, session: str | None = None, *, after: int = 0
     ) -> list[StoredRecord]:
-        """An agent's records beyond a position in the journal's order; only those with the given keys, where given."""
+        """An agent's records after a position, in journal order; only those with ``keys``, if given."""
         check_scope(agent, session)
         arguments.wholes(() if keys is None else keys, "keys")
         arguments.whole(after, "after")
@@ -174,11 +185,12 @@ class Index:
         keys: Sequence[int] | None = None,
         newest: bool = False,
     ) -> list[tuple[int, str]]:
-        """Key and text of up to ``limit`` records beyond a position that have no embedding under a model, in order.
+        """Key and text of up to ``limit`` records without an embedding under a model, in journal order.
 
         Args:
-            keys: Only those with these keys.
-            newest: Whether they are the newest such records rather than the oldest.
+            after: Only records after this position.
+            keys: Only records with these keys.
+            newest: Whether to take the newest such records rather than the oldest.
         """
         check_id(agent)
         arguments.text(model, "model")
@@ -191,12 +203,12 @@ class Index:
         )
 
     def cut_again(self, agent: str, *, after: int = 0) -> Recut | None:
-        """Cut messages beyond a position by the present rule, some hundred of those that were cut by another.
+        """Cut the next few hundred messages after a position that another rule cut, by the present rule.
 
-        Records that come out the same keep their embeddings. Others may use the memory meanwhile.
+        Messages whose records come out the same keep their embeddings. Others may use the memory meanwhile.
 
         Returns:
-            How far that is done, and how many records there were and are; None where nothing is left to do.
+            How far this is done, and how many messages changed or stayed the same; None if nothing is left to do.
 
         Raises:
             StoreError: The database could not be written.
@@ -206,14 +218,14 @@ class Index:
         return recutting.cut_again(self._database, self._words, agent, after)
 
     def put_embeddings(self, agent: str, model: str, keys: Sequence[int], vectors: NDArray[np.float32]) -> int:
-        """Store embeddings [len(keys), dim]; records that have gone, or have one already, are passed over.
+        """Store embeddings [len(keys), dim], skipping records that are gone or already have one.
 
         Returns:
-            How many were stored.
+            The number stored.
 
         Raises:
-            ConfigError: The shape does not fit the keys or the dimension stored under this model's name, or the name is
-                empty or too long.
+            ConfigError: The shape does not match the keys or the dimension stored under this model's name, or the name
+                is empty or too long.
             StoreError: The database could not be written.
         """
         check_id(agent)
@@ -226,26 +238,26 @@ class Index:
         )
 
     def embeddings(self, agent: str, model: str, *, after: int = 0) -> tuple[list[int], NDArray[np.float32]]:
-        """Keys [N] and embeddings [N, dim] of records beyond a position, under a model, in the journal's order."""
+        """Keys [N] and embeddings [N, dim] under a model of the records after a position, in journal order."""
         check_id(agent)
         arguments.text(model, "model")
         arguments.whole(after, "after")
         return self._database.read(lambda connection: records.embeddings(connection, agent, model, after))
 
     def embeddings_of(self, agent: str, model: str, keys: Sequence[int]) -> tuple[list[int], NDArray[np.float32]]:
-        """Keys [n] and embeddings [n, dim] of those of the records that have one under a model, in no order."""
+        """Keys [n] and embeddings [n, dim] of the given records that have one under a model, in no order."""
         check_id(agent)
         arguments.text(model, "model")
         arguments.wholes(keys, "keys")
         return self._database.read(lambda connection: nearest.by_key(connection, agent, model, keys))
 
     def embedding_models(self, agent: str) -> dict[str, int]:
-        """How many of an agent's records have an embedding, by model."""
+        """Number of an agent's embeddings by model."""
         check_id(agent)
         return self._database.read(lambda connection: records.embedding_models(connection, agent))
 
     def drop_embeddings(self, agent: str, *, keep: str) -> int:
-        """Delete an agent's embeddings under all models but one; how many there were.
+        """Delete an agent's embeddings under all models but one; returns the number deleted.
 
         Raises:
             StoreError: The database could not be written.

@@ -1,4 +1,4 @@
-"""The journal: append, supersede, read. Works on an open connection; `store` owns the transaction."""
+"""The journal: appends, supersedes and reads messages. Works on an open connection; `store` owns the transaction."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deltamem_agents.store.dialects import insert_missing, rows_among
 from deltamem_agents.store.messages import Entry, NewMessage
 from deltamem_agents.store.schema import AgentRow, MessageRow, chunked
 
-EPOCH_BITS = 48  # of a first epoch; JSON's numbers hold 53
+EPOCH_BITS = 48  # bits of a first epoch; a JSON number holds 53
 
 # Built once: building a statement takes longer than running it.
 _TAKE = (
@@ -38,9 +38,9 @@ _LOCKED_AGENT = _AGENT.with_for_update()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentInfo:
-    """An agent: its epoch, how many live messages it has, and the last position of its journal.
+    """An agent: its epoch, the number of its live messages, and the last position of its journal.
 
-    The epoch is another after each erasure, rollback and supersession, and that of no agent of the same id before it.
+    Each erasure, rollback and supersession changes the epoch. No earlier agent of the same id had the same epoch.
     """
 
     id: str
@@ -52,7 +52,7 @@ class AgentInfo:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """An agent's row: the key other tables know it by, and where its journal stands; see `AgentRow`."""
+    """An agent's row, see `AgentRow`: its key in other tables, and where its journal ends."""
 
     key: int
     epoch: int
@@ -62,7 +62,7 @@ class Agent:
 
 
 def agents(connection: Connection, agent: str | None = None) -> list[AgentInfo]:
-    """All agents by id, or the one asked for."""
+    """All agents ordered by id, or only the one named."""
     live = select(func.count()).where(MessageRow.agent_key == AgentRow.key, MessageRow.left_at.is_(None))
     query = select(AgentRow.id, AgentRow.epoch, live.scalar_subquery(), AgentRow.head, AgentRow.created_at).order_by(
         AgentRow.id
@@ -76,23 +76,23 @@ def agents(connection: Connection, agent: str | None = None) -> list[AgentInfo]:
 
 
 def agent_row(connection: Connection, agent: str, *, lock: bool = False) -> Agent | None:
-    """An agent's row; locked against other writers until the transaction ends, where asked."""
+    """An agent's row; ``lock`` keeps other writers out until the transaction ends."""
     row = connection.execute(_LOCKED_AGENT if lock else _AGENT, {"agent": agent}).first()
     return None if row is None else Agent(*row)
 
 
 def locked(connection: Connection, agent: str) -> Agent:
-    """An agent's row, made where there is none, and locked against other writers until the transaction ends."""
+    """An agent's row, created if missing, and locked against other writers until the transaction ends."""
     found = agent_row(connection, agent, lock=True)
     if found is None:
         create(connection, agent)
         found = agent_row(connection, agent, lock=True)
-        assert found is not None  # just made
+        assert found is not None  # just created
     return found
 
 
 def live(connection: Connection, agent: str, after: int, session: str | None) -> list[Entry]:
-    """Live messages of an agent beyond position ``after``, in order."""
+    """Live messages of an agent after position ``after``, in order."""
     query = (
         select(MessageRow)
         .join(AgentRow, AgentRow.key == MessageRow.agent_key)
@@ -114,7 +114,7 @@ def at_positions(connection: Connection, key: int, positions: Sequence[int]) -> 
 
 
 def entry(row: Any) -> Entry:
-    """A row of messages as callers see it."""
+    """Convert a row of the messages table to an `Entry`."""
     return Entry(
         id=row.id,
         position=row.position,
@@ -129,7 +129,7 @@ def entry(row: Any) -> Entry:
 
 
 def sessions(connection: Connection, agent: str) -> list[str]:
-    """An agent's sessions that have live messages, in the order in which they began."""
+    """An agent's sessions that have live messages, in the order they began."""
     query = (
         select(MessageRow.session)
         .join(AgentRow, AgentRow.key == MessageRow.agent_key)
@@ -149,25 +149,25 @@ def append(
     *,
     again: bool = False,
 ) -> list[str]:
-    """Journal checked messages in order; the caller has begun a write.
+    """Journal checked messages in order and return their ids; the caller has begun a write.
 
-    An id that the session knows and that says the same is passed over, one that says something else replaces the
-    session's old message: that leaves the live journal, the new one stands at the end, and the epoch rises.
+    A message whose id the session already has is skipped if it says the same. Otherwise it replaces the old message:
+    the old one leaves the live journal, the new one goes to the end, and the epoch rises.
 
     Args:
-        again: Whether this was tried before, and may have come through.
+        again: Whether an earlier try may have been stored.
     """
     if not messages:
         return []
     if again or any(message.named for message in messages):
         _append_named(connection, words, agent, messages, session, again=again)
     else:
-        # Nothing to look up: one statement takes the positions, and locks the agent until they are filled.
+        # Nothing to look up: one statement reserves the positions and locks the agent until they are filled.
         taken = _take(connection, agent, len(messages))
         if taken is None:
             create(connection, agent)
             taken = _take(connection, agent, len(messages))
-            assert taken is not None  # just made
+            assert taken is not None  # just created
         key, last = taken
         first = last - len(messages) + 1
         rows = {first + i: message_row(key, first + i, session, message) for i, message in enumerate(messages)}
@@ -183,7 +183,7 @@ def create(
     origin: int | None = None,
     agent_ids_until: int | None = None,
 ) -> bool:
-    """Make an agent; whether it was not there already."""
+    """Create an agent; False if it exists already."""
     made = insert_missing(connection, AgentRow).values(
         id=agent,
         epoch=secrets.randbits(EPOCH_BITS),
@@ -196,7 +196,7 @@ def create(
 
 
 def secret(connection: Connection, agent: str) -> bytes | None:
-    """The key of hashes about an agent that leave the database; None for an unknown agent."""
+    """The HMAC key for hashes about an agent that leave the database; None for an unknown agent."""
     return connection.scalar(select(AgentRow.secret).where(AgentRow.id == agent))
 
 
@@ -209,7 +209,7 @@ def _append_named(
     *,
     again: bool,
 ) -> None:
-    """As `append`, where ids may be known."""
+    """Append messages whose ids the session may already have; see `append`."""
     found = locked(connection, agent)
     key, epoch, head = found.key, found.epoch, found.head
     known = _live_by_id(connection, key, session, [message.id for message in messages])
@@ -241,12 +241,12 @@ def _append_named(
 
 
 def came_through(connection: Connection, key: int, session: str, messages: Sequence[NewMessage]) -> bool:
-    """Whether a write of these messages, which was tried before, was stored."""
+    """Whether an earlier try to write these messages was stored."""
     return _came_through(messages, _live_by_id(connection, key, session, [message.id for message in messages]))
 
 
 def _came_through(messages: Sequence[NewMessage], known: Mapping[str, dict[str, Any]]) -> bool:
-    """Whether all that a write of them would leave live is there."""
+    """Whether every message that a write of these would leave live is there."""
     return all(_is_said(message, known) for message in {each.id: each for each in messages}.values())
 
 
@@ -257,13 +257,13 @@ def _is_said(message: NewMessage, known: Mapping[str, dict[str, Any]]) -> bool:
 
 
 def _take(connection: Connection, agent: str, count: int) -> tuple[int, int] | None:
-    """Give out ``count`` positions: the agent's key and the last of them; None for an unknown agent."""
+    """Reserve ``count`` positions; returns the agent's key and the last position, or None for an unknown agent."""
     row = connection.execute(_TAKE, {"agent": agent, "count": count}).first()
     return None if row is None else (row[0], row[1])
 
 
 def store(connection: Connection, words: records.Words, key: int, rows: dict[int, dict[str, Any]]) -> None:
-    """Store rows of messages by position, and the records of those that are live."""
+    """Store message rows, given by position, and the records of the live ones."""
     connection.execute(_ADD_MESSAGES, list(rows.values()))
     live = [(position, row["text"]) for position, row in rows.items() if row["left_at"] is None]
     records.add(connection, words, key, live)

@@ -1,7 +1,7 @@
-"""URLs fit for printing, and texts without the secrets of a URL.
+"""Masks secrets in database URLs and in texts that quote them.
 
-What SQLAlchemy takes for a host may be the rest of a password that holds an unescaped ``@``, and what it takes for a
-database may be libpq's keyword form. So a part is printed only where it looks like what it should be.
+What SQLAlchemy parses as the host may be the rest of a password with an unescaped ``@``, and what it parses as the
+database may be libpq's keyword form. So a part is printed only if it looks like what it should be.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HOST = re.compile(r"[\w.\-]*(,[\w.\-]+)*|[0-9A-Fa-f:.]+(%\w+)?")
 _VALUE = re.compile(r"[\w./,:+\-~%\[\]]*")
 _IN_A_PATH = re.compile(r"(?i)://|:[^/@]*@|pass\w*\s*=|pwd\s*=|secret\s*=|token\s*=")
 _ARGUMENT = re.compile(r"(?is)\S*://.*|\S*:[^\s@]*@\S*|\b\w*(?:pass|pwd|secret|token)\w*\s*=\s*\S+")
-# Parameters whose values are no secrets: of libpq, psycopg, SQLite and this package.
+# Parameters of libpq, psycopg, SQLite and this package whose values are not secret.
 _PUBLIC = frozenset(
     "application_name cache channel_binding check_same_thread client_encoding connect_timeout dbname gssencmode host "
     "hostaddr immutable keepalives keepalives_count keepalives_idle keepalives_interval krbsrvname load_balance_hosts "
@@ -35,9 +35,9 @@ _PUBLIC = frozenset(
 
 
 def masked(url: URL | str) -> str:
-    """A database URL fit for printing: without its password, and without what may be a secret in the wrong place.
+    """A database URL fit for printing, without its password or anything else that may be a secret.
 
-    Of a URL that cannot be parsed, or whose parts are not what they should be, nothing but the scheme is left.
+    If the URL cannot be parsed, or its parts do not look as they should, only the scheme is left.
 
     >>> masked("postgresql://bob:hunter2@db/memories?sslpassword=x9")
     'postgresql://bob:***@db/memories?sslpassword=***'
@@ -54,7 +54,7 @@ def masked(url: URL | str) -> str:
 
 
 def redacted(text: str, url: URL) -> str:
-    """A driver's message without the secrets of the URL it is about."""
+    """A driver's message with the secrets of its URL masked."""
     for secret in sorted(set(_secrets(url)), key=len, reverse=True):
         whole = re.escape(secret) if len(secret) > 3 else rf"(?<!\w){re.escape(secret)}(?!\w)"
         text = re.sub(whole, HIDDEN, text)
@@ -62,12 +62,12 @@ def redacted(text: str, url: URL) -> str:
 
 
 def redacted_arguments(text: str) -> str:
-    """A message about what was typed on the command line, without URLs and passwords in it."""
+    """A message about command-line arguments with URLs and passwords masked."""
     return _ARGUMENT.sub(HIDDEN, text)
 
 
 def misplaced(url: URL) -> str | None:
-    """Which part of a server's URL is not what it should be: "host", "database", or None. Does not quote it."""
+    """Which part of a server's URL cannot be right: "host", "database", or None. Does not quote it."""
     if url.host is not None and not _HOST.fullmatch(url.host):
         return "host"
     if url.database is not None and re.search(r"[@=;?#\s]|://", url.database):
@@ -138,7 +138,7 @@ def _parameters(url: URL) -> Iterator[tuple[str, str]]:
 
 
 def _secrets(url: URL) -> Iterator[str]:
-    """What a message must not hold, as it is and as a URL spells it."""
+    """The secrets of a URL, as they are and as a URL escapes them."""
     parts = [url.password or ""]
     parts += [value for key, value in _parameters(url) if _is_secret(key, value)]
     if url.get_backend_name() != "sqlite":

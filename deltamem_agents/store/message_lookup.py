@@ -1,4 +1,4 @@
-"""`MessageLookup`: live messages by session and id, and what is known of them changed in place. A part of `Store`."""
+"""`MessageLookup`: the part of `Store` that finds live messages by session and id and replaces their metadata."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _DESCRIBED = (
     .join(AgentRow, AgentRow.key == MessageRow.agent_key)
     .where(AgentRow.id == bindparam("agent"), MessageRow.left_at.is_(None))
 )
-# What most callers look for; to expand a list of ids takes longer than to look two of them up.
+# What most callers look for: expanding a list of ids takes longer than looking up two of them.
 _ONE_OR_TWO = _DESCRIBED.where(
     MessageRow.session == bindparam("session"), MessageRow.id.in_((bindparam("id"), bindparam("other")))
 )
@@ -38,7 +38,7 @@ _DESCRIBE = update(MessageRow).where(
 
 
 class Described(NamedTuple):
-    """What is known of a live message besides its text."""
+    """A live message without its text."""
 
     session: str
     id: str
@@ -47,19 +47,26 @@ class Described(NamedTuple):
 
     @property
     def ref(self) -> MessageRef:
-        """What names the message within its agent."""
+        """The session and id that identify the message within its agent."""
         return MessageRef(self.session, self.id)
 
 
 class MessageLookup(Held, Index):
-    """Messages that a caller names by ids of its own. Every call is about one agent; an unknown one has none."""
+    """Finds messages by the ids that callers gave them. Every call is about one agent; an unknown one has no messages.
+
+    Methods raise what `Held` and `Index` raise, and ConfigError for an argument of the wrong type or out of range.
+    """
 
     def __init__(self, database: Database, words: Words) -> None:
         Held.__init__(self, database)
         Index.__init__(self, database, words)
 
     def described(self, agent: str, session: str, ids: tuple[str, str]) -> list[Described]:
-        """The live messages of a session with one of two ids, without their text, in the journal's order."""
+        """The live messages of a session with one of two ids, without their text, in journal order.
+
+        Raises:
+            ConfigError: ``ids`` is not a pair of strings.
+        """
         check_id(agent)
         check_id(session, "session")
         if not isinstance(ids, tuple) or len(ids) != 2:
@@ -75,11 +82,11 @@ class MessageLookup(Held, Index):
         """Live messages without their text, the newest first.
 
         Args:
-            limit: How many at most.
-            below: Only of the session with this id, and of those whose ids begin with it and a ".": "a" has "a.b",
-                and not "ab". Empty for all sessions.
-            id_prefix: Only messages whose id begins so.
-            before: Only messages at an earlier position, to go on where the last page ended.
+            limit: Maximum number of messages.
+            below: Only messages of the session with this id, or with an id that continues it after a ".": "a" includes
+                "a.b" but not "ab". Empty for all sessions.
+            id_prefix: Only messages whose id begins with this.
+            before: Only messages at an earlier position, to continue where the last page ended.
         """
         check_id(agent)
         arguments.whole(limit, "limit")
@@ -94,12 +101,12 @@ class MessageLookup(Held, Index):
         return self._database.read(work, alone=True)
 
     def id_ranges(self, agent: str, *, below: str = "", id_prefix: str = "") -> list[tuple[str, str, str]]:
-        """Sessions that have live messages, in no order, each with the least and the greatest of these messages' ids.
+        """Sessions that have live messages, each with the smallest and largest id among them, in no order.
 
-        Ids are compared by code point. An index is read and no message.
+        Ids compare by code point. Reads an index, not the messages.
 
         Args:
-            below, id_prefix: As in `newest`.
+            below, id_prefix: As for `newest`.
         """
         check_id(agent)
         arguments.texts((below, id_prefix), "prefixes")
@@ -112,15 +119,16 @@ class MessageLookup(Held, Index):
         return self._database.read(work, alone=True)
 
     def describe(self, agent: str, metadata: Mapping[int, Mapping[str, Any]]) -> None:
-        """Give live messages other metadata, by their positions; what is not live by then is left as it is.
+        """Replace the metadata of live messages; positions that are not live are skipped.
 
-        Metadata is not folded, so states, records and the epoch stay. A search that narrows by metadata may go by the
-        old until the journal grows.
+        Metadata is not folded, so states, records and the epoch stay. A search filtered by metadata may use the old
+        metadata until the journal grows.
 
         Args:
-            metadata: Position to the whole of its message's metadata, which JSON must be able to hold.
+            metadata: Position to the message's complete new metadata, which must be JSON.
 
         Raises:
+            ConfigError: ``metadata`` does not map positions to JSON objects.
             StoreError: The database could not be written; nothing was.
         """
         check_id(agent)
@@ -138,7 +146,7 @@ class MessageLookup(Held, Index):
 
 
 def _plain(result: CursorResult[Any]) -> list[Described]:
-    """Rows of `_DESCRIBED`, without what SQLAlchemy does to each of them."""
+    """Rows of `_DESCRIBED`, read without SQLAlchemy's processing of each row."""
     return [
         Described(session, name, position, json.loads(kept) if isinstance(kept, str) else kept or {})
         for session, name, position, kept in plain_rows(result)
@@ -146,7 +154,11 @@ def _plain(result: CursorResult[Any]) -> list[Described]:
 
 
 def check_descriptions(metadata: object) -> None:
-    """Raise ConfigError unless this maps positions to metadata that JSON can hold."""
+    """Check new metadata of messages.
+
+    Raises:
+        ConfigError: It does not map positions to JSON objects.
+    """
     if not isinstance(metadata, Mapping):
         raise ConfigError(f"metadata is {shown(metadata)}; give a mapping from position to metadata")
     for position, details in metadata.items():
@@ -160,8 +172,8 @@ def _newest(dialect: str, below: bool, named: bool) -> AnySelect:
     query = _narrowed(_DESCRIBED, dialect, below, named).where(MessageRow.position < bindparam("before"))
     if not below:
         return query.order_by(MessageRow.position.desc()).limit(bindparam("limit"))
-    # Positions alone are sorted, not all that stands beside them; and the sum keeps SQLite from walking the whole
-    # journal by position to find the few messages of a small session.
+    # Sorts positions only, not whole rows. The `+ 0` keeps SQLite from walking the whole journal by position to find
+    # the few messages of a small session.
     key = select(AgentRow.key).where(AgentRow.id == bindparam("agent")).scalar_subquery()
     chosen = (
         query.with_only_columns(MessageRow.position)
@@ -185,7 +197,7 @@ def _id_ranges(dialect: str, below: bool, named: bool) -> AnySelect:
 
 
 def _narrowed(query: AnySelect, dialect: str, below: bool, named: bool) -> AnySelect:
-    """The query with the conditions whose values `_bounds` gives."""
+    """The query with conditions for the values that `_bounds` gives."""
     if below:
         session = _by_code_point(dialect, MessageRow.session)
         within = or_(MessageRow.session == bindparam("session"), session >= bindparam("session_inner"))
@@ -197,7 +209,7 @@ def _narrowed(query: AnySelect, dialect: str, below: bool, named: bool) -> AnySe
 
 
 def _by_code_point(dialect: str, column: InstrumentedAttribute[str]) -> ColumnElement[str]:
-    """A column as it is to be compared: as SQLite does by itself, whatever PostgreSQL's collation is."""
+    """A column compared by code point: SQLite's default; on PostgreSQL collation "C"."""
     return collate(column, "C") if dialect == "postgresql" else column.expression
 
 

@@ -1,4 +1,4 @@
-"""What may enter the journal: one function checks a message, one an id. Knows nothing of SQL."""
+"""Checks messages and ids before they enter the journal. Knows nothing of SQL."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from deltamem_agents import arguments, bounded_json
 from deltamem_agents.errors import InvalidMessageError, shown
 from deltamem_agents.store.schema import ID_LIMIT, ROLES, in_utc
 
-# What one message may hold, so that an archive of it can be read within bounds; a quarter where it is not plain ASCII.
-TEXT_BYTES = 10 << 20  # of each text, in UTF-8
-TEXT_AS_JSON = 15 << 20  # bytes of it in an archive, where quotes and control characters take two to six
-BLOCKS_BYTES = 16 << 20  # of its blocks as JSON; of a few images
-DETAILS_BYTES = 4 << 20  # of its metadata
+# Limits of one message, so that an archive of it can be read within bounds; a quarter if it is not plain ASCII.
+TEXT_BYTES = 10 << 20  # bytes of each text in UTF-8
+TEXT_AS_JSON = 15 << 20  # bytes of a text in an archive, where quotes and control characters take two to six bytes
+BLOCKS_BYTES = 16 << 20  # bytes of the blocks as JSON; enough for a few images
+DETAILS_BYTES = 4 << 20  # bytes of the metadata as JSON
 KEYS = ("role", "content", "id", "metadata", "created_at", "folded")
 TEXT_TYPES = (None, "text", "input_text", "output_text")  # the frameworks' names for a block of text
-VERSION = "version"  # a block of this type tells messages apart that read the same
+VERSION = "version"  # a block of this type distinguishes messages with the same text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewMessage:
-    """A checked message that has no place in the journal yet.
+    """A checked message that is not in the journal yet.
 
-    ``blocks`` is None where the content is plain text; ``named`` says whether the id is the caller's, ``folded``
-    whether the text goes into the state.
+    ``blocks`` is None if the content is plain text. ``named`` says whether the caller gave the id, ``folded`` whether
+    the text goes into the state.
     """
 
     id: str
@@ -41,9 +41,9 @@ class NewMessage:
     folded: bool = True
 
     def says_the_same(self, role: str, text: str, blocks: list[Any] | None) -> bool:
-        """Whether a stored message says what this one says.
+        """Whether a stored message says the same as this one.
 
-        Blocks count only where neither has text; those of type "version" in any case.
+        Blocks count only if the messages have no text; blocks of type "version" always count.
         """
         if self.role != role or self.text != text:
             return False
@@ -51,7 +51,7 @@ class NewMessage:
 
 
 class MessageRef(NamedTuple):
-    """Which message: ids are unique within their session, the caller's conversations may number theirs alike."""
+    """Identifies a message within its agent; message ids are unique only within their session."""
 
     session: str
     id: str
@@ -63,11 +63,11 @@ class MessageRef(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A live message of an agent's journal.
+    """A message of an agent's journal.
 
-    ``content`` is what was given (text, or the list of blocks), ``text`` its text parts joined by newlines,
-    ``position`` counts from 1 within the agent, ``created_at`` is in UTC, ``folded`` says whether the text goes into
-    the state.
+    ``content`` is as the caller gave it (text, or a list of blocks); ``text`` is its text parts joined by newlines.
+    ``position`` counts from 1 within the agent, ``created_at`` is in UTC, and ``folded`` says whether the text goes
+    into the state.
     """
 
     id: str
@@ -82,28 +82,28 @@ class Entry:
 
     @property
     def ref(self) -> MessageRef:
-        """What names the message within its agent."""
+        """The session and id that identify the message within its agent."""
         return MessageRef(self.session, self.id)
 
 
 def check_id(value: object, kind: str = "agent") -> str:
-    """An agent or session id: a non-empty string of at most 255 characters that any database can hold.
+    """Check an agent or session id: a non-empty string of at most 255 characters that any database can hold.
 
     Raises:
-        InvalidAgentError: It is not.
+        InvalidAgentError: The value is not such a string.
     """
     return arguments.identifier(value, kind, ID_LIMIT)
 
 
 def check_messages(messages: object) -> list[NewMessage]:
-    """Check all messages of one write before any of them is stored.
+    """Check all messages of one write before any is stored.
 
     Args:
         messages: A sequence of mappings with ``role`` and ``content``, optionally ``id``, ``metadata``, ``created_at``
             and ``folded``.
 
     Raises:
-        InvalidMessageError: One of them cannot be journalled; the error says which and why.
+        InvalidMessageError: A message cannot be journalled; the error says which and why.
     """
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
         raise InvalidMessageError(
@@ -156,7 +156,7 @@ def _check_message(index: int, message: object, now: datetime) -> NewMessage:
 
 
 def _check_folded(index: int, value: object, role: str) -> bool:
-    """Whether the message is folded; results of tools are not, unless that is asked for."""
+    """Whether the message is folded; by default all are except tool results."""
     if value is None:
         return role != "tool"
     if isinstance(value, bool):
@@ -193,7 +193,7 @@ def _check_content(index: int, content: object) -> tuple[str, list[Any] | None]:
 
 
 def _block_text(index: int, block: object) -> str | None:
-    """The text of a block of text; None for any other block."""
+    """The text of a text block; None for any other block."""
     if isinstance(block, str):
         _check_text(index, block)
         return block
@@ -247,7 +247,7 @@ def _check_time(index: int, value: object, now: datetime) -> datetime:
 
 
 def _as_json(index: int, name: str, value: Any, limit: int) -> Any:
-    """What a JSON column gives back for ``value``, so that a message reads the same before and after it is stored."""
+    """``value`` as a JSON column returns it, so that a message reads the same before and after it is stored."""
     try:
         data = json.dumps(value, allow_nan=False, ensure_ascii=False).encode()  # no lone surrogates
         return bounded_json.loads(data, limit=limit)

@@ -1,4 +1,4 @@
-"""Records by their embeddings: those nearest to a vector, and what an index over vectors needs to be made."""
+"""Finds records by their embeddings, and builds the index over vectors. Also samples records and reads neighbours."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BLOCK = 4_096  # positions whose vectors are in memory at a time
-FILLED = 1_000  # vectors that are added to an index in one transaction
+FILLED = 1_000  # positions whose vectors one transaction adds to an index
 
 # Built once: building a statement takes longer than running it.
 _OF_AGENT = select(RecordRow.key, EmbeddingRow.vector).join(
@@ -52,7 +52,7 @@ _LAST = (
     .order_by(RecordRow.position.desc())
     .limit(1)
 )
-_KEYED = _OF_AGENT.where(RecordRow.agent_key + 0 == bindparam("agent"))  # + 0: by key, not all of the agent's
+_KEYED = _OF_AGENT.where(RecordRow.agent_key + 0 == bindparam("agent"))  # + 0: search by key, not by agent
 _DIM = (
     select(EmbeddingRow.dim)
     .join(RecordRow, RecordRow.key == EmbeddingRow.record_key)
@@ -72,10 +72,10 @@ def nearest(
 ) -> Found:
     """Keys [n] and cosines [n] of up to ``limit`` records, the nearest first.
 
-    Where they are indexed, a few of the nearest may be missing; otherwise all are looked at, a block at a time.
+    With an index, a few of the nearest may be missing; without one, all vectors are read, a block at a time.
 
     Raises:
-        ConfigError: The vector has another dimension than those that are stored.
+        ConfigError: The vector's dimension differs from that of the stored ones.
     """
     import numpy as np
 
@@ -101,7 +101,7 @@ def nearest(
 
 
 def by_key(connection: Connection, agent: str, model: str, keys: Sequence[int]) -> Found:
-    """Keys [n] and embeddings [n, dim] of those of the records that have one, in no order."""
+    """Keys [n] and embeddings [n, dim] of the given records that have one, in no order."""
     import numpy as np
 
     found = journal.agent_row(connection, agent)
@@ -112,11 +112,13 @@ def by_key(connection: Connection, agent: str, model: str, keys: Sequence[int]) 
 
 
 def index_vectors(database: Database, agent: str, model: str) -> bool:
-    """Let `nearest` find an agent's records by an index from now on; whether there is one.
+    """Build an index that `nearest` uses from now on; returns whether there is one.
 
-    Goes on where it was interrupted. What is embedded meanwhile, by any process, is in the index too.
+    Continues where an earlier call was interrupted. Vectors that any process embeds meanwhile are indexed too.
 
     Raises:
+        ClosedError: The database was closed.
+        ForkedError: The database was opened in the parent process.
         StoreError: The database cannot be written.
     """
     vectors = database.dialect.vectors
@@ -149,7 +151,7 @@ def index_vectors(database: Database, agent: str, model: str) -> bool:
         values = {"agent": key, "model": model, "first": first, "end": first + FILLED}
 
         def fill(connection: Connection, values: dict[str, Any] = values) -> None:
-            # Held until the end, so that none is deleted that a vector is about to refer to.
+            # Locked until the transaction ends, so that no embedding is deleted before its vector refers to it.
             held = _BLOCK.with_for_update(read=True, key_share=True, of=EmbeddingRow)
             keys, matrix = _unpacked(plain_rows(connection.execute(held, values)))
             if keys:
@@ -161,7 +163,7 @@ def index_vectors(database: Database, agent: str, model: str) -> bool:
 
 
 def _indexed(connection: Connection, dialect: Dialect, agent: str, model: str) -> bool | None:
-    """Whether there is an index, or can be none as there is no such agent; None where it is to be made."""
+    """Whether there is an index: False if the agent is unknown or there can be none, None if it must be built."""
     found = journal.agent_row(connection, agent)
     if found is None or dialect.vectors is None:
         return False
@@ -172,7 +174,7 @@ def _indexed(connection: Connection, dialect: Dialect, agent: str, model: str) -
 def _blocks(connection: Connection, values: dict[str, Any], head: int, within: Within) -> Iterator[Found]:
     query = _narrowed(within) if within else _BLOCK
     first = connection.scalar(_NEXT, {**values, "first": 1})
-    while first is not None and first <= head:  # from one that is there to the next, however far apart they are
+    while first is not None and first <= head:  # each block begins at an existing record, so gaps cost nothing
         end = first + BLOCK
         keys, matrix = _unpacked(plain_rows(connection.execute(query, {**values, "first": first, "end": end})))
         if keys:
@@ -195,7 +197,7 @@ def _unpacked(rows: Sequence[Any]) -> Found:
 
 
 def _best(blocks: Iterator[Found], vector: NDArray[np.float32], limit: int) -> Found:
-    """The nearest of all blocks, the later of equals first."""
+    """The nearest vectors of all blocks; of equally near ones the later record first."""
     import numpy as np
 
     wanted = vector / np.linalg.norm(vector)
@@ -214,19 +216,19 @@ def _best(blocks: Iterator[Found], vector: NDArray[np.float32], limit: int) -> F
     return keys[order].tolist(), cosines[order].astype(np.float32)
 
 
-LOOKED_AT = 8  # positions on either side of a record: one whose session has paused for longer stands alone
+LOOKED_AT = 8  # positions searched for neighbours on either side of a record
 
 # Built once: building a statement takes longer than running it.
 _KEYS_AT = select(RecordRow.key).where(RecordRow.agent_key == bindparam("agent"))
-_PLACES = select(RecordRow.position).where(RecordRow.agent_key + 0 == bindparam("agent"))  # + 0: by key, not all of it
-# What is live is told apart afterwards, lest PostgreSQL read all live messages of the agent.
+_PLACES = select(RecordRow.position).where(RecordRow.agent_key + 0 == bindparam("agent"))  # + 0: search by key
+# Filtered for live messages in Python; in SQL, PostgreSQL would read all live messages of the agent.
 _SESSIONS = select(MessageRow.position, MessageRow.session, MessageRow.left_at).where(
     MessageRow.agent_key == bindparam("agent")
 )
 
 
 def size(connection: Connection, agent: str, limit: int | None) -> int:
-    """How many records an agent has; ``limit`` where it has more, as counting all of them takes longer."""
+    """Number of an agent's records, counted up to ``limit``, since counting all of them takes longer."""
     found = journal.agent_row(connection, agent)
     if found is None:
         return 0
@@ -236,7 +238,7 @@ def size(connection: Connection, agent: str, limit: int | None) -> int:
 
 
 def sample(connection: Connection, agent: str, count: int) -> list[int]:
-    """Keys of the records of ``count`` messages, or of all there are; the same until the journal grows."""
+    """Keys of the records at up to ``count`` random positions; the same until the journal grows."""
     found = journal.agent_row(connection, agent)
     if found is None:
         return []
@@ -247,9 +249,9 @@ def sample(connection: Connection, agent: str, count: int) -> list[int]:
 
 
 def around(connection: Connection, agent: str, keys: Sequence[int], reach: int) -> list[StoredRecord]:
-    """Records with the given keys and those of ``reach`` live messages of their session on either side, in order.
+    """Records with the given keys, and those of ``reach`` live messages before and after in their session, in order.
 
-    Neighbours are looked for among the next `LOOKED_AT` positions.
+    Looks no further than `LOOKED_AT` positions to either side.
     """
     found = journal.agent_row(connection, agent)
     if found is None or not keys:
@@ -264,7 +266,11 @@ def around(connection: Connection, agent: str, keys: Sequence[int], reach: int) 
 
 
 def _near(places: Collection[int], sessions: Mapping[int, str], reach: int) -> list[int]:
-    """Positions [n], and those nearest to each on either side that are of its session; each position's is given."""
+    """The given positions, and up to ``reach`` positions of the same session on either side of each.
+
+    Args:
+        sessions: Session of each live position.
+    """
     kept: set[int] = set()
     for at in places:
         if at not in sessions:

@@ -1,4 +1,4 @@
-"""Records and their embeddings, read and written. Knows nothing of how text is cut, embedded or ranked."""
+"""Reads and writes records and their embeddings. Knows nothing of how text is cut, embedded or ranked."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Splitter = Callable[[str], Sequence[str]]
 
 # Built once: building a statement takes longer than running it.
 _ADD = insert(RecordRow)
-_COLUMNS = (  # of a `StoredRecord`
+_COLUMNS = (  # in the order of the fields of `StoredRecord`
     RecordRow.key,
     RecordRow.text,
     MessageRow.id,
@@ -54,7 +54,7 @@ _VERSION = select(AgentRow.epoch, AgentRow.cuts, AgentRow.head).where(AgentRow.i
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The text of a record, and what it is found by besides its own words."""
+    """The text of a record, and the terms that find it besides its own words."""
 
     text: str
     terms: str | None
@@ -62,10 +62,12 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """How a message's text becomes records: cut into pieces, and what of each is found besides its own words.
+    """Turns a message's text into records: cuts it into pieces and computes each piece's search terms.
 
     Args:
-        ready: Pieces of texts that were cut before.
+        split: Cuts a text into the texts of its records.
+        fulltext: Computes the terms of a piece.
+        ready: Pieces of texts that are already cut.
     """
 
     split: Splitter
@@ -74,7 +76,7 @@ class Words:
 
     @property
     def rule(self) -> int:
-        """The number that the splitter gives its rule as ``rule``: two that cut otherwise differ in it; 0 for none."""
+        """The splitter's attribute ``rule``, a number that differs between cutting rules; 0 if it has none."""
         return int(getattr(self.split, "rule", 0))
 
     def pieces(self, text: str) -> Sequence[Piece]:
@@ -83,13 +85,13 @@ class Words:
         return [Piece(each, self.fulltext.terms(each)) for each in self.split(text)] if known is None else known
 
     def ahead(self, texts: Iterable[str]) -> Words:
-        """The same with these texts cut already, so that no transaction waits for that."""
+        """A copy with these texts already cut, so that no transaction waits for the cutting."""
         return replace(self, ready={text: self.pieces(text) for text in texts})
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRecord:
-    """A piece of a live message, with what is known of the message; ``chunk`` counts pieces from 0."""
+    """A piece of a live message, with the message's details; ``chunk`` counts pieces from 0."""
 
     key: int
     text: str
@@ -103,12 +105,12 @@ class StoredRecord:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The message's."""
+        """The message's metadata."""
         return self.details or {}
 
 
 def add(connection: Connection, words: Words, agent_key: int, messages: Sequence[tuple[int, str]]) -> None:
-    """Make the records of live messages, given as position and text."""
+    """Store the records of live messages, given as position and text."""
     rows = [
         {
             "agent_key": agent_key,
@@ -129,7 +131,7 @@ def delete_of(connection: Connection, agent_key: int, positions: Collection[int]
     """Delete the records of messages and their embeddings."""
     for chunk in chunked(sorted(positions)):
         these = (RecordRow.agent_key == agent_key) & RecordRow.position.in_(chunk)
-        # Spelled out, as the caller's engine may not have foreign keys switched on.
+        # Explicit, because a caller's engine may have foreign keys switched off.
         keys = select(RecordRow.key).where(these)
         connection.execute(delete(EmbeddingRow).where(EmbeddingRow.record_key.in_(keys)))
         connection.execute(delete(RecordRow).where(these))
@@ -138,7 +140,7 @@ def delete_of(connection: Connection, agent_key: int, positions: Collection[int]
 def found(
     connection: Connection, fulltext: FullText, agent: str, terms: Sequence[str], limit: int, session: str | None
 ) -> list[tuple[StoredRecord, float]]:
-    """Records that hold any of the terms, with their BM25 scores, best first."""
+    """Records that contain any of the terms, with their scores, best first."""
     key = _key(connection, agent)
     hits = [] if key is None or limit <= 0 else fulltext.search(connection, key, terms, limit, session)
     by_key = {record.key: record for record in read(connection, agent, [hit for hit, _ in hits])}
@@ -148,13 +150,13 @@ def found(
 def scores(
     connection: Connection, fulltext: FullText, agent: str, terms: Sequence[str], limit: int, within: Within
 ) -> Sequence[tuple[int, float]]:
-    """Keys and scores of records that hold any of the terms, in no order."""
+    """Keys and scores of records that contain any of the terms, in no order."""
     key = _key(connection, agent)
     return [] if key is None or limit <= 0 else fulltext.scores(connection, key, terms, limit, within)
 
 
 def version(connection: Connection, agent: str) -> tuple[int, int] | None:
-    """As `Index.version`: an agent's epoch with how often its records were cut anew, and its head."""
+    """The agent's epoch combined with how often its records were cut again, and its head; see `Held.version`."""
     row = connection.execute(_VERSION, {"agent": agent}).first()
     return None if row is None else (row[0] + ((row[1] or 0) << 64), row[2])
 
@@ -170,7 +172,7 @@ def read(
     session: str | None = None,
     after: int = 0,
 ) -> list[StoredRecord]:
-    """An agent's records beyond a position in the journal's order; only those with the given keys, where given."""
+    """An agent's records after a position, in journal order; only those with ``keys``, if given."""
     query = _reading(session is not None, keys is not None)
     values = {"agent": agent, "after": after} | ({} if session is None else {"session": session})
     if keys is None:
@@ -184,10 +186,10 @@ def read(
 
 @cache
 def _reading(of_session: bool, by_key: bool) -> Select[Any]:
-    """Records of the parameters ``agent``, ``after`` and, where asked, ``session``.
+    """A query for records with the parameters ``agent``, ``after`` and, if ``of_session``, ``session``.
 
-    In order, unless they are to be found by key: to have them in order, or by agent, SQLite would read all of the
-    agent's, which ``+ 0`` keeps it from.
+    In order, unless ``by_key``: an ORDER BY, or a condition on the agent without ``+ 0``, would make SQLite read all
+    records of the agent.
     """
     query = select(*_COLUMNS)
     owner = RecordRow.agent_key + 0 if by_key else RecordRow.agent_key
@@ -206,11 +208,11 @@ def without_embedding(
     keys: Sequence[int] | None = None,
     newest: bool = False,
 ) -> list[tuple[int, str]]:
-    """Key and text of records beyond a position that have no embedding under a model, in order.
+    """Key and text of records after a position that have no embedding under a model, in order.
 
     Args:
-        keys: Only those with these keys.
-        newest: Whether the limit keeps the newest rather than the oldest.
+        keys: Only records with these keys.
+        newest: Whether the limit keeps the newest records rather than the oldest.
     """
     values = {"agent": agent, "model": model, "after": after, "limit": limit}
     if keys is None:
@@ -224,7 +226,7 @@ def without_embedding(
 
 @cache
 def _missing(which: Literal["oldest", "newest", "by key"]) -> Select[int, str, int, int]:
-    """Records beyond ``after`` without an embedding under ``model``: the first or last, or those of ``keys``."""
+    """A query for records after ``after`` without an embedding under ``model``: the first, the last, or by ``keys``."""
     has_one = exists().where(EmbeddingRow.record_key == RecordRow.key, EmbeddingRow.model == bindparam("model"))
     query = select(RecordRow.key, RecordRow.text, RecordRow.position, RecordRow.chunk)
     owner = RecordRow.agent_key + 0 if which == "by key" else RecordRow.agent_key  # as in `_reading`
@@ -245,17 +247,17 @@ def put_embeddings(
     vectors: NDArray[np.float32],
     index: Pgvector | None = None,
 ) -> int:
-    """Store ``vectors`` [len(keys), dim], a row a record; records that have gone or have one are passed over.
+    """Store ``vectors`` [len(keys), dim], one row per record, skipping records that are gone or already have one.
 
     Args:
-        index: Gets them too, where it holds the agent's; not needed for an agent that is only being made.
+        index: Gets the vectors too, if it has a set for the agent; not needed for an agent that is being created.
 
     Returns:
-        How many were stored.
+        The number stored.
 
     Raises:
-        ConfigError: The shape does not fit the keys or the dimension stored under this model's name, or the name has
-            no or more than 255 characters.
+        ConfigError: The shape does not match the keys or the dimension stored under this model's name, a number is not
+            finite, or the name is empty or longer than 255 characters.
     """
     if vectors.ndim != 2 or len(keys) != len(vectors) or not vectors.shape[1]:
         raise ConfigError(f"embeddings of shape {vectors.shape} for {len(keys)} records; give one row a record")
@@ -286,7 +288,7 @@ def put_embeddings(
         if key in present
     ]
     if rows:
-        connection.execute(insert_missing(connection, EmbeddingRow), rows)  # another process may be doing the same
+        connection.execute(insert_missing(connection, EmbeddingRow), rows)  # another process may be storing them too
         owner = _key(connection, agent) if index is not None else None
         if index is not None and owner is not None:
             added = [place for place, key in enumerate(keys) if key in present]
@@ -295,7 +297,7 @@ def put_embeddings(
 
 
 def embeddings(connection: Connection, agent: str, model: str, after: int = 0) -> tuple[list[int], NDArray[np.float32]]:
-    """Keys [N] and embeddings [N, dim] of records beyond a position, under a model, in the journal's order."""
+    """Keys [N] and embeddings [N, dim] under a model of the records after a position, in journal order."""
     import numpy as np
 
     values = {"agent": agent, "model": model} | ({"after": after} if after else {})
@@ -314,14 +316,14 @@ def embeddings(connection: Connection, agent: str, model: str, after: int = 0) -
 
 
 def embedding_models(connection: Connection, agent: str) -> dict[str, int]:
-    """How many of an agent's records have an embedding, by model."""
+    """Number of an agent's embeddings by model."""
     counted = _scoped(select(EmbeddingRow.model, func.count()), agent)
     counted = counted.join(EmbeddingRow, EmbeddingRow.record_key == RecordRow.key).group_by(EmbeddingRow.model)
     return {row[0]: row[1] for row in connection.execute(counted.order_by(EmbeddingRow.model))}
 
 
 def drop_embeddings(connection: Connection, index: Pgvector | None, agent: str, keep: str) -> int:
-    """Delete an agent's embeddings under all models but one; how many there were."""
+    """Delete an agent's embeddings under all models but one; returns the number deleted."""
     key = _key(connection, agent)
     others = (EmbeddingRow.model != keep) & EmbeddingRow.record_key.in_(
         select(RecordRow.key).where(RecordRow.agent_key == key)
@@ -334,7 +336,7 @@ def drop_embeddings(connection: Connection, index: Pgvector | None, agent: str, 
 
 
 def _scoped(query: Query, agent: str | ColumnElement[str]) -> Query:
-    """``query`` over records, joined with their messages and limited to one agent."""
+    """``query`` over records, joined with their messages and restricted to one agent."""
     return _joined(query).where(AgentRow.id == agent)
 
 
@@ -347,7 +349,7 @@ def _joined(query: Query, owner: ColumnElement[int] | InstrumentedAttribute[int]
 
 
 def _embedded(query: Query, agent: str | ColumnElement[str], model: str | ColumnElement[str]) -> Query:
-    """As `_scoped`, over records that have an embedding under a model."""
+    """Like `_scoped`, restricted to records that have an embedding under a model."""
     return _scoped(query, agent).join(
         EmbeddingRow, (EmbeddingRow.record_key == RecordRow.key) & (EmbeddingRow.model == model)
     )
@@ -355,7 +357,7 @@ def _embedded(query: Query, agent: str | ColumnElement[str], model: str | Column
 
 _KEYS: BindParameter[Any] = bindparam("keys", expanding=True)
 _STORED_DIM = _embedded(select(EmbeddingRow.dim), bindparam("agent"), bindparam("model")).limit(1)
-_HELD = (  # until the end, so that nobody deletes a record whose embedding is about to refer to it
+_HELD = (  # locked until the transaction ends, so that no record is deleted before its embedding refers to it
     _scoped(select(RecordRow.key), bindparam("agent"))
     .where(RecordRow.key.in_(_KEYS))
     .with_for_update(read=True, key_share=True, of=RecordRow)

@@ -1,7 +1,7 @@
-"""Records of messages that are there already: cut by another rule than they were, and found by other words.
+"""Cuts stored messages into records again by the present rule, and renews their search terms.
 
-Works through a database in short transactions, between those of others; what is done is marked, so that whoever is
-interrupted goes on where they were.
+Works in short transactions between those of others. Finished rows are marked, so an interrupted run continues where it
+stopped.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ TOGETHER = 256  # messages, or records, in one transaction
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recut:
-    """Messages up to ``position`` are cut by the present rule.
+    """One batch of `cut_again`; messages up to ``position`` are now cut by the present rule.
 
     Args:
-        changed: Messages that were cut otherwise.
-        kept: Messages that came out the same.
+        changed: Number of messages whose records changed.
+        kept: Number of messages whose records came out the same.
     """
 
     position: int
@@ -50,15 +50,15 @@ def cut_again(database: Database, words: Words, agent: str, after: int) -> Recut
     texts = database.read(lambda connection: _others(connection, agent, rule, after))
     if not texts:
         return None
-    ready = words.ahead(texts.values())  # no transaction waits for that
+    ready = words.ahead(texts.values())  # before the transaction, so that it does not wait for the cutting
     changed = database.write(lambda connection: _cut(connection, ready, agent, list(texts)))
     return Recut(position=max(texts), changed=changed, kept=len(texts) - changed)
 
 
 def renew_terms(database: Database) -> None:
-    """Give records of before version 0007 the words that they are found by now; a scan where all have them.
+    """Give records from before version 0007 their present search terms; if all have them, this is one scan.
 
-    Only texts that are not ASCII have other words than their own.
+    Only texts that are not ASCII have terms besides their own words.
     """
     fulltext, after = database.dialect.fulltext, 0
     while True:
@@ -69,7 +69,7 @@ def renew_terms(database: Database) -> None:
 
 
 def _others(connection: Connection, agent: str, rule: int, after: int) -> Mapping[int, str]:
-    """Texts of the next live messages by position, whose records were cut by another rule."""
+    """Texts by position of the next messages whose records were cut by another rule."""
     positions = (
         select(RecordRow.position)
         .distinct()
@@ -88,7 +88,7 @@ def _others(connection: Connection, agent: str, rule: int, after: int) -> Mappin
 
 
 def _cut(connection: Connection, words: Words, agent: str, positions: Sequence[int]) -> int:
-    """Cut messages that are still there; how many came out otherwise."""
+    """Cut the messages that are still live; returns how many changed."""
     found = journal.agent_row(connection, agent, lock=True)
     if found is None:
         return 0
@@ -122,7 +122,7 @@ def _cut(connection: Connection, words: Words, agent: str, positions: Sequence[i
 
 
 def _renew(connection: Connection, fulltext: FullText, after: int) -> int | None:
-    """Renew the terms of the next records beyond a key; the last one's key, None where there are none."""
+    """Renew the terms of the next records after a key; returns the last one's key, or None if there are none."""
     text = RecordRow.text.expression
     waiting = (
         select(RecordRow.key, RecordRow.text, RecordRow.terms)

@@ -1,4 +1,4 @@
-"""Stored states: commit, find, thin out. Handles bytes only; `codec` makes tensors of them."""
+"""Stores, finds and thins out states. Handles bytes only; `codec` turns them into tensors."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from deltamem_agents.store.schema import ID_LIMIT, AgentRow, RevisionRow, chunke
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revision:
-    """A state and the journal position it stands for.
+    """A state and the journal position up to which it was folded.
 
     Args:
-        position: The last live message that was folded into it, counted from 1.
+        position: Position of the last live message folded into it, counted from 1.
         epoch: The agent's epoch when the fold read the journal.
-        fingerprint: Of all that the state depends on: adapter, backbone, tokenizer, rendering, dtype.
+        fingerprint: Identifies everything the state depends on: adapter, backbone, tokenizer, rendering, dtype.
         state: Safetensors bytes, see `codec`.
         parent: Position of the revision it was folded from, 0 for none; set by the store.
         created_at: Set by the store.
@@ -51,7 +51,12 @@ def checksum_of(state: bytes) -> str:
 def commit(
     connection: Connection, agent: str, revision: Revision, *, after: int, keep: Collection[int], retention: Retention
 ) -> int:
-    """Store a revision if it is newer and of the agent's epoch; see `Store.commit`. The caller has begun a write."""
+    """Store a revision if it is newer and of the agent's epoch; see `Store.commit`. The caller has begun a write.
+
+    Raises:
+        ConfigError: The position is not between ``after`` and the end of the journal, or a field is empty or not valid.
+        UnknownAgentError: No such agent.
+    """
     arguments.whole(revision.position, "a revision's position")
     arguments.whole(revision.epoch, "a revision's epoch")
     arguments.text(revision.fingerprint, "a revision's fingerprint")
@@ -86,7 +91,7 @@ def commit(
             state=revision.state,
         )
     )
-    # Thinning looks at a whole day's states: once an hour is enough.
+    # Thinning reads all stored positions and times: once an hour is enough.
     if isinstance(retention, int) or (retention == "thin" and before is not None and _hour(before.created_at, now)):
         stored = [(each.position, each.created_at) for each in connection.execute(times)]
         going = surplus(stored, retention, {*keep, after}, now)
@@ -96,16 +101,16 @@ def commit(
 
 
 def _hour(before: datetime, now: datetime) -> bool:
-    """Whether an hour has begun in between."""
+    """Whether a new hour of the clock has begun since."""
     return before.replace(minute=0, second=0, microsecond=0) != now.replace(minute=0, second=0, microsecond=0)
 
 
 def newest(connection: Connection, agent: str, fingerprint: str, at_or_before: int | None) -> Revision | None:
-    """The newest revision of the agent's epoch with this fingerprint.
+    """The newest revision of the agent's epoch with this fingerprint; None if there is none.
 
     Raises:
-        StateMismatchError: Its bytes are not those that were stored.
-        StoreError: It was folded from itself or a later one.
+        StateMismatchError: Its checksum does not match its bytes.
+        StoreError: Its parent is not an earlier position.
     """
     query = (
         select(RevisionRow)
@@ -132,7 +137,7 @@ def newest(connection: Connection, agent: str, fingerprint: str, at_or_before: i
 
 
 def listed(connection: Connection, agent: str) -> list[Revision]:
-    """All revisions of an agent's epoch, oldest first, unchecked."""
+    """All revisions of an agent's epoch, oldest first; checksums are not compared."""
     query = (
         select(RevisionRow)
         .join(AgentRow, AgentRow.key == RevisionRow.agent_key)
@@ -155,9 +160,9 @@ def _revision(row: Any) -> Revision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredStates:
-    """An agent's revisions at a glance: how many of all fingerprints, their bytes, and the newest of one fingerprint.
+    """A summary of an agent's revisions: count and bytes over all fingerprints, and the newest of one fingerprint.
 
-    ``position``, ``checksum`` and ``created_at`` are None where it has none.
+    ``position``, ``checksum`` and ``created_at`` describe the newest; they are None if there is none.
     """
 
     count: int = 0
@@ -168,10 +173,10 @@ class StoredStates:
 
 
 def summary(connection: Connection, agent: str, fingerprint: str | None) -> StoredStates:
-    """An agent's revisions at a glance; nothing is decoded or compared.
+    """Summarize an agent's revisions without decoding or checking a state.
 
     Args:
-        fingerprint: Of which the newest is wanted; None for any.
+        fingerprint: The newest is that of this fingerprint; None for any.
     """
     of_agent = RevisionRow.agent_key == select(AgentRow.key).where(AgentRow.id == agent).scalar_subquery()
     count, size = connection.execute(
@@ -189,27 +194,27 @@ def summary(connection: Connection, agent: str, fingerprint: str | None) -> Stor
 
 
 def drop(connection: Connection, agent: str) -> int:
-    """Delete all revisions of an agent, of every epoch and fingerprint; how many there were."""
+    """Delete all revisions of an agent, of every epoch and fingerprint; returns the number deleted."""
     keys = select(AgentRow.key).where(AgentRow.id == agent)
     return connection.execute(delete(RevisionRow).where(RevisionRow.agent_key.in_(keys))).rowcount
 
 
 def forget(connection: Connection, agent_key: int, *, since: int, epoch: int) -> None:
-    """Delete the revisions from position ``since`` on, whose text has changed; the older ones hold in ``epoch`` too."""
+    """Delete the revisions from position ``since`` on, which are outdated; older ones stay valid in ``epoch``."""
     connection.execute(delete(RevisionRow).where(RevisionRow.agent_key == agent_key, RevisionRow.position >= since))
     connection.execute(update(RevisionRow).where(RevisionRow.agent_key == agent_key).values(epoch=epoch))
 
 
-Retention = Literal["thin", "all"] | int  # all of the last day and then one a day; all; the newest n
+Retention = Literal["thin", "all"] | int  # "thin": all of the last day, then one a day; an int: the newest n
 
 DAY = timedelta(days=1)
 
 
 def check_retention(value: object) -> Retention:
-    """``value``, if it is a retention.
+    """Check a retention.
 
     Raises:
-        ConfigError: It is not.
+        ConfigError: It is not "thin", "all" or an int of 1 or more.
     """
     if isinstance(value, str) and value in ("thin", "all"):
         return "thin" if value == "thin" else "all"
@@ -221,12 +226,11 @@ def check_retention(value: object) -> Retention:
 def surplus(
     stored: Sequence[tuple[int, datetime]], retention: Retention, keep: Collection[int], now: datetime
 ) -> list[int]:
-    """Positions whose states go.
+    """Positions whose states a retention deletes; never the newest.
 
     Args:
-        stored: Positions and times of the states of one agent and fingerprint, newest position first. The newest stays
-            in any case.
-        keep: Positions that stay.
+        stored: Positions and times of the states of one agent and fingerprint, newest position first.
+        keep: Positions to keep in any case.
     """
     if retention == "all":
         return []
@@ -234,7 +238,7 @@ def surplus(
         kept, days = set[int](), set[object]()
         for position, at in stored:
             day = at.astimezone(UTC).date()
-            # A day's newest; those from the future too, which a clock that was set back leaves behind.
+            # The newest of its day, or younger than a day; so also one from the future, left by a clock set back.
             if now - at < DAY or day not in days:
                 kept.add(position)
                 days.add(day)

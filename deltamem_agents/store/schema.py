@@ -8,9 +8,9 @@
 
 On PostgreSQL the vectors of large agents are indexed in two further tables, see `dialects.pgvector`.
 
-Every table name begins with ``deltamem_``, so that they can live in a user's own database, on PostgreSQL in a schema of
-their own. Agents have a small integer key besides their id: it is what the other tables and the full-text index carry.
-A change here needs a migration, see `migrations`.
+Every table name begins with ``deltamem_``, so that the tables can live in a user's own database, on PostgreSQL in a
+schema of their own. Besides its id, an agent has a small integer key, which the other tables and the full-text index
+store. A change here needs a migration, see `migrations`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 def chunked(values: Sequence[T]) -> Iterator[Sequence[T]]:
-    """The values, as many at a time as one statement takes."""
+    """Split values into chunks of at most `LOOKUP`."""
     return (values[start : start + LOOKUP] for start in range(0, len(values), LOOKUP))
 
 
@@ -47,13 +47,13 @@ class Base(DeclarativeBase):
 class AgentRow(Base):
     """An agent.
 
-    ``head`` is the last journal position ever given out, so that no position is used twice. ``epoch`` starts at random,
-    so that an agent that was deleted and written to again is never taken for the one before. ``origin`` is the key of
-    the agent at the root of its forks, null for one that was not forked. ``secret`` is the key of hashes that leave the
-    database; it goes with the agent, and with it all that the hashes could tell. Up to position ``agent_ids_until`` a
-    message replaced one of the same id in any session, as before version 0004; null where that makes no difference.
-    ``tombstone_key`` is the key of the hashes in tombstones, null until there is one; forks have their past's.
-    ``cuts`` counts how often records were cut anew, null for never.
+    ``head`` is the last journal position ever used, so that no position is used twice. ``epoch`` starts at random, so
+    that an agent that is deleted and written to again is never mistaken for its predecessor. ``origin`` is the key of
+    the agent at the root of its forks, null for an agent that was not forked. ``secret`` is the HMAC key for hashes
+    that leave the database; once it is deleted with the agent, those hashes reveal nothing. Up to position
+    ``agent_ids_until``, a message replaced one of the same id in any session, as before version 0004; null if that
+    makes no difference. ``tombstone_key`` is the HMAC key for tombstones, null until there is one; a fork inherits it.
+    ``cuts`` counts how often records were cut again, null for never.
     """
 
     __tablename__ = "deltamem_agents"
@@ -76,8 +76,8 @@ Index("deltamem_agents_origin", AgentRow.origin)
 class MessageRow(Base):
     """A message of the journal.
 
-    ``left_at`` is the entry by which it left the live journal; null while it is live. ``folded`` says whether its text
-    goes into the state; it never changes, as the state is a function of the live journal.
+    ``left_at`` is the position of the entry that removed it from the live journal; null while it is live. ``folded``
+    says whether its text goes into the state; it never changes, since the state is a function of the live journal.
     """
 
     __tablename__ = "deltamem_messages"
@@ -115,7 +115,7 @@ Index(
 
 
 class RollbackRow(Base):
-    """A journal entry of another kind: from ``position`` on, the journal goes on from how it stood at ``target``."""
+    """A rollback entry: from ``position`` on, the journal continues from its content at ``target``."""
 
     __tablename__ = "deltamem_rollbacks"
     agent_key: Mapped[int] = mapped_column(ForeignKey("deltamem_agents.key", ondelete="CASCADE"), primary_key=True)
@@ -125,7 +125,7 @@ class RollbackRow(Base):
 
 
 class RevisionRow(Base):
-    """A stored state: the fold of the live journal up to ``position``, as seen in ``epoch``."""
+    """A stored state: the fold of the live journal up to ``position``, valid in ``epoch``."""
 
     __tablename__ = "deltamem_revisions"
     agent_key: Mapped[int] = mapped_column(ForeignKey("deltamem_agents.key", ondelete="CASCADE"), primary_key=True)
@@ -141,8 +141,8 @@ class RevisionRow(Base):
 class RecordRow(Base):
     """A retrievable piece of a live message.
 
-    ``terms`` is what full text finds it by besides its own words, see `dialects`. ``cut`` names the rule by which the
-    message was cut, 0 for one without a name, null before version 0007.
+    ``terms`` are words that find it in full text besides its own, see `dialects`. ``cut`` is the number of the rule
+    that cut the message, 0 for a rule without a number, null before version 0007.
     """
 
     __tablename__ = "deltamem_records"
@@ -153,7 +153,7 @@ class RecordRow(Base):
             ["deltamem_messages.agent_key", "deltamem_messages.position"],
             ondelete="CASCADE",
         ),
-        # The full-text index names rows by key: a key that came back could not be told from the one before.
+        # The full-text index refers to rows by key: a reused key could not be distinguished from its predecessor.
         {"sqlite_autoincrement": True},
     )
     key: Mapped[int] = mapped_column(Whole(1, key=True), primary_key=True)
@@ -176,7 +176,7 @@ class EmbeddingRow(Base):
 
 
 class TombstoneRow(Base):
-    """Hashes of an erased message, see `tombstones`; ``place`` is the position of the first message of its id."""
+    """Hashes of an erased message, see `tombstones`; ``place`` is the position of the first message with its id."""
 
     __tablename__ = "deltamem_tombstones"
     key: Mapped[int] = mapped_column(Whole(1, key=True), primary_key=True)
@@ -191,7 +191,7 @@ Index("deltamem_tombstones_session", TombstoneRow.agent_key, TombstoneRow.sessio
 
 
 class PurgeRow(Base):
-    """An erasure whose rows are gone, and whose bytes may still lie in the database's files. Names nobody."""
+    """An erasure whose rows are deleted but whose bytes may still be in the database's files. Names no agent."""
 
     __tablename__ = "deltamem_purges"
     __table_args__ = ({"sqlite_autoincrement": True},)

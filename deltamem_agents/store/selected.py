@@ -1,8 +1,8 @@
-"""A write that depends on what the session holds: two at once must not both find that something is missing there.
+"""A write that depends on what the session holds, such that two writers cannot both add the same missing message.
 
-The first look takes no lock. The write locks the agent, as each write does; where the journal is not what it was at the
-look, it looks again with the agent locked. So nobody waits for the looking of others, save where they met, and nothing
-is tried over and over. Both are transactions of the database: processes meet there as threads do.
+The selection first runs without a lock. The write then locks the agent, as every write does; if the journal has changed
+since, the selection runs again under the lock. So writers wait for another's selection only when they collide, and no
+write retries in a loop. Both steps are database transactions, so this holds across processes and threads.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ Select = Callable[[Held], Sequence[Mapping[str, Any]]]
 
 
 def is_select(value: object) -> TypeGuard[Select]:
-    """Whether it is a function; a class can be called, too, and is none."""
+    """Whether a value is a function that selects messages; a class is callable too but does not count."""
     return callable(value) and not isinstance(value, type)
 
 
 class Selected:
-    """What `Store.append` writes that is given a function; its methods may be called again when a transaction failed.
+    """A write by `Store.append` with a selecting function; methods may run again when a transaction fails.
 
     Args:
-        words: Cuts messages.
+        words: Cuts the messages into records.
     """
 
     def __init__(self, words: Words, agent: str, session: str, select: Select) -> None:
@@ -41,24 +41,24 @@ class Selected:
         self._tried = False
 
     def look(self, connection: Connection) -> None:
-        """Select the messages by what this transaction sees."""
+        """Select the messages from what this transaction sees."""
         found = journal.agent_row(connection, self._agent)
         self._seen = None if found is None else (found.epoch, found.head)
         self.messages = check_messages(self._select(Held(Begun(connection))))
 
     def cut_ahead(self) -> None:
-        """Cut the messages now, so that no transaction waits for that."""
+        """Cut the messages now, so that no transaction waits for the cutting."""
         self._words = self._words.ahead(message.text for message in self.messages)
 
     def write(self, connection: Connection) -> list[str]:
-        """Journal them, and where somebody wrote since the look, select them anew before; their ids."""
+        """Journal the messages and return their ids; selects them again if the journal has changed since `look`."""
         found = journal.locked(connection, self._agent)
         again, self._tried = self._tried, True
         if again and journal.came_through(connection, found.key, self._session, self.messages):
             return [message.id for message in self.messages]
         unseen = self._seen != (found.epoch, found.head) and (self._seen is not None or found.head > 0)
-        if again or unseen:  # what a transaction saw that was not stored may never have been
+        if again or unseen:  # after a failed try, what that transaction saw may have been rolled back
             self.look(connection)
-        if not self.messages and not found.head:  # it was deleted since the look, and `locked` has made it
+        if not self.messages and not found.head:  # the agent was deleted since the look, and `locked` created it again
             connection.execute(delete(AgentRow).where(AgentRow.key == found.key))
         return journal.append(connection, self._words, self._agent, self.messages, self._session)

@@ -1,4 +1,4 @@
-"""Which file a SQLite URL names. One that SQLite would take otherwise is refused, a new one is its owner's alone."""
+"""Finds the file that a SQLite URL names, refuses ambiguous URLs, and creates files that only their owner can read."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sqlalchemy.exc import ArgumentError
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.store.masking import masked
 
-MODE = 0o600  # of a new database; SQLite gives its -wal and -shm files that of the database
+MODE = 0o600  # mode of a new database; SQLite gives its -wal and -shm files the same
 
 
 def file_of(url: URL) -> Path | None:
-    """The file of a SQLite URL; None for one in memory, and for other databases."""
+    """The file of a SQLite URL; None for a database in memory or another kind of database."""
     name = url.database or ""
     if url.get_backend_name() != "sqlite" or _in_memory(url):
         return None
@@ -26,10 +26,10 @@ def file_of(url: URL) -> Path | None:
 
 
 def resolved(url: URL) -> URL:
-    """The URL with an absolute path, so that it means the same file wherever the process goes.
+    """The URL with an absolute path, so that it names the same file after a change of directory.
 
     Raises:
-        ConfigError: It does not name one file, or not the one that it seems to.
+        ConfigError: The path has control characters, SQLite would not read it as an address, or the cache is shared.
     """
     name, options = url.database or "", url.query
     if any(ord(character) < 32 or ord(character) == 127 for character in name):
@@ -52,16 +52,16 @@ def resolved(url: URL) -> URL:
 
 
 def make_private(url: URL) -> None:
-    """Make the file of a URL, empty and readable by its owner alone, if it is not there and SQLite would make it.
+    """Create the file of a URL, empty and readable by its owner only, if it is missing and SQLite would create it.
 
-    It appears by its whole name at once: whoever else makes it at the same moment finds one or the other. No descriptor
-    of the file is ever closed here, with which the locks would go that this process has on it.
+    The file appears under its name atomically, so concurrent creators end up with the same file. No descriptor of an
+    existing database is closed here, since that would drop this process's locks on it.
     """
     path = file_of(url)
     if path is None or url.query.get("mode", "rwc") != "rwc" or path.exists():
         return
-    with suppress(OSError):  # a folder that is not there, or not to be written: SQLite will say so
-        descriptor, name = tempfile.mkstemp(prefix=".deltamem-", dir=path.parent)  # which has that mode
+    with suppress(OSError):  # a folder that is missing or not writable: SQLite will say so
+        descriptor, name = tempfile.mkstemp(prefix=".deltamem-", dir=path.parent)  # creates with `MODE`
         os.close(descriptor)
         try:
             os.link(name, path)
@@ -70,7 +70,7 @@ def make_private(url: URL) -> None:
 
 
 def is_passing(url: str | URL) -> bool:
-    """Whether a URL's database is in memory, and gone with the process that opened it. False for what is no URL."""
+    """Whether a URL's database is in memory and ends with the process. False for a string that is not a URL."""
     try:
         found = make_url(url)
     except ArgumentError:

@@ -1,4 +1,4 @@
-"""`Store`: the database as the memory layer sees it. Checks arguments, owns transactions; its siblings do the work."""
+"""`Store`: the database as the memory layer sees it. Checks arguments and owns transactions; siblings do the work."""
 
 from __future__ import annotations
 
@@ -44,14 +44,18 @@ DEFAULT_URL = "sqlite:///memory.db"
 
 
 def whole(text: str) -> list[str]:
-    """One record a message; none where a message has no text."""
+    """The default splitter: one record per message, none for a message without text."""
     return [text] if text else []
 
 
 class Store(MessageLookup):
     """Agents, their journals, revisions and records in one database. Safe to share among threads and processes.
 
-    Every call is one transaction. Reading an unknown agent gives nothing; `commit` to one raises.
+    Every call is one transaction. Reading an unknown agent gives an empty result; `commit` to one raises.
+
+    Besides what each method lists, every method raises ClosedError after `close`, ForkedError in a process forked after
+    the store was opened, InvalidAgentError for an agent or session id that is not valid, ConfigError for an argument of
+    the wrong type or out of range, and StoreError if the database cannot be reached, read or written, or is damaged.
     """
 
     def __init__(self, database: Database, split: Splitter, retention: Retention = "thin") -> None:
@@ -72,19 +76,20 @@ class Store(MessageLookup):
         split: Splitter = whole,
         retention: Retention = "thin",
     ) -> Self:
-        """Open a database, creating its tables where it has none.
+        """Open a database, creating its tables if it has none.
 
         Args:
-            url: A SQLAlchemy URL of SQLite or PostgreSQL; ``sqlite:///memory.db`` where no engine is given either.
-                ``sqlite://`` lives in memory as long as the store.
-            engine: A caller's engine in place of a URL; `close` leaves it open.
-            schema: Of PostgreSQL, where the tables are; made where there is none. By default the connection's.
+            url: A SQLAlchemy URL of SQLite or PostgreSQL; ``sqlite:///memory.db`` if neither url nor engine is given.
+                ``sqlite://`` is a database in memory that lives as long as the store.
+            engine: A caller's engine instead of a URL; `close` leaves it open.
+            schema: PostgreSQL schema of the tables, created if missing. Defaults to the connection's.
             split: Cuts a message's text into the texts of its records.
-            retention: Which stored states are kept: "thin" (all of the last day, then one a day), "all", or the newest
-                so many of each agent. That at the start of the open segment stays in any case.
+            retention: Which stored states to keep: "thin" (all of the last day, then one a day), "all", or a number of
+                newest states per agent. The state at the start of the open segment is always kept.
 
         Raises:
-            ConfigError: The URL or the engine's dialect is not supported, or the retention is none.
+            ConfigError: The URL or the engine's dialect is not supported, or an argument is not valid.
+            ForkedError: The SQLite file was in use in the parent when this process was forked.
             MissingExtraError: The database's driver is not installed.
             StoreError: The database cannot be reached, is not a database, or its tables are of another version.
         """
@@ -97,7 +102,11 @@ class Store(MessageLookup):
 
     @staticmethod
     def check_opening(url: object, engine: object, schema: object, retention: object) -> None:
-        """Raise ConfigError for what `open` cannot take; nothing is opened."""
+        """Check arguments of `open` without opening anything.
+
+        Raises:
+            ConfigError: An argument is not valid.
+        """
         if url is not None and not isinstance(url, str | URL):
             raise ConfigError(f"url is {shown(url)}; give one like sqlite:///memory.db")
         arguments.instance(engine, "engine", Engine, optional=True)
@@ -120,11 +129,11 @@ class Store(MessageLookup):
 
     @property
     def url(self) -> str:
-        """Where the data is, with secrets masked."""
+        """The database's URL, with secrets masked."""
         return self._database.name
 
     def same_database(self, other: Store) -> bool:
-        """Whether another store was opened with the same URL, passwords aside."""
+        """Whether another store was opened with the same URL and schema, ignoring passwords."""
         arguments.instance(other, "other", Store)
         mine, theirs = self._database, other._database
         return mine.url.set(password=None) == theirs.url.set(password=None) and mine.schema == theirs.schema
@@ -135,22 +144,22 @@ class Store(MessageLookup):
         """Journal messages in order, all or none; the agent exists from its first message.
 
         Args:
-            messages: Mappings with ``role`` and ``content`` (text or a list of blocks), optionally ``id``,
-                ``metadata``, ``created_at`` and ``folded`` (whether its text goes into the state; by default that of
-                all but tools). An id that the session knows is passed over with the same role and text; with another
-                it replaces the old message, which leaves the live journal, and the agent's epoch rises.
-                Or a function that makes them of what the session holds; nobody else writes to the agent in between.
-                What it asks of the `Held` that it is given is one state of the journal, and nothing else of the store
-                may be asked within. It may be called several times; what it gave last is journalled.
+            messages: Mappings with ``role`` and ``content`` (text or a list of blocks), and optionally ``id``,
+                ``metadata``, ``created_at`` and ``folded`` (whether the text goes into the state; by default true for
+                all roles but tool). A message whose id the session already has is skipped if role and text are the
+                same. Otherwise it replaces the old message, which leaves the live journal, and the epoch rises.
+                Or a function that returns such mappings, given a `Held`; no other writer changes the agent between its
+                reads and the write. The `Held` shows one snapshot of the journal; the function must not use the store
+                otherwise. It may be called several times; its last result is journalled.
 
         Returns:
             The messages' ids, in order; once this returns they are durable.
 
         Raises:
-            InvalidAgentError: The agent's or session's id is not one.
+            InvalidAgentError: The agent's or session's id is not valid.
             InvalidMessageError: A message cannot be journalled; none was.
             StoreError: The database could not be written; nothing was.
-            Exception: What the function raises; nothing was journalled.
+            Exception: Whatever the function raises; nothing was journalled.
         """
         check_id(agent)
         check_id(session, "session")
@@ -176,35 +185,35 @@ class Store(MessageLookup):
         return self._database.write(selected.write)
 
     def live(self, agent: str, after: int = 0, session: str | None = None) -> list[Entry]:
-        """Live messages of an agent beyond position ``after``, in order; of one session, where one is given."""
+        """Live messages of an agent after position ``after``, in order; only those of ``session``, if given."""
         check_scope(agent, session)
         arguments.whole(after, "after")
         return self._database.read(lambda connection: journal.live(connection, agent, after, session))
 
     def agents(self) -> list[AgentInfo]:
-        """All agents, by id."""
+        """All agents, ordered by id."""
         return self._database.read(lambda connection: journal.agents(connection))
 
     def agent(self, agent: str) -> AgentInfo | None:
-        """One agent, or None where it has never been written to."""
+        """One agent, or None if it has never been written to."""
         check_id(agent)
         return self._database.read(lambda connection: next(iter(journal.agents(connection, agent)), None))
 
     def knows(self, agent: str) -> bool:
-        """Whether an agent was ever written to; as quick for a long journal as for a short one."""
+        """Whether an agent exists; as fast for a long journal as for a short one."""
         check_id(agent)
         return self._database.read(lambda connection: journal.agent_row(connection, agent) is not None, alone=True)
 
     def secret(self, agent: str) -> bytes | None:
-        """The key of hashes about an agent that leave the database; None for an unknown agent.
+        """The HMAC key for hashes about an agent that leave the database; None for an unknown agent.
 
-        It is the agent's own, random, in no archive or fork, and goes when the agent is deleted.
+        The key is random for each agent, never part of an archive or fork, and deleted with the agent.
         """
         check_id(agent)
         return self._database.read(lambda connection: journal.secret(connection, agent))
 
     def sessions(self, agent: str) -> list[str]:
-        """An agent's sessions that have live messages, in the order in which they began."""
+        """An agent's sessions that have live messages, in the order they began."""
         check_id(agent)
         return self._database.read(lambda connection: journal.sessions(connection, agent))
 
@@ -225,7 +234,9 @@ class Store(MessageLookup):
         return self._database.read(entries)
 
     def log(self, agent: str, session: str | None = None, at: int | None = None) -> list[Entry]:
-        """Live messages in order; of one session, or as the journal stood at a position. Empty for an unknown agent.
+        """Live messages in order, optionally of one session, or as the journal was at position ``at``.
+
+        Empty for an unknown agent.
 
         Raises:
             ConfigError: The journal has no such position.
@@ -236,10 +247,10 @@ class Store(MessageLookup):
         return [entry for entry in self.at(agent, at) if session in (None, entry.session)]
 
     def rollback(self, agent: str, position: int) -> int:
-        """Let the journal go on from how it stood at ``position``: an entry of its own, which can be rolled back too.
+        """Restore the journal's content at ``position`` by a new entry, which can be rolled back too.
 
         Returns:
-            The position of that entry; the end of the journal where nothing changes and none was made.
+            The position of that entry, or the end of the journal if nothing changes and no entry was made.
 
         Raises:
             UnknownAgentError: No such agent.
@@ -249,7 +260,7 @@ class Store(MessageLookup):
         return self._database.write(lambda connection: timeline.rollback(connection, self._words, agent, position))
 
     def fork(self, agent: str, new: str) -> None:
-        """Make ``new`` an agent with the same journal and states. From then on the two know nothing of one another.
+        """Make ``new`` an agent with the same journal and states; from then on the two are independent.
 
         Raises:
             UnknownAgentError: No such agent.
@@ -261,7 +272,7 @@ class Store(MessageLookup):
 
         def work(connection: Connection) -> None:
             if done and journal.agent_row(connection, new) is not None:
-                return  # the first try had come through, and the answer was lost
+                return  # the first try was stored, but its answer was lost
             forking.fork(connection, self._words.fulltext, agent, new)
             done.append(True)
 
@@ -278,16 +289,18 @@ class Store(MessageLookup):
         dry_run: bool = False,
         tombstone: bool = True,
     ) -> Plan:
-        """Delete messages and all that was made of them, or tell what would be; `purge` then cleans the files.
+        """Delete messages and everything derived from them; `purge` then cleans the files.
 
         Args:
-            forks: Also from agents that share the messages by forking; without it these are listed.
-            tombstone: Whether each message leaves a keyed hash, see `tombstones`. If not, those that earlier erasures
-                have left go too, where ids or a session alone say which. With the whole agent all go in any case.
+            forks: Whether to erase the messages from forks too; otherwise the plan lists the forks that hold them.
+            dry_run: Whether to report what would be erased without changing anything.
+            tombstone: Whether each message leaves a keyed hash, see `tombstones`. If false, tombstones of earlier
+                erasures are deleted too, unless ``chosen`` has since or until. Erasing the whole agent deletes all its
+                tombstones.
 
         Raises:
             UnknownAgentError: No such agent.
-            ConfigError: Nothing was chosen, by times that are none, or by an id that several sessions have.
+            ConfigError: No filter was given, a filter is not valid, or a plain id belongs to several sessions.
         """
         check_id(agent)
         arguments.instance(chosen, "what is to be erased", Selection)
@@ -303,15 +316,18 @@ class Store(MessageLookup):
             plan = erasing.erase(connection, self._words, agent, chosen, forks=forks, dry=dry_run, tombstone=tombstone)
             if not before or plan.erased[0].messages:
                 before.append(plan)
-            return before[-1]  # the first try's, where it had come through and the answer was lost
+            return before[-1]  # of the first try, if that was stored but its answer was lost
 
         return run(work)
 
     def purge(self, *, whole: bool = True) -> str | None:
-        """Take what was erased out of the database's files: why that has to wait, or None where nothing is left there.
+        """Remove erased bytes from the database's files.
 
         Args:
-            whole: Whether that may keep others waiting for long: PostgreSQL's large tables are rewritten.
+            whole: Whether to rewrite PostgreSQL's large tables too, which may keep others waiting for long.
+
+        Returns:
+            Why the purge is not finished, or None if nothing is left in the files.
 
         Raises:
             StoreError: The database cannot be reached.
@@ -326,11 +342,11 @@ class Store(MessageLookup):
                 self._database.write(lambda connection: erasing.finished(connection, waiting))
             return reason
 
-        return in_turn(self._purging, purge)  # whoever waited here finds that others have purged for all
+        return in_turn(self._purging, purge)  # a thread that waited finds that the other has purged its erasures too
 
     @property
     def outside_reach(self) -> tuple[str, ...]:
-        """Where erased text may still be, that no statement of ours can reach."""
+        """Places that may still hold erased text and that our statements cannot reach."""
         return self._database.dialect.outside_reach
 
     # Archives
@@ -338,14 +354,15 @@ class Store(MessageLookup):
     def export(
         self, agent: str, path: Path, progress: archive.Progress | None = None, *, overwrite: bool = False
     ) -> int:
-        """Write an agent's journal, states and embeddings to one file, see `archive`; how many messages.
+        """Write an agent's journal, states and embeddings to one file, see `archive`; returns the number of messages.
 
         Args:
-            overwrite: Whether a file that is there may be replaced.
+            progress: Called with the name of the step, the number done, and the total.
+            overwrite: Whether an existing file may be replaced.
 
         Raises:
             UnknownAgentError: No such agent.
-            ConfigError: The file is there, or it is one of the database's own, which is never written over.
+            ConfigError: The file exists, or belongs to the database itself, which is never overwritten.
             StoreError: The file cannot be written.
         """
         check_id(agent)
@@ -355,19 +372,20 @@ class Store(MessageLookup):
         return self._database.read(lambda connection: archive.export(connection, agent, path, progress))
 
     def import_(self, path: Path, agent: str | None = None, progress: archive.Progress | None = None) -> str:
-        """Make an agent of a file that `export` wrote; all of it is checked before any is stored.
+        """Create an agent from a file that `export` wrote; the whole file is checked before anything is stored.
 
-        States in the file are looked at and not stored: only a fold shows that a state is that of its journal.
+        States in the file are checked but not stored: only a fold proves that a state belongs to its journal.
 
         Args:
-            agent: Its name here; by default that in the file.
+            agent: The new agent's id; defaults to that in the file.
+            progress: Called with the name of the step, the number done, and the total.
 
         Returns:
-            Its name.
+            The new agent's id.
 
         Raises:
-            ArchiveError: The file is damaged, or no such file.
-            ConfigError: There is such an agent already.
+            ArchiveError: The file is missing, damaged or not such a file.
+            ConfigError: The agent exists.
         """
         if agent is not None:
             check_id(agent)
@@ -386,18 +404,18 @@ class Store(MessageLookup):
     # Revisions
 
     def commit(self, agent: str, revision: Revision, *, after: int, keep: Collection[int] = ()) -> int:
-        """Store a state that stands for the live journal up to ``revision.position``.
+        """Store a state folded from the live journal up to ``revision.position``.
 
-        It is stored if ``revision.epoch`` is the agent's and no revision of its fingerprint is as new. Which older ones
-        then go, the store's retention says.
+        It is stored if ``revision.epoch`` is the agent's and no revision of its fingerprint is as new. The store's
+        retention then decides which older ones are deleted.
 
         Args:
             after: Position of the revision this one was folded from, 0 for none.
-            keep: Positions whose revisions stay, besides that at ``after``.
+            keep: Positions whose revisions to keep, besides that at ``after``.
 
         Returns:
-            The position now stored: this one's, or a newer one that another process stored first; after the epoch rose
-            the newest of the new epoch, 0 for none.
+            The position now stored: this one's, or a newer one that another process stored first. If the epoch has
+            risen, the newest stored position, 0 for none.
 
         Raises:
             UnknownAgentError: No such agent, or it was erased meanwhile; nothing was written.
@@ -414,10 +432,10 @@ class Store(MessageLookup):
         )
 
     def newest_revision(self, agent: str, fingerprint: str, at_or_before: int | None = None) -> Revision | None:
-        """The newest revision of the agent's present epoch with this fingerprint.
+        """The newest revision of the agent's present epoch with this fingerprint; None if there is none.
 
         Raises:
-            StateMismatchError: Its bytes are not those that were stored.
+            StateMismatchError: Its checksum does not match its bytes.
         """
         check_id(agent)
         arguments.text(fingerprint, "fingerprint")
@@ -429,10 +447,11 @@ class Store(MessageLookup):
     def fold_input(
         self, agent: str, fingerprint: str, at: int | None = None, *, anew: bool = False
     ) -> FoldInput | None:
-        """What there is to fold of an agent's journal, as it stands or stood at ``at``; None for an unknown agent.
+        """Collect the input for folding an agent's journal; None for an unknown agent.
 
         Args:
-            anew: Whether stored states are left aside.
+            at: Fold the journal as it was at this position; None for now.
+            anew: Whether to ignore stored states.
 
         Raises:
             ConfigError: The journal has no such position.
@@ -449,31 +468,31 @@ class Store(MessageLookup):
         return self._database.read(lambda connection: revisions.listed(connection, agent))
 
     def stored_states(self, agent: str, fingerprint: str | None = None) -> StoredStates:
-        """How many states of an agent are stored, how large they are, and where the newest of a fingerprint stands.
+        """Count and size of an agent's stored states, and the position of the newest of a fingerprint.
 
         Args:
-            fingerprint: Any by default.
+            fingerprint: The newest is that of this fingerprint; None for any.
         """
         check_id(agent)
         arguments.text("" if fingerprint is None else fingerprint, "fingerprint")
         return self._database.read(lambda connection: revisions.summary(connection, agent, fingerprint))
 
     def backlog(self, fingerprint: str | None = None, model: str | None = None) -> Backlog:
-        """What there is left to fold, to index and to embed, of all agents.
+        """Count what is left to fold, index and embed, over all agents.
 
         Args:
-            fingerprint: Of the states that count; any by default.
-            model: Of the embeddings that count; any by default.
+            fingerprint: Only states with this fingerprint count; None counts all.
+            model: Only embeddings under this model count; None counts all.
         """
         arguments.text("" if fingerprint is None else fingerprint, "fingerprint")
         arguments.text("" if model is None else model, "model")
         return self._database.read(lambda connection: backlog.count(connection, fingerprint, model))
 
     def drop_revisions(self, agent: str) -> int:
-        """Delete an agent's stored states, which the journal can be folded into again.
+        """Delete an agent's stored states; folding the journal makes them again.
 
         Returns:
-            How many there were; 0 for an unknown agent.
+            The number deleted; 0 for an unknown agent.
         """
         check_id(agent)
         return self._database.write(lambda connection: revisions.drop(connection, agent))

@@ -1,4 +1,4 @@
-"""Where an export may be written: over nothing that is there unless that is asked for, over its own database never."""
+"""Checks where an export may be written: over an existing file only on request, over its own database never."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from pathlib import Path
 
 from deltamem_agents.errors import ConfigError
 
-COMPANIONS = ("", "-wal", "-shm", "-journal")  # of a SQLite file
+COMPANIONS = ("", "-wal", "-shm", "-journal")  # suffixes of a SQLite database's files
 
 
 def check_target(target: Path, database: Path | None, *, overwrite: bool) -> None:
-    """Refuse a path that is not to be written to.
+    """Refuse a path that must not be written to.
 
     Args:
-        database: SQLite's file, where there is one.
+        database: The SQLite file, if there is one.
 
     Raises:
-        ConfigError: The path is the database or a file of it, by whatever name, or it is there already.
+        ConfigError: The path is the database or one of its files, under any name, or it exists and ``overwrite`` is
+            false.
     """
     if database is not None:
         real = os.path.realpath(database)
@@ -33,6 +34,6 @@ def _same(target: Path, own: str) -> bool:
         if os.path.samefile(target, own):
             return True
     except OSError:
-        pass  # one of them is not there
-    # Spelled alike: a file that does not exist yet, and file systems that know no upper and lower case.
+        pass  # one of them does not exist
+    # Compare names too: for a file that does not exist yet, and for file systems that ignore case.
     return os.path.realpath(target).casefold() == os.path.realpath(own).casefold()

@@ -1,10 +1,9 @@
-"""How a journal stood at any of its positions, and changing it by entries that undo others.
+"""Reconstructs a journal at any of its positions, and changes it by rollbacks and after deletions.
 
-Positions are given out once. A message goes on from the entry before it, a rollback from the position it names, so a
-journal is a path through its entries: from any of them back to the beginning. What is live at a position are the
-messages on its path, less those that a later message of the same session and id on the path superseded. Up to
-`Agent.agent_ids_until` one of the same id superseded whatever its session. Works on an open connection; `store` owns
-the transaction.
+Each position is used once. A message continues from the entry before it, a rollback from the position it names, so
+every entry has a path back to the beginning. Live at a position are the messages on its path that no later message of
+the same session and id on the path superseded. Up to `Agent.agent_ids_until`, a message superseded one of the same id
+in any session. Works on an open connection; `store` owns the transaction.
 """
 
 from __future__ import annotations
@@ -24,23 +23,23 @@ from deltamem_agents.store.schema import AgentRow, MessageRow, RollbackRow, chun
 
 Version = tuple[int, str, str]  # position, session and id of a message
 
-FEW_SESSIONS = 100  # of which each is asked for by itself; more, and all of the agent's messages are looked through
+FEW_SESSIONS = 100  # up to this number, one query per session; above it, one scan of all the agent's messages
 
 _VERSIONS = select(MessageRow.position, MessageRow.session, MessageRow.id).where(
     MessageRow.agent_key == bindparam("key")
 )
 _EVERY_VERSION = _VERSIONS.order_by(MessageRow.position)
-_OF_SESSION = _VERSIONS.where(MessageRow.session == bindparam("session"))  # in no order, which would cost the index
-# Two queries, for an index each: of what is live, and of what is not.
+_OF_SESSION = _VERSIONS.where(MessageRow.session == bindparam("session"))  # an ORDER BY would rule out the index
+# Two queries, because live messages and others have an index each.
 _LIVE_VERSIONS = _OF_SESSION.where(MessageRow.left_at.is_(None))
 _LEFT_VERSIONS = _OF_SESSION.where(MessageRow.left_at.is_not(None))
 
 
 def required(connection: Connection, agent: str, *, lock: bool = False) -> Agent:
-    """An agent that must be there.
+    """The row of an agent that must exist.
 
     Raises:
-        UnknownAgentError: It is not.
+        UnknownAgentError: It does not.
     """
     found = journal.agent_row(connection, agent, lock=lock)
     if found is None:
@@ -49,10 +48,10 @@ def required(connection: Connection, agent: str, *, lock: bool = False) -> Agent
 
 
 def check_position(agent: str, position: object, head: int) -> int:
-    """A position of a journal, 0 for its beginning.
+    """Check a position of a journal, 0 for its beginning.
 
     Raises:
-        ConfigError: There is none such.
+        ConfigError: The journal has no such position.
     """
     if isinstance(position, bool) or not isinstance(position, int) or not 0 <= position <= head:
         raise ConfigError(
@@ -63,7 +62,7 @@ def check_position(agent: str, position: object, head: int) -> int:
 
 
 def positions_at(connection: Connection, agent: Agent, at: int) -> list[int]:
-    """Positions of the messages that were live when the journal ended at ``at``, in order."""
+    """Positions, in order, of the messages that were live when the journal ended at ``at``."""
     query = (
         select(MessageRow.position, MessageRow.session, MessageRow.id)
         .where(MessageRow.agent_key == agent.key, MessageRow.position <= at)
@@ -73,11 +72,11 @@ def positions_at(connection: Connection, agent: Agent, at: int) -> list[int]:
 
 
 def _newest(connection: Connection, agent: Agent, at: int, versions: Iterable[Version]) -> list[int]:
-    """Of messages in the journal's order, positions of those that were live when it ended at ``at``."""
+    """Positions of those of ``versions``, given in journal order, that were live when the journal ended at ``at``."""
     path = _path(connection, agent.key, at)
     starts = [start for start, _ in path]
     newest: dict[tuple[str, str], int] = {}
-    sessions: dict[str, str] = {}  # of ids that were the whole agent's: the session that says them now
+    sessions: dict[str, str] = {}  # for ids that were unique within the agent: id -> session that has it now
     for position, session, message_id in versions:
         piece = bisect_left(starts, position) - 1
         if piece < 0 or position > path[piece][1]:
@@ -90,7 +89,12 @@ def _newest(connection: Connection, agent: Agent, at: int, versions: Iterable[Ve
 
 
 def rollback(connection: Connection, words: records.Words, agent: str, target: int) -> int:
-    """Let the journal go on from how it stood at ``target``; see `Store.rollback`. The caller has begun a write."""
+    """Restore the journal's content at ``target``; see `Store.rollback`. The caller has begun a write.
+
+    Raises:
+        ConfigError: The journal has no such position.
+        UnknownAgentError: No such agent.
+    """
     found = required(connection, agent, lock=True)
     check_position(agent, target, found.head)
     entry = found.head + 1
@@ -104,7 +108,7 @@ def rollback(connection: Connection, words: records.Words, agent: str, target: i
 
 
 def returning(connection: Connection, agent: Agent, deleted: Collection[Version]) -> list[int]:
-    """Positions of the messages that are live again once others are deleted, which had superseded them."""
+    """Positions of messages that become live again when the messages that superseded them are deleted."""
     gone = {each[0] for each in deleted}
     left = [each for each in versions_of(connection, agent, deleted) if each[0] not in gone]
     standing = _newest(connection, agent, agent.head, left)
@@ -115,11 +119,11 @@ def returning(connection: Connection, agent: Agent, deleted: Collection[Version]
 def settle(
     connection: Connection, words: records.Words, agent: Agent, returning: Collection[int], *, since: int
 ) -> None:
-    """After messages have been deleted: make live what now is, forget states from ``since`` on, raise the epoch.
+    """Finish a deletion of messages: make others live again, delete states from ``since`` on, raise the epoch.
 
     Args:
-        returning: See the function `returning`.
-        since: The first position that is now another one's, or nobody's.
+        returning: Positions that become live again; see the function `returning`.
+        since: The first position whose message was deleted or is live again.
     """
     _make_live(connection, words, agent.key, returning)
     revisions.forget(connection, agent.key, since=since, epoch=agent.epoch + 1)
@@ -127,10 +131,10 @@ def settle(
 
 
 def versions_of(connection: Connection, agent: Agent, messages: Iterable[Version]) -> list[Version]:
-    """All messages of the same sessions and ids as these, live or not, in the journal's order.
+    """All versions, live or not, of messages with the same sessions and ids as these, in journal order.
 
-    Their number decides what it costs, not that of the agent's messages, where the messages are of few sessions and
-    ids were always those of a session.
+    The cost grows with their number, not with the journal, if they are of at most `FEW_SESSIONS` sessions and ids were
+    always unique per session; otherwise the whole journal is scanned.
     """
     sessions: dict[str, set[str]] = {}
     for _, session, message_id in messages:
@@ -151,7 +155,7 @@ def versions_of(connection: Connection, agent: Agent, messages: Iterable[Version
 def _settle(
     connection: Connection, words: records.Words, agent: Agent, wanted: Collection[int], entry: int
 ) -> set[int]:
-    """Make exactly the ``wanted`` messages live; the positions whose liveness changed."""
+    """Make exactly the ``wanted`` messages live; returns the positions that changed."""
     live = live_positions(connection, agent.key)
     leaving, returning = live - set(wanted), set(wanted) - live
     if not leaving and not returning:
@@ -174,7 +178,7 @@ def _make_live(connection: Connection, words: records.Words, key: int, positions
 
 
 def live_positions(connection: Connection, key: int, among: Sequence[int] | None = None) -> set[int]:
-    """Positions of the messages that are live now; of all, or among some."""
+    """Positions of the messages that are live now, optionally only those in ``among``."""
     query = select(MessageRow.position).where(MessageRow.agent_key == key, MessageRow.left_at.is_(None))
     if among is None:
         return set(connection.scalars(query))
@@ -191,7 +195,7 @@ def _set_left(connection: Connection, key: int, positions: Collection[int], left
 
 
 def _path(connection: Connection, key: int, at: int) -> list[tuple[int, int]]:
-    """Pieces (after, until] of the positions on the path that ends at ``at``, in order."""
+    """The path that ends at ``at``, as intervals (after, until] of positions, in order."""
     query = (
         select(RollbackRow.position, RollbackRow.target)
         .where(RollbackRow.agent_key == key, RollbackRow.position <= at)

@@ -1,8 +1,8 @@
-"""What an erased message leaves behind, so that a client that sends its history again does not bring it back.
+"""Tombstones of erased messages, so that a client that resends its history does not bring them back.
 
-A tombstone holds three hashes, of the session, of the message's id and of what it said, under a key of the agent's that
-goes with the agent, and the message's place in the conversation. Whoever holds the database holds the key, and can test
-a guess at what was erased; nobody else can. Works on an open connection.
+A tombstone holds the message's place in the conversation and three hashes: of the session, of the message's id and of
+its wording. The HMAC key is the agent's and is deleted with it. Only someone with access to the database has the key
+and can test a guess at an erased message. Works on an open connection.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ _ERASED_OF_IDS = select(TombstoneRow.message, TombstoneRow.said).where(
 
 
 class Said(NamedTuple):
-    """One message that a session holds or held.
+    """A message that a session holds or held.
 
     Args:
-        place: In the conversation: the position of the first message of its id.
-        position: In the journal; 0 for one that was erased.
-        id: Empty for an erased one, unless it is that of the message that was looked for.
+        place: Its place in the conversation: the position of the first message with its id.
+        position: Its position in the journal; 0 if it was erased.
+        id: Its id; empty for an erased message, unless one of the messages searched for has that id.
         wording: See `wording`.
         live: Whether it is in the live journal; if not, it was replaced, rolled back or erased.
-        result: The text of a tool's result.
+        result: Its text if it is a tool result, else empty.
     """
 
     place: int
@@ -68,19 +68,19 @@ class Said(NamedTuple):
 
     @property
     def erased(self) -> bool:
-        """Whether only a hash of it is left."""
+        """Whether the message was erased and only its tombstone is left."""
         return not self.position
 
 
 def ever_said(
     connection: Connection, agent: str, session: str, messages: Sequence[NewMessage], after: int
 ) -> list[Said]:
-    """All that a session ever held, in the order of the conversation: live, replaced and rolled back messages.
+    """All messages that a session ever held, in conversation order: live, replaced and rolled back ones.
 
-    Of those that were erased, only what says the same as one of ``messages``: of others nothing is known.
+    Erased messages are included only if they say the same as one of ``messages``; others cannot be known.
 
     Args:
-        after: Only what is at a later position; of what was erased, all.
+        after: Only messages at a later position; does not apply to erased ones.
     """
     found = connection.execute(_KEY, {"agent": agent}).first()
     if found is None:
@@ -105,7 +105,7 @@ def ever_said(
 
 
 def with_other_words(connection: Connection, agent: str, session: str, messages: Sequence[NewMessage]) -> list[int]:
-    """Places of messages whose ids the session held, live or not, and never with what they say."""
+    """Indices of messages whose ids the session holds or held, but always with other words."""
     found = connection.execute(_KEY, {"agent": agent}).first()
     if found is None:
         return []
@@ -129,7 +129,7 @@ def with_other_words(connection: Connection, agent: str, session: str, messages:
 
 
 def leave(connection: Connection, agent: Agent, rows: Iterable[Any]) -> None:
-    """Leave tombstones of messages that are about to be deleted: rows of session, id, position, role, text, blocks."""
+    """Store tombstones of messages that are about to be deleted, given as rows of the messages table."""
     rows = list(rows)
     if not rows:
         return
@@ -137,7 +137,7 @@ def leave(connection: Connection, agent: Agent, rows: Iterable[Any]) -> None:
     if secret is None:
         secret = secrets.token_bytes(SECRET_BYTES)
         connection.execute(update(AgentRow).where(AgentRow.key == agent.key).values(tombstone_key=secret))
-    places: dict[tuple[str, str], int] = {}  # where a message was first said
+    places: dict[tuple[str, str], int] = {}  # (session, id) -> position of its first version
     for position, *named in versions_of(connection, agent, [(each.position, each.session, each.id) for each in rows]):
         places.setdefault((named[0], named[1]), position)
     left = [
@@ -156,7 +156,7 @@ def leave(connection: Connection, agent: Agent, rows: Iterable[Any]) -> None:
 def earlier(
     connection: Connection, agent_key: int, ids: Collection[str | tuple[str, str]] | None, session: str | None
 ) -> list[int]:
-    """Keys of tombstones of these messages, of a session, or of those that fulfil both; none where neither is given."""
+    """Keys of the tombstones that match ``ids`` and ``session``, where given; none if neither is given."""
     secret = connection.scalar(select(AgentRow.tombstone_key).where(AgentRow.key == agent_key))
     if secret is None or (ids is None and session is None):
         return []
@@ -164,7 +164,7 @@ def earlier(
     if ids is None:
         rows = connection.execute(_TOMBSTONES.where(TombstoneRow.session == where), {"key": agent_key})
         return [row.key for row in rows]
-    wanted: dict[bytes, set[bytes | None]] = {}  # by hash of an id: those of its sessions, None for any
+    wanted: dict[bytes, set[bytes | None]] = {}  # hash of an id -> hashes of its sessions, None for any
     for each in ids:
         of, name = (None, each) if isinstance(each, str) else (_hash(secret, "session", each[0]), each[1])
         wanted.setdefault(_hash(secret, "id", name), set()).add(of)
@@ -176,18 +176,18 @@ def earlier(
 
 
 def remove(connection: Connection, keys: Sequence[int]) -> None:
-    """Remove tombstones by their keys."""
+    """Delete tombstones by their keys."""
     for chunk in chunked(keys):
         connection.execute(delete(TombstoneRow).where(TombstoneRow.key.in_(chunk)))
 
 
 def delete_of(connection: Connection, agent_key: int) -> None:
-    """Remove all of an agent."""
+    """Delete all tombstones of an agent."""
     connection.execute(delete(TombstoneRow).where(TombstoneRow.agent_key == agent_key))
 
 
 def copy(connection: Connection, agent_key: int, new: int) -> None:
-    """Give a fork what its past has: the same tombstones, and the key that they were made with."""
+    """Copy an agent's tombstones and their key to its fork."""
     secret = connection.scalar(select(AgentRow.tombstone_key).where(AgentRow.key == agent_key))
     if secret is None:
         return
@@ -201,7 +201,7 @@ def copy(connection: Connection, agent_key: int, new: int) -> None:
 def _erased(
     connection: Connection, key: int, secret: bytes, session: str, messages: Sequence[NewMessage]
 ) -> Iterable[Said]:
-    """The session's tombstones of what says the same as one of the messages."""
+    """The session's erased messages that say the same as one of ``messages``."""
     query = (
         select(TombstoneRow.place, TombstoneRow.message, TombstoneRow.said)
         .where(TombstoneRow.agent_key == key, TombstoneRow.session == _hash(secret, "session", session))

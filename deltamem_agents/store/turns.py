@@ -1,8 +1,8 @@
-"""Taking turns, and ending what was begun, whatever interrupts it.
+"""Locks among threads, and transactions that always end, even when interrupted.
 
-Ctrl-C can come between any two steps: after a lock was taken and before that was noted, within SQLAlchemy's own ends
-of a transaction, and within what would tidy up after it. So what must be undone is undone twice where need be, and
-doing it again does nothing. Knows no tables and no dialect.
+Ctrl-C can come between any two steps: after a lock is taken but before that is noted, while SQLAlchemy ends a
+transaction, and during the cleanup itself. So each cleanup is idempotent and runs a second time if the first may have
+been interrupted. Knows no tables and no dialect.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ T = TypeVar("T")
 
 
 class TurnBusyError(Exception):
-    """Others had the turn for all of the time that was given."""
+    """Another thread kept the turn until the deadline."""
 
 
 class Turn:
-    """Whose turn it is, among threads. A thread that has it may take it again."""
+    """A reentrant lock among threads that knows whether this thread holds it."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
 
     @property
     def mine(self) -> bool:
-        """Whether this thread has it."""
+        """Whether this thread has the turn."""
         return bool(self._lock._is_owned())  # type: ignore[attr-defined]  # as threading.Condition does
 
     def take(self, until: float | None = None) -> None:
-        """Wait for it.
+        """Wait for the turn.
 
         Args:
-            until: By `time.monotonic`; None waits without end.
+            until: Deadline by `time.monotonic`; None waits forever.
 
         Raises:
-            TurnBusyError: It did not come.
+            TurnBusyError: The deadline passed.
         """
         seconds = -1.0 if until is None else max(until - time.monotonic(), 0.0)
         if not self._lock.acquire(timeout=min(seconds, threading.TIMEOUT_MAX)):
             raise TurnBusyError
 
     def give_back(self) -> None:
-        """Let another thread have it."""
+        """Release the turn."""
         self._lock.release()
 
     def __enter__(self) -> None:
@@ -62,25 +62,25 @@ class Turn:
 
 
 class NoTurn(Turn):
-    """Where nobody needs to wait."""
+    """A turn that every thread has at all times."""
 
     @property
     def mine(self) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
     def take(self, until: float | None = None) -> None:
-        """At once."""
+        """Return at once."""
 
     def give_back(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
 
 def in_turn(turn: Turn, work: Callable[[], T], until: float | None = None) -> T:
-    """Run ``work`` while it is this thread's turn.
+    """Run ``work`` while this thread has the turn.
 
     Raises:
-        TurnBusyError: The turn did not come in time.
+        TurnBusyError: The turn did not come by ``until``.
     """
     had = turn.mine
     try:
@@ -91,7 +91,7 @@ def in_turn(turn: Turn, work: Callable[[], T], until: float | None = None) -> T:
         finally:
             _give_back(turn, had)
     except BaseException:
-        _give_back(turn, had)  # the first was interrupted
+        _give_back(turn, had)  # in case the first was interrupted
         raise
 
 
@@ -108,23 +108,23 @@ def transact(
     *,
     owned: bool,
 ) -> T:
-    """Run ``work`` in one transaction, and give its connection back, whatever happens.
+    """Run ``work`` in one transaction, and return the connection to the pool whatever happens.
 
     Args:
-        begin: Gets the connection and the driver's, once SQLAlchemy has begun.
-        commit: Gets the driver's connection before it commits.
-        owned: Whether the engine is ours, so that its pool may be made anew.
+        begin: Called with the connection and the driver's connection once SQLAlchemy has begun the transaction.
+        commit: Called with the driver's connection before the commit.
+        owned: Whether the engine is ours, so that its pool may be replaced.
     """
     return _with_lease(_Lease(engine, owned), lambda lease: lease.transact(begin, work, commit))
 
 
 def with_driver(engine: Engine, work: Callable[[sqlite3.Connection], T], *, owned: bool) -> T:
-    """Run ``work`` with SQLite's own connection, on which nothing but statements begins a transaction."""
+    """Run ``work`` with SQLite's own connection, on which only explicit statements begin a transaction."""
     return _with_lease(_Lease(engine, owned), lambda lease: lease.with_driver(work))
 
 
 def _with_lease(lease: _Lease, use: Callable[[_Lease], T]) -> T:
-    """Use a lease, and end it; where that is interrupted, or fails, end it once more."""
+    """Use a lease and end it; if either fails or is interrupted, abandon it."""
     try:
         try:
             return use(lease)
@@ -133,13 +133,13 @@ def _with_lease(lease: _Lease, use: Callable[[_Lease], T]) -> T:
     except BaseException as error:
         cause = _interruption(error)
         lease.abandon(cause)
-        if cause is not error:  # it came while a transaction was being ended, of which SQLAlchemy made another error
+        if cause is not error:  # Ctrl-C came during the end of a transaction, and SQLAlchemy raised another error
             raise cause from None
         raise
 
 
 class _Lease:
-    """A connection of an engine's pool, from when it is asked for until it is given back."""
+    """A connection from an engine's pool, from its checkout to its return."""
 
     def __init__(self, engine: Engine, owned: bool) -> None:
         self._engine, self._owned = engine, owned
@@ -147,7 +147,7 @@ class _Lease:
         self._driver: Any = None
         self._transaction: Any = None
         self._restore: tuple[str | None, int] | None = None
-        self._idle = False  # whether no transaction is open any more; only then may it be back in the pool
+        self._idle = False  # whether no transaction is open any more, which the return to the pool requires
         self._ended = False
 
     def transact(
@@ -173,9 +173,9 @@ class _Lease:
         return work(driver)
 
     def end(self) -> None:
-        """Give the connection back; a transaction that was not committed is rolled back."""
+        """Return the connection to the pool, rolling back a transaction that was not committed."""
         if self._connection is None:
-            return  # it was asked for, and never came
+            return  # the checkout never finished
         if not self._idle and self._transaction is not None:
             self._transaction.rollback()
         self._restore_driver()
@@ -191,14 +191,14 @@ class _Lease:
             self._driver.execute(f"PRAGMA busy_timeout = {self._restore[1]}")
 
     def abandon(self, error: BaseException) -> None:
-        """As `end`, which was interrupted, or never came to an end for another reason."""
+        """End the lease after `end` was interrupted or failed; discards the connection if its state is unknown."""
         interrupted = not isinstance(error, Exception)
         if self._ended:
             self._connection = self._transaction = self._driver = None
             if interrupted:
                 _let_go(error)
             return
-        kept = isinstance(self._engine.pool, StaticPool)  # its only connection: closing it would lose the database
+        kept = isinstance(self._engine.pool, StaticPool)  # closing its only connection would lose the database
         if self._driver is not None and not self._idle:
             with suppress(Exception):
                 self._driver.rollback()
@@ -216,12 +216,12 @@ class _Lease:
         if interrupted:
             _let_go(error)
             if not kept:
-                self._engine.dispose()  # a pool that counts a connection as lent is replaced
+                self._engine.dispose()  # replaces the pool, which may count the connection as checked out
         self._ended = True
 
 
 def _interruption(error: BaseException) -> BaseException:
-    """What interrupted, where an error came of that; else the error."""
+    """The interruption, such as KeyboardInterrupt, that led to an error; otherwise the error itself."""
     each: BaseException | None = error
     for _ in range(10):
         if each is None:
@@ -233,9 +233,9 @@ def _interruption(error: BaseException) -> BaseException:
 
 
 def _let_go(error: BaseException) -> None:
-    """Free what the frames of an error hold: connections that were not handed over, and cursors.
+    """Free what the frames of an error hold: connections that were never handed over, and cursors.
 
-    SQLAlchemy closes a connection at which it is interrupted, and SQLite rolls back only when the last cursor has gone.
+    SQLAlchemy closes a connection on which it is interrupted, and SQLite rolls back only once the last cursor is freed.
     """
     seen: set[int] = set()
     each: BaseException | None = error

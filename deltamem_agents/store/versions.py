@@ -1,6 +1,6 @@
-"""Versions of the tables: which one a database has, creating it, bringing it up to this package's.
+"""Versions of the tables: reads a database's version, creates tables, upgrades and checks them.
 
-Version numbers are Alembic's revision ids, ``0001``, ``0002``, …, kept in a table of our own name. Alembic itself is
+Version numbers are Alembic's revision ids, ``0001``, ``0002``, …, stored in a table that we name ourselves. Alembic is
 imported only to upgrade and to compare.
 """
 
@@ -19,7 +19,7 @@ from deltamem_agents.store.schema import Base
 
 LATEST = "0008"
 VERSION_TABLE = "deltamem_version"
-FIRST_TABLE = "deltamem_schema"  # where version 0001 kept its number
+FIRST_TABLE = "deltamem_schema"  # where version 0001 stored its number
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 _versions = Table(VERSION_TABLE, MetaData(), Column("version_num", String(32), primary_key=True))
@@ -28,7 +28,7 @@ FILE_DAMAGED = "the file itself is damaged, not only its full-text index; restor
 
 
 def current(database: Database) -> str | None:
-    """The version of a database's tables; None where there are none.
+    """The version of a database's tables; None if it has none.
 
     Raises:
         ConfigError: The server's encoding, version or pooler is not supported.
@@ -39,12 +39,13 @@ def current(database: Database) -> str | None:
 
 
 def open_to_look(url: str | URL, schema: str | None = None) -> tuple[Database, str | None]:
-    """A database that is looked at and not written, and its version; see `looked_at`. A file of SQLite is not made.
+    """Open a database for reading only and return it with its version; see `looked_at`. Creates no SQLite file.
 
     Raises:
-        ConfigError: The URL cannot be understood, or what it leads to is not supported.
+        ConfigError: The URL cannot be parsed, or the database it names is not supported.
+        ForkedError: The SQLite file was in use in the parent when this process was forked.
         MissingExtraError: The database's driver is not installed.
-        StoreError: There is no such file, or it cannot be read.
+        StoreError: The file does not exist, or the database cannot be read.
     """
     database = open_database(url, None, schema)
     try:
@@ -56,10 +57,11 @@ def open_to_look(url: str | URL, schema: str | None = None) -> tuple[Database, s
 
 
 def prepare(database: Database) -> None:
-    """Create the tables where there are none; refuse another version than ours before anything is touched.
+    """Create the tables if there are none; refuse tables of another version before changing anything.
 
     Raises:
-        StoreError: The tables are of another version; the message says what to do.
+        ConfigError: The server's encoding, version or pooler is not supported.
+        StoreError: The tables are of another version, see the message for the remedy, or the database cannot be used.
     """
     version = current(database)
     if version in (None, LATEST):
@@ -72,7 +74,7 @@ def prepare(database: Database) -> None:
 
 
 def mismatch(name: str, version: str) -> str:
-    """What to do about tables of another version."""
+    """The error for tables of another version."""
     if version < LATEST and version.isdecimal():
         return (
             f"{name} has tables of version {version}, this deltamem-agents needs {LATEST}; nothing was changed: "
@@ -85,15 +87,15 @@ def mismatch(name: str, version: str) -> str:
 
 
 def upgrade(database: Database) -> tuple[str | None, str]:
-    """Bring a database's tables up to this package's version, in one transaction.
+    """Upgrade a database's tables to this package's version, in one transaction.
 
-    What full text finds records by is brought up to date after it, some hundred at a time; interrupted, the next call
-    goes on where it was.
+    Afterwards renews the search terms of records, a few hundred at a time; if interrupted, the next call continues.
 
     Returns:
-        The version before, None where there were no tables, and now.
+        The version before, None if there were no tables, and the version now.
 
     Raises:
+        ConfigError: The server's encoding, version or pooler is not supported.
         StoreError: The database is newer than this package, or cannot be written.
     """
     before = current(database)
@@ -109,17 +111,18 @@ def upgrade(database: Database) -> tuple[str | None, str]:
 
 
 def check(database: Database) -> tuple[list[str], bool]:
-    """As `differences`, and the rows that hold what this package does not write.
+    """Find what `differences` finds, and damaged rows.
 
     Returns:
-        What is wrong, and whether all rows were looked at: of a large database as many as a minute allows.
+        What is wrong, in sentences, and whether all rows were checked; a large database is checked for a minute.
 
     Raises:
+        ConfigError: The server's encoding, version or pooler is not supported.
         StoreError: The database cannot be read, or is of another version.
     """
     problems = differences(database)
     if problems:
-        return problems, True  # rows of other tables cannot be read, those of a damaged file say nothing more
+        return problems, True  # with other tables or a damaged file, reading the rows would tell nothing more
     try:
         return database.read(all_found)
     except StoreError as error:
@@ -127,9 +130,10 @@ def check(database: Database) -> tuple[list[str], bool]:
 
 
 def differences(database: Database) -> list[str]:
-    """What is wrong with a database: tables unlike this version's, and damage the database itself sees.
+    """Describe tables that differ from this version's, and damage that the database itself detects.
 
     Raises:
+        ConfigError: The server's encoding, version or pooler is not supported.
         StoreError: The database cannot be read, or is of another version.
     """
     try:
@@ -142,14 +146,14 @@ def differences(database: Database) -> list[str]:
 
 
 def _file_damaged(error: StoreError) -> list[str]:
-    """What is wrong with a file that cannot be read for its damage; ``error`` is raised where that is not why."""
+    """Report a damaged file if ``error`` says so; otherwise raise ``error``."""
     if "malformed" not in str(error):
         raise error
     return [FILE_DAMAGED]
 
 
 def damage(database: Database) -> list[str]:
-    """As `differences`, but only the damage that the database itself sees; of a database of this version.
+    """Describe damage that the database itself detects; the database must be of this version.
 
     Raises:
         StoreError: The database cannot be read.
@@ -158,9 +162,10 @@ def damage(database: Database) -> list[str]:
 
 
 def repair(database: Database) -> list[str]:
-    """Make anew what can be made from other tables: the full-text index. What that was.
+    """Rebuild the full-text index from the records; returns what was rebuilt, in sentences.
 
     Raises:
+        ConfigError: The server's encoding, version or pooler is not supported.
         StoreError: The database cannot be read or written, is of another version, or is still damaged.
     """
     version = current(database)
@@ -218,7 +223,7 @@ def _config(connection: Connection) -> Any:
 
 
 def _known() -> list[str]:
-    """Versions there is a migration from."""
+    """Versions that have a migration script."""
     return sorted(path.name[:4] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
@@ -251,7 +256,7 @@ def _unlike(connection: Connection, database: Database) -> list[str]:
 
 
 def _told(difference: Any) -> str:
-    """One of Alembic's differences as a sentence."""
+    """Describe one of Alembic's differences in a sentence."""
     first = difference[0] if isinstance(difference, list) else difference
     what, *subject = first
     named = [str(getattr(each, "name", each)) for each in subject if each is not None and not isinstance(each, dict)]

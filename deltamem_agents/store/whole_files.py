@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and of which a process that is killed leaves nothing."""
+"""Writes files that appear complete or not at all; a process that is killed leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import IO
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[IO[bytes]]:
-    """A file to write, which takes the place of ``target`` when the block ends, and vanishes where it fails.
+    """A file to write that replaces ``target`` when the block ends, and disappears if the block fails.
 
-    It has no name until it is complete, and only its owner may read it. A file system that keeps no nameless files gets
-    a copy of a complete one, under a name that begins with a dot until it is there.
+    The file has no name until it is complete, and only its owner can read it. On a file system without unnamed files,
+    the complete file is copied under a name that begins with a dot and then renamed.
 
     Raises:
         OSError: The folder cannot be written.
@@ -27,7 +27,7 @@ def whole_file(target: Path) -> Iterator[IO[bytes]]:
     try:
         handle = os.open(folder, getattr(os, "O_TMPFILE", 0) | os.O_RDWR | getattr(os, "O_CLOEXEC", 0), 0o600)
     except OSError:
-        handle = -1  # no such file system, or no such folder, which the other way tells better
+        handle = -1  # no unnamed files here, or no such folder, for which the other way gives a better error
     nameless = handle >= 0
     with os.fdopen(handle, "w+b") if nameless else tempfile.TemporaryFile(dir=folder) as file:
         yield file
@@ -44,12 +44,12 @@ def whole_file(target: Path) -> Iterator[IO[bytes]]:
 
 
 def _link(handle: int, passing: Path, target: Path) -> bool:
-    """Give a nameless file its name, or a passing one where that is taken; whether it could be."""
+    """Give an unnamed file its name, or a temporary one if that is taken; False if it cannot be linked."""
     folder = os.open(target.parent, os.O_RDONLY)
     try:
         for name in (target.name, passing.name):
             with suppress(FileExistsError):
-                # With a folder's descriptor Python has the link followed, which leads to the file itself.
+                # With dst_dir_fd Python calls linkat, which follows the symbolic link to the file itself.
                 os.link(f"/proc/self/fd/{handle}", name, dst_dir_fd=folder, follow_symlinks=True)
                 return True
     except OSError:

@@ -1,4 +1,4 @@
-"""What a message says, so that a conversation which comes again is known again. Knows nothing of SQL."""
+"""The wording of a message, by which a resent conversation is recognized. Knows nothing of SQL."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 from deltamem_agents.search_form import compared_form
 from deltamem_agents.store.messages import VERSION, Entry, NewMessage
 
-TOOL_CALL = "tool_call"  # a block of this type names a tool and its arguments; kept, and neither folded nor retrieved
+TOOL_CALL = "tool_call"  # type of a block with a tool's name and arguments; stored, but not folded or retrieved
 
 
 def wording(role: str, text: str, blocks: list[Any] | None) -> str:
-    """Equal for messages that say the same, whatever their whitespace, Unicode form and invisible characters.
+    """A string equal for messages that say the same, ignoring whitespace, Unicode form and invisible characters.
 
-    Blocks count only where there is no text, save those of type "version". The id of a tool call does not count.
+    Blocks count only if there is no text, except those of type "version", which always count. The id of a tool call
+    does not count.
 
     >>> wording("user", "I like tea.\\n", None) == wording("user", "I like  tea.", None)
     True
@@ -28,7 +29,7 @@ def wording(role: str, text: str, blocks: list[Any] | None) -> str:
 
 
 def wording_of(message: Entry | NewMessage) -> str:
-    """The `wording` of a message of the journal, or for it."""
+    """The `wording` of a journalled or new message."""
     if isinstance(message, NewMessage):
         return wording(message.role, message.text, message.blocks)
     return wording(message.role, message.text, message.content if isinstance(message.content, list) else None)

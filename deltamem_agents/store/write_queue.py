@@ -1,4 +1,4 @@
-"""One transaction for all who wait: a disk takes as long to say that one write is durable as to say it of ten."""
+"""Groups the writes of waiting threads into one transaction: making ten writes durable takes as long as making one."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any, Generic, TypeVar
 
 from deltamem_agents.processes import check_process
 
-GATHER_SECONDS = 0.0005  # that a writer waits for those who wrote together with it the last time
+GATHER_SECONDS = 0.0005  # how long a writer waits for threads that shared its previous transaction
 
 Item = TypeVar("Item")
 
 
 class QueueBusyError(Exception):
-    """What is to be written could not be begun in time."""
+    """The write could not begin before its deadline."""
 
 
 class _Waiting(Generic[Item]):
-    """What a thread wants written, what came of it, and a lock that is let go when the thread has something to do."""
+    """A thread's item and its result, and a lock that is released to wake the thread."""
 
     def __init__(self, item: Item, until: float | None) -> None:
         self.item = item
@@ -28,49 +28,49 @@ class _Waiting(Generic[Item]):
         self.result: Any = None
         self.error: BaseException | None = None
         self.done = False
-        self.taken: list[_Waiting[Item]] = []  # what its thread writes
+        self.taken: list[_Waiting[Item]] = []  # items that this thread is writing
         self.being_written = False
         self.thread = threading.get_ident()
         self.called = threading.Lock()
         self.called.acquire()
 
     def call(self) -> None:
-        """Wake its thread; more than once does nothing."""
+        """Wake the thread; idempotent."""
         if self.called.locked():
             self.called.release()
 
 
 class WriteQueue(Generic[Item]):
-    """Threads that write queue up here; whoever finds nobody writing, writes for all that wait by then.
+    """A queue of writing threads; a thread that finds no writer active writes the items of all waiting threads.
 
     Args:
-        transact: Writes what is given in one transaction, begun before a time of `time.monotonic` (None: at any); what
-            came of each, or an error, and then none was stored.
+        transact: Writes items in one transaction, which must begin before a deadline by `time.monotonic` (None for no
+            deadline), and returns their results; if it raises, nothing was stored.
     """
 
     def __init__(self, transact: Callable[[Sequence[Item], float | None], list[Any]]) -> None:
         self._transact = transact
         self._process = os.getpid()
         self._waiting: list[_Waiting[Item]] = []
-        self._writer: _Waiting[Item] | None = None  # whose thread writes now, or was called to
+        self._writer: _Waiting[Item] | None = None  # the entry whose thread is writing, or was woken to write
         self._lock = threading.RLock()
-        self._together = 1  # how many were written together last; they are likely to come again together
+        self._together = 1  # size of the last batch; as many are likely to come again together
         self._gathered = threading.Condition(self._lock)
 
     def write(self, item: Item, until: float | None = None) -> Any:
-        """What came of ``item``, once that is durable; it may have been tried several times, the last one counts.
+        """Write ``item`` and return its result once it is durable; it may be tried several times, the last try counts.
 
         Args:
-            until: By `time.monotonic`, when it is to be begun at the latest.
+            until: Deadline for the write to begin, by `time.monotonic`.
 
         Raises:
-            ForkedError: The queue was made in another process, where the thread that writes may have stayed.
-            QueueBusyError: Its turn did not come in time; nothing of it was stored.
-            Exception: What writing it raised; nothing of it was stored.
+            ForkedError: The queue was created in the parent process, where the writing thread may have stayed.
+            QueueBusyError: The write could not begin before the deadline; nothing was stored.
+            Exception: Whatever writing the item raised; nothing was stored.
         """
-        check_process(self._process, "store")  # before its lock, which another thread held at the fork
+        check_process(self._process, "store")  # before the lock, which another thread may have held at the fork
         writer = self._writer
-        if writer is not None and writer.thread == threading.get_ident():  # from within a write: nobody else could go
+        if writer is not None and writer.thread == threading.get_ident():  # nested in a write: waiting would deadlock
             return self._transact([item], until)[0]
         mine = _Waiting(item, until)
         try:
@@ -80,14 +80,14 @@ class WriteQueue(Generic[Item]):
                 self._await_others(mine)
                 self._leave(mine)
         except BaseException:
-            self._leave(mine)  # the first was interrupted
+            self._leave(mine)  # in case the first was interrupted
             raise
         if mine.error is not None:
             raise mine.error
         return mine.result
 
     def _written(self, mine: _Waiting[Item]) -> None:
-        self._lock.acquire()  # `_leave` lets it go, wherever this is interrupted
+        self._lock.acquire()  # `_leave` releases it, wherever this is interrupted
         self._waiting.append(mine)
         first = self._writer is None
         if first:
@@ -111,7 +111,7 @@ class WriteQueue(Generic[Item]):
             self._put_back(mine)
 
     def _wait(self, mine: _Waiting[Item]) -> None:
-        """Until another thread has written it, or this one is to write for all."""
+        """Wait until another thread has written the item, or until this thread must write for all."""
         if mine.until is None:
             mine.called.acquire()
             return
@@ -123,7 +123,7 @@ class WriteQueue(Generic[Item]):
         if late:
             raise QueueBusyError
         if not mine.done and self._writer is not mine:
-            mine.called.acquire(timeout=0.05)  # it is being written
+            mine.called.acquire(timeout=0.05)  # another thread is writing the item
 
     def _write(self, taken: Sequence[_Waiting[Item]]) -> None:
         if len(taken) > 1:
@@ -131,7 +131,7 @@ class WriteQueue(Generic[Item]):
             try:
                 results = self._transact([each.item for each in taken], min(limits, default=None))
             except Exception:
-                pass  # whose fault it was will show: now each has a transaction of its own
+                pass  # each item now gets its own transaction, which shows the one at fault
             else:
                 for each, result in zip(taken, results, strict=True):
                     each.result = result
@@ -145,7 +145,7 @@ class WriteQueue(Generic[Item]):
             each.done = True
 
     def _put_back(self, mine: _Waiting[Item]) -> None:
-        """Tell those whose items were written; what is left of the others waits again."""
+        """Wake the threads whose items were written, and queue the other items again."""
         if not self._lock._is_owned():  # type: ignore[attr-defined]  # as threading.Condition does
             self._lock.acquire()
         there = set(map(id, self._waiting))
@@ -160,19 +160,19 @@ class WriteQueue(Generic[Item]):
         self._lock.release()
 
     def _await_others(self, mine: _Waiting[Item]) -> None:
-        """Where another thread is writing it: until that is over, so that an interrupted write does not come later."""
+        """Wait while another thread writes the item, so that it is not stored after an interrupted `write` returns."""
         if not self._lock._is_owned():  # type: ignore[attr-defined]  # or this thread was interrupted with the lock
             while mine.being_written and not mine.done and not mine.taken:
                 mine.called.acquire(timeout=0.05)
 
     def _leave(self, mine: _Waiting[Item]) -> None:
-        """Have nothing more to do with the queue, and call one of the others to write what has come meanwhile."""
+        """Leave the queue, and wake another thread to write what has arrived meanwhile."""
         self._put_back(mine)
         self._lock.acquire()
         self._waiting = [each for each in self._waiting if each is not mine]
         if self._writer is mine:
             self._writer = next(iter(self._waiting), None)
         if self._writer is not None:
-            self._writer.call()  # for the second time, perhaps: the first may have been interrupted
+            self._writer.call()  # perhaps a second time, as the first call may have been interrupted
         while self._lock._is_owned():  # type: ignore[attr-defined]
             self._lock.release()

@@ -1,6 +1,7 @@
-"""What differs between databases: how transactions begin, how full text is found, how erased bytes are removed.
+"""What differs between databases: how transactions begin, full text is searched, and erased bytes are removed.
 
-A dialect is one module with one class that fulfils `Dialect`. Knows nothing of journals and states beyond table names.
+A dialect is one module with one class that implements `Dialect`. Knows nothing of journals and states beyond table
+names.
 """
 
 from deltamem_agents.store.dialects.narrowing import Within

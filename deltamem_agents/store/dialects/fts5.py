@@ -1,8 +1,8 @@
-"""Full text on SQLite: FTS5 with external content, kept in step by triggers, in the transaction that changes records.
+"""Full text on SQLite: FTS5 with external content. Triggers update the index in the transaction that changes records.
 
-Words are stemmed (Porter) after Latin letters have lost their accents. What else is searched in another form than it is
-written in, see `search_form`, is in the column ``terms`` in that form; a query's words are looked for in both. Scripts
-that write no spaces are found as pairs of neighbours, see `unspaced`.
+FTS5 removes the accents of Latin letters, then stems words (Porter). Other words whose search form differs from their
+written form, see `search_form`, are in the column ``terms`` in their search form; a query searches both columns.
+Scripts without spaces are searched as pairs of neighbouring characters, see `unspaced_scripts`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ SQLITE_SEARCH = text(
        ORDER BY score DESC, r.position DESC, r.chunk LIMIT :limit"""
 )
 
-SQLITE_SCORES = text(  # the agent is part of what is matched
+SQLITE_SCORES = text(  # :match includes the agent
     """SELECT rowid, -bm25(deltamem_records_fts, 0.0, 1.0, 1.0) AS score
        FROM deltamem_records_fts WHERE deltamem_records_fts MATCH :match ORDER BY score DESC LIMIT :limit"""
 )
@@ -69,7 +69,7 @@ SQLITE_NARROWED = text(
 
 
 class Fts5:
-    """BM25 by FTS5. How rare a word is, is counted over all agents; which records are found, in one agent alone."""
+    """BM25 by FTS5. A search finds only records of one agent, but word rarity is counted over all agents."""
 
     columns = ()
 
@@ -121,12 +121,12 @@ def index_exists(driver: sqlite3.Connection) -> bool:
 
 
 def is_about_index(found: str) -> bool:
-    """Whether a finding of ``PRAGMA quick_check``, which looks at such indexes since SQLite 3.44, is about ours."""
+    """Whether a finding of ``PRAGMA quick_check``, which checks FTS5 indexes since SQLite 3.44, is about our index."""
     return found.startswith("fts5:") or INDEX in found
 
 
 def problems(driver: sqlite3.Connection) -> list[str]:
-    """What is wrong with the index: missing, unlike the records, or not to be opened."""
+    """Describe what is wrong with the index: parts missing, different from the records, or impossible to open."""
     made = {name: sql for name, sql in driver.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")}
     named = (INDEX, *TRIGGERS)
     missing = [name for name in named if name not in made]
@@ -141,7 +141,7 @@ def problems(driver: sqlite3.Connection) -> list[str]:
         driver.execute(f"SELECT rowid FROM {INDEX} WHERE {INDEX} MATCH 'a' LIMIT 1").fetchall()
         driver.execute(f"INSERT INTO {INDEX}({INDEX}, rank) VALUES ('integrity-check', 1)")
     except sqlite3.Error as error:
-        driver.rollback()  # newer releases of SQLite would fail at the end of the transaction again
+        driver.rollback()  # otherwise newer releases of SQLite fail again at the end of the transaction
         if "locked" in str(error):
             found.append(f"the full-text index could not be looked at ({error}): try again when nobody writes")
         elif "readonly" not in str(error):
@@ -153,10 +153,10 @@ def problems(driver: sqlite3.Connection) -> list[str]:
 
 
 def rebuild(driver: sqlite3.Connection) -> None:
-    """Make the index anew from the records, in one transaction, whatever state it is in.
+    """Rebuild the index from the records in one transaction, whatever state it is in.
 
-    An index that cannot be opened cannot be dropped either. So its entry in the schema goes first, which leaves the
-    tables that it kept its data in as ordinary ones.
+    An index that cannot be opened cannot be dropped either. So its entry in the schema is deleted first, which turns
+    its data tables into ordinary tables that can be dropped.
 
     Raises:
         sqlite3.Error: The database cannot be written; nothing was changed.
@@ -185,7 +185,7 @@ def _plain(sql: str) -> str:
 
 
 def match_expression(agent_key: int, terms: Sequence[str]) -> str | None:
-    """An FTS5 query for one agent's records that hold any of the terms; whatever they hold is quoted, never syntax.
+    """An FTS5 query for one agent's records with any of the terms, which are quoted so that they are never syntax.
 
     >>> match_expression(7, ["indent", "住在"])
     'agent_key : "7" AND ({text terms} : "indent" OR {terms} : "住 在")'
@@ -203,7 +203,7 @@ def match_expression(agent_key: int, terms: Sequence[str]) -> str | None:
 
 
 def _indexed(word: str) -> str:
-    """A word as FTS5 keeps it before stemming; only Latin letters lose their accents."""
+    """A word as FTS5 indexes it before stemming; only Latin letters lose their accents."""
     plain = "".join(each for each in normalized("NFD", word) if not "\u0300" <= each <= "\u036f")
     return (plain if plain.isascii() else word).lower()
 

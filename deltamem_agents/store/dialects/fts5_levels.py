@@ -1,10 +1,10 @@
-"""The levels of an FTS5 index: merging it into one piece, again and again, without their number growing.
+"""Merges an FTS5 index into one segment, repeatedly, without letting the number of its levels grow.
 
 FTS5 keeps segments in levels, newer ones in lower levels. Before SQLite 3.41 every ``optimize`` puts its result one
-level higher and keeps the empty levels below; an index of more than 2,000 levels cannot be opened any more. The
-record that lists the levels is row 10 of the index's table ``…_data``: a cookie of 4 bytes, then varints: levels,
-segments, a write counter; for each level how many segments are being merged and how many there are; for each segment
-its id, first and last page. Source: the comment at the top of SQLite's fts5_index.c.
+level higher and keeps the empty levels below; an index with more than 2,000 levels can no longer be opened. The
+record that lists the levels is row 10 of the index's table ``…_data``: a cookie of 4 bytes, then varints: the numbers
+of levels and segments, a write counter; for each level the number of segments being merged and of segments; for each
+segment its id, first and last page. Source: the comment at the top of SQLite's fts5_index.c.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MOST_LEVELS = 64  # what SQLite 3.41 and later stay below; one of 2,000 levels cannot be opened
-STRUCTURE = 10  # row of the record
-_HIGHEST = 8  # level of a single segment, at most
-_SPAN = 4  # segments of a level that FTS5 merges into one of the next
+MOST_LEVELS = 64  # SQLite 3.41 and later stay below this; an index with 2,000 levels cannot be opened
+STRUCTURE = 10  # row of the record that lists the levels
+_HIGHEST = 8  # highest level that a single segment gets
+_SPAN = 4  # segments of one level that FTS5 merges into one segment of the next
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """How many of its segments are being merged, and each segment's id, first and last page."""
+    """One level: the number of segments being merged, and each segment's id, first and last page."""
 
     merging: int
     segments: tuple[tuple[int, int, int], ...]
 
 
 def levels(driver: sqlite3.Connection, index: str) -> list[Level] | None:
-    """The levels of an index; None where there is no index, or its record cannot be read."""
+    """The levels of an index; None if there is no index or its record cannot be read."""
     try:
         row = driver.execute(f"SELECT block FROM {index}_data WHERE id = {STRUCTURE}").fetchone()
     except sqlite3.DatabaseError:
@@ -37,9 +37,9 @@ def levels(driver: sqlite3.Connection, index: str) -> list[Level] | None:
 
 
 def merge(driver: sqlite3.Connection, index: str) -> None:
-    """Merge an index into one segment, which drops all that is left of deleted rows; its levels do not grow in number.
+    """Merge an index into one segment, which drops all remains of deleted rows, without adding levels over time.
 
-    The connection is in no transaction and begins none by itself.
+    The connection must be in no transaction and must begin none by itself.
     """
     found = levels(driver, index)
     if found is not None and len(found) >= MOST_LEVELS:
@@ -48,7 +48,7 @@ def merge(driver: sqlite3.Connection, index: str) -> None:
 
 
 def flatten(driver: sqlite3.Connection, index: str) -> None:
-    """Drop the empty levels of an index; whoever has it open notices. The connection as for `merge`."""
+    """Drop the empty levels of an index; other connections notice the change. The connection is as for `merge`."""
     _change(driver, index)
 
 
@@ -72,7 +72,7 @@ def _change(driver: sqlite3.Connection, index: str, first: str | None = None) ->
 
 
 def _forget(driver: sqlite3.Connection, index: str) -> None:
-    """Let this connection's FTS5 read the record again: it goes by commits of other connections, or a rollback."""
+    """Make FTS5 on this connection reread the record, which it does after a rollback or another connection's commit."""
     driver.execute("BEGIN IMMEDIATE")
     try:
         driver.execute(f"INSERT INTO {index}({index}, rank) VALUES ('automerge', 4)")
@@ -81,7 +81,7 @@ def _forget(driver: sqlite3.Connection, index: str) -> None:
 
 
 def _without_gaps(found: Sequence[Level]) -> list[Level]:
-    """The levels without the empty ones; a single segment goes where one of its size would have come to by itself."""
+    """The levels without the empty ones; a single segment goes to the level that normal merging gives its size."""
     kept = [level for level in found if level.segments]
     if len(kept) != 1 or len(kept[0].segments) != 1 or kept[0].merging:
         return kept
@@ -93,7 +93,7 @@ def _without_gaps(found: Sequence[Level]) -> list[Level]:
 
 
 def _decoded(block: bytes) -> tuple[tuple[int, bytes], list[Level] | None]:
-    """Write counter and cookie, and the levels; None for these where the record is not of this form."""
+    """Write counter and cookie, and the levels; None for the levels if the record has another format."""
     cookie, numbers = block[:4], _varints(block[4:])
     if len(cookie) < 4 or len(numbers) < 3 or block[4:8] == b"\xff\x00\x00\x01":
         return (0, cookie), None
@@ -124,7 +124,7 @@ def _encoded(counters: tuple[int, bytes], found: Sequence[Level]) -> bytes:
 
 
 def _varints(data: bytes) -> list[int]:
-    """SQLite's variable-length numbers: 7 bits a byte, the highest first; the ninth byte has 8."""
+    """Decode SQLite's variable-length numbers: 7 bits per byte, highest first; 8 bits in the ninth byte."""
     found, value, length = [], 0, 0
     for byte in data:
         length += 1

@@ -1,4 +1,4 @@
-"""Which of an agent's records a statement is to find, as conditions on their messages."""
+"""Restricts a search to some of an agent's records, by conditions on their messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deltamem_agents.store.schema import MessageRow
 
 @dataclass(frozen=True, slots=True)
 class Within:
-    """Of one session, written at or after ``since`` and before ``until``; of all where none is given."""
+    """Messages of one session, written at or after ``since`` and before ``until``; None does not restrict."""
 
     session: str | None = None
     since: datetime | None = None
@@ -22,7 +22,7 @@ class Within:
         return not (self.session is None and self.since is None and self.until is None)
 
     def conditions(self) -> list[ColumnElement[bool]]:
-        """On `MessageRow`, which the statement has to join."""
+        """Conditions on `MessageRow`, which the statement must join."""
         found: list[ColumnElement[bool]] = []
         if self.session is not None:
             found.append(MessageRow.session == self.session)

@@ -1,12 +1,12 @@
 """Nearest vectors on PostgreSQL, by the extension pgvector: HNSW over cosines.
 
-The vectors of agents that are searched this way are kept a second time, as half precision, which halves what the index
-takes and changes no cosine by more than a thousandth. A *set* is an agent's vectors under one model; each has a partial
-index of its own, so that no agent's vectors are in the way of another's, and a set is indexed at once when it is full.
+The vectors of agents that are searched this way are stored a second time, in half precision, which halves the size of
+the index and changes no cosine by more than a thousandth. A *set* is an agent's vectors under one model. Each set has
+its own partial index, so that agents' vectors do not slow down one another's search, and is indexed in one go once it
+is filled.
 
-Both tables are made from what `deltamem_embeddings` holds, by whoever needs them first and where the extension can be
-had; no version of the tables knows them, and dropping them loses nothing. An embedding that is deleted, for whatever
-reason, takes its vector along (foreign key).
+Both tables are derived from `deltamem_embeddings` and created on first use if the extension is available. They are not
+part of the versioned tables, and dropping them loses nothing. Deleting an embedding deletes its vector (foreign key).
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-DIMENSIONS = 4_000  # that an index over halfvec takes
-OLDEST = (0, 7)  # with halfvec
-ITERATIVE = (0, 8)  # goes on where a filter has left too few
-LEAST_LOOKED_AT, MOST_LOOKED_AT = 200, 1_000  # ef_search
-LOCK = 0x64656C74  # held by who writes embeddings, and alone by who begins a set
+DIMENSIONS = 4_000  # limit of an index over halfvec
+OLDEST = (0, 7)  # first version with halfvec
+ITERATIVE = (0, 8)  # first version that continues a scan when a filter leaves too few rows
+LEAST_LOOKED_AT, MOST_LOOKED_AT = 200, 1_000  # range of hnsw.ef_search
+LOCK = 0x64656C74  # advisory lock: shared by writers of embeddings, exclusive for beginning a set
 
 TABLES = (
     """CREATE TABLE IF NOT EXISTS {prefix}deltamem_vector_sets (
@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class VectorSet:
-    """An agent's vectors under one model; ``indexed`` once all that there were are in, and the index stands."""
+    """An agent's vectors under one model; ``indexed`` once all existing vectors are in and the index is built."""
 
     number: int
     dim: int
@@ -62,13 +62,13 @@ class VectorSet:
 
 
 class Pgvector:
-    """The vectors of agents that are too large to be held in memory. Works on an open connection."""
+    """Indexes the vectors of agents that are too large to be held in memory. Works on an open connection."""
 
     def __init__(self) -> None:
         self._told = False
 
     def found(self, connection: Connection, agent_key: int, model: str) -> VectorSet | None:
-        """The set, where there is one."""
+        """The agent's set under a model; None if there is none."""
         if not self._exists(connection):
             return None
         query = f"SELECT number, dim, indexed FROM {schema_prefix(connection)}deltamem_vector_sets"
@@ -78,9 +78,10 @@ class Pgvector:
         return None if row is None else VectorSet(*row)
 
     def begin(self, connection: Connection, agent_key: int, model: str, dim: int) -> VectorSet | None:
-        """The set, made where there is none; from now on `put` fills it. None, and a note in the log, without pgvector.
+        """The agent's set under a model, created if missing; from now on `put` adds to it.
 
-        Waits until those who are writing embeddings have finished.
+        Waits until transactions that write embeddings have ended. Logs a warning and returns None if pgvector is
+        missing, too old or limited to fewer dimensions.
         """
         if dim > DIMENSIONS:
             self._tell(f"its index takes up to {DIMENSIONS} dimensions, model {model!r} has {dim}")
@@ -106,17 +107,17 @@ class Pgvector:
         return self.found(connection, agent_key, model)
 
     def hold(self, connection: Connection) -> None:
-        """Let no set begin until this transaction, which writes embeddings, has ended."""
+        """Prevent sets from being begun until this transaction, which writes embeddings, has ended."""
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock_shared({LOCK})")
 
     def put(
         self, connection: Connection, agent_key: int, model: str, keys: Sequence[int], vectors: NDArray[np.float32]
     ) -> None:
-        """Add embeddings [len(keys), dim] that are stored to their set, where there is one. After `hold`."""
+        """Add stored embeddings [len(keys), dim] to their set, if there is one; call `hold` first."""
         known = self.found(connection, agent_key, model) if len(keys) else None
         if known is None:
             return
-        if known.dim != vectors.shape[1]:  # all of the other dimension are gone: those are refused otherwise
+        if known.dim != vectors.shape[1]:  # the old dimension's embeddings are gone, or these would have been refused
             self._drop(connection, "number = :number", number=known.number)
             return
         self.add(connection, known, model, keys, vectors)
@@ -124,7 +125,7 @@ class Pgvector:
     def add(
         self, connection: Connection, known: VectorSet, model: str, keys: Sequence[int], vectors: NDArray[np.float32]
     ) -> None:
-        """Add embeddings to a set; those it has are passed over, and those that are not finite."""
+        """Add embeddings to a set, skipping those that it has and those that are not finite."""
         written = {key: each for key, row in zip(keys, vectors, strict=True) if (each := _written(row)) is not None}
         add = text(
             f"INSERT INTO {schema_prefix(connection)}deltamem_vectors (record_key, model, set_number, vector)"
@@ -136,9 +137,9 @@ class Pgvector:
         connection.execute(add, {"model": model, "number": known.number, **values})
 
     def index(self, connection: Connection, known: VectorSet) -> None:
-        """Index a set that is full. Who writes to any set waits meanwhile; who reads does not."""
+        """Build the index of a filled set. Writers to any set wait meanwhile; readers do not."""
         types, prefix = self._types(connection), schema_prefix(connection)
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK + 1})")  # another process may be doing the same
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK + 1})")  # one process at a time
         connection.exec_driver_sql(
             f"CREATE INDEX IF NOT EXISTS deltamem_vectors_{known.number} ON {prefix}deltamem_vectors"
             f" USING hnsw ((vector::{types}.halfvec({known.dim})) {types}.halfvec_cosine_ops)"
@@ -157,7 +158,7 @@ class Pgvector:
             self._drop(connection, "agent_key = :agent_key AND model <> :keep", agent_key=agent_key, keep=keep)
 
     def tidy(self, connection: Connection) -> None:
-        """Drop the indexes of sets that are gone."""
+        """Drop the indexes of deleted sets."""
         if not self._exists(connection):
             return
         prefix = schema_prefix(connection)
@@ -166,13 +167,13 @@ class Pgvector:
             connection.exec_driver_sql(f"DROP INDEX {prefix}{name}")
 
     def tables(self, connection: Connection) -> tuple[str, ...]:
-        """What there is to vacuum besides the ordinary tables, without the prefix of their names."""
+        """Further tables to vacuum, without the prefix of their names."""
         return ("vectors", "vector_sets") if self._exists(connection) else ()
 
     def nearest(
         self, connection: Connection, known: VectorSet, vector: NDArray[np.float32], limit: int, within: Within
     ) -> list[tuple[int, float]]:
-        """Keys and cosines of records of an indexed set, the nearest to a vector; maybe too few with a filter."""
+        """Keys and cosines of the records of an indexed set nearest to a vector; a filter may leave too few."""
         types, prefix = self._types(connection), schema_prefix(connection)
         looked_at = min(max(2 * limit, LEAST_LOOKED_AT), MOST_LOOKED_AT)
         settings = {"hnsw.ef_search": str(looked_at), "enable_seqscan": "off"}
@@ -183,7 +184,7 @@ class Pgvector:
         kind = f"{types}.halfvec({known.dim})"
         distance = f"v.vector::{kind} OPERATOR({types}.<=>) CAST(:vector AS {kind})"
         query = f"SELECT v.record_key, 1 - ({distance}) FROM {prefix}deltamem_vectors v"
-        conditions = f"v.set_number = {known.number}"  # spelled out: the planner is to see the partial index
+        conditions = f"v.set_number = {known.number}"  # a literal, so that the planner can use the partial index
         values: dict[str, Any] = {"vector": _written(vector), "limit": limit}
         typed = []
         if within:
@@ -217,13 +218,13 @@ class Pgvector:
         return tuple(int(part) for part in str(told).split(".")[:2] if part.isdigit()) if told else ()
 
     def _types(self, connection: Connection, *, create: bool = False) -> str | None:
-        """The schema that the extension's types are in, quoted; None, and a note in the log, where it is not there."""
+        """The quoted schema of the extension's types; None, with a warning logged, if it is missing or too old."""
         if create and not self._version(connection):
             try:
                 with connection.begin_nested():
                     connection.exec_driver_sql("CREATE EXTENSION IF NOT EXISTS vector")
             except DBAPIError as error:
-                if not self._version(connection):  # somebody else made it meanwhile
+                if not self._version(connection):  # otherwise another process has created it meanwhile
                     self._tell(" ".join(str(error.orig).split("\n")[0].split()))
                     return None
         version = self._version(connection)
@@ -243,7 +244,7 @@ class Pgvector:
 
 
 def _written(vector: NDArray[np.float32]) -> str | None:
-    """A vector of length 1 as pgvector reads it; None where it is not finite."""
+    """The vector scaled to length 1, in pgvector's text form; None if it is not finite."""
     import numpy as np
 
     length = float(np.linalg.norm(vector.astype(np.float64)))

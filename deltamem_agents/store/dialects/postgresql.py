@@ -1,6 +1,6 @@
 """PostgreSQL, through psycopg 3 (see `psycopg3`).
 
-Agents are locked one by one (their row in ``deltamem_agents``); nothing is global.
+A write locks only its agent's row in ``deltamem_agents``; there is no global lock.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from deltamem_agents.store.turns import NoTurn, Turn
 
 PASSING = (  # SQLSTATEs
     "08",  # connection lost
-    "25P03",  # ended by the server, as this process stood still within a transaction
+    "25P03",  # ended by the server because this process was idle in a transaction
     "40",  # deadlock, serialisation
     "53300",  # too many connections
-    "55P03",  # a lock not had in the time that the server or the caller has set
+    "55P03",  # no lock within the time that the server or the caller has set
     "57P",  # shut down, crashed, starting, database dropped (the next try says so), idle for too long
 )
-UNPREPARED = ("26000", "42P05")  # a pooler hands out a process that knows other prepared statements
-READ_ONLY = "25006"  # after a failover: the server that was the primary
-REMEDIES = (  # part of the message, what to do about it
+UNPREPARED = ("26000", "42P05")  # a pooler has switched to a server process with other prepared statements
+READ_ONLY = "25006"  # after a failover: connected to the former primary
+REMEDIES = (  # part of the message, remedy
     ("prepared statement", psycopg3.REMEDY),
     ("codec not available", "create the database with ENCODING 'UTF8', or set client_encoding to UTF8"),
     ("password authentication", "check user and password in the URL"),
@@ -48,11 +48,15 @@ _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 
 
 class Postgresql:
-    """See `Dialect`."""
+    """The `Dialect` of PostgreSQL.
+
+    Raises:
+        ConfigError: The engine's driver or pool is not supported.
+    """
 
     writes_tables_at_once = True
     busy_seconds = None
-    shares_commits = False  # the server does so itself
+    shares_commits = False  # the server groups commits itself
     outside_reach = (
         "PostgreSQL's write-ahead log, archives and replicas",
         "dumps and backups of the database",
@@ -75,16 +79,16 @@ class Postgresql:
             self._checked = True
 
     def check_schema(self, engine: Engine, schema: str) -> None:
-        """As `Dialect.check_schema`: its name must do without quoting."""
+        """See `Dialect.check_schema`; the name must not need quoting."""
         if not _SCHEMA.fullmatch(schema):
             raise ConfigError(f"schema {schema!r} is not a name; give letters, digits and underscores, up to 63")
 
     def prepare(self, engine: Engine, schema: str | None) -> None:
-        """Create the schema, where one was named."""
+        """Create the schema, if one is named."""
         if schema is None:
             return
         with engine.begin() as connection:
-            known = connection.dialect.has_schema(connection, schema)  # may be there without the right to create it
+            known = connection.dialect.has_schema(connection, schema)  # the user may lack the right to create it
         if known:
             return
         try:
@@ -93,7 +97,7 @@ class Postgresql:
                 self.lock(connection, "create")
                 connection.execute(CreateSchema(schema, if_not_exists=True))
         except DBAPIError:
-            with engine.begin() as connection:  # who does not take our lock may have been first: CREATE waits for it
+            with engine.begin() as connection:  # a client without our lock may have created it first
                 if not connection.dialect.has_schema(connection, schema):
                     raise
 
@@ -110,7 +114,7 @@ class Postgresql:
         return NoTurn()
 
     def wait_until(self, driver: object, until: float | None) -> None:
-        """As `Dialect.wait_until`: nothing to do."""
+        """Do nothing; see `Dialect.wait_until`."""
 
     def begin_read(self, connection: Connection) -> None:
         """See `Dialect.begin_read`."""
@@ -118,7 +122,7 @@ class Postgresql:
         connection.exec_driver_sql(f"{begin} ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 
     def begin_write(self, connection: Connection) -> None:
-        """As `Dialect.begin_write`: whoever writes locks the agent's row first."""
+        """See `Dialect.begin_write`; each write locks the agent's row first."""
         if _begins_nothing(connection):
             connection.exec_driver_sql("BEGIN ISOLATION LEVEL READ COMMITTED")
         elif not self._reads_committed:
@@ -132,12 +136,12 @@ class Postgresql:
         if state in UNPREPARED:
             return self._stop_preparing()
         if state == READ_ONLY and _names_several(self._engine.url):
-            self._engine.dispose()  # the next connections are made anew, to the server that writes
+            self._engine.dispose()  # the next connections go to the present primary
             return True
         return str(state).startswith(PASSING)
 
     def _stop_preparing(self) -> bool:
-        """Prepare no statements any more; whether that was to be done, and was ours to do."""
+        """Stop preparing statements; False if our engine prepares none, or the engine is the caller's."""
         prepares: psycopg3.Prepares | None = self._engine.get_execution_options().get(psycopg3.OPTION)
         if prepares is None or prepares.threshold is None:
             return False
@@ -153,7 +157,7 @@ class Postgresql:
         rewriting.keep_no_statistics(connection)
 
     def purge(self, engine: Engine, *, whole: bool) -> str | None:
-        """As `Dialect.purge`: tables are rewritten, large ones only where ``whole``; nobody can use them meanwhile."""
+        """Rewrite tables, large ones only if ``whole``; a table cannot be used meanwhile. See `Dialect.purge`."""
         try:
             with engine.connect() as made:
                 connection = made.execution_options(isolation_level="AUTOCOMMIT")
@@ -165,22 +169,22 @@ class Postgresql:
             return redacted(told, engine.url)
 
     def repair(self, engine: Engine) -> list[str]:
-        """As `Dialect.repair`: the index of the records' words."""
+        """Rebuild the full-text index; see `Dialect.repair`."""
         with engine.connect() as made:
             connection = made.execution_options(isolation_level="AUTOCOMMIT")
             connection.exec_driver_sql(f"REINDEX INDEX {schema_prefix(connection)}deltamem_records_words")
         return ["the full-text index was made anew from the records"]
 
     def check(self, connection: Connection) -> list[str]:
-        """Nothing that ordinary users may ask; PostgreSQL checks its foreign keys itself."""
+        """Find nothing: ordinary users may not run such checks, and PostgreSQL checks its foreign keys itself."""
         return []
 
 
 def _begins_nothing(connection: Connection) -> bool:
-    """Whether the driver leaves it to us to begin transactions; a caller's engine usually does not."""
+    """Whether the driver leaves beginning transactions to us; with a caller's engine it usually does not."""
     return bool(getattr(connection.connection.dbapi_connection, "autocommit", False))
 
 
 def _names_several(url: URL) -> bool:
-    """Whether a URL leads to whichever of several servers writes."""
+    """Whether a URL names several servers or asks for one with certain attributes, such as being writable."""
     return "target_session_attrs" in url.query or "," in f"{url.host} {url.query.get('host')}"

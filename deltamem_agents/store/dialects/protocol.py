@@ -1,4 +1,4 @@
-"""What the store asks of a dialect. No code."""
+"""The protocols that a dialect and its full-text index implement. No code."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ class FullText(Protocol):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns that it adds to the table of records and fills by itself; they depend on the row's text alone."""
+        """Columns that the index adds to the records table and fills itself, from the row's text alone."""
 
     def create(self, connection: Connection) -> None:
-        """Create the index and what keeps it in step."""
+        """Create the index and the triggers that keep it up to date."""
 
     def terms(self, text: str) -> str | None:
-        """What is to be found of a text besides its own words; None where there is nothing, as for ASCII alone."""
+        """Words that find a text besides its own; None if there are none, as for a text of ASCII only."""
 
     def not_ascii(self, column: ColumnElement[str]) -> ColumnElement[bool]:
-        """Whether a text has characters that are not ASCII; it may say so of one without."""
+        """A condition that a text has non-ASCII characters; it may also hold for a text without."""
 
     def search(
         self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int, session: str | None
     ) -> list[tuple[int, float]]:
-        """Keys and scores (higher is better) of an agent's records that hold any of the terms, best first."""
+        """Keys and scores (higher is better) of an agent's records that contain any of the terms, best first."""
 
     def scores(
         self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int, within: Within
     ) -> Sequence[tuple[int, float]]:
-        """As `search`, in no order; the best where there are more than ``limit``."""
+        """Like `search`, but in no order; the best ``limit`` records if there are more."""
 
 
 class Dialect(Protocol):
@@ -45,11 +45,11 @@ class Dialect(Protocol):
 
     @property
     def fulltext(self) -> FullText:
-        """Its full-text index."""
+        """The full-text index."""
 
     @property
     def vectors(self) -> Pgvector | None:
-        """Its vector index, where it can have one."""
+        """The vector index, if the database can have one."""
 
     @property
     def writes_tables_at_once(self) -> bool:
@@ -57,61 +57,69 @@ class Dialect(Protocol):
 
     @property
     def shares_commits(self) -> bool:
-        """Whether threads that write at once are faster in one transaction."""
+        """Whether concurrent writers are faster when they share a transaction."""
 
     @property
     def outside_reach(self) -> tuple[str, ...]:
-        """Where erased text may still be, that no statement of ours can reach."""
+        """Places that may still hold erased text and that our statements cannot reach."""
 
     def check_schema(self, engine: Engine, schema: str) -> None:
-        """Raise ConfigError where there can be no such schema."""
+        """Check the name of a schema.
+
+        Raises:
+            ConfigError: There can be no such schema.
+        """
 
     def check_server(self, engine: Engine) -> None:
-        """Raise ConfigError where what an engine connects to is not supported."""
+        """Check the server that an engine connects to.
+
+        Raises:
+            ConfigError: The server is not supported.
+        """
 
     def prepare(self, engine: Engine, schema: str | None) -> None:
-        """Set up what holds for the database as a whole, before tables are looked for."""
+        """Set up the database as a whole, before looking for tables."""
 
     def lock(self, connection: Connection, name: str) -> None:
-        """Wait until nobody else holds the lock of this name; it is given back when the transaction ends."""
+        """Wait for the lock of this name and hold it until the transaction ends."""
 
     def reading(self) -> Turn:
-        """Waited for by a transaction that reads."""
+        """The turn that a reading transaction takes."""
 
     def writing(self) -> Turn:
-        """Waited for by a transaction that writes."""
+        """The turn that a writing transaction takes."""
 
     @property
     def busy_seconds(self) -> float | None:
-        """That a call waits at most for others who use the database; None where the database itself decides."""
+        """How long a call waits at most for other users of the database; None if the database decides."""
 
     def wait_until(self, driver: Any, until: float | None) -> None:
-        """Let what follows on the driver's connection wait for others until then at most, by `time.monotonic`."""
+        """Set the deadline, by `time.monotonic`, until which statements on the driver's connection wait for others."""
 
     def begin_read(self, connection: Connection) -> None:
-        """Let the transaction that has begun see one snapshot."""
+        """Make the transaction that has begun see one snapshot."""
 
     def begin_write(self, connection: Connection) -> None:
-        """Let what the transaction that has begun reads still hold when it writes."""
+        """Make sure that what the transaction that has begun reads still holds when it writes."""
 
     def passing(self, error: DBAPIError) -> bool:
-        """Whether the same transaction may well succeed a moment later."""
+        """Whether an error is transient, so that the same transaction may succeed a moment later."""
 
     def remedy(self, cause: str) -> str | None:
         """What to do about an error with this message."""
 
     def created(self, connection: Connection) -> None:
-        """Set up what holds for tables that were just made, in the transaction that made them."""
+        """Set up tables that were just created, in the transaction that created them."""
 
     def purge(self, engine: Engine, *, whole: bool) -> str | None:
-        """Take the bytes of deleted rows out of the database's files; why that is not finished, or None.
+        """Remove the bytes of deleted rows from the database's files; returns why that is not finished, or None.
 
         Args:
-            whole: Whether that may keep others waiting for long.
+            whole: Whether the purge may keep others waiting for long.
         """
 
     def repair(self, engine: Engine) -> list[str]:
-        """Make anew what can be made from other tables; what that was."""
+        """Rebuild what is derived from other tables; returns what was rebuilt, in sentences."""
 
     def check(self, connection: Connection) -> list[str]:
-        """What is wrong with the database's files, as the database itself sees it."""
+        """Describe damage to the database's files that the database itself detects."""

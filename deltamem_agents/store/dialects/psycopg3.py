@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: which drivers, pools, servers and poolers are served, and what is set up for each."""
+"""Connects to PostgreSQL: checks drivers, pools, servers and poolers, and configures our own engines."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from deltamem_agents.store.masking import masked, misplaced
 
 DRIVER = "psycopg"
 OLDEST = 13
-LOOKS = 4  # for another server process behind the same connection
-THRESHOLD = 5  # executions after which psycopg prepares a statement, unless told otherwise
-OPTION = "deltamem_prepares"  # of our engines: their `Prepares`
-NOT_IN_A_URL = ("autocommit", "conninfo", "context", "cursor_factory", "row_factory")  # of `psycopg.connect`
+LOOKS = 4  # checks whether another server process answers on the same connection
+THRESHOLD = 5  # executions after which psycopg prepares a statement by default
+OPTION = "deltamem_prepares"  # execution option of our engines that holds their `Prepares`
+NOT_IN_A_URL = ("autocommit", "conninfo", "context", "cursor_factory", "row_factory")  # options of `psycopg.connect`
 REMEDY = "behind a transaction pooler add ?prepare_threshold=none to the URL, or to your engine's connect_args"
 
-_connections: WeakSet[Any] = WeakSet()  # of our engines
-_hooks: list[str] = []  # that are registered: none until an engine is made
+_connections: WeakSet[Any] = WeakSet()  # connections of our engines
+_hooks: list[str] = []  # registered hooks: none until an engine is created
 
 
 @dataclass(slots=True)
 class Prepares:
-    """After how many executions the connections of an engine prepare a statement; None for never."""
+    """The number of executions after which an engine's connections prepare a statement; None for never."""
 
     threshold: int | None
 
@@ -38,7 +38,7 @@ def engine(url: URL) -> Engine:
     """A new engine with a pool of connections.
 
     Raises:
-        ConfigError: The URL's host or database cannot be one, its driver is not psycopg, or an option is none.
+        ConfigError: The URL's host or database cannot be right, its driver is not psycopg, or an option is not valid.
         MissingExtraError: psycopg is not installed.
     """
     part = misplaced(url)
@@ -58,8 +58,8 @@ def engine(url: URL) -> Engine:
     prepares = Prepares(_threshold(url))
     plain = url.set(drivername=f"postgresql+{DRIVER}").difference_update_query(["prepare_threshold"])
     encoding = {} if "client_encoding" in url.query else {"client_encoding": "utf8"}
-    # The driver begins no transactions: we do, where one statement alone is not enough. What it costs to ask it to
-    # begin another kind, and to go back, is as much as a statement.
+    # We begin transactions ourselves, if one statement is not enough. Having the driver begin another kind of
+    # transaction and switch back would cost as much as a statement.
     made = create_engine(
         plain,
         connect_args=encoding,
@@ -72,8 +72,8 @@ def engine(url: URL) -> Engine:
     )
 
     def connected(connection: Any, _entry: object) -> None:
-        # Statements are named by a counter. Behind a transaction pooler that we did not notice, the same name could
-        # stand for another client's statement: so nobody else is to count from the same number.
+        # psycopg names prepared statements by a counter. Behind a transaction pooler that we did not detect, the same
+        # name could be another client's statement, so each connection counts from a random number.
         _connections.add(connection)
         manager = getattr(connection, "_prepared", None)
         if hasattr(manager, "_prepared_idx"):
@@ -93,20 +93,20 @@ def engine(url: URL) -> Engine:
 
 
 def _let_go() -> None:
-    """In a forked process: put nothing in place of the parent's sockets, whose connections it cannot use.
+    """In a forked process, replace the parent's sockets, which it cannot use, by the null device.
 
-    The server notices that the parent has ended, and ends its transactions, when the last copy of a socket is closed.
+    The server ends the parent's transactions only when the last copy of the socket is closed.
     """
     nothing = os.open(os.devnull, os.O_RDWR)
     for connection in list(_connections):
-        with suppress(Exception):  # it is closed
+        with suppress(Exception):  # the connection may be closed
             os.dup2(nothing, connection.fileno(), inheritable=False)
     os.close(nothing)
     _connections.clear()
 
 
 def refused(name: str, driver: str) -> str:
-    """Why a driver is refused."""
+    """The error for a driver that is not supported."""
     return (
         f"{name}: the driver '{driver}' is not supported, as writes through it were not tested; "
         "use psycopg 3, as in postgresql://user@host/database (pip install 'deltamem-agents[postgres]')"
@@ -114,7 +114,11 @@ def refused(name: str, driver: str) -> str:
 
 
 def check_engine(engine: Engine) -> None:
-    """Raise ConfigError where an engine's driver or pool was not tested."""
+    """Check that an engine's driver and pool are supported.
+
+    Raises:
+        ConfigError: They are not.
+    """
     name, driver = engine.dialect.name, engine.dialect.driver
     if driver != DRIVER:
         raise ConfigError(refused(masked(engine.url), f"{name}+{driver}"))
@@ -126,9 +130,9 @@ def check_engine(engine: Engine) -> None:
 
 
 def check_server(engine: Engine) -> bool:
-    """Look at what an engine connects to; whether its transactions are READ COMMITTED without being asked for.
+    """Check the server that an engine connects to; returns whether transactions are READ COMMITTED by default.
 
-    Behind a transaction pooler our own engines prepare no statements from then on.
+    Behind a transaction pooler, our own engines stop preparing statements.
 
     Raises:
         ConfigError: The database's encoding, the server's version or the pooler is not supported.
@@ -137,7 +141,7 @@ def check_server(engine: Engine) -> bool:
     name = masked(engine.url)
     try:
         connection = engine.connect()
-    except TypeError:  # SQLAlchemy asks for the version, and psycopg gives it as bytes
+    except TypeError:  # with SQL_ASCII, psycopg returns the server's version to SQLAlchemy as bytes
         raise ConfigError(_encoding(name, "SQL_ASCII", "encoding")) from None
     with connection:
         driver: Any = connection.connection.driver_connection
@@ -167,7 +171,7 @@ def check_server(engine: Engine) -> bool:
 
 
 def _is_pooled(connection: Any, process: int) -> bool:
-    """Whether another server process answers than the one that the connection was made to."""
+    """Whether a server process answers other than the one that the connection was made to."""
     for _ in range(LOOKS):
         found = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
         connection.rollback()
@@ -186,7 +190,7 @@ def _encoding(name: str, encoding: str, what: str) -> str:
 
 
 def _threshold(url: URL) -> int | None:
-    """The URL's ``prepare_threshold``, which psycopg takes as a number only."""
+    """The URL's ``prepare_threshold``, as psycopg expects it; "none" and "off" mean None."""
     given = url.query.get("prepare_threshold", str(THRESHOLD))
     if isinstance(given, str) and given.lower() in ("none", "off"):
         return None

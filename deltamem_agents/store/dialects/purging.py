@@ -1,8 +1,8 @@
-"""Taking the bytes of deleted rows out of a SQLite database's files, without copying the file where that can be helped.
+"""Removes the bytes of deleted rows from a SQLite database's files, without copying the file if possible.
 
-The full-text index is merged, which drops the words of deleted rows. The write-ahead log, which holds old pages, is
-emptied. Then the unused space of the file is overwritten, see `unused_space`. The whole file is copied (``VACUUM``)
-only where more than half of it is free, which pays for it, and where its unused space cannot be told: rows may have
+Merging the full-text index drops the words of deleted rows. Then the write-ahead log, which holds old pages, is
+emptied, and the unused space of the file is overwritten, see `unused_space`. The whole file is copied (``VACUUM``) only
+if more than half of it is free, which makes the copy worthwhile, or if its unused space is not known: rows may have
 been deleted without ``secure_delete``, there is no write-ahead log, or the file is encrypted.
 """
 
@@ -18,13 +18,13 @@ from deltamem_agents.store.dialects.fts5_levels import merge
 
 READERS = "a reader holds the write-ahead log"
 WRITERS = "other processes keep writing"
-ATTEMPTS = 5  # at finding the write-ahead log empty
+ATTEMPTS = 5  # tries to find the write-ahead log empty
 
 
 def purge(driver: sqlite3.Connection) -> str | None:
-    """Take what was deleted out of the files; why that has to wait, or None.
+    """Remove deleted bytes from the files; returns why that has to wait, or None.
 
-    The connection is in no transaction and begins none by itself.
+    The connection must be in no transaction and must begin none by itself.
     """
     try:
         if index_exists(driver):
@@ -58,13 +58,13 @@ def _purge_files(driver: sqlite3.Connection) -> str | None:
             if log.exists() and log.stat().st_size:
                 continue
             unused_space.clear(path, unused_space.freed_pages(path))
-            # A commit, so that no other connection goes on with pages that it read before.
+            # A commit makes other connections drop the pages in their caches.
             driver.execute("UPDATE deltamem_version SET version_num = version_num")
             driver.execute("COMMIT")
         finally:
             if driver.in_transaction:
                 driver.execute("ROLLBACK")
-            driver.execute("PRAGMA shrink_memory")  # nor this one
+            driver.execute("PRAGMA shrink_memory")  # drops this connection's cached pages
         return READERS if _checkpoint_fails(driver) else None
     return WRITERS
 

@@ -1,11 +1,11 @@
-"""Taking erased bytes out of PostgreSQL's files. Knows tables by their names alone; each step is a transaction.
+"""Removes erased bytes from PostgreSQL's files. Knows tables only by name; each step is a transaction.
 
-VACUUM gives the space of deleted rows back and leaves their bytes in it, and a GIN index never forgets a word. So
-tables are rewritten, with their indexes and what is stored out of line: the old files go. CLUSTER does that as VACUUM
-FULL does, but within a transaction, so that its settings end with it and hold behind a transaction pooler too.
+VACUUM frees the space of deleted rows but leaves their bytes in it, and a GIN index never forgets a word. So tables
+are rewritten with their indexes and TOAST data, which deletes the old files. CLUSTER rewrites as VACUUM FULL does, but
+runs in a transaction, so that its settings end with it and also work behind a transaction pooler.
 
-ANALYZE would copy values into the catalog, where rows of ours cannot be reached: columns that hold what was said, or
-what was made of it, have no statistics. They need none, as each statement finds its rows by an index.
+ANALYZE would copy values into the catalog, where we cannot delete them. So columns that hold messages, or data derived
+from them, have no statistics. They need none, because every statement finds its rows by an index.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from deltamem_agents.store.dialects.tsvector import TRIGGERS, schema_prefix
 
-SMALL = 8 * 2**20  # bytes of a table with its indexes, that an erasure rewrites; what is larger waits for a purge
-PURGE_SECONDS = 2.0  # that a purge waits for others, before it leaves the rest to a later one
-LOCK_SECONDS = 0.5  # that a lock is waited for at a time, as others queue up behind
-STEP_SECONDS = 10.0  # that a step on a large table may take within an erasure
-IN_USE = ("55P03", "40P01")  # no lock within that time, deadlock
+SMALL = 8 * 2**20  # bytes of a table and its indexes up to which an erasure rewrites it; larger ones wait for a purge
+PURGE_SECONDS = 2.0  # how long a purge waits for others before it leaves the rest to a later one
+LOCK_SECONDS = 0.5  # timeout of each lock request, because others queue behind it
+STEP_SECONDS = 10.0  # limit of a step on a large table within an erasure
+IN_USE = ("55P03", "40P01")  # lock timeout, deadlock
 VECTORS = "deltamem_vectors"
 NAMES = ("deltamem_records_added", "deltamem_records_changed")
-PLAIN = ("role", "model", "fingerprint", "version_num")  # text that nobody said
+PLAIN = ("role", "model", "fingerprint", "version_num")  # text columns without message content
 
 _OURS = "n.oid = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass(:messages)) AND c.relname ~ '^deltamem_'"
 _TABLES = text(
@@ -37,17 +37,17 @@ _TABLES = text(
     " JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary"
     f" JOIN pg_class k ON k.oid = i.indexrelid WHERE {_OURS} AND c.relkind = 'r' ORDER BY 2"
 )
-_INDEXES = text(  # over what was said; HNSW overwrites what VACUUM takes out of it
+_INDEXES = text(  # indexes of a table, without HNSW, which overwrites what VACUUM removes
     "SELECT k.relname, pg_relation_size(k.oid) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
     " JOIN pg_index i ON i.indrelid = c.oid JOIN pg_class k ON k.oid = i.indexrelid JOIN pg_am m ON m.oid = k.relam"
     f" WHERE {_OURS} AND c.relname = :table AND m.amname <> 'hnsw' ORDER BY 2"
 )
-_LEFT_OVER = text(  # by a REINDEX CONCURRENTLY that was interrupted
+_LEFT_OVER = text(  # invalid indexes left by an interrupted REINDEX CONCURRENTLY
     "SELECT k.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
     " JOIN pg_index i ON i.indrelid = c.oid JOIN pg_class k ON k.oid = i.indexrelid"
     f" WHERE {_OURS} AND NOT i.indisvalid AND k.relname ~ '_cc(new|old)[0-9]*$'"
 )
-_COUNTED = text(  # columns that ANALYZE looks at and must not
+_COUNTED = text(  # columns that ANALYZE reads but must not
     "SELECT c.relname, c.relkind, a.attname, a.attnum, format_type(a.atttypid, a.atttypmod) FROM pg_class c"
     " JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid"
     f" JOIN pg_type t ON t.oid = a.atttypid WHERE {_OURS}"
@@ -56,10 +56,10 @@ _COUNTED = text(  # columns that ANALYZE looks at and must not
     " AND t.typname = ANY(ARRAY['text', 'varchar', 'bytea', 'tsvector', 'json', 'jsonb', 'halfvec']) ORDER BY 1, 3"
 )
 _NOW = text("SELECT pg_current_xact_id()::xid::text")
-_OLDER = text(  # what keeps rows that were deleted before :now
+_OLDER = text(  # what keeps alive rows that were deleted before :now
     "SELECT (SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
     " AND ((datname = current_database() OR backend_type = 'walsender') AND age(backend_xmin) > age(CAST(:now AS xid))"
-    # Writes in any database: whoever reads here meanwhile goes by them.
+    # Writers in any database count, because they are part of the snapshots of readers here.
     " OR age(backend_xid) > age(CAST(:now AS xid)))),"
     " (SELECT count(*) FROM pg_prepared_xacts WHERE age(transaction) > age(CAST(:now AS xid))),"
     " (SELECT count(*) FROM pg_replication_slots WHERE age(xmin) > age(CAST(:now AS xid)))"
@@ -67,11 +67,11 @@ _OLDER = text(  # what keeps rows that were deleted before :now
 
 
 def purge(connection: Connection, *, whole: bool) -> list[str]:
-    """Take the bytes of deleted rows out of the files; why that is not finished, nothing where it is.
+    """Remove the bytes of deleted rows from the files; returns why that is not finished, empty if it is.
 
     Args:
-        connection: In autocommit; it is returned in it.
-        whole: Whether large tables are rewritten too, during which nobody can use them.
+        connection: In autocommit mode, and left in it.
+        whole: Whether to rewrite large tables too, which nobody can use meanwhile.
 
     Raises:
         DBAPIError: The database cannot be reached.
@@ -94,7 +94,7 @@ def purge(connection: Connection, *, whole: bool) -> list[str]:
 
 
 def keep_no_statistics(connection: Connection) -> None:
-    """Let ANALYZE pass over what was said, in tables that were just made; in the transaction that is open."""
+    """Make ANALYZE skip message content in tables just created; runs in the open transaction."""
     for column in _counted(connection):
         connection.exec_driver_sql(_no_statistics(connection, column))
 
@@ -113,7 +113,10 @@ def _ours(connection: Connection) -> dict[str, str]:
 
 
 def _kept_by_others(connection: Connection) -> str | None:
-    """Who may still read the deleted rows, so that rewriting would keep them; after waiting a little."""
+    """Wait up to `PURGE_SECONDS` for transactions that may read the deleted rows; describes those that remain.
+
+    While one remains, rewriting would keep the rows.
+    """
     now = connection.scalar(_NOW)
     until = time.monotonic() + PURGE_SECONDS
     while True:
@@ -133,7 +136,7 @@ def _rewritten(connection: Connection, table: str, key: str) -> list[str]:
 
 
 def _vacuumed(connection: Connection, table: str) -> list[str]:
-    """Free a large table's deleted rows, and rebuild its smaller indexes, while others use it."""
+    """Vacuum a large table and rebuild its smaller indexes, while others use it."""
     prefix = schema_prefix(connection)
     steps = [f"VACUUM (ANALYZE) {prefix}{table}"]
     for index, size in connection.execute(_INDEXES, {**_ours(connection), "table": table}):
@@ -158,11 +161,11 @@ def _without_left_over_indexes(connection: Connection) -> list[str]:
 
 
 def _without_statistics(connection: Connection, large: Collection[str]) -> list[str]:
-    """Make columns of an older database forget what ANALYZE had copied of them."""
+    """Remove statistics that ANALYZE has collected for our columns in an older database."""
     counted = _counted(connection)
     prefix = schema_prefix(connection)
-    # What has its type set loses its statistics; it has that type already, so no row is touched. Indexes over vectors
-    # are built anew with their column.
+    # Setting a column's type deletes its statistics; setting the type that it has touches no row. Indexes over vectors
+    # are rebuilt with their column.
     typed = {
         (VECTORS, "vector", f"{each[4]}".partition("(")[0])
         if each.relkind == "i"
@@ -177,7 +180,7 @@ def _without_statistics(connection: Connection, large: Collection[str]) -> list[
             for of, name, kind in sorted(typed)
             if of == table
         ]
-        if table == "deltamem_records":  # its triggers name columns
+        if table == "deltamem_records":  # its triggers refer to columns
             drop = [f"DROP TRIGGER IF EXISTS {each} ON {prefix}deltamem_records" for each in NAMES]
             steps = [*drop, *steps, *(each.format(prefix=prefix) for each in TRIGGERS)]
         left = _tried(connection, table, steps)
@@ -187,13 +190,13 @@ def _without_statistics(connection: Connection, large: Collection[str]) -> list[
 
 
 def _without_old_statistics(connection: Connection) -> list[str]:
-    """Rewrite where ANALYZE had copied values to; mark our columns only then, so that it is done whole."""
+    """Rewrite pg_statistic, then turn statistics off for our columns; only then, so that a failed run is repeated."""
     try:
         with _cancelled_after(connection, STEP_SECONDS):
             told = len(_notices(connection, "VACUUM (FULL) pg_catalog.pg_statistic"))
     except DBAPIError as error:
         return [_reason("pg_statistic", error)]
-    if told:  # PostgreSQL passes over what it does not permit
+    if told:  # PostgreSQL only remarks that it skips a table for lack of permission
         return ["older statistics are in pg_statistic, which 'deltamem db purge' as the database's owner rewrites"]
     left = []
     for column in _counted(connection):
@@ -202,7 +205,11 @@ def _without_old_statistics(connection: Connection) -> list[str]:
 
 
 def patiently(connection: Connection, what: str, work: Callable[[Connection], object]) -> list[str]:
-    """Do something in one transaction, waiting for its locks a little at a time; why that was not to be."""
+    """Run ``work`` in one transaction, retrying with a short lock timeout; returns why it failed, empty on success.
+
+    Raises:
+        DBAPIError: The connection broke.
+    """
     until = time.monotonic() + PURGE_SECONDS
     while True:
         try:
@@ -214,7 +221,7 @@ def patiently(connection: Connection, what: str, work: Callable[[Connection], ob
                 work(connection)
                 connection.exec_driver_sql("COMMIT")
             except BaseException:
-                with suppress(SQLAlchemyError):  # where the connection is gone, so is the transaction
+                with suppress(SQLAlchemyError):  # if the connection is lost, so is the transaction
                     connection.exec_driver_sql("ROLLBACK")
                 raise
             return []
@@ -246,7 +253,7 @@ def _reason(what: str, error: DBAPIError) -> str:
 
 
 def _notices(connection: Connection, statement: str) -> list[str]:
-    """Run a statement; what the server remarked about it."""
+    """Run a statement and return the server's notices."""
     told: list[str] = []
     driver: Any = connection.connection.driver_connection
 
@@ -263,7 +270,7 @@ def _notices(connection: Connection, statement: str) -> list[str]:
 
 @contextmanager
 def _cancelled_after(connection: Connection, seconds: float) -> Iterator[None]:
-    """Cancel what runs on a connection once it has taken so long: statements that no transaction can hold."""
+    """Cancel the statement on a connection after a time; for statements that cannot run in a transaction."""
     driver: Any = connection.connection.driver_connection
     ended = threading.Event()
 

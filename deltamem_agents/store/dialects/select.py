@@ -1,4 +1,4 @@
-"""URL to engine, engine to dialect, and what SQLAlchemy has no common form for."""
+"""Maps URLs to engines and engines to dialects, and builds statements that SQLAlchemy has no common form for."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def engine_for(url: str | URL) -> Engine:
     """A new engine for a URL.
 
     Raises:
-        ConfigError: The URL cannot be understood, or its dialect is not supported.
+        ConfigError: The URL cannot be parsed, or its dialect is not supported.
         MissingExtraError: Its driver is not installed.
     """
     try:
@@ -63,7 +63,7 @@ def engine_for(url: str | URL) -> Engine:
 
 
 def _no_url(url: object) -> str:
-    """Why something is no URL; of one that cannot be parsed nothing is shown but the scheme, as it may be a secret."""
+    """Describe what is wrong with a URL; of one that cannot be parsed, shows only the scheme, to keep secrets."""
     if not isinstance(url, str | URL):
         return f"the database URL is {kind_of(url)}"
     shown = masked(url)
@@ -76,7 +76,7 @@ def dialect_of(engine: Engine, *, owned: bool) -> Dialect:
     """The dialect of an engine.
 
     Raises:
-        ConfigError: It is not supported, or the engine cannot be shared among threads.
+        ConfigError: The dialect or driver is not supported, or threads cannot share the engine.
     """
     name = engine.dialect.name
     if engine.dialect.is_async:
@@ -92,19 +92,19 @@ def dialect_of(engine: Engine, *, owned: bool) -> Dialect:
 
 
 def insert_missing(connection: Connection, table: type[object]) -> PostgresqlInsert | SqliteInsert:
-    """An insert that passes over rows whose key is there already; its result's ``rowcount`` says how many were not."""
+    """An insert that skips rows whose key exists; its result's ``rowcount`` is the number of rows inserted."""
     if connection.dialect.name == "postgresql":
-        # psycopg forgets the count when the cursor closes, unless it is asked for at once.
+        # psycopg loses the count when the cursor closes, unless it is read at once.
         return insert_postgresql(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
-    return insert_sqlite(table).on_conflict_do_nothing().inline()  # a last key that is not of this row is not asked for
+    return insert_sqlite(table).on_conflict_do_nothing().inline()  # inline: the last key may be of another row
 
 
 @cache
 def select_each(dialect: str, query: Select[Any], column: InstrumentedAttribute[Any]) -> Select[Any]:
-    """The query's row for each of the parameter ``values`` that a column has one for.
+    """A query for the one row, if any, with each value of the parameter ``values`` in a column that is unique.
 
-    The column must be unique by itself. PostgreSQL gets a loop over the values: given a list, and not yet any
-    statistics of the table, it reads all rows. Made once for each query, which is to be made once as well.
+    PostgreSQL gets a loop over the values, since it reads all rows for a list as long as the table has no statistics.
+    The result is cached per query, so build ``query`` once.
     """
     if dialect != "postgresql":
         return query.where(column.in_(bindparam("values", expanding=True)))
@@ -123,7 +123,7 @@ def rows_among(
 ) -> Iterator[Row[Any]]:
     """The query's rows whose column is among the values.
 
-    PostgreSQL gets them as one array, of any length: whatever it believes of the table, it reads it once at most.
+    PostgreSQL gets the values as one array of any length, so whatever its statistics, it reads the table at most once.
     """
     dialect = connection.dialect.name
     among = _among(dialect, query, column)
@@ -140,12 +140,12 @@ def rows_each(
     *,
     plain: bool = False,
 ) -> Iterator[Any]:
-    """As `rows_among`, by an index whatever PostgreSQL believes of the table: it gets a loop over the values.
+    """Like `rows_among`, but PostgreSQL gets a loop over the values, so it uses an index whatever its statistics.
 
-    The query is to be made once.
+    The statement is cached per query, so build ``query`` once.
 
     Args:
-        plain: Rows as the driver has them, of columns that need no conversion.
+        plain: Whether to return rows as the driver has them; only for columns that need no conversion.
     """
     dialect = connection.dialect.name
     each = _each(dialect, query, column)
@@ -160,7 +160,7 @@ def _each(dialect: str, query: AnySelect, column: InstrumentedAttribute[Any]) ->
         return query.where(column.in_(bindparam("values", expanding=True)))
     values = bindparam("values", type_=ARRAY(column.type))
     wanted = func.unnest(values).table_valued("value").render_derived(name="wanted")
-    found = query.where(column == wanted.c.value).offset(0).lateral("found")  # offset: not to be made another join of
+    found = query.where(column == wanted.c.value).offset(0).lateral("found")  # OFFSET 0 keeps it from being flattened
     return select(found).select_from(wanted.join(found, true()))
 
 

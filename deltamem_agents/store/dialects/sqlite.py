@@ -1,7 +1,7 @@
 """SQLite: one file (with its write-ahead log), or memory.
 
-Writes begin with ``BEGIN IMMEDIATE``: the writer waits for its turn before it reads. Threads of one process queue for
-their turn here, in order, rather than in SQLite's busy handler, which polls.
+Writes begin with ``BEGIN IMMEDIATE``, so that a writer waits for its turn before it reads. Threads of one process queue
+on a lock of ours rather than in SQLite's busy handler, which polls.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from deltamem_agents.store.sqlite_files import file_of, make_private, resolved
 from deltamem_agents.store.turns import NoTurn, Turn, TurnBusyError, in_turn, with_driver
 
 BUSY_SECONDS = 30.0
-SWITCH_SECONDS = 1.0  # that switching to a write-ahead log waits for others, who may be switching right now
-PURGE_SECONDS = 2.0  # that a purge waits for readers, before it leaves the rest to a later one
+SWITCH_SECONDS = 1.0  # how long switching to a write-ahead log waits for others, who may be switching too
+PURGE_SECONDS = 2.0  # how long a purge waits for readers before it leaves the rest to a later one
 DAMAGED = (
     "'deltamem db check' says whether the file is damaged, or only the full-text index, which 'deltamem db repair' "
     "makes anew; restore a damaged file from a backup"
 )
-REMEDIES = (  # part of SQLite's message, what to do about it
+REMEDIES = (  # part of SQLite's message, remedy
     ("readonly", "give this process write permission to the file and its folder, or open a writable copy"),
     ("unable to open", "check that the folder exists, and that this process may read and write it"),
     ("locked", f"another process held it for {BUSY_SECONDS:.0f} s; try again, or end that process"),
@@ -46,10 +46,10 @@ REMEDIES = (  # part of SQLite's message, what to do about it
 
 
 class Sqlite:
-    """As `Dialect`.
+    """The `Dialect` of SQLite.
 
     Raises:
-        ConfigError: The engine gives every thread a database of its own.
+        ConfigError: The engine gives every thread a database of its own, or its driver or pool is not supported.
     """
 
     vectors = None
@@ -75,22 +75,22 @@ class Sqlite:
         self._single = self._turn if isinstance(engine.pool, StaticPool) else NoTurn()
 
     def check_schema(self, engine: Engine, schema: str) -> None:
-        """As `Dialect.check_schema`: there is none."""
+        """Raise ConfigError: SQLite has no schemas."""
         raise ConfigError(f"{masked(engine.url)}: SQLite has no schemas, {schema!r} was given; leave it out")
 
     def check_server(self, engine: Engine) -> None:
-        """As `Dialect.check_server`: there is none."""
+        """Do nothing: SQLite has no server."""
 
     def prepare(self, engine: Engine, schema: str | None) -> None:
-        """Switch to a write-ahead log, so that readers and a writer work side by side.
+        """Switch to a write-ahead log, so that readers and a writer can work at the same time.
 
-        A database that is read-only, or that another process is switching right now, stays as it is.
+        A database that is read-only, or that another process is switching at the moment, is left as it is.
 
         Raises:
             StoreError: The file cannot be used.
         """
 
-        def switch(driver: sqlite3.Connection) -> None:  # below SQLAlchemy, as the mode cannot change in a transaction
+        def switch(driver: sqlite3.Connection) -> None:  # bypasses SQLAlchemy: the mode cannot change in a transaction
             _wait(driver, SWITCH_SECONDS)
             driver.execute("PRAGMA journal_mode=WAL")
 
@@ -102,7 +102,7 @@ class Sqlite:
                 raise StoreError(f"cannot prepare {masked(engine.url)}: {error}; {remedy}") from error
 
     def lock(self, connection: Connection, name: str) -> None:
-        """Nothing to do: there is one writer at a time."""
+        """Do nothing: SQLite has one writer at a time."""
 
     @property
     def busy_seconds(self) -> float:
@@ -110,7 +110,7 @@ class Sqlite:
         return BUSY_SECONDS
 
     def wait_until(self, driver: sqlite3.Connection, until: float | None) -> None:
-        """As `Dialect.wait_until`; a caller's engine keeps the time that it was made with."""
+        """See `Dialect.wait_until`; a caller's engine keeps its own timeout."""
         if self._owned and until is not None:
             _wait(driver, until - time.monotonic())
 
@@ -132,11 +132,11 @@ class Sqlite:
         if not _in_transaction(connection):
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         elif connection.dialect.has_table(connection, "deltamem_version"):
-            # The caller's engine has begun by itself, deferred: a first write takes the lock.
+            # The caller's engine has begun a deferred transaction itself: a first write takes the lock.
             connection.exec_driver_sql("UPDATE deltamem_version SET version_num = version_num")
 
     def passing(self, error: DBAPIError) -> bool:
-        """Never: SQLite has waited already."""
+        """Return False: SQLite has already waited for locks itself."""
         return False
 
     def remedy(self, cause: str) -> str | None:
@@ -144,10 +144,10 @@ class Sqlite:
         return next((remedy for part, remedy in REMEDIES if part in cause.lower()), None)
 
     def created(self, connection: Connection) -> None:
-        """As `Dialect.created`: nothing more."""
+        """Do nothing; see `Dialect.created`."""
 
     def purge(self, engine: Engine, *, whole: bool) -> str | None:
-        """As `Dialect.purge`; see `purging`."""
+        """See `Dialect.purge` and `purging`."""
 
         def work(driver: sqlite3.Connection) -> str | None:
             _wait(driver, PURGE_SECONDS)
@@ -161,7 +161,11 @@ class Sqlite:
             return "other threads are writing"
 
     def repair(self, engine: Engine) -> list[str]:
-        """As `Dialect.repair`: the full-text index is made anew."""
+        """Rebuild the full-text index; see `Dialect.repair`.
+
+        Raises:
+            StoreError: The file cannot be written.
+        """
         try:
             in_turn(self._turn, lambda: with_driver(engine, fts5.rebuild, owned=self._owned))
         except sqlite3.Error as error:
@@ -172,7 +176,7 @@ class Sqlite:
     def check(self, connection: Connection) -> list[str]:
         """See `Dialect.check`."""
         rows = connection.exec_driver_sql("PRAGMA quick_check").scalars()
-        found = [row for row in rows if row != "ok" and not fts5.is_about_index(row)]  # that is looked at below
+        found = [row for row in rows if row != "ok" and not fts5.is_about_index(row)]  # the index is checked below
         broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
         ours = [row for row in broken if str(row[0]).startswith("deltamem_")]
         driver: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
@@ -181,7 +185,7 @@ class Sqlite:
 
 
 def engine(url: URL) -> Engine:
-    """A new engine: a connection a thread on a file, one connection for all in memory.
+    """A new engine: for a file, one connection per thread; for memory, one connection shared by all threads.
 
     Raises:
         ConfigError: The URL does not name one file.
@@ -206,9 +210,9 @@ def engine(url: URL) -> Engine:
 
 
 def _keep(made: Engine) -> None:
-    """Keep an engine's only connection open until the engine is disposed of: with it the database would go.
+    """Keep an engine's only connection open until the engine is disposed of, since closing it loses the database.
 
-    SQLAlchemy closes a connection at which Ctrl-C interrupts it.
+    SQLAlchemy closes a connection on which Ctrl-C interrupts it.
     """
     kept: list[sqlite3.Connection] = []
 
@@ -227,19 +231,19 @@ def _keep(made: Engine) -> None:
 
 
 def _on_error(context: ExceptionContext) -> None:
-    """Let SQLAlchemy not close a connection at which Ctrl-C interrupts it: whoever has it rolls back, see `turns`."""
+    """Keep SQLAlchemy from closing a connection on which Ctrl-C interrupts it: `turns` rolls it back."""
     if not isinstance(context.original_exception, Exception):
         context.is_disconnect = False
 
 
 def _on_invalidate(connection: sqlite3.Connection, _entry: object, _error: object) -> None:
-    """Roll back before SQLAlchemy closes: SQLite itself would, but only when the last cursor has gone."""
+    """Roll back before SQLAlchemy closes the connection; SQLite does so only once the last cursor is freed."""
     with suppress(sqlite3.Error):
         connection.rollback()
 
 
 def _wait(driver: sqlite3.Connection, seconds: float) -> None:
-    """Let the connection wait so long for locks."""
+    """Set how long the connection waits for locks."""
     driver.execute(f"PRAGMA busy_timeout = {max(int(1000 * seconds), 0)}")
 
 

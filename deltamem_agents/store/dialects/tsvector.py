@@ -1,13 +1,12 @@
-"""Full text on PostgreSQL: a GIN index over each record's words, stemmed in English, and over its `terms`.
+"""Full text on PostgreSQL: a GIN index over each record's words, with English stemming, and over its `terms`.
 
-The words are a column that a trigger fills, so that a search that ranks records need not find their words anew, and a
-fork copies them.
+A trigger stores the words in a column, so that ranking need not parse the text again and a fork can copy them.
 
-Words are folded here, as the extension for it is not everywhere: those that are searched in another form than they are
-written in, see `search_form`, are in `terms` in that form.
-Scripts that write no spaces are found as pairs of neighbours, see `unspaced`. PostgreSQL's parser would keep ``a.py``,
-``-4012`` and ``x@y.org`` whole, and find none of their words: what joins them is taken for a space. The rank is
-PostgreSQL's ``ts_rank``, which knows how often a word occurs in a record and not how rare it is elsewhere.
+Accents and case are folded here, because the extension for it is not always available: words whose search form differs
+from their written form, see `search_form`, are in `terms` in their search form. Scripts without spaces are searched as
+pairs of neighbouring characters, see `unspaced_scripts`. PostgreSQL's parser would keep ``a.py``, ``-4012`` and
+``x@y.org`` whole and not find the words in them, so joining characters are replaced by spaces. The rank is PostgreSQL's
+``ts_rank``, which counts how often a word occurs in a record but not how rare it is elsewhere.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ from deltamem_agents.store.dialects.rows import plain_rows
 from deltamem_agents.store.schema import MessageRow, RecordRow
 from deltamem_agents.unspaced_scripts import UNSPACED, spelled_out
 
-TOGETHER = 4_096  # terms in one query: one that is much larger takes more than a stack
-INDEXED = 100_000  # characters of a record, and of its terms; a tsvector holds one megabyte at most
-JOINING = "!#&*+-./:;<=>?@_~"  # without what would have to be quoted in SQL
+TOGETHER = 4_096  # terms in one query; a much larger query overflows the server's stack
+INDEXED = 100_000  # characters indexed of a record and of its terms; a tsvector holds at most one megabyte
+JOINING = "!#&*+-./:;<=>?@_~"  # replaced by spaces; without characters that SQL would need quoted
 _SPACES = " " * len(JOINING)
 _ENGLISH: ColumnElement[object] = literal_column("'english'::regconfig")
 _WORDS: ColumnElement[object] = literal_column("deltamem_records.words")
@@ -55,7 +54,7 @@ TABLES = (
 
 
 class Tsvector:
-    """See `FullText`."""
+    """The `FullText` of PostgreSQL."""
 
     columns = ("words",)
 
@@ -69,7 +68,7 @@ class Tsvector:
         if text.isascii():
             return None
         form = search_form(text)
-        # Where invisible characters end a word to PostgreSQL's parser, its locale decides.
+        # Whether an invisible character ends a word for PostgreSQL's parser depends on its locale.
         known = {word for chunk in text.split() if search_form(chunk) == chunk for word in _WORD.findall(chunk)}
         others = " ".join(
             plain
@@ -104,13 +103,13 @@ class Tsvector:
 
 
 def schema_prefix(connection: Connection) -> str:
-    """What stands before a table's name in SQL that is not SQLAlchemy's."""
+    """The schema prefix of table names in handwritten SQL; empty for the default schema."""
     schema = (connection.get_execution_options().get("schema_translate_map") or {}).get(None)
     return f'"{schema}".' if schema else ""
 
 
 def fold(word: str) -> str:
-    """A word as it is looked for, without any mark: one would end a word to PostgreSQL's parser.
+    """A word's form for searching, without combining marks, which would end a word for PostgreSQL's parser.
 
     >>> fold("Zürich")
     'zurich'
@@ -119,15 +118,15 @@ def fold(word: str) -> str:
 
 
 def _ranked(agent_key: int, query: ColumnElement[object], limit: int) -> Select[Any]:
-    """Keys and ranks of an agent's records that hold any of a query's terms, best first."""
-    once = select(query.label("query")).scalar_subquery()  # not anew for each record
+    """A query for keys and ranks of an agent's records that contain any of the terms, best first."""
+    once = select(query.label("query")).scalar_subquery()  # evaluated once, not for each record
     score = func.ts_rank(_WORDS, once).label("score")
     found = select(RecordRow.key, score).where(RecordRow.agent_key == agent_key, _WORDS.op("@@")(once))
     return found.order_by(score.desc()).limit(limit)
 
 
 def _together(found: Sequence[Sequence[Any]], limit: int) -> Sequence[Any]:
-    """Keys and ranks of several queries' records as of one query: the ranks of each record are added up."""
+    """Merge the results of several queries by adding up the ranks of each record."""
     if len(found) < 2:
         return found[0] if found else []
     ranks: dict[int, float] = {}
@@ -145,7 +144,7 @@ def _narrowed(found: Select[Any], within: Within) -> Select[Any]:
 
 
 def _queries(terms: Sequence[str]) -> list[ColumnElement[object]]:
-    """Any of the terms; whatever they hold is a bound value, never syntax. More than one where there are very many."""
+    """Queries for any of the terms, one per `TOGETHER` terms; terms are bound values, never query syntax."""
     phrases: dict[str, None] = {}
     for given in terms:
         term = search_form(given, both=False)
@@ -167,7 +166,7 @@ def _query(phrases: Sequence[str]) -> ColumnElement[object]:
 
 
 def batched(values: Iterable[str], size: int) -> Iterator[list[str]]:
-    """The values, so many at a time."""
+    """Split values into lists of up to ``size``."""
     left = iter(values)
     while batch := list(islice(left, size)):
         yield batch

@@ -1,13 +1,13 @@
-"""Zeroes what lies in the unused space of a SQLite file: copies of rows that SQLite moved, and pages that it freed.
+"""Zeroes the unused space of a SQLite file, which holds copies of rows that SQLite moved, and freed pages.
 
-``PRAGMA secure_delete`` overwrites what is deleted, where it is deleted. When SQLite moves rows between pages, as it
-does when a page runs full or nearly empty, a copy stays in the gap between the old page's cell pointers and its
-cells, and no later deletion finds it. No statement reaches that gap but ``VACUUM``, which copies the whole file. Here
-the gaps are overwritten in the file itself: SQLite never reads them.
+``PRAGMA secure_delete`` overwrites deleted content in place. When SQLite moves rows between pages, because a page is
+full or nearly empty, a copy stays in the gap between the old page's cell pointers and its cells, where no later
+deletion finds it. The only statement that clears the gap is ``VACUUM``, which copies the whole file. This module
+overwrites the gaps, which SQLite never reads, in the file itself.
 Source: https://sqlite.org/fileformat2.html, sections 1.5 and 1.6.
 
-A file that was opened must not be closed while SQLite has it open in the same process: closing would drop the locks of
-SQLite's connections, see https://sqlite.org/howtocorrupt.html, section 2.2. So descriptors are kept for the next time.
+A file must not be closed while SQLite has it open in the same process, because that would drop the locks of SQLite's
+connections, see https://sqlite.org/howtocorrupt.html, section 2.2. So descriptors stay open for reuse.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ MAGIC = b"SQLite format 3\0"
 HEADER = 100  # bytes at the beginning of the first page
 LOCK_BYTE = 1 << 30  # the page that holds this byte is never used
 READ = 4 << 20  # bytes at a time
-_HEADS = {2: 12, 5: 12, 10: 8, 13: 8}  # kinds of b-tree pages, and how long their heads are
+_HEADS = {2: 12, 5: 12, 10: 8, 13: 8}  # kind of b-tree page -> bytes of its header
 
-_descriptors: dict[tuple[int, int], int] = {}  # by device and inode
+_descriptors: dict[tuple[int, int], int] = {}  # device and inode -> open descriptor
 _lock = threading.Lock()
 
 
 def can_be_cleared(path: Path) -> bool:
-    """Whether this is a plain SQLite file: not an encrypted one, nor one with checksums of its own on each page."""
+    """Whether this is a plain SQLite file, neither encrypted nor with bytes reserved on each page, as for checksums."""
     try:
         head = _read(_descriptor(path), HEADER, 0)
     except OSError:
@@ -36,17 +36,17 @@ def can_be_cleared(path: Path) -> bool:
     if len(head) < HEADER or not head.startswith(MAGIC) or head[20] or not hasattr(os, "pwrite"):
         return False
     pages: int = struct.unpack_from(">I", head, 28)[0]
-    return pages < 1 << 25  # with more pages, kinds cannot be told by the first byte
+    return pages < 1 << 25  # with more pages, the first byte does not identify a page's kind
 
 
 def clear(path: Path, freed: set[int]) -> int:
-    """Overwrite the unused space of a file's pages with zeros, and make that durable; how many pages were changed.
+    """Durably overwrite the unused space of a file's pages with zeros; returns the number of pages changed.
 
-    The caller holds SQLite's write lock, the write-ahead log is empty, and no older snapshot is being read;
-    afterwards it commits something, so that every connection drops the pages that it has in its cache.
+    The caller must hold SQLite's write lock, with the write-ahead log empty and no older snapshot being read.
+    Afterwards it must commit a change, so that every connection drops its cached pages.
 
     Args:
-        freed: Pages without content, by number from 1; all of each is overwritten.
+        freed: Numbers, from 1, of pages without content, which are overwritten entirely.
 
     Raises:
         OSError: The file cannot be read or written.
@@ -55,7 +55,7 @@ def clear(path: Path, freed: set[int]) -> int:
     head = _read(descriptor, HEADER, 0)
     size = struct.unpack_from(">H", head, 16)[0]
     size = 65536 if size == 1 else size
-    maps = size // 5 + 1 if struct.unpack_from(">I", head, 52)[0] else 0  # distance of the pages that map pointers
+    maps = size // 5 + 1 if struct.unpack_from(">I", head, 52)[0] else 0  # distance between pointer-map pages
     number, changed, at_once = 1, 0, max(READ // size, 1)
     while data := _read(descriptor, at_once * size, (number - 1) * size):
         for start in range(0, len(data) - size + 1, size):
@@ -78,7 +78,7 @@ def clear(path: Path, freed: set[int]) -> int:
 
 
 def freed_pages(path: Path) -> set[int]:
-    """Pages that hold nothing: the leaves of the list of free pages. The caller sees to it that nobody writes.
+    """Numbers of pages without content: the leaves of the freelist. The caller must keep writers out.
 
     Raises:
         OSError: The file cannot be read.
@@ -101,7 +101,7 @@ def freed_pages(path: Path) -> set[int]:
 
 
 def _unused(data: bytes, start: int, size: int, skipped: int) -> list[tuple[int, int]]:
-    """Where in a b-tree page nothing is stored: the gap, and the free blocks between cells."""
+    """Unused ranges of a b-tree page: the gap, and the free blocks between cells."""
     head = _HEADS.get(data[start + skipped])
     if head is None:
         return []
@@ -124,10 +124,10 @@ def _unused(data: bytes, start: int, size: int, skipped: int) -> list[tuple[int,
 
 
 def _is_map(number: int, size: int, every: int) -> bool:
-    """Whether a page of a file with auto-vacuum maps pointers."""
+    """Whether a page is a pointer map, which files with auto-vacuum have."""
     if not every:
         return False
-    locked = LOCK_BYTE // size + 1  # a map that would come there comes after it
+    locked = LOCK_BYTE // size + 1  # a map due on this page is on the next one
     if number == locked + 1 and (locked - 2) % every == 0:
         return True
     return number >= 2 and (number - 2) % every == 0
@@ -141,13 +141,13 @@ def _read(descriptor: int, length: int, at: int) -> bytes:
 
 
 def _descriptor(path: Path) -> int:
-    """A descriptor of a file that stays open as long as the process."""
+    """A descriptor of a file, kept open as long as the file exists."""
     found = os.stat(path)
     key = found.st_dev, found.st_ino
     with _lock:
         if key not in _descriptors:
             for other, descriptor in list(_descriptors.items()):
-                if not os.fstat(descriptor).st_nlink:  # a file that was deleted: nobody's locks matter any more
+                if not os.fstat(descriptor).st_nlink:  # the file was deleted, so its locks no longer matter
                     del _descriptors[other]
                     os.close(descriptor)
             _descriptors[key] = os.open(path, os.O_RDWR)

@@ -1,4 +1,4 @@
-"""What Alembic runs: on the connection it is handed, in the transaction that is open there."""
+"""Alembic's entry point: runs the migrations on the connection it is given, in that connection's open transaction."""
 
 from alembic import context
 
