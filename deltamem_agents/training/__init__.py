@@ -1,4 +1,4 @@
-"""Training adapters, and the bundled model from nothing. Generates its own data.
+"""Trains adapters, and the bundled model from scratch. Generates its own data.
 
 May import core (and so torch and transformers); nothing of engine, store or recall.
 """

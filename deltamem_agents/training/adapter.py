@@ -1,8 +1,8 @@
 """Train a δ-mem adapter for the bundled model: what was said must be answerable from the state alone.
 
-A conversation is written session by session, each in a context of its own; then every question is asked in a fresh
-context that holds nothing but the question (now and then with records before it), reading the state and not writing it.
-The loss is on answers only, and its gradient runs back through the writes.
+A conversation is written session by session, each in its own context. Then every question is asked in a fresh context
+that holds only the question (sometimes with records before it); it reads the state and does not write it. The loss is
+on answers only, and its gradient flows back through the writes.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from deltamem_agents.training.conversations import Conversation, Question, Shape
 from deltamem_agents.training.precision import mixed_precision
 from deltamem_agents.training.schedule import Progress, learning_rate
 
-ASKED = 8  # questions about a conversation of very many facts
+ASKED = 8  # questions about an overloaded conversation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterRecipe:
-    """Everything that decides how an adapter is trained.
+    """All settings that determine how an adapter is trained.
 
     Args:
         rank: Side of a state matrix.
         layers: Adapted layers: those in which the backbone itself looks things up.
         steps: Optimiser steps.
-        tokens: Tokens in a batch, about, writes and questions together.
+        tokens: Approximate tokens in a batch, writes and questions together.
         peak: Learning rate.
         most_facts: Facts in a conversation grow from 1 to this over the first 60 %.
         with_records: Share of questions asked with records before them.
         overloaded: Share of batches with more facts than a state can hold, for the last 60 % of steps.
-        overload: Facts in their conversations, from and to.
+        overload: Range of the number of facts in their conversations.
     """
 
     rank: int = 64
@@ -68,7 +68,11 @@ def train_adapter(
 ) -> Iterator[Progress]:
     """Train in place, yielding progress (loss and answer-token accuracy of the batch) after every step.
 
-    The backbone is frozen, and left as it was when the iterator ends or is closed.
+    The backbone is frozen, and restored when the iterator ends or is closed.
+
+    Raises:
+        UnsupportedModelError: The model's family is unknown.
+        AdapterMismatchError: The adapter is for another backbone, or the model already carries one.
     """
     model.eval()  # type: ignore[no-untyped-call]
     adapter.requires_grad_(True).train()
@@ -115,8 +119,8 @@ def write_conversations(attached: Attached, renderer: Renderer, conversations: l
 def answer_logits(
     attached: Attached, renderer: Renderer, state: State, slots: list[int], rows: list[Row]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits [N, V] at the answers' tokens and the tokens [N] they should predict, row ``i`` under ``slots[i]``."""
-    # Answers end their rows: padded on the left they end together, and logits are needed for the last few tokens only.
+    """Logits [N, V] at the answers' tokens, and the tokens [N] to predict; row ``i`` reads state ``slots[i]``."""
+    # Answers end their rows: with padding on the left they end together, so only the last few tokens need logits.
     batch = renderer.batch(rows, left=True)
     longest = max(sum(weight >= 1 for weight in row.weights) for row in rows)
     output, _ = attached.forward(
@@ -148,7 +152,7 @@ def _loss(
         state = write_conversations(attached, renderer, conversations)
         logits, targets = answer_logits(attached, renderer, state, slots, rows)
     losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-    # Each answer counts once, however long: or "I don't know." outweighs all others and is all that is learned.
+    # Each answer counts once, however long; otherwise "I don't know." outweighs the others, and is all that is learned.
     lengths = [sum(weight >= 1 for weight in row.weights) for row in rows]
     loss = losses.div(torch.tensor([float(n) for n in lengths for _ in range(n)])).sum() / len(rows)
     return loss, float((logits.detach().argmax(-1) == targets).float().mean())
@@ -157,7 +161,7 @@ def _loss(
 def _asked(
     rng: random.Random, renderer: Renderer, conversation: Conversation, question: Question, recipe: AdapterRecipe
 ) -> Row:
-    # A state that is too full is to be believed less than records are.
+    # With an overloaded state the model must learn to trust records more than the state.
     share = 0.6 if len(conversation.messages) > 3 * recipe.most_facts else recipe.with_records
     if rng.random() >= share:
         return renderer.exchange(question)
@@ -171,7 +175,7 @@ def _asked(
 
 
 def _draw(rng: random.Random, recipe: AdapterRecipe, done: float) -> list[Conversation]:
-    """Conversations of one number of facts, enough to fill a batch."""
+    """Conversations with one number of facts, enough to fill a batch."""
     most = 1 + round((recipe.most_facts - 1) * min(1.0, max(0.0, done - 0.08) / 0.5))
     facts = rng.randint(max(1, most // 3), most)
     overloaded = done > 0.4 and rng.random() < recipe.overloaded
@@ -180,7 +184,7 @@ def _draw(rng: random.Random, recipe: AdapterRecipe, done: float) -> list[Conver
     conversations: list[Conversation] = []
     tokens = 0
     while tokens < recipe.tokens:
-        # First that something can be remembered at all; then that it can be lost, corrected, or never said.
+        # First the model learns to remember at all; then that facts can be lost, corrected, or never said.
         shape = Shape(
             facts=facts,
             changed=rng.choice((0, 0, 1, facts // 3)) if done > 0.15 else 0,

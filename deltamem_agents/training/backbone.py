@@ -1,11 +1,11 @@
 """Train the bundled model's backbone: a small SmolLM3 that can find and copy what stands in its context.
 
 Its upper layers have no positions (NoPE): finding a fact is matching who and what, wherever they stand, and rotary
-positions take the half of each head's dimensions that turn within a conversation away from that. See `induction` for
-the weights it starts from.
+positions would take away the half of each head's dimensions that turn within a conversation. See `induction` for the
+initial weights.
 
-Two kinds of sequences: conversations followed by questions about them (as chat, or handed over as records), and random
-tokens that repeat, without which copying stalls. Nothing about memory states.
+There are two kinds of sequences: conversations followed by questions about them (as chat, or as records), and random
+tokens that repeat, without which copying stalls. Knows nothing about memory states.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from deltamem_agents.training.tokenizer import SPECIAL_TOKENS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackboneRecipe:
-    """Everything that decides how a backbone is trained.
+    """All settings that determine how a backbone is trained.
 
     Args:
         width: Hidden size; a multiple of ``head``.
         layers: Decoder layers.
-        rotary: The first so many layers have rotary positions, the others none.
+        rotary: Number of first layers with rotary positions; the others have none.
         head: Width of one attention head.
         steps: Optimiser steps.
-        tokens: Tokens in a batch, about.
-        peak: Learning rate of the matrices (Muon, matched to AdamW's step size); the rest has a third of it.
+        tokens: Approximate tokens in a batch.
+        peak: Learning rate of the matrices (Muon, matched to AdamW's step size), and of the rest (AdamW).
         copying: Share of sequences that are repeated random tokens.
         copy_weight: Weight of a repeated token as a target; an answer's token has 1, other text 0.1.
-        mixed: Share of conversations whose facts have values of any pool, so that only copying is right.
-        crowded: Share of conversations about few attributes of many subjects, or few subjects.
-        recalled: Share of batches of single questions, each behind the records that recall would find for it.
-        first_facts: Facts in a conversation, at most, to begin with.
-        most_facts: What they grow to over the first half.
+        mixed: Share of conversations whose facts have values from any pool, so that only copying is right.
+        crowded: Share of conversations about few attributes of many subjects, or about few subjects.
+        recalled: Share of batches of single questions, each after the records that recall would find for it.
+        first_facts: Maximum facts in a conversation at the start.
+        most_facts: What that maximum grows to over the first half.
     """
 
     width: int = 192
@@ -92,7 +92,7 @@ def new_backbone(recipe: BackboneRecipe, tokenizer: PreTrainedTokenizerBase) -> 
         bos_token_id=None,
         initializer_range=0.04,
     )
-    # At this size on a CPU, eager attention trains a quarter faster than sdpa (its backward is the slow part).
+    # At this size on a CPU, training is a quarter faster with eager attention than with sdpa (whose backward is slow).
     config._attn_implementation = "eager"
     model = SmolLM3ForCausalLM(config)
     start_with_lookup(model, rotary=recipe.rotary, generator=torch.Generator().manual_seed(recipe.seed))
@@ -128,11 +128,11 @@ def train_backbone(
 
 
 def _loss(model: SmolLM3ForCausalLM, batch: Batch) -> tuple[torch.Tensor, float]:
-    # Right padding behind a causal mask changes nothing before it, so no mask is passed (the fast attention path).
+    # Right padding after a causal mask changes nothing before it, so no mask is passed (the fast attention path).
     with mixed_precision():
         hidden = model.model(input_ids=batch.ids).last_hidden_state[:, :-1]
         targets, weights = batch.ids[:, 1:], batch.weights[:, 1:]
-        # Predicting the text around the answers is a side job: one token in four of it, at four times the weight.
+        # Predicting text around the answers matters less: one in four of its tokens counts, with four times the weight.
         counted = (weights > TEXT_WEIGHT) | ((weights > 0) & (torch.rand(weights.shape) < 0.25))
         logits = model.lm_head(hidden[counted]).float()
     weight = torch.where(weights[counted] > TEXT_WEIGHT, weights[counted], 4 * weights[counted])
@@ -181,7 +181,7 @@ def _conversation(rng: random.Random, renderer: Renderer, recipe: BackboneRecipe
 
 
 def crowded(rng: random.Random, shape: Shape, share: float) -> Shape:
-    """With facts that are alike, of few attributes or of few subjects, for a share of conversations."""
+    """For a share of conversations, make the facts alike: of few attributes or of few subjects."""
     if rng.random() >= share:
         return shape
     if rng.random() < 0.6:
@@ -190,9 +190,9 @@ def crowded(rng: random.Random, shape: Shape, share: float) -> Shape:
 
 
 def _recalled(rng: random.Random, renderer: Renderer, recipe: BackboneRecipe) -> Batch:
-    """Questions behind records: up to ten that are about the same subject or attribute, one of which answers, or none.
+    """Questions after up to ten records about the same subject or attribute, of which one answers, or none.
 
-    Of a conversation that is far longer than what is handed over.
+    The conversation is far longer than the records given.
     """
     rows: list[Row] = []
     tokens = 0
@@ -218,9 +218,9 @@ def _recalled(rng: random.Random, renderer: Renderer, recipe: BackboneRecipe) ->
 
 
 def _copying(rng: random.Random, length: int, vocabulary: int, weight: float) -> Row:
-    """Random tokens with repeats: spans of it come again, and count from their second token on.
+    """Random tokens with repeated spans, which count from their second token on.
 
-    Without these the model learns which pool an answer comes from long before it learns to copy the very word.
+    Without these the model learns which pool an answer comes from long before it learns to copy the exact word.
     """
     ids = [rng.randrange(len(SPECIAL_TOKENS), vocabulary) for _ in range(max(8, length // 2))]
     weights = [0.0] * len(ids)

@@ -1,7 +1,7 @@
 """Conversations as token batches for the bundled model.
 
 Every message is ``<|role|> content <|end|>``, tokenised on its own, exactly as the product renders it. ``weights`` says
-how much each token counts as a target (0 = never predicted).
+how much each token counts as a target (0: never predicted).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from deltamem_agents.recall import HEADER
 from deltamem_agents.training.conversations import Conversation, Message, Question
 from deltamem_agents.training.tokenizer import END, PAD
 
-TEXT_WEIGHT = 0.1  # of a token that is not part of an answer (prototype: answers 1, the rest 0.1)
+TEXT_WEIGHT = 0.1  # weight of a token that is not part of an answer (prototype: answers 1, the rest 0.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Row:
 
 
 class Renderer:
-    """Turns messages into tokens, remembering what it has already tokenised."""
+    """Turns messages into tokens and caches their text's tokens."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
@@ -50,7 +50,7 @@ class Renderer:
         self.end = self._id(END)
 
     def message(self, role: str, content: str, *, weight: float = TEXT_WEIGHT) -> Row:
-        """One message; its content and end count ``weight`` as targets, its role token never does."""
+        """One message; its content and end token count ``weight`` as targets, its role token never counts."""
         text = self._cache.get(content)
         if text is None:
             text = self._cache[content] = self._tokenizer.encode(content, add_special_tokens=False)
@@ -71,7 +71,7 @@ class Renderer:
         return row
 
     def batch(self, rows: Sequence[Row], *, left: bool = False) -> Batch:
-        """Pad rows to the longest, on the right or on the left."""
+        """Pad rows to the longest one, on the right or on the left."""
         length = max(1, max((len(row) for row in rows), default=1))
         ids = torch.full((len(rows), length), self.pad)
         weights = torch.zeros(len(rows), length)
@@ -98,11 +98,11 @@ def extend(row: Row, more: Row) -> None:
 def recalled_message(
     rng: random.Random, conversation: Conversation, question: Question, *, keep: int, found: bool = True
 ) -> Message:
-    """What recall would hand over for a question: what is about its subject or its attribute, oldest first.
+    """The records that recall would give for a question: those about its subject or attribute, oldest first.
 
     Args:
-        keep: Messages at most; those of both go first, then those of either.
-        found: False leaves out what answers it.
+        keep: Maximum number of messages; those about both go first, then those about either.
+        found: False leaves out the messages that answer it.
     """
     scored = [(nearness(question, text), rng.random(), i) for i, (_, text) in enumerate(conversation.messages)]
     wanted = [each for each in scored if found or each[0] < 2]
@@ -111,7 +111,7 @@ def recalled_message(
 
 
 def nearness(question: Question, text: str) -> int:
-    """2 where a message is about the question's subject and attribute, 1 where about one of them, else 0."""
+    """2 if a message is about the question's subject and attribute, 1 if about one of them, else 0."""
     words = set(text.replace("'s", "").replace(".", " ").replace(",", " ").split())
     subject = question.fact.subject
     about = bool(words & {"I", "my", "My"}) if subject == "me" else subject in words
@@ -119,7 +119,7 @@ def nearness(question: Question, text: str) -> int:
 
 
 def records_message(rng: random.Random, conversation: Conversation, *, keep: int | None = None) -> Message:
-    """What recall would hand over: the conversation's messages as one system message, oldest first."""
+    """The records that recall would give: the conversation's messages as one system message, oldest first."""
     messages = conversation.messages
     if keep is not None and len(messages) > keep:
         chosen = sorted(rng.sample(range(len(messages)), keep))
@@ -128,5 +128,5 @@ def records_message(rng: random.Random, conversation: Conversation, *, keep: int
 
 
 def _handed_over(messages: Sequence[Message]) -> Message:
-    """As `recall_text` writes records."""
+    """Write records as `recall_text` does."""
     return ("system", "\n".join([HEADER, *(f"- {role}: {text}" for role, text in messages)]))

@@ -1,8 +1,8 @@
-"""What a gain in probability is worth: the confidences of a trained model fitted to how often its answers are right.
+"""Calibrates gains in probability: fits a trained model's confidences to how often its answers are right.
 
-Conversations of one to many facts are written to agents of a DeltaMem in memory and asked about, also what they do not
-say; the answers that the state remembers, and those read in retrieved records, are told right or wrong. Facts are held
-out, as training's would flatter the model; figures are to be measured on conversations of another seed.
+Conversations of one to many facts are written to agents of a DeltaMem in memory, which are then asked about the facts
+and about things that were never said. Answers from the state, and answers read in retrieved records, are judged right
+or wrong. Facts are held out, as training facts would flatter the model; measure figures with another seed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from deltamem_agents.recall import current
 from deltamem_agents.training.conversations import Conversation, Shape, converse
 
 SIZES: Mapping[int, int] = {1: 40, 2: 30, 4: 20, 8: 16, 16: 8, 32: 4, 64: 2, 128: 2}  # facts: conversations
-ASKED = 24  # questions a conversation about what was said, and as many about what was not
-RECORDS, BUDGET = 10, 128  # records and their tokens, at most
+ASKED = 24  # questions per conversation about what was said, and as many about what was not
+RECORDS, BUDGET = 10, 128  # limits on the records and their tokens
 RIDGE = 1e-3
 
 
@@ -42,12 +42,12 @@ class Gained:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """A question: its answers, None where they say nothing, and what state and records in one prompt make of it.
+    """A question with its answers, None if they say nothing, and whether state and records in one prompt answer it.
 
     Args:
-        norm: Of the state.
+        norm: Norm of the state.
         stated: Whether the answer was said at all.
-        together: Whether the answer from one prompt under the state and with the records is right.
+        together: Whether the answer from one prompt with both state and records is right.
     """
 
     norm: float
@@ -58,7 +58,11 @@ class Judged:
 
 
 def calibrate(folder: str | Path, *, sizes: Mapping[int, int] = SIZES, seed: int = 2_000_003) -> Calibration:
-    """Fit both regressions for a folder with a backbone and its adapter."""
+    """Fit both regressions for a folder with a backbone and its adapter.
+
+    Raises:
+        ConfigError, BackboneFileError, AdapterFileError: The folder cannot be loaded; see `DeltaMem.open`.
+    """
     judged: list[Judged] = []
     rng = random.Random(seed)
     with DeltaMem.open(str(folder), url="sqlite://", embedder=False) as mem:
@@ -76,14 +80,14 @@ def calibrate(folder: str | Path, *, sizes: Mapping[int, int] = SIZES, seed: int
 
 
 def tell(agent: AgentMemory, conversation: Conversation) -> None:
-    """Write a conversation, session by session; fold and index it."""
+    """Write a conversation session by session; it is folded and indexed at the end."""
     for number, messages in enumerate(conversation.sessions, 1):
         last = number == len(conversation.sessions)
         agent.write([{"role": role, "content": text} for role, text in messages], f"s{number}", wait=last)
 
 
 def judge(mem: DeltaMem, agent: AgentMemory, conversation: Conversation, rng: random.Random) -> Iterator[Judged]:
-    """Tell an agent a conversation and ask about it."""
+    """Write a conversation to an agent and ask about it."""
     tell(agent, conversation)
     folded = mem.runtime.folder.current(agent.id)
     assert folded is not None
@@ -109,27 +113,27 @@ def judge(mem: DeltaMem, agent: AgentMemory, conversation: Conversation, rng: ra
 
 
 def missed(judged: Sequence[Judged]) -> float:
-    """Share of what was said that is not answered from records; Laplace's estimate, which is above 0."""
+    """Share of statements not answered from records; Laplace's estimate, which is above 0."""
     found = sum(each.read is not None and each.read.right for each in judged)
     return round((len(judged) - found + 1) / (len(judged) + 2), 4)
 
 
 def fullness(judged: Sequence[Judged]) -> float | None:
-    """The norm up to which it is best to have the state in a prompt with records; None if that is for all of them."""
+    """The norm up to which a prompt with records is better with the state; None if it is better for all norms."""
     by_norm = sorted(judged, key=lambda each: each.norm)
     lead = accumulate(each.together - (each.read is not None and each.read.right) for each in by_norm)
-    gained = [0, *lead]  # by having the state for so many of the emptiest
+    gained = [0, *lead]  # right answers gained by using the state for the n lowest norms
     best = max(range(len(gained)), key=lambda count: (gained[count], count))
     while 0 < best < len(by_norm) and by_norm[best].norm == by_norm[best - 1].norm:
-        best -= 1  # one conversation is on one side
+        best -= 1  # keeps a conversation on one side
     if best == len(by_norm):
         return None
     return round(by_norm[best - 1].norm if best else 0.0, 2)
 
 
 def fit(judged: Sequence[Gained]) -> Logistic:
-    """The regression of greatest likelihood, by Newton's method; a norm that is the same everywhere has no weight."""
-    if not judged:  # a model that says nothing
+    """Fit the maximum-likelihood regression by Newton's method; a constant norm gets no weight."""
+    if not judged:  # the model never answers
         return Logistic()
     gains = np.clip([each.gain for each in judged], LEAST, 1 - LEAST)
     norms = np.log1p([each.norm for each in judged])

@@ -1,4 +1,4 @@
-"""The bundled model's card, from what its training recorded."""
+"""The bundled model's card, made from the record of its training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from deltamem_agents.training.domain import KEYS, PEOPLE, PERSONAL, REPOSITORIES
 
 
 def model_card(facts: Mapping[str, Any]) -> str:
-    """MODEL_CARD.md as text; ``facts`` is what ``training.json`` holds."""
+    """The text of MODEL_CARD.md; ``facts`` is the content of ``training.json``."""
     return "\n\n".join([_head(facts), _table(facts["scores"]), _training(facts), _domain(), _LIMITS]) + "\n"
 
 

@@ -1,8 +1,8 @@
 """Generated agent conversations: facts, corrections, small talk, and questions with their answers.
 
-A conversation is what an agent hears in one or more sessions, and what it is asked afterwards. The same generator feeds
-the backbone (everything in one context), the adapter (each question a session of its own) and the evaluation (held-out
-facts only). Nothing about tokens or tensors.
+A conversation is what an agent is told in one or more sessions, and what it is asked afterwards. The same generator
+feeds the backbone (everything in one context), the adapter (each question in a session of its own) and the evaluation
+(held-out facts only). Knows nothing about tokens or tensors.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from deltamem_agents.training.domain import KEYS, PEOPLE, Fact, draw_facts, draw
 UNKNOWN = "I don't know."
 Message = tuple[str, str]  # role, content
 
-_OWN_PHRASE = 0.35  # share of statements, and of questions, that use the attribute's own phrase where it has one
+_OWN_PHRASE = 0.35  # share of statements, and of questions, that use the attribute's own phrase if it has one
 OPENINGS = ("", "", "By the way, ", "Just so you know, ", "Please remember that ", "Note that ", "For the record, ")
 _CORRECTIONS = ("", "Actually, ", "Correction: ", "Something changed: ")
 _ACKNOWLEDGED = ("Noted.", "Got it.", "Okay.", "Thanks, I will remember that.", "Understood.")
@@ -50,7 +50,7 @@ _SYLLABLES = "ba bo da de fi ga go ha jo ka ki la lo ma mi na no pa ra ri sa so 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question, its answer, and how the answer came to be: "stated", "changed" or "unknown"."""
+    """A question, its answer, and the kind of the answer: "stated", "changed" or "unknown"."""
 
     text: str
     answer: str
@@ -60,7 +60,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What was said, session by session, and what can be asked of it."""
+    """The messages of each session, and the questions that can be asked about them."""
 
     sessions: list[list[Message]]
     questions: list[Question] = field(default_factory=list)
@@ -73,21 +73,21 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What a conversation is made of.
+    """The composition of a conversation.
 
     Args:
-        facts: Stated facts, each of another key.
+        facts: Number of stated facts, each with a different key.
         changed: How many of them are corrected later.
-        filler: Turns of small talk, somewhere among the facts, or all after them with ``filler_last``.
+        filler: Turns of small talk, placed among the facts, or after all of them with ``filler_last``.
         unknown: Questions about keys that never came up.
-        sessions: The facts are spread evenly over this many.
+        sessions: Number of sessions over which the turns are spread evenly.
         acknowledged: Share of facts that the assistant acknowledges.
         invented: Share of facts whose value is a made-up word of two or three syllables.
-        mixed: Share of facts whose value is a word of any pool, so that only copying it is right.
-        attributes: How many attributes the facts are of, where not any: with few, the subject decides.
-        subjects: How many subjects they are of, where not any: with few, the attribute decides.
+        mixed: Share of facts whose value is a word from any pool, so that only copying it is right.
+        attributes: Number of attributes that the facts are about, None for any: with few, the subject decides.
+        subjects: Number of subjects that the facts are about, None for any: with few, the attribute decides.
         held_out: Whether all facts are held out, or none.
-        plain: Only each attribute's plain phrasing, without openings.
+        plain: Use only each attribute's plain phrasing, without openings.
     """
 
     facts: int
@@ -115,7 +115,7 @@ def converse(rng: random.Random, shape: Shape) -> Conversation:
     turns = [[_stated(rng, fact, shape), *_acknowledgement(rng, shape)] for fact in before]
     for stated, fact in zip(tuple(turns), facts, strict=True):
         if fact.key in changed:
-            place = next(i for i, turn in enumerate(turns) if turn is stated)  # others moved it
+            place = next(i for i, turn in enumerate(turns) if turn is stated)  # earlier insertions may have moved it
             turns.insert(rng.randint(place + 1, len(turns)), [_updated(rng, fact), *_acknowledgement(rng, shape)])
     for _ in range(shape.filler):
         where = len(turns) if shape.filler_last else rng.randint(0, len(turns))
@@ -124,7 +124,7 @@ def converse(rng: random.Random, shape: Shape) -> Conversation:
     told = {fact.key for fact in facts}
     unheard = [key for key in KEYS if (key[0], key[1].noun) not in told]
     near = [key for key in keys if (key[0], key[1].noun) not in told]
-    if len(near) >= 2 * shape.unknown:  # where the facts are alike, so is what was never said
+    if len(near) >= 2 * shape.unknown:  # if the facts are alike, ask about similar keys that never came up
         unheard = near
     for subject, attribute in rng.sample(unheard, shape.unknown):
         fact = draw_value(rng, subject, attribute, held_out=shape.held_out)
@@ -133,14 +133,14 @@ def converse(rng: random.Random, shape: Shape) -> Conversation:
 
 
 def small_talk(rng: random.Random) -> list[Message]:
-    """One turn: something without a fact, and a reply."""
+    """One turn: a message without a fact, and a reply."""
     slots = {name: rng.choice(words.split()) for name, words in _SLOTS.items()}
     text = rng.choice(_SMALL_TALK).format(name=rng.choice(PEOPLE), when=rng.choice(_WHEN), **slots)
     return [("user", text), ("assistant", rng.choice(_REPLIES))]
 
 
 def invented_word(rng: random.Random) -> str:
-    """A capitalised word of two or three syllables that no pool holds."""
+    """A capitalised word of two or three syllables that is in no pool."""
     return "".join(rng.choice(_SYLLABLES) for _ in range(rng.randint(2, 3))).capitalize()
 
 
@@ -158,7 +158,7 @@ def _altered(rng: random.Random, fact: Fact, shape: Shape) -> Fact:
 
 
 def _outdated(rng: random.Random, fact: Fact) -> Fact:
-    """What this key was said to be before ``fact`` corrected it."""
+    """An earlier value of this key, which ``fact`` corrects."""
     if fact.value not in fact.attribute.values:
         return Fact(fact.subject, fact.attribute, invented_word(rng))
     return draw_value(rng, fact.subject, fact.attribute, held_out=False, unlike=fact.value)

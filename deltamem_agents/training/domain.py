@@ -1,11 +1,11 @@
-"""What the bundled model knows how to be told: who, what, and the values each may take.
+"""What the bundled model can be told: who, what, and the possible values.
 
 A *key* is a pair of subject and attribute ("Mara's favourite colour"); a fact gives a key one value of the attribute's
-pool. There are far more facts than a model this small can hold in its weights, and each conversation draws its own, so an
-answer can only come from what was said. Of each key, one value in ten (at least one) is *held out*: training never sees
-the triple, evaluation sees nothing else.
+pool. There are far more facts than a model this small can hold in its weights, and each conversation draws its own, so
+an answer can only come from what was said. Of each key, one value in ten (at least one) is *held out*: training never
+sees the triple, evaluation sees nothing else.
 
-Nothing about tokens, tensors or conversations.
+Knows nothing about tokens, tensors or conversations.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ REPOSITORIES = "api web core billing".split()
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """One thing that can be known of a subject.
+    """One thing that can be known about a subject.
 
     Args:
         noun: As in "my {noun} is …".
-        values: The pool; one word each, so that one value is about one token.
-        says: A second way to state it, with ``{s}`` the subject and ``{v}`` the value; a verb as ``first|third`` person.
-        asks: A second way to ask for it, with ``{s}`` the subject.
+        values: The pool; one word each, so that a value is about one token.
+        says: A second way to state it, with ``{s}`` for the subject and ``{v}`` for the value; verbs as ``first|third``
+            person.
+        asks: A second way to ask for it, with ``{s}`` for the subject.
     """
 
     noun: str
@@ -188,7 +189,7 @@ REPOSITORY = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A subject ("me", a person or a repository), an attribute and the value it has."""
+    """A subject ("me", a person or a repository), an attribute and its value."""
 
     subject: str
     attribute: Attribute
@@ -196,7 +197,7 @@ class Fact:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Subject and noun: what a question names."""
+        """Subject and noun, which a question names."""
         return self.subject, self.attribute.noun
 
     @property
@@ -212,13 +213,13 @@ class Fact:
         return f"the {self.subject} repository's" if self.subject in REPOSITORIES else f"{self.subject}'s"
 
     def statement(self, form: int) -> str:
-        """The fact as a sentence without its opening; ``form`` 0 is the plain one, 1 the attribute's own."""
+        """The fact as a sentence without an opening; ``form`` 0 is the plain one, 1 the attribute's own."""
         if form == 0 or not self.attribute.says:
             return f"{self.owner} {self.attribute.noun} is {self.value}."
         return _conjugate(self.attribute.says, self.subject).format(v=self.value, **self._names)
 
     def question(self, form: int) -> str:
-        """The question this fact answers; ``form`` 0 is the plain one, 1 the attribute's own."""
+        """The question that this fact answers; ``form`` 0 is the plain one, 1 the attribute's own."""
         if form == 0 or not self.attribute.asks:
             return f"What is {self.owner} {self.attribute.noun}?"
         return self.attribute.asks.format(**self._names)
@@ -262,12 +263,12 @@ KEYS: tuple[tuple[str, Attribute], ...] = tuple(
 def draw_keys(
     rng: random.Random, count: int, *, attributes: int | None = None, subjects: int | None = None
 ) -> list[tuple[str, Attribute]]:
-    """Keys to draw facts of, at least ``count``: all, or those of so many attributes or of so many subjects only."""
+    """Keys to draw facts from, at least ``count``: all, or only those of a number of attributes or subjects."""
     if attributes is not None:
         chosen = rng.sample(PERSONAL, attributes)
         return [key for key in KEYS if key[1] in chosen]
     if subjects is not None:
-        # People and repositories apart, as nobody confuses them; of either, half the time.
+        # People and repositories are not mixed, as they are never confused; each is drawn half of the time.
         pool = REPOSITORIES if rng.random() < 0.5 else ["me", *PEOPLE]
         named = rng.sample(pool, min(len(pool), max(subjects, -(-count // len(PERSONAL)))))
         return [key for key in KEYS if key[0] in named]
@@ -277,14 +278,14 @@ def draw_keys(
 def draw_facts(
     rng: random.Random, count: int, *, held_out: bool, keys: Sequence[tuple[str, Attribute]] = ()
 ) -> list[Fact]:
-    """Facts with different keys, all held out or none of them; ``count``, or as many as there are keys, if any."""
+    """Facts with different keys, all held out or none; ``count`` of them, or as many as there are keys."""
     keys = keys or KEYS
     chosen = rng.sample(keys, min(count, len(keys)))
     return [draw_value(rng, subject, attribute, held_out=held_out) for subject, attribute in chosen]
 
 
 def draw_value(rng: random.Random, subject: str, attribute: Attribute, *, held_out: bool, unlike: str = "") -> Fact:
-    """A fact of one key, held out or not, with a value other than ``unlike``."""
+    """A fact for one key, held out or not, with a value other than ``unlike``."""
     hidden = _held_out_values(subject, attribute)
     values = [value for value in attribute.values if (value in hidden) == held_out and value != unlike]
     return Fact(subject, attribute, rng.choice(values))

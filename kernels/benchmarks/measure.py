@@ -1,4 +1,4 @@
-"""Paired timing, what a figure was measured on, and how it is written down. Knows nothing about kernels."""
+"""Paired timing, the facts that a figure depends on, and how figures are written. Knows nothing about kernels."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Row:
 
     Args:
         what: What was measured, with its sizes.
-        value: The median, over the rounds, of the ratio within one round; or the figure itself.
+        value: The median, over the rounds, of the ratio within one round; or a single figure.
         low, high: First and last decile of the rounds.
         unit: "× faster", "× time", "relative", "bytes", "µs", "of copy".
-        reach: The bar, as "≥ 1500" or "≤ 1.03"; empty where there is none.
-        ours, other: Median seconds of each side, 0 where there is none.
+        reach: The target, such as "≥ 1500" or "≤ 1.03"; empty if there is none.
+        ours, other: Median seconds of each side; 0 if there is none.
     """
 
     what: str
@@ -39,7 +39,7 @@ class Row:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the bar is reached; None where there is none."""
+        """Whether the target is reached; None if there is none."""
         if not self.reach:
             return None
         bound = float(self.reach[1:].replace(",", "").split()[0])
@@ -57,12 +57,12 @@ def paired(
     inner: tuple[int, int] = (1, 1),
     wait: Callable[[], None] = lambda: None,
 ) -> Row:
-    """Time two things alternately, in one process; which goes first changes from round to round.
+    """Time two calls alternately, in one process; the order changes from round to round.
 
     Args:
-        slower: Whether ``other`` is the slower one, and the ratio how many times faster ours is; or the time of ours
-            is given as a multiple of the other's.
-        inner: Calls of ours and of the other in a round, for what is too short to time alone.
+        slower: If true, the ratio says how many times faster ours is than ``other``; if false, it is the time of ours
+            as a multiple of the other's.
+        inner: Calls of ours and of the other in a round, for calls too short to time alone.
         wait: Waits for the device.
     """
     for call in (ours, other):
@@ -97,7 +97,7 @@ def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def machine(device: str) -> dict[str, str]:
-    """What figures depend on: processor or GPU, threads, versions, commit, day."""
+    """The facts that figures depend on: processor or GPU, threads, versions, commit, day."""
     name = torch.cuda.get_device_name() if device == "cuda" else processor()
     return {
         "device": name,

@@ -1,4 +1,4 @@
-"""A whole model with memory against the same model without: prefill and decoding."""
+"""A whole model with memory against the same model without it: prefill and decoding."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def small() -> Qwen3Config:
 
 
 def built(config: Qwen3Config, dtype: torch.dtype, device: str = "cpu") -> tuple[Qwen3ForCausalLM, Attached]:
-    """A frozen model of random weights, and a copy of it with an adapter (rank 8, corrections of q and o)."""
+    """A frozen model with random weights, and a copy of it with an adapter (rank 8, corrections of q and o)."""
     torch.manual_seed(0)
     with torch.device(device):
         frozen = Qwen3ForCausalLM(config).eval().to(dtype)
@@ -44,7 +44,7 @@ def built(config: Qwen3Config, dtype: torch.dtype, device: str = "cpu") -> tuple
 
 
 def told(attached: Attached, batch: int) -> State:
-    """A state in which something is."""
+    """A state with random contents."""
     device = attached.model.device  # type: ignore[attr-defined]
     return {key: torch.randn(batch, 8, 8, device=device) * 0.1 for key in attached.keys}
 

@@ -2,7 +2,7 @@
 
     python kernels/benchmarks/run.py --device cpu --out docs/benchmarks/kernels-cpu.csv
 
-Every result is checked before it is timed; a figure that misses its bar is marked, and the exit code is then 1.
+Every result is checked before it is timed; a figure that misses its target is marked, and the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from deltamem_agents.bench.figures import write_csv
 
 
 def main() -> int:
-    """Parse, measure, report."""
+    """Parse arguments, measure and report; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch and the compiled scan, on a CPU")
@@ -43,7 +43,7 @@ def main() -> int:
             f"{row.what}: {row.value:.4g} {row.unit} {'' if row.reached is not False else '(not reached)'}", flush=True
         )
         if chosen.out is not None:
-            write_csv(chosen.out, rows, facts)  # after each row: a long run may be cut short
+            write_csv(chosen.out, rows, facts)  # after each row, as a long run may be interrupted
     print("\n" + measure.table(rows, facts))
     return int(any(row.reached is False for row in rows))
 

@@ -1,4 +1,4 @@
-"""The scan and the step on a CPU, against a PyTorch loop of two einsums a token."""
+"""The scan and the step on a CPU, against a PyTorch loop of two einsums per token."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOKENS = 4096
 
 
 def drawn(n: int, tokens: int, rank: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> list[Tensor]:
-    """q, k, v, keep, erase, write [N, T, R] and a state [N, R, R], as a layer makes them."""
+    """q, k, v, keep, erase, write [N, T, R] and a state [N, R, R], distributed as in a layer."""
     generator = torch.Generator(device).manual_seed(n * tokens + rank)
 
     def normal(*shape: int) -> Tensor:
@@ -31,7 +31,7 @@ def drawn(n: int, tokens: int, rank: int, dtype: torch.dtype = torch.float32, de
 
 
 def loop(*arguments: Tensor) -> tuple[Tensor, Tensor]:
-    """Two einsums a token: the read and the prediction."""
+    """Two einsums per token: the read and the prediction."""
     return naive.scan(arguments[:6], arguments[6], None)
 
 
@@ -43,7 +43,7 @@ def forward_and_backward(scan: object, arguments: list[Tensor]) -> list[Tensor]:
 
 
 def cpu_rows() -> Iterator[Row]:
-    """Every row of the CPU column that concerns the scan; each form is checked before it is timed."""
+    """Every CPU row about the scan; each backend is checked before it is timed."""
     forms = {"chunked": partial(delta_scan, backend="chunked")}
     if compiled.unavailable() is None:
         forms["compiled"] = partial(delta_scan, backend="compiled")
@@ -105,7 +105,7 @@ def _steps() -> Iterator[Row]:
 
 
 def saved_bytes(arguments: list[Tensor]) -> float:
-    """Bytes that autograd keeps of one scan, its inputs among them."""
+    """Bytes that autograd saves for one scan, including its inputs."""
     saved: dict[int, int] = {}
 
     def note(x: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
 # mypy: ignore-errors
-"""The plain kernel the GPU scan is measured against: one program a row of one state, one token after the other.
+"""The plain kernel that the GPU scan is measured against: one program per state row, one token after another.
 
     r_t[i]   = <S_{t-1}[i,:], q_t>
     S_t[i,:] = keep_t[i] S_{t-1}[i,:] + (write_t[i] v_t[i] - erase_t[i] <S_{t-1}[i,:], k_t>) k_t
 
-Shapes: S [N,R,R] float32; others [N,T,R], contiguous. Forward only, no mask. Nothing but the benchmark uses it.
+Shapes: S [N,R,R] float32; others [N,T,R], contiguous. Forward only, no mask. Used only by the benchmark.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 def scan(inputs: Sequence[Tensor], state: Tensor) -> tuple[Tensor, Tensor]:
-    """The reads [N,T,R] and the new state [N,R,R], float32, of q, k, v, keep, erase, write and a state."""
+    """The reads [N,T,R] and the new state [N,R,R], float32; inputs are q, k, v, keep, erase, write."""
     n, tokens, rank = inputs[0].shape
     reads = torch.empty(n, tokens, rank, dtype=torch.float32, device=state.device)
     end = torch.empty_like(state)
