@@ -2,8 +2,8 @@
 
     python -m deltamem_agents.bench.engine --out docs/benchmarks/engine-cpu.csv
 
-A model of random weights in Qwen3's proportions (12 layers of width 1,024, adapter of rank 8), in bfloat16 or, with
-``--dtype``, float32; the bundled model where memories are involved.
+The model has random weights in Qwen3's proportions (12 layers of width 1,024, adapter of rank 8), in bfloat16 or, with
+``--dtype``, float32. Benchmarks that involve memories use the bundled model.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ HISTORIES = (10, 1_000, 100_000)
 
 
 def random_engine(dtype: torch.dtype, device: str) -> Engine:
-    """An engine on a model of random weights, whose answers never end by themselves."""
+    """An engine on a model with random weights, whose answers never end by themselves."""
     torch.manual_seed(0)
     with torch.device(device):
         model = Qwen3ForCausalLM(
@@ -60,7 +60,7 @@ def random_engine(dtype: torch.dtype, device: str) -> Engine:
 
 
 def together(engine: Engine, rounds: int) -> Iterator[Figure]:
-    """Agents decoding together against one after another."""
+    """Agents decoding together against agents decoding one after another."""
     zero = engine.zero_state()
     states = [{name: torch.randn_like(each) * 0.1 for name, each in zero.items()} for _ in range(AGENTS)]
     prompts = [[(7 * agent + i) % 1000 + 5 for i in range(PROMPT)] for agent in range(AGENTS)]
@@ -111,7 +111,7 @@ def beside_a_fold(engine: Engine, rounds: int) -> Iterator[Figure]:
 
 
 def idle_agents() -> Iterator[Figure]:
-    """Resident memory while ten thousand agents are touched in turn, on the bundled model."""
+    """Resident memory while ten thousand agents are used in turn, on the bundled model."""
     engine = Engine(load("tiny"), limits=Limits(chunk=64, batch=4096, slots=64))
     try:
         zero = engine.zero_state()
@@ -132,7 +132,7 @@ def idle_agents() -> Iterator[Figure]:
 
 
 def long_histories(rounds: int) -> Iterator[Figure]:
-    """Time to first token of a turn in state mode, by the length of the agent's history; and of sending it all."""
+    """Time to first token of a turn by length of the agent's history, in state mode and with the history as prompt."""
     with tempfile.TemporaryDirectory() as folder, DeltaMem.open(url=f"sqlite:///{folder}/m.db", embedder=False) as mem:
         question = [{"role": "user", "content": "What is my dog?"}]
         for count in HISTORIES:
@@ -169,7 +169,7 @@ def long_histories(rounds: int) -> Iterator[Figure]:
 def _alternating(
     ours: Callable[[], object], other: Callable[[], object], rounds: int
 ) -> tuple[list[float], list[float]]:
-    """How many times longer the other takes, round by round; and its seconds."""
+    """The ratio of the other's time to ours, round by round, and the other's times in seconds."""
     times: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds):
         for side in (0, 1) if number % 2 else (1, 0):
@@ -180,7 +180,7 @@ def _alternating(
 
 
 def _resident() -> int:
-    """Bytes of memory in use."""
+    """Resident memory in bytes."""
     statm = Path("/proc/self/statm")
     if statm.exists():
         return int(statm.read_text().split()[1]) * resource.getpagesize()
@@ -188,7 +188,7 @@ def _resident() -> int:
 
 
 def main() -> int:
-    """Measure, print, write."""
+    """Measure, print and write the figures; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_output(parser)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

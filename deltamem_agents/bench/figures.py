@@ -1,6 +1,6 @@
-"""Figures, what they were measured on, and how they are written down. Knows nothing of what is measured; no torch.
+"""Figures, the machine they were measured on, and how they are written. Knows nothing of what is measured; no torch.
 
-The kernels' benchmarks, whose rows are others, write theirs down by the same functions.
+The kernels' benchmarks, which have their own rows, use the same functions for writing.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Figure:
 
     Args:
         what: What was measured, with its sizes.
-        on: On what: "SQLite" or "PostgreSQL", say.
+        on: What it was measured on, such as "SQLite" or "PostgreSQL".
         unit: "ms", "s", "/s", "bytes".
-        reach: The bar, as "≤ 3" or "≥ 500"; empty where there is none.
+        reach: The target, such as "≤ 3" or "≥ 500"; empty if there is none.
         low, high: First and last decile of the rounds.
     """
 
@@ -47,7 +47,7 @@ class Figure:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the bar is reached; None where there is none."""
+        """Whether the target is reached; None if there is none."""
         if not self.reach:
             return None
         bound = float(self.reach[1:].replace(",", ""))
@@ -55,7 +55,7 @@ class Figure:
 
 
 def figure(what: str, on: str, values: Sequence[float], unit: str, reach: str = "") -> Figure:
-    """The median of values and their spread."""
+    """Make a figure from the median of values and their spread."""
     ordered = sorted(values)
     tenth = len(ordered) // 10
     return Figure(
@@ -71,7 +71,7 @@ def figure(what: str, on: str, values: Sequence[float], unit: str, reach: str = 
 
 
 def timed(what: str, on: str, call: Callable[[int], object], *, rounds: int, unit: str, reach: str = "") -> Figure:
-    """Time a call, which is given the number of its round; a tenth as many rounds run before, to warm up."""
+    """Time a call, which is given the number of its round; a tenth as many warm-up rounds run first."""
     warm = max(1, rounds // 10)
     times: list[float] = []
     for number in range(-warm, rounds):
@@ -82,7 +82,7 @@ def timed(what: str, on: str, call: Callable[[int], object], *, rounds: int, uni
 
 
 def machine(**versions: str) -> dict[str, str]:
-    """What figures depend on: processor, versions, commit, day."""
+    """The facts that figures depend on: processor, versions, commit, day."""
     return {
         "machine": processor(),
         "python": platform.python_version(),
@@ -93,7 +93,7 @@ def machine(**versions: str) -> dict[str, str]:
 
 
 def write_csv(path: Path, figures: Sequence[DataclassInstance], facts: dict[str, str]) -> None:
-    """One line a figure, of one class of them, each with the machine it comes from."""
+    """Write one line per figure, all of one class, each with the machine's facts."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(figures[0])] + list(facts), lineterminator="\n")
@@ -129,7 +129,7 @@ def _short(value: float) -> str:
 
 
 def processor() -> str:
-    """Name of the processor, and how many cores there are."""
+    """Name of the processor and number of cores."""
     info = Path("/proc/cpuinfo")
     names = []
     if info.exists():
@@ -138,7 +138,7 @@ def processor() -> str:
 
 
 def commit() -> str:
-    """What the sources are at, and whether they were changed since."""
+    """The commit of the sources, and whether they have been changed since."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"

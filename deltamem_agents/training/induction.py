@@ -1,12 +1,12 @@
-"""A head start for a small backbone: weights that already look things up, instead of random ones.
+"""A head start for a small backbone: initial weights that already look things up, instead of random ones.
 
 Retrieval in context needs three things at once: tokens that know what was said just before them, attention that matches
-one such context with another, and a copy of what stands there. From random weights none of them pays before the others
-exist, and on a CPU the wait for that is longer than the training. So the first layers start with heads that look one to
-four tokens back and add what they see to a small *context* subspace of the stream, the last ones with heads that match
-contexts and copy the token they find. Training is free to change all of it.
+one such context with another, and a copy of what stands there. With random weights none of them pays off before the
+others exist, and on a CPU that takes longer than the whole training. So the first layers start with heads that look one
+to four tokens back and add what they see to a small *context* subspace of the stream, the last ones with heads that
+match contexts and copy the token that they find. Training may change all of it.
 
-Measured on four facts with values of any pool: 0.33 of the answers were right after 2,300 steps from random weights
+Measured on four facts with values from any pool: 0.33 of the answers were right after 2,300 steps from random weights
 (Qwen3 layout), 0.75 after 100 steps from these.
 """
 
@@ -19,14 +19,14 @@ from torch import Tensor
 from transformers import SmolLM3ForCausalLM
 
 ROPE_THETA = 10_000.0
-_CONSTANT = 0  # coordinate of the stream that is the same for every token: what positions are read from
+_CONSTANT = 0  # coordinate of the stream that is the same for every token; positions are read from it
 _FAST = 6  # rotary pairs that turn fast enough to tell neighbours apart
 _SHARPNESS = 22.0  # squared size of a positional query: one step off the wanted distance costs about e^-3
-_NOISE = 0.3  # what is left of the random weights
-_SEEN_GAIN = 0.04  # of a token that was looked back at; eight of them weigh about as much as the token itself
-_MATCH_GAIN = 1.0  # of contexts in queries and keys: a quarter less in common costs about e^-3
-_OWN_GAIN = 4.0  # of the token itself in a query, which is the nearest context of what is to come
-_COPY_GAIN = 0.2  # of a token that is copied: as large as the token's own embedding
+_NOISE = 0.3  # share of the random weights that is kept
+_SEEN_GAIN = 0.04  # gain of a token that was looked back at; eight of them weigh about as much as the token itself
+_MATCH_GAIN = 1.0  # gain of contexts in queries and keys: a quarter less in common costs about e^-3
+_OWN_GAIN = 4.0  # gain of the token itself in a query, as it is the nearest context of the token to come
+_COPY_GAIN = 0.2  # gain of a copied token: as large as the token's own embedding
 
 
 @torch.no_grad()
@@ -34,7 +34,7 @@ def start_with_lookup(model: SmolLM3ForCausalLM, *, rotary: int, generator: torc
     """Set the attention weights and the embedding's constant coordinate of a fresh model, in place.
 
     Args:
-        rotary: The first so many layers look back, the others match and copy.
+        rotary: Number of first layers, which look back; the others match and copy.
     """
     config = model.config
     width, heads = config.hidden_size, config.num_attention_heads
@@ -68,7 +68,7 @@ def start_with_lookup(model: SmolLM3ForCausalLM, *, rotary: int, generator: torc
 
 
 def _look_back(query: Tensor, key: Tensor, distance: int) -> None:
-    """Make a head [size, width] attend ``distance`` tokens back, whatever stands there."""
+    """Make a head [size, width] attend ``distance`` tokens back, whatever token is there."""
     half = query.shape[0] // 2
     pairs = torch.arange(_FAST)
     angle = distance * ROPE_THETA ** (-pairs / half)

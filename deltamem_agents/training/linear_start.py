@@ -2,10 +2,10 @@
 
 Where a backbone finds things in its context by attention without positions, softmax(q·k) v, the delta rule with the
 same q, k and v is the linear form of the same look-up, with the context folded into the state. So a layer's memory
-starts with the best rank-r factors of its heads' QK and OV products, instead of random projections, and hardly forgets.
+starts with the best rank-r factors of its heads' QK and OV products instead of random projections, and forgets little.
 
-Measured on the bundled backbone: after 300 steps from random projections no held-out fact came back from the state;
-from here one fact is answered within 50.
+Measured on the bundled backbone: after 300 steps from random projections, no held-out fact came back from the state;
+from this start, one fact is answered within 50 steps.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 
 from deltamem_agents.core import Adapter
 
-_SIZE = 0.5  # root mean square of queries and keys before tanh, where it is still nearly linear
+_SIZE = 0.5  # root mean square of queries and keys before tanh, where tanh is still nearly linear
 _KEEP_BIAS = 5.0  # λ = 0.993: half of a state is left after a hundred tokens that do not write to it
-_STRENGTH = 2.0  # of the correction: one fact among many tokens is read back far smaller than it was written
+_STRENGTH = 2.0  # strength of the correction: one fact among many tokens is read back much smaller than it was written
 
 
 @torch.no_grad()
@@ -52,5 +52,5 @@ def _factors(product: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def _typical(projection: Tensor) -> float:
-    """Root mean square of what a projection [in, rank] gives for inputs of root mean square 1."""
+    """Root mean square of the output of a projection [in, rank] for inputs of root mean square 1."""
     return float(projection.square().sum(0).mean().sqrt())

@@ -1,7 +1,7 @@
-"""Muon (Jordan et al., 2024), its orthogonalisation in float32.
+"""Muon (Jordan et al., 2024), with its orthogonalisation in float32.
 
-`torch.optim.Muon` runs it in bfloat16 on every device. On a processor that has to emulate that (AMD Zen 3, AVX2 only),
-it took three quarters of a training step of the bundled model.
+`torch.optim.Muon` runs it in bfloat16 on every device. On a processor that has to emulate bfloat16 (AMD Zen 3, AVX2
+only), it took three quarters of a training step of the bundled model.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from typing import Any
 
 import torch
 
-_COEFFICIENTS = (3.4445, -4.775, 2.0315)  # of the quintic; the steepest at zero that stays bounded
+_COEFFICIENTS = (3.4445, -4.775, 2.0315)  # of the quintic that is steepest at zero while it stays bounded
 _STEPS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum of each matrix, orthogonalised; its step has the size of AdamW's (0.2 √max(rows, columns))."""
+    """Orthogonalises each matrix's momentum; its step has the size of AdamW's (0.2 √max(rows, columns))."""
 
     def __init__(self, matrices: Iterable[torch.nn.Parameter], *, lr: float, momentum: float = 0.95) -> None:
         super().__init__(matrices, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """One step, with Nesterov's momentum."""
+        """Take one step, with Nesterov momentum."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             for matrix in group["params"]:
@@ -37,7 +37,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """About the nearest matrix [M, N] with orthogonal rows or columns: singular values between 0.5 and 1.5."""
+    """Roughly the nearest matrix [M, N] with orthogonal rows or columns: singular values between 0.5 and 1.5."""
     a, b, c = _COEFFICIENTS
     wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     wide = wide / wide.norm().clamp(min=1e-7)

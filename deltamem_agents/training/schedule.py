@@ -1,4 +1,4 @@
-"""Warm-up, linear decay, and what a training step reports."""
+"""Learning rate schedule (warm-up, linear decay), and what a training step reports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """After ``step`` of ``steps``: loss, and the share of answer tokens predicted right in that batch."""
+    """State after ``step`` of ``steps``: loss, and the share of answer tokens predicted right in that batch."""
 
     step: int
     steps: int
@@ -16,7 +16,7 @@ class Progress:
 
 
 def learning_rate(step: int, steps: int, peak: float, *, warmup: int = 50) -> float:
-    """Linear up to ``peak`` over ``warmup`` steps (at most a tenth of all), then linear to 2 % of it."""
+    """Rise linearly to ``peak`` over ``warmup`` steps (at most a tenth of all), then fall linearly to 2 % of it."""
     warmup = max(1, min(warmup, steps // 10))
     if step < warmup:
         return peak * (step + 1) / warmup

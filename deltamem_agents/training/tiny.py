@@ -1,4 +1,4 @@
-"""Train the bundled model from nothing: tokenizer, backbone, adapter, and the card that says how good it is.
+"""Trains the bundled model from scratch: tokenizer, backbone, adapter, and a card with its figures.
 
 A run is repeatable: the same recipes, seed, number of threads and versions give the same files.
 """
@@ -31,7 +31,7 @@ from deltamem_agents.training.tokenizer import train_tokenizer
 
 @dataclass(frozen=True, slots=True)
 class StageProgress:
-    """Progress of one stage, "backbone", "adapter" or "evaluation" (whose loss and share right are 0)."""
+    """Progress of a stage: "backbone", "adapter" or "evaluation" (whose loss and share right are 0)."""
 
     stage: str
     step: int
@@ -42,7 +42,7 @@ class StageProgress:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a run made: the files in ``folder``, seconds a stage, and the table."""
+    """Result of a run: the folder of its files, seconds per stage, and the scores."""
 
     folder: Path
     seconds: dict[str, float]
@@ -61,13 +61,13 @@ def train_tiny(
     """Train a model like the bundled one into a new or empty folder.
 
     Args:
-        out: Gets the backbone, the tokenizer, ``adapter/`` and ``MODEL_CARD.md``.
-        backbone_steps: Those of `BackboneRecipe` where not given.
-        adapter_steps: Those of `AdapterRecipe` where not given.
-        conversations: Held-out conversations a figure of the table is measured on; 0 measures and calibrates nothing.
+        out: Folder for the backbone, the tokenizer, ``adapter/`` and ``MODEL_CARD.md``.
+        backbone_steps: By default, those of `BackboneRecipe`.
+        adapter_steps: By default, those of `AdapterRecipe`.
+        conversations: Held-out conversations per figure of the table; 0 measures and calibrates nothing.
 
     Raises:
-        ConfigError: The folder holds something already, or a number of steps is not positive.
+        ConfigError: The folder is not empty, or a number of steps is not positive.
     """
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -113,7 +113,7 @@ def train_tiny(
 
 
 def save_rounded(model: SmolLM3ForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path) -> SmolLM3ForCausalLM:
-    """Store a backbone in bfloat16, and give back what users will load: the adapter must fit the rounded weights."""
+    """Store a backbone in bfloat16 and return it with the rounded weights, which the adapter must fit."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(parameter.to(torch.bfloat16))
@@ -129,7 +129,7 @@ def measure(
     conversations: int,
     on_progress: Callable[[StageProgress], None] = lambda _: None,
 ) -> list[Score]:
-    """The figures of the card."""
+    """Measure the figures of the card."""
     scores: list[Score] = []
     if conversations:
         for score in evaluate(model, tokenizer, adapter, conversations=conversations):
@@ -147,7 +147,7 @@ def write_card(
     model: PreTrainedModel,
     adapter: Adapter,
 ) -> None:
-    """Write MODEL_CARD.md and training.json, which holds the same as data."""
+    """Write MODEL_CARD.md, and training.json with the same facts as data."""
     facts = {
         "backbone": asdict(backbone_recipe),
         "adapter": asdict(adapter_recipe),

@@ -1,7 +1,7 @@
-"""The bundled model's tokenizer: byte-level BPE over generated conversations, one special token a role.
+"""The bundled model's tokenizer: byte-level BPE over generated conversations, one special token per role.
 
-A word at the start of a message is the same token as in its middle (``add_prefix_space``), and most words of the domain
-are one token; any other text falls back to smaller pieces, down to bytes.
+A word is the same token at the start of a message as in the middle (``add_prefix_space``), and most words of the domain
+are one token; other text falls back to smaller pieces, down to bytes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def train_tokenizer(*, vocabulary: int = 3072, conversations: int = 6000, seed: 
 
 def _corpus(conversations: int, seed: int) -> Iterator[str]:
     rng = random.Random(seed)
-    for _ in range(20):  # every word of every pool, in its place
+    for _ in range(20):  # covers every word of every pool in its usual context
         for subject, attribute in KEYS:
             for value in attribute.values:
                 yield Fact(subject, attribute, value).statement(rng.randint(0, 1))

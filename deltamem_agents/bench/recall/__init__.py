@@ -1,5 +1,5 @@
-"""What state and retrieval are worth, apart and together; ``deltamem bench recall`` runs it.
+"""Measures state and retrieval, separately and together; ``deltamem bench recall`` runs it.
 
-`facts`: generated facts among small talk, asked in six ways. `reliability`: what a confidence is worth. `locomo`:
-retrieval on LoCoMo. `search`: its times. `report`: tables, JSON, the plot. `run`: all of it.
+`facts`: generated facts among small talk, asked in six ways. `reliability`: how far confidences can be trusted.
+`locomo`, `beam`: retrieval on LoCoMo and BEAM. `search`: its times. `report`: tables, JSON, the plot. `run`: all of it.
 """

@@ -4,9 +4,9 @@
 
 BEAM (Tavakoli et al., arXiv 2510.27246) is not part of this package: give a file of conversations, each with
 ``messages`` (``id``, ``role``, ``content``, ``session``, ``time`` of a session's first message) and ``questions``
-(``type``, ``question``, ``evidence``: ids of messages). Questions without evidence are left out. Every way of ranking
-sees the same records. Of dense, BM25 and reciprocal rank the first ten are ten different messages, each by its best
-piece; of ours they are the first ten records.
+(``type``, ``question``, ``evidence``: ids of messages). Questions without evidence are left out. All ranking methods
+see the same records. For dense, BM25 and reciprocal rank the first ten are ten different messages, each ranked by its
+best piece; for ours they are the first ten records.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Advance = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question, the messages that answer it by position from 1, and its kind."""
+    """A question, the positions (from 1) of the messages that answer it, and its kind."""
 
     text: str
     evidence: frozenset[int]
@@ -55,7 +55,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Mean share of the evidence among the first ten, of questions of one kind, by way of ranking."""
+    """Mean share of the evidence among the first ten by ranking method, for questions of one kind."""
 
     kind: str
     questions: int
@@ -63,16 +63,16 @@ class Row:
 
     @property
     def reached(self) -> bool:
-        """Whether ours is below no other, but by `BELOW`, and reaches what it is to reach over all."""
+        """Whether ours is at most `BELOW` worse than any other method and, over all kinds, reaches `REACH`."""
         best = max(share for way, share in self.shares.items() if way != OURS)
         return self.shares[OURS] >= best - BELOW and (self.kind != OVERALL or self.shares[OURS] >= REACH)
 
 
 def conversations(path: Path) -> Iterator[tuple[list[tuple[str, dict[str, Any]]], list[Asked]]]:
-    """Messages by session, with the time of their session, and the questions about them.
+    """Yield messages with their session, each with the time of its session, and the questions about them.
 
     Raises:
-        ConfigError: The file is not of this form.
+        ConfigError: The file has another form.
     """
     try:
         for each in json.loads(path.read_text(encoding="utf-8")):
@@ -103,7 +103,11 @@ def _conversation(given: dict[str, Any]) -> tuple[list[tuple[str, dict[str, Any]
 
 
 def measure(path: Path, embedder: Embedder, progress: Advance = lambda *_: None) -> list[Row]:
-    """Each kind of question, and all of them."""
+    """Measure each kind of question, and all together.
+
+    Raises:
+        ConfigError: The file has another form.
+    """
     shares: dict[str, dict[str, list[float]]] = {}
     every = list(conversations(path))
     for number, (told, questions) in enumerate(every):
@@ -128,7 +132,7 @@ def measure(path: Path, embedder: Embedder, progress: Advance = lambda *_: None)
 def _ways(
     retriever: Retriever, embedder: Embedder, version: tuple[int, int], query: str
 ) -> Iterator[tuple[str, Sequence[int]]]:
-    """Positions of the first ten messages by each way of ranking."""
+    """Positions of the first ten messages by each ranking method."""
     yield OURS, [record.position for record in retriever.search("a", query, FIRST)]
     snapshot = retriever._prepared.snapshot("a", version, [], [], print)
     assert snapshot is not None
@@ -144,7 +148,7 @@ def _meaning(signals: Signals) -> Floats:
 
 
 def _by_session(told: Sequence[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Runs of messages of one session."""
+    """Group consecutive messages of one session."""
     start = 0
     for end in range(1, len(told) + 1):
         if end == len(told) or told[end][0] != told[start][0]:

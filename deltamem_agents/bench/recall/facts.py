@@ -1,9 +1,9 @@
 """Generated facts among ten times as many messages of small talk, asked about in six ways.
 
-Facts are held out (their triples were not trained on). "none" is the untouched backbone with nothing in context,
-"history" has as much of the conversation in context as fits the window, newest first; the others are modes of `recall`,
-given 10 records of 128 tokens at most; "preload" is "hybrid" with the records written into a scratch state. Only the
-very text counts as right; "nothing known" is no answer at all.
+Facts are held out (their triples were not trained on). "none" is the plain backbone with nothing in context; "history"
+has as much of the conversation in context as fits the window, newest first. The others are modes of `recall`, with at
+most 10 records and 128 tokens; "preload" is "hybrid" with the records written into a scratch state. Only an exact match
+counts as right; "nothing known" counts as no answer.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from deltamem_agents.recall import current, knows_nothing
 from deltamem_agents.training.calibrate import BUDGET, RECORDS, tell
 from deltamem_agents.training.conversations import Conversation, Question, Shape, converse
 
-Advance = Callable[[str, int, int], None]  # text, how many are done, of how many
+Advance = Callable[[str, int, int], None]  # text, number done, total number
 
 MODES = ("none", "state", "vector", "hybrid", "preload", "history")
 CONVERSATIONS: Mapping[int, int] = {1: 32, 2: 24, 4: 12, 8: 6, 16: 4, 32: 3, 64: 1, 128: 1, 256: 1}  # by facts
-TURNS = 5  # of small talk a fact, of two messages each
-HISTORIES = 24  # questions a size with the whole history in context, which takes seconds each
-WINDOW = 4096  # of history, at most
+TURNS = 5  # turns of small talk per fact, of two messages each
+HISTORIES = 24  # questions per size with the whole history in context, which takes seconds each
+WINDOW = 4096  # limit on the tokens of history
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One question and what came of it.
+    """A question with its result.
 
     Args:
         kind: "stated", "changed", or "unknown" for what was never said.
-        said: What the backbone said, believed or not; None where it said that it does not know.
-        answered: Whether that was given as an answer.
-        confidence: NaN for modes that have none.
-        context_tokens: Of records or of history.
+        said: What the backbone said, whether or not it was believed; None if it said that it does not know.
+        answered: Whether that was returned as an answer.
+        confidence: NaN for modes without confidence.
+        context_tokens: Tokens of records or history.
     """
 
     facts: int
@@ -59,12 +59,12 @@ class Score:
     """The figures of one mode at one number of facts.
 
     Args:
-        right: Share of questions about what was said whose answer is right.
-        withheld: Share of them that got no answer.
-        silent: Share of questions about what was never said that got none.
-        context_tokens: Mean.
-        most_context_tokens: Of any question.
-        seconds: Median.
+        right: Share of questions about what was said that are answered right.
+        withheld: Share of questions about what was said that got no answer.
+        silent: Share of questions about what was never said that got no answer.
+        context_tokens: Mean over the questions.
+        most_context_tokens: Maximum over the questions.
+        seconds: Median over the questions.
     """
 
     facts: int
@@ -81,7 +81,7 @@ class Score:
 
 
 def converse_about(facts: int, changed: int = 0, *, seed: int) -> Conversation:
-    """Facts, some of them changed later, among small talk, in sessions of eight facts."""
+    """A conversation of facts, some changed later, among small talk, in sessions of eight facts."""
     shape = Shape(
         facts=facts,
         changed=changed,
@@ -103,7 +103,7 @@ def measure(
     seed: int = 7,
     progress: Advance = lambda *_: None,
 ) -> list[Asked]:
-    """Tell each conversation to an agent of its own and ask all its questions in every mode."""
+    """Write each conversation to its own agent, and ask all its questions in every mode."""
     asked: list[Asked] = []
     for number in range(conversations):
         agent = mem.agent(f"{facts} facts, {changed} changed, {number}")
@@ -122,7 +122,7 @@ def measure(
 
 
 def scores(asked: Sequence[Asked], changed: int = 0) -> Iterator[Score]:
-    """The figures of each mode and number of facts; where some were changed, of these alone."""
+    """The figures of each mode and number of facts; if some facts were changed, about these only."""
     for facts, mode in dict.fromkeys((each.facts, each.mode) for each in asked):
         of = [each for each in asked if (each.facts, each.mode) == (facts, mode)]
         said = [each for each in of if each.kind == ("changed" if changed else "stated")]
@@ -151,7 +151,7 @@ def _asked(
         said, tokens = _in_context(mem, conversation if mode == "history" else None, question.text)
         answered = not knows_nothing(said)
     else:
-        # As `recall` does, which does not tell what it withholds.
+        # As in `recall`, which does not say what it withholds.
         records, scratch = "", None
         if mode != "state":
             kind = "vector" if mode == "vector" else "hybrid"
@@ -178,7 +178,7 @@ def _asked(
 
 
 def _in_context(mem: DeltaMem, conversation: Conversation | None, question: str) -> tuple[str, int]:
-    """What the backbone alone says, and how many tokens of history it was given."""
+    """What the backbone alone says, and how many tokens of history it got."""
     rendering = mem.engine.rendering
     history = [{"role": r, "content": t} for m in conversation.sessions for r, t in m] if conversation else []
     messages = [*history, {"role": "user", "content": question}]
