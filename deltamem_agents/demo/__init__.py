@@ -1,4 +1,4 @@
-"""The demo: one process tells an agent facts and ends, another opens the database and answers. Nothing is scripted.
+"""The demo: one process tells an agent facts and ends; another opens the database and answers. Nothing is scripted.
 
 May import everything below the command line; the processes are `deltamem_agents.demo.tell` and `.ask`.
 """

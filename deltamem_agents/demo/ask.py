@@ -1,4 +1,4 @@
-"""The demo's second process: open what the first one left, and answer from it in every way there is."""
+"""The demo's second process: open the database that the first one left, and answer from it in every mode."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FRAMEWORKS = {"LangChain": through_langchain.answers, "LlamaIndex": through_llam
 
 
 def main() -> None:
-    """Answer ``{"open": …, "agent": …, "stranger": …, "questions": […]}``; each row is an event."""
+    """Answer ``{"open": …, "agent": …, "stranger": …, "questions": […]}``; each row is sent as an event."""
     with answering() as (request, emit):
         emit("stage", {"text": "Process 2 loads the model"})
         from deltamem_agents import terminal
@@ -57,7 +57,7 @@ def _answers(mem: DeltaMem, memory: AgentMemory, stranger: AgentMemory, question
 
 
 def _warm_up(mem: DeltaMem) -> None:
-    """The first forward of a process is slower than any later one, and would be taken for the first question's cost."""
+    """Run one forward, as the first in a process is slower and its time would count for the first question."""
     from deltamem_agents.memory.answering import ask
 
     ask(mem.engine, "Hello.", "", None)

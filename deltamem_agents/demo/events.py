@@ -1,4 +1,4 @@
-"""How the demo's processes speak to the one that started them: a request on stdin, JSON events on stdout."""
+"""How the demo's processes communicate with their parent: a request on stdin, JSON events on stdout."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Emit = Callable[[str, Mapping[str, Any]], None]
 
 @contextmanager
 def answering() -> Iterator[tuple[dict[str, Any], Emit]]:
-    """The request, and a function that sends an event. An error of ours is sent as an event too, and ends the process.
+    """Yield the request and a function that sends an event. Our own errors are sent as events and end the process.
 
-    stdout is kept for events: whatever else prints, prints to stderr.
+    stdout is reserved for events: everything else prints to stderr.
     """
     terminal.quiet_libraries()
     out, sys.stdout = sys.stdout, sys.stderr

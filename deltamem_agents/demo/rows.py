@@ -1,4 +1,4 @@
-"""A row of the demo's tables, and how one is made from a recall or from a framework's reply."""
+"""A row of the demo's tables, made from a recall or from a framework's reply."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One answer and what it cost.
+    """One answer and its cost.
 
     Args:
-        way: How it was asked for: a mode, one with its state taken away, or a framework.
-        source: The part of memory that raised the answer's probability; for a framework the part that it was given.
-        context_tokens: Tokens in the prompt beyond the question's own.
-        state_bytes: Size of the state that was read, 0 for none.
-        first_token_seconds: From the start of the prompt's forward; None where unknown.
+        way: How it was asked: a mode, a mode with its state removed, or a framework.
+        source: The part of memory that raised the answer's probability; for a framework, the part that it was given.
+        context_tokens: Tokens in the prompt in addition to the question's own.
+        state_bytes: Size of the state that was read; 0 for none.
+        first_token_seconds: From the start of the prompt's forward; None if unknown.
     """
 
     question: str
@@ -33,7 +33,7 @@ class Row:
 
 
 def recalled(mem: DeltaMem, question: str, way: str, found: Recall) -> Row:
-    """A row of a recall."""
+    """Make a row from a recall."""
     return Row(
         question=question,
         way=way,
@@ -46,7 +46,7 @@ def recalled(mem: DeltaMem, question: str, way: str, found: Recall) -> Row:
 
 
 def without_memory(question: str, way: str, answer: Answer) -> Row:
-    """A row of an answer from neither state nor records."""
+    """Make a row from an answer that used neither state nor records."""
     return Row(
         question=question,
         way=way,
@@ -59,10 +59,10 @@ def without_memory(question: str, way: str, answer: Answer) -> Row:
 
 
 def given(mem: DeltaMem, question: str, way: str, answer: str, prompt_tokens: int, facts: Mapping[str, Any]) -> Row:
-    """A row of a framework's reply.
+    """Make a row from a framework's reply.
 
     Args:
-        facts: What its metadata says of the reply.
+        facts: The reply's metadata.
     """
     context = _beyond(mem, question, prompt_tokens)
     state = int(facts["state_bytes"])
@@ -78,5 +78,5 @@ def given(mem: DeltaMem, question: str, way: str, answer: str, prompt_tokens: in
 
 
 def _beyond(mem: DeltaMem, question: str, prompt_tokens: int) -> int:
-    """Tokens of a prompt beyond those of the bare question."""
+    """Tokens of a prompt in addition to those of the bare question."""
     return max(0, prompt_tokens - len(mem.engine.rendering.question(question)))

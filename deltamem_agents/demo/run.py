@@ -1,4 +1,4 @@
-"""Run the demo's two processes one after another, gather what they send, and show it. Imports no torch itself."""
+"""Runs the demo's two processes one after another, collects what they send, and shows it. Imports no torch itself."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Shown:
     """What the processes sent.
 
     Args:
-        told: One entry an agent: pid, agent, messages, sessions, seconds.
+        told: One entry per agent: pid, agent, messages, sessions, seconds.
         opened: pid, messages and notes of the second process.
-        found: For each question the record that retrieval puts first, None for none.
+        found: For each question, the record that retrieval ranks first; None for none.
         missing: Frameworks that are not installed: name, reason.
-        url: Where the database was kept; None where it was removed.
+        url: Where the database was kept; None if it was removed.
     """
 
     facts: list[str]
@@ -49,11 +49,11 @@ class Shown:
     url: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The values, ready for JSON."""
         return asdict(self)
 
     def take(self, event: str, values: dict[str, Any]) -> None:
-        """Note an event."""
+        """Record an event."""
         if event == "told":
             self.told.append(values)
         elif event == "opened":
@@ -66,7 +66,7 @@ class Shown:
             self.missing.append(values)
 
     def show(self, console: Console) -> None:
-        """Everything, for a person."""
+        """Print everything for a person."""
         own = self.told[0]
         first, second = own["pid"], self.opened["pid"]
         say = _paragraphs(console)
@@ -122,14 +122,14 @@ def run_demo(
     """Run both processes.
 
     Args:
-        facts: Told in place of the built-in ones.
-        questions: Asked in place of the built-in ones.
-        url: A database to keep; a temporary one by default.
-        options: Of `DeltaMem.open`, JSON values only.
-        advance: Called with what is being done.
+        facts: Replace the built-in facts.
+        questions: Replace the built-in questions.
+        url: A database to keep; by default a temporary one.
+        options: Options of `DeltaMem.open`; JSON values only.
+        advance: Called with the current activity.
 
     Raises:
-        DeltaMemError: A process ended with an error, which is raised here again.
+        DeltaMemError: A process ended with an error, which is raised again here.
     """
     shown = Shown(facts=facts or list(script.FACTS))
     asked = questions or list(script.QUESTIONS)
@@ -163,9 +163,9 @@ def _database(url: str | None) -> Iterator[str]:
 
 
 def _events(module: str, request: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Start a process, hand it its request, and yield what it sends until it ends."""
+    """Start a process, send it its request, and yield its events until it ends."""
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
-        # -P: a file in the present folder must not pass for a module.
+        # -P: a file in the current folder must not shadow a module.
         command = [sys.executable, "-P", "-m", module]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True, encoding="utf-8"
@@ -175,7 +175,7 @@ def _events(module: str, request: Mapping[str, Any]) -> Iterator[tuple[str, dict
                 process.stdin.write(json.dumps(request))
                 process.stdin.close()
             except BrokenPipeError:
-                pass  # it ended before it read; what it complained of is told below
+                pass  # it ended before it read; its stderr is reported below
             try:
                 for line in process.stdout:
                     values = json.loads(line)
@@ -191,7 +191,7 @@ def _events(module: str, request: Mapping[str, Any]) -> Iterator[tuple[str, dict
             said = complaints.read().strip()
             last = (said.splitlines() or ["no message"])[-1]
             error = DeltaMemError(f"process {process.pid} ({module}) ended with code {process.returncode}: {last}")
-            error.add_note(said)  # shown under --debug
+            error.add_note(said)  # shown with --debug
             raise error
 
 

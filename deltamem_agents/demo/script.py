@@ -1,9 +1,9 @@
-"""What the demo says and asks where the user names nothing else. Plain data."""
+"""What the demo says and asks by default. Plain data."""
 
 from __future__ import annotations
 
 AGENT = "demo"
-STRANGER = "stranger"  # another agent in the same database, told other things
+STRANGER = "stranger"  # another agent in the same database, told different facts
 
 FACTS = (
     "My favourite colour is teal.",
@@ -34,7 +34,7 @@ SMALL_TALK = (
 
 
 def conversation(facts: list[str]) -> list[list[dict[str, str]]]:
-    """Two sessions of messages in which each fact is followed by a turn of small talk."""
+    """Two sessions of messages; each fact is followed by a turn of small talk."""
     turns: list[list[dict[str, str]]] = []
     for number, fact in enumerate(facts):
         said, replied = SMALL_TALK[number % len(SMALL_TALK)]

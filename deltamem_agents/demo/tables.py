@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 SOURCES = {"state": "magenta", "records": "blue", "both": "green"}
-NARROW, WIDE = 20, 40  # of the question
+NARROW, WIDE = 20, 40  # width of the question column
 
 
 def answers_table(rows: Sequence[Row], width: int, *, source: str = "Source") -> Table:
-    """One section a question, one line a way of answering it.
+    """Make a table with one section per question and one line per way of answering it.
 
     Args:
-        width: Of the terminal; 80 is enough.
+        width: Width of the terminal; 80 is enough.
         source: Heading of the column that names parts of memory.
     """
     asked = NARROW if width < 110 else WIDE
@@ -35,7 +35,7 @@ def answers_table(rows: Sequence[Row], width: int, *, source: str = "Source") ->
     table.add_column(source, no_wrap=True)
     for heading in ("Context\ntokens", "State\nbytes", "First\ntoken"):
         table.add_column(heading, justify="right", no_wrap=True)
-    order = {row.question: number for number, row in reversed(list(enumerate(rows)))}  # where each first comes
+    order = {row.question: number for number, row in reversed(list(enumerate(rows)))}  # first row of each question
     by_question = sorted(rows, key=lambda row: order[row.question])
     for question, group in groupby(by_question, key=lambda row: row.question):
         _add_section(table, question, list(group), asked)
@@ -43,7 +43,7 @@ def answers_table(rows: Sequence[Row], width: int, *, source: str = "Source") ->
 
 
 def _add_section(table: Table, question: str, rows: list[Row], width: int) -> None:
-    """The question is a cell of its own lines, spread over the section so that a long one costs no height."""
+    """Add a section; the question's lines are spread over its rows, so that a long question adds no height."""
     lines = _wrapped(question, width, len(rows))
     for number, row in enumerate(rows):
         table.add_row(
@@ -59,7 +59,7 @@ def _add_section(table: Table, question: str, rows: list[Row], width: int) -> No
 
 
 def _wrapped(text: str, width: int, count: int) -> list[str]:
-    """Exactly ``count`` lines: what does not fit stays on the last one."""
+    """Exactly ``count`` lines; what does not fit stays on the last one."""
     lines: list[str] = [""]
     for word in text.split():
         if lines[-1] and len(lines[-1]) + 1 + len(word) > width and len(lines) < count:

@@ -1,4 +1,4 @@
-"""The demo's first process: tell two agents what the request holds, then end."""
+"""The demo's first process: tell two agents the facts in the request, then end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo's questions to an agent of LangChain whose model is the backbone, and whose memory is ours."""
+"""Puts the demo's questions to a LangChain agent that uses our backbone and memory."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 
 def answers(mem: DeltaMem, agent_id: str, questions: list[str]) -> Iterator[Row]:
-    """One row a question, each in a conversation of its own.
+    """One row per question, each asked in its own conversation.
 
     Raises:
         MissingExtraError: LangChain is not installed.
     """
-    from langchain_deltamem import ChatDeltaMem, DeltaMemMiddleware  # isort: skip  # says which extra is missing
+    from langchain_deltamem import ChatDeltaMem, DeltaMemMiddleware  # isort: skip  # its error names the missing extra
     from langchain.agents import create_agent
 
-    # Nothing is journalled, so that every question meets the memory that the first process left.
+    # Nothing is journalled, so every question meets the memory that the first process left.
     memory = DeltaMemMiddleware(mem, agent_id=agent_id, write=lambda message: False)
     agent: Any = create_agent(ChatDeltaMem(mem=mem, max_tokens=32), middleware=[memory])
     for question in questions:

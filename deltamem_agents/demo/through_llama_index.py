@@ -1,4 +1,4 @@
-"""The demo's questions to an agent of LlamaIndex whose LLM is the backbone, and whose memory is ours."""
+"""Puts the demo's questions to a LlamaIndex agent that uses our backbone and memory."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def answers(mem: DeltaMem, agent_id: str, questions: list[str]) -> Iterator[Row]:
-    """One row a question, each in a conversation of its own; what is said there is journalled.
+    """One row per question, each asked in its own conversation, which is journalled.
 
     Raises:
         MissingExtraError: LlamaIndex is not installed.
     """
-    from llama_index_deltamem import DeltaMemLLM, DeltaMemory  # isort: skip  # says which extra is missing
+    from llama_index_deltamem import DeltaMemLLM, DeltaMemory  # isort: skip  # its error names the missing extra
     from llama_index.core.agent.workflow import FunctionAgent
 
     agent = FunctionAgent(llm=DeltaMemLLM(mem, max_tokens=32, agent_id=agent_id))

@@ -2,8 +2,9 @@
 
     python -m deltamem_agents.bench.recall.locomo locomo10.json --out docs/benchmarks/locomo-retrieval.csv
 
-LoCoMo (Maharana et al., arXiv 2402.17753; CC BY-NC 4.0) is not part of this package: give the file. One record a turn,
-with its speaker's name and the caption of an image that was shown; questions of categories 1 to 4 that have evidence.
+LoCoMo (Maharana et al., arXiv 2402.17753; CC BY-NC 4.0) is not part of this package: give the file. Each turn is one
+record, with its speaker's name and the caption of an image shown in it. Questions of categories 1 to 4 that have
+evidence are asked.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ CATEGORIES = {1: "several turns", 2: "time", 3: "open", 4: "one turn"}
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question, the turns that hold its answer by position from 1, and its category."""
+    """A question, the positions (from 1) of the turns that hold its answer, and its category."""
 
     text: str
     evidence: frozenset[int]
@@ -46,7 +47,7 @@ class Question:
 
 
 def conversations(path: Path) -> Iterator[tuple[list[tuple[str, dict[str, Any]]], list[Question]]]:
-    """Turns as session and message, and the questions about them."""
+    """Yield turns, as session and message, and the questions about them."""
     for each in json.loads(path.read_text(encoding="utf-8")):
         spoken, turns, position_of = each["conversation"], [], {}
         numbers = sorted(int(key.split("_")[1]) for key in spoken if re.fullmatch(r"session_\d+", key))
@@ -69,7 +70,7 @@ def _questions(asked: Sequence[dict[str, Any]], position_of: dict[str, int]) -> 
 
 
 def reciprocal_rank(signals: Signals) -> Floats:
-    """Cormack, Clarke and Büttcher, SIGIR 2009: the baseline."""
+    """Reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009): the baseline."""
     total = np.zeros(len(signals.words), np.float32)
     for scores in (signals.words, signals.meaning):
         assert scores is not None
@@ -79,27 +80,27 @@ def reciprocal_rank(signals: Signals) -> Floats:
 
 
 class _OneSession(Sessions):
-    """As if no session were better than another."""
+    """Ranks without the bonus for the best session."""
 
     def best(self, values: Floats) -> Floats:
-        """Nothing."""
+        """Zeros."""
         return np.zeros_like(values)
 
 
 class _NoNeighbours(Sessions):
-    """As if every record stood alone."""
+    """Ranks as if every record stood alone."""
 
     def around(self, values: Floats, reach: int = 0) -> Floats:
-        """The record itself."""
+        """The record's own values."""
         return values
 
     def before(self, values: Floats) -> Floats:
-        """Nothing."""
+        """Zeros."""
         return np.zeros_like(values)
 
 
 def forms() -> dict[str, Callable[[Signals, Sessions, Messages], Floats]]:
-    """Ways to rank, from single signals to what `recall` does, and that without each of its parts."""
+    """Ranking methods: single signals, baselines, and `recall`'s fusion, complete and without each of its parts."""
 
     def fused(signals: Signals, sessions: Sessions, messages: Messages) -> Floats:
         return fuse(signals, sessions, messages)
@@ -125,7 +126,7 @@ def forms() -> dict[str, Callable[[Signals, Sessions, Messages], Floats]]:
 
 
 def measure(path: Path, embedder: Embedder) -> list[Figure]:
-    """All figures of one file."""
+    """Measure all figures of one file."""
     shares: dict[tuple[str, int], list[float]] = {}
     by_category: dict[int, list[float]] = {}
     seconds: list[float] = []

@@ -1,4 +1,4 @@
-"""What a confidence is worth: whether it tells what was said from what was not, and how often it is right."""
+"""How far confidences can be trusted: whether they separate what was said from what was not, and are calibrated."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ BINS = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Separation:
-    """How well confidence tells stated facts from others.
+    """How well confidence separates stated facts from others.
 
     Args:
-        area: Under the ROC curve: 1 tells all apart, 0.5 is chance.
+        area: Area under the ROC curve: 1 separates all, 0.5 is chance.
     """
 
     facts: int
@@ -29,7 +29,7 @@ class Separation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bin:
-    """Answers of similar confidence: its mean, the share that was right, and how many there are."""
+    """Answers of similar confidence: their mean confidence, the share that was right, and their number."""
 
     mode: str
     confidence: float
@@ -38,7 +38,7 @@ class Bin:
 
 
 def separations(asked: Sequence[Asked]) -> Iterator[Separation]:
-    """Of each mode with confidences, at each number of facts."""
+    """The separation for each mode with confidences, at each number of facts."""
     for facts, mode in dict.fromkeys((each.facts, each.mode) for each in asked):
         of = [each for each in asked if (each.facts, each.mode) == (facts, mode)]
         stated = np.array([each.confidence for each in of if each.kind != "unknown"])
@@ -54,12 +54,12 @@ def separations(asked: Sequence[Asked]) -> Iterator[Separation]:
 
 
 def area_under_curve(higher: np.ndarray, lower: np.ndarray) -> float:
-    """The share of pairs of which the one that should be higher is; ties count half."""
+    """The share of pairs in which the one that should be higher is higher; ties count half."""
     return float((np.greater.outer(higher, lower) + 0.5 * np.equal.outer(higher, lower)).mean())
 
 
 def bins(asked: Sequence[Asked], mode: str) -> list[Bin]:
-    """What the backbone said other than that it does not know, by confidence, in as many bins of equal width."""
+    """A mode's answers by confidence, in `BINS` bins of equal width; "I don't know" counts as no answer."""
     said = [each for each in asked if each.mode == mode and each.said is not None]
     places = [min(int(each.confidence * BINS), BINS - 1) for each in said]
     found: list[Bin] = []
@@ -73,7 +73,7 @@ def bins(asked: Sequence[Asked], mode: str) -> list[Bin]:
 
 
 def calibration_error(found: Sequence[Bin]) -> float:
-    """Expected calibration error: mean of |confidence − share right| over all answers; NaN where there are none."""
+    """Expected calibration error: mean of |confidence − share right| over all answers; NaN if there are none."""
     total = sum(each.answers for each in found)
     if not total:
         return float("nan")

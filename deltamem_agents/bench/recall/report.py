@@ -30,7 +30,7 @@ AREA_REACH = {1: 0.97, 2: 0.97, 4: 0.90}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """All that was measured, and on what."""
+    """Everything that was measured, and the machine's facts."""
 
     machine: Mapping[str, str]
     facts: Sequence[Score]
@@ -42,7 +42,7 @@ class Results:
     search: Sequence[Figure] = field(default_factory=list)
 
     def write(self, folder: Path) -> list[Path]:
-        """Write ``recall.json``, ``recall.md`` and ``recall.png`` into a folder; their paths.
+        """Write ``recall.json``, ``recall.md`` and ``recall.png`` into a folder; return their paths.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
@@ -61,7 +61,7 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def markdown(results: Results) -> str:
-    """The tables."""
+    """The results as Markdown tables."""
     parts = [" · ".join(f"{name} {value}" for name, value in results.machine.items())]
     sizes = list(dict.fromkeys(each.facts for each in results.facts))
     modes = [mode for mode in MODES if any(each.mode == mode for each in results.facts)]
@@ -121,7 +121,7 @@ def markdown(results: Results) -> str:
 
 
 def reached(results: Results) -> Iterator[tuple[str, bool]]:
-    """Each bar, and whether it is reached."""
+    """Each target, and whether it is reached."""
     of = {(each.facts, each.mode): each for each in results.facts}
     sizes = [size for size, mode in of if mode == "hybrid"]
     if sizes:
@@ -156,7 +156,11 @@ def reached(results: Results) -> Iterator[tuple[str, bool]]:
 
 
 def plot(results: Results, path: Path) -> None:
-    """Right answers and areas by number of facts, and the reliability diagram, as a PNG."""
+    """Plot right answers and areas by number of facts, and the reliability diagram, as a PNG.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
     import_matplotlib().use("agg")
     from matplotlib import pyplot
 
@@ -192,7 +196,7 @@ def plot(results: Results, path: Path) -> None:
 
 
 def import_matplotlib() -> Any:
-    """The module.
+    """Import and return matplotlib.
 
     Raises:
         MissingExtraError: It is not installed.
@@ -218,7 +222,7 @@ def _mean(weighted: Sequence[tuple[float, int]]) -> float:
 
 
 def _finite(value: Any) -> Any:
-    """NaN is not JSON."""
+    """Replace NaN by None, as NaN is not JSON."""
     if isinstance(value, dict):
         return {key: _finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

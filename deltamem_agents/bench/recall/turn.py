@@ -2,9 +2,10 @@
 
     python -m deltamem_agents.bench.recall.turn --out docs/benchmarks/turn-cpu.csv
 
-The bundled backbone and the local embedder, on SQLite. The recall is as the integrations ask it, in mode "hybrid" and
-without an answer of the backbone's own; the write is of a question and an answer. ``--placeholders`` gives the long
-journal random vectors in place of those of its texts: that takes seconds, not minutes, and what is timed is the same.
+It uses the bundled backbone and the local embedder, on SQLite. The recall is the one that the integrations make, in
+mode "hybrid" and without an answer from the backbone; the write is a question and an answer. ``--placeholders`` gives
+the long journal random vectors instead of its texts' embeddings: that takes seconds, not minutes, and the timed work is
+the same.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ MESSAGES = 10_000
 ROUNDS = 60
 WARM = 5
 SESSION = 40  # messages
-BACKLOG = 1_000  # messages of which nothing is embedded
+BACKLOG = 1_000  # messages without embeddings
 NAMES = ("Ana", "Bo", "Cleo", "Dev", "Emil", "Fay", "Gus", "Hana", "Ines", "Jo")
 THINGS = ("the ladder", "a spare key", "two lamps", "the blue paint", "her old bicycle", "a box of screws", "the tent")
 PLACES = ("the cellar", "hall seven", "the attic", "the shed behind the house", "the garage", "a locker at the station")
@@ -37,7 +38,7 @@ BAR = "≤ 60"
 
 
 def said(number: int) -> list[dict[str, str]]:
-    """A turn of the journal."""
+    """One turn of the journal."""
     name, thing, place = (each[number // 3 % len(each)] for each in (NAMES, THINGS, PLACES))
     text = f"{name} put {thing} into {place} and wrote shelf {number} on it, after we talked about the move in May."
     return [
@@ -52,14 +53,14 @@ def asked(number: int) -> str:
 
 
 def tell(agent: AgentMemory, mem: DeltaMem, count: int) -> None:
-    """Journal so many messages."""
+    """Append ``count`` messages to a journal."""
     for start in range(0, count // 2, SESSION // 2):
         turns = [each for number in range(start, start + SESSION // 2) for each in said(number)]
         mem.store.append(agent.id, turns, f"s{start}")
 
 
 def give_placeholders(mem: DeltaMem, agent: AgentMemory, dim: int) -> None:
-    """Random vectors for all records."""
+    """Store random vectors for all records."""
     model, source = mem.retriever.model or "", np.random.default_rng(7)
     while missing := mem.store.missing_embeddings(agent.id, model, 2_000):
         vectors = source.standard_normal((len(missing), dim), np.float32)
@@ -68,7 +69,7 @@ def give_placeholders(mem: DeltaMem, agent: AgentMemory, dim: int) -> None:
 
 
 def check(agent: AgentMemory, count: int) -> None:
-    """Look for what was said; nothing is timed that is not right."""
+    """Check that recall finds what was said before anything is timed."""
     numbers = np.random.default_rng(1).integers(0, count // 2, 20).tolist()
     found = [agent.recall(asked(number), generate=False).records for number in numbers]
     right = sum(
@@ -79,7 +80,7 @@ def check(agent: AgentMemory, count: int) -> None:
 
 
 def turns(agent: AgentMemory, count: int, *, wait: bool, pause: Callable[[], None]) -> list[Figure]:
-    """Turns one after another: what the agent waits for, and the time of all processors."""
+    """Time turns one after another: the time that the agent waits, and the time of all processors."""
     numbers = np.random.default_rng(2).integers(0, count // 2, ROUNDS + WARM).tolist()
     recalls, writes, both, processor = [], [], [], []
     for place, number in enumerate(numbers):
@@ -105,7 +106,7 @@ def turns(agent: AgentMemory, count: int, *, wait: bool, pause: Callable[[], Non
 
 
 def backlog(mem: DeltaMem) -> list[Figure]:
-    """The first recall after many messages that are not embedded, and the time until all are."""
+    """Time the first recall after many messages without embeddings, and the time until all have one."""
     agent = mem.agent("backlog")
     tell(agent, mem, BACKLOG)
     began = time.perf_counter()
