@@ -1,14 +1,14 @@
 """Memory of deltamem-agents for LangChain and LangGraph. May import `deltamem_agents.memory` and what LangChain ships.
 
-Each class is imported when it is first used. None imports torch: a `DeltaMem` with a backbone does when it is opened.
+Each class is imported when it is first used. None imports torch; opening a `DeltaMem` with a backbone does.
 
 | need | class |
 | --- | --- |
 | memory for an agent made by `create_agent`, with any chat model | `DeltaMemMiddleware` |
-| the backbone itself, under an agent's state, as chat model | `ChatDeltaMem` |
+| the backbone itself, with an agent's state, as a chat model | `ChatDeltaMem` |
 | a history for `RunnableWithMessageHistory` | `DeltaMemChatMessageHistory` |
 | memory for a chain of `langchain_classic` | `DeltaMemClassicMemory` |
-| what was said, as documents | `DeltaMemRetriever` |
+| earlier messages, as documents | `DeltaMemRetriever` |
 | a store for LangGraph: values by namespace and key, searched by text and meaning | `DeltaMemStore` |
 """
 

@@ -1,4 +1,4 @@
-"""`ChatDeltaMem`: the backbone under an agent's state, as a chat model."""
+"""`ChatDeltaMem`: the backbone, with an agent's state, as a chat model."""
 
 from __future__ import annotations
 
@@ -42,37 +42,42 @@ WAYS = (
     "context={'agent_id': …} with the run, or trust_configurable=True and config={'configurable': {'agent_id': …}}"
 )
 
-# Of LangChain's standard options: no service is called here, and every model streams.
+# LangChain's standard options that mean nothing here: no service is called, and every model streams.
 WITHOUT_MEANING = frozenset({"timeout", "max_retries", "api_key", "base_url", "streaming"})
 
 
 class ChatDeltaMem(BaseChatModel):
-    """The backbone of a `DeltaMem` under the state of one of its agents, with recall in the system message.
+    """The backbone of a `DeltaMem` as a chat model, with the state of one of its agents and recalled text.
 
-    It journals nothing: write with `DeltaMemMiddleware`, `DeltaMemChatMessageHistory` or `AgentMemory.write`. A prompt
-    that holds recalled text already, such as the middleware's, is given no more.
+    It journals nothing: write with `DeltaMemMiddleware`, `DeltaMemChatMessageHistory` or `AgentMemory.write`. If a
+    prompt already contains recalled text, such as the middleware's, no more is added.
 
     Args:
-        mem: An open one; not closed by this class.
-        agent_id: Whose memory, finally: an id, or a callable that takes the run's config. A run that names another
-            agent raises.
-        default_agent_id: Whose memory where a run names none: neither the call (``delta_agent_id``), nor the run's
-            context (``agent_id``), nor its ``configurable``.
-        trust_configurable: Whether ``configurable`` counts. Clients of a server can set it: leave it off there.
-        mode: "hybrid" (state and records), "vector" (records, the state zero) or "state".
-        k: Records at most.
-        budget: Tokens they may have.
-        outdated: "omit" leaves records that a newer one contradicts out of the text, "mark" says until when they held.
-        placement: Where recall goes: "system" (the end of the system message), or "last_human" (the beginning of the
-            newest human message).
+        mem: An open `DeltaMem`; this class does not close it.
+        agent_id: The one agent whose memory it uses: an id, or a callable that takes the run's config. A run that names
+            another agent raises.
+        default_agent_id: The agent to use if a run names none: neither in the call (``delta_agent_id``), nor in its
+            context (``agent_id``), nor in its ``configurable``.
+        trust_configurable: Whether an ``agent_id`` in ``configurable`` counts. A server's clients can set it, so leave
+            this off there.
+        mode: "hybrid" (state and records), "vector" (records, with a zero state) or "state".
+        k: The most records to recall.
+        budget: The most tokens that they may take.
+        outdated: "omit" leaves out records that a newer one contradicts; "mark" adds until when they held.
+        placement: Where recalled text goes: "system" (the end of the system message) or "last_human" (the beginning of
+            the newest human message).
         temperature: 0 is greedy.
+        top_p: Nucleus sampling; 1 turns it off.
         max_tokens: The most tokens of a reply.
         stop: Strings that end a reply.
+        seed: Makes sampling repeatable.
 
     Raises:
         ConfigError: An option is unknown or out of range, or ``mem`` was opened without a backbone; on a call, no agent
-            is named anywhere, or another than ``agent_id`` is.
-        InvalidAgentError: The agent id is not one.
+            is named, or one other than ``agent_id``.
+        InvalidAgentError: An agent id is not valid.
+        UnsupportedModelError: On a call, tools are given and the backbone's chat template does not take any.
+        DeltaMemError: On a call, any error of `AgentMemory.generate`.
     """
 
     mem: DeltaMem = Field(exclude=True, repr=False)
@@ -125,29 +130,29 @@ class ChatDeltaMem(BaseChatModel):
         """Show tools to the backbone through its chat template.
 
         Args:
-            tools: Anything LangChain takes for a tool.
-            tool_choice: "none", or a tool's name to show that one only; a backbone cannot be forced to call.
+            tools: Anything that LangChain accepts as a tool.
+            tool_choice: "none", or a tool's name to show only that one; a backbone cannot be forced to call a tool.
 
         Raises:
-            UnsupportedModelError: The chat template shows a model no tools.
+            UnsupportedModelError: The backbone's chat template does not take tools.
         """
         self._check_tools(tools)
         return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], tool_choice=tool_choice, **kwargs)
 
     def get_token_ids(self, text: str) -> list[int]:
-        """A text's tokens by the backbone's tokenizer; markup in it is text, as it is in a prompt."""
+        """A text's tokens by the backbone's tokenizer. Markup in it counts as text, as in a prompt."""
         if self.custom_get_token_ids is not None:
             return self.custom_get_token_ids(text)
         return self.mem.engine.rendering.text(plain_text(text))
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
-        """Tokens of the prompt that these messages and tools make, without what memory adds to it."""
+        """Number of tokens of the prompt with these messages and tools, without what memory adds to it."""
         if self.custom_get_token_ids is not None:
             return super().get_num_tokens_from_messages(messages, tools)
         shown = [convert_to_openai_tool(tool) for tool in tools or ()] or None
         return prompt_length(self.mem, for_prompt(messages), shown)
 
-    # The config does not reach `_generate`; the agent it means is handed on as a keyword argument.
+    # The config does not reach `_generate`, so the agent is passed on as a keyword argument.
 
     def invoke(
         self,
@@ -157,7 +162,7 @@ class ChatDeltaMem(BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> AIMessage:
-        """As of `BaseChatModel`; ``delta_agent_id`` names the agent."""
+        """Reply to messages, as `BaseChatModel.invoke` does; ``delta_agent_id`` names the agent."""
         return super().invoke(input, config, stop=stop, **self._with_agent(config, kwargs))
 
     async def ainvoke(
@@ -179,7 +184,7 @@ class ChatDeltaMem(BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
-        """Text as it comes; closing it stops the backbone."""
+        """Yield the reply's text as it is produced; closing the iterator stops the generation."""
         yield from super().stream(input, config, stop=stop, **self._with_agent(config, kwargs))
 
     async def astream(
@@ -255,7 +260,7 @@ class ChatDeltaMem(BaseChatModel):
         return agent, prompt, options
 
     def _check_tools(self, tools: Sequence[Any]) -> None:
-        """Raise where a backbone would never see its tools."""
+        """Raise UnsupportedModelError if there are tools and the chat template does not take any."""
         if tools and not self.mem.engine.rendering.takes_tools:
             raise UnsupportedModelError(
                 f"{len(tools)} tools were given, and the chat template of {self.mem.engine.name} shows a model none; "
@@ -266,7 +271,7 @@ class ChatDeltaMem(BaseChatModel):
         return owner_of(self, WAYS)
 
     def _with_agent(self, config: RunnableConfig | None, given: dict[str, Any]) -> dict[str, Any]:
-        """The call's keyword arguments, with the id of the agent that they and its run name."""
+        """The call's keyword arguments, with the id of the agent that the call or its run names."""
         named = self._owner().id(call=given.get("delta_agent_id"), **named_by_run(config))
         return given | {"delta_agent_id": named}
 

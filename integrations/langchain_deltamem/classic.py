@@ -1,4 +1,4 @@
-"""`DeltaMemClassicMemory`, for chains of `langchain_classic`, which LangChain no longer develops."""
+"""`DeltaMemClassicMemory`: memory for chains of `langchain_classic`, which LangChain no longer develops."""
 
 from __future__ import annotations
 
@@ -33,30 +33,31 @@ except ModuleNotFoundError as error:
 
 
 class DeltaMemClassicMemory(BaseMemory):
-    """What an agent was told that belongs to a chain's input, and the newest messages of the session.
+    """Gives a chain the newest messages of its session and what memory recalls for the chain's input.
 
-    Each run of the chain is journalled. `clear` starts the conversation anew; the memory keeps what was said.
+    Each run of the chain is journalled. `clear` starts a new conversation; the memory keeps the old one.
 
     Args:
-        mem: An open one; not closed by this class.
-        agent_id: Whose memory.
+        mem: An open `DeltaMem`; this class does not close it.
+        agent_id: The agent whose memory it is.
         session_id: The conversation; any string.
-        memory_key: The chain's variable.
-        input_key, output_key: The variables that hold what was said, where a chain has several.
-        return_messages: Whether the variable is a list of messages, for a chat prompt, or text.
-        window: Messages of the session that are given in any case; older ones come by recall.
-        mode: "hybrid" or "vector", which are the same here as no backbone is asked, or "state" (its hint).
-        k: Records at most.
-        budget: Tokens they may have, by the backbone's tokenizer.
-        outdated: "omit" leaves records that a newer one contradicts out of the text, "mark" says until when they held.
-        placement: Where recall goes in what the chain's prompt is given: "system" (before the messages, as a system
-            message), or "last_human" (behind them, next to the input, as a human one).
-        on_error: "log" goes on without memory where it fails (the database is away, say), "raise" raises.
+        memory_key: The variable that the chain's prompt reads.
+        input_key, output_key: The variables that hold the user's message and the reply, if a chain has several.
+        return_messages: Whether the variable is a list of messages, for a chat prompt, rather than text.
+        window: How many of the session's newest messages are always given; older ones come by recall.
+        mode: "hybrid" or "vector", which are the same here because the backbone does not answer, or "state" (its hint).
+        k: The most records to recall.
+        budget: The most tokens that they may take, by the backbone's tokenizer.
+        outdated: "omit" leaves out records that a newer one contradicts; "mark" adds until when they held.
+        placement: Where recalled text goes: "system" (before the messages, as a system message) or "last_human" (after
+            them, next to the input, as a human message).
+        on_error: "log" continues without memory if it fails (an unreachable database, say); "raise" raises.
 
     Raises:
-        ConfigError: An option is unknown or out of range, or, on a call, several variables may be the input or the
-            output.
-        InvalidAgentError: The agent id is not one.
+        ConfigError: An option is unknown or out of range; on a call, several variables may be the input or the output.
+        InvalidAgentError: The agent id is not valid.
+        DeltaMemError: On a call, memory fails and ``on_error`` is "raise". `clear`, and reading the session, raise in
+            either case, except in a chain's run after ``mem`` was closed: the chain then runs without memory.
     """
 
     mem: DeltaMem = Field(exclude=True, repr=False)
@@ -88,11 +89,11 @@ class DeltaMemClassicMemory(BaseMemory):
 
     @property
     def memory_variables(self) -> list[str]:
-        """The one variable."""
+        """The name of the variable that this memory fills."""
         return [self.memory_key]
 
     def load_memory_variables(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """What belongs to the input; reads only."""
+        """The session's newest messages, and what memory recalls for the input. Writes nothing."""
         history = self._of_run()
         if history is None:
             return {self.memory_key: self._shown([], RecalledText())}
@@ -116,7 +117,7 @@ class DeltaMemClassicMemory(BaseMemory):
         return {self.memory_key: self._shown(said, found)}
 
     def save_context(self, inputs: dict[str, Any], outputs: dict[str, str]) -> None:
-        """Journal what was said; returns once it is durable."""
+        """Journal the input and the output; they are durable when this returns."""
         said, history = self._said(inputs, outputs), self._of_run()
         if history is not None:
             history.add_messages(said)
@@ -128,7 +129,7 @@ class DeltaMemClassicMemory(BaseMemory):
             await history.aadd_messages(said)
 
     def clear(self) -> None:
-        """Start the conversation anew. The agent's memory, its journal and its state stay."""
+        """Start a new conversation. The agent's memory, its journal and its state stay."""
         self._history().clear()
 
     async def aclear(self) -> None:
@@ -139,7 +140,7 @@ class DeltaMemClassicMemory(BaseMemory):
         return DeltaMemChatMessageHistory(self.mem, self.agent_id, self.session_id, on_error=self.on_error)
 
     def _of_run(self) -> DeltaMemChatMessageHistory | None:
-        """The history as a chain uses it; None where its memory was closed, and the chain goes on without."""
+        """The history for a chain's run; None if the memory was closed, and the chain continues without it."""
         return self._history() if is_open(self.mem, self.on_error, in_run=True) else None
 
     def _options(self) -> RecallOptions:
@@ -161,7 +162,7 @@ class DeltaMemClassicMemory(BaseMemory):
 
     @property
     def pool(self) -> ThreadPoolExecutor:
-        """Where the async twins run."""
+        """The threads that the async twins run in."""
         return self.mem.pool
 
     def _found(self, query: str, said: Sequence[BaseMessage]) -> RecalledText:

@@ -21,24 +21,25 @@ from langchain_deltamem.running import in_run
 
 
 class DeltaMemChatMessageHistory(BaseChatMessageHistory):
-    """The messages of one session, kept in the agent's journal, and so in its memory.
+    """The messages of one session. They are kept in the agent's journal, and so in its memory.
 
-    `messages` is what was said, without recall. `clear` starts the conversation anew in every process; the memory keeps
-    what was said before, as forgetting a person is not what ending a conversation means.
+    `messages` is the conversation, without recalled text. `clear` starts a new conversation in every process; the
+    memory keeps the old one, because the end of a conversation is no reason to forget the person.
 
     Args:
-        mem: An open one; not closed by this class.
-        agent_id: Whose journal.
-        session_id: Any string; one the journal cannot hold as an id is hashed.
-        on_error: Where messages cannot be journalled, "log" goes on without, "raise" raises. Reading raises always,
-            but within the run of a chain or agent whose ``mem`` was closed: that goes on without the history.
-        tool_output: Characters of a tool's result that are journalled, and so come back in `messages`: half from its
-            beginning, half from its end; None for all.
-        fold_tool_output: Whether they are folded into the state.
+        mem: An open `DeltaMem`; this class does not close it.
+        agent_id: The agent whose journal it is.
+        session_id: Any string; a string that is not valid as a session id is hashed.
+        on_error: What to do if messages cannot be journalled: "log" continues, "raise" raises. Reading always raises,
+            except in the run of a chain or agent after ``mem`` was closed: that runs without the history.
+        tool_output: How many characters of a tool's result are journalled, and so come back in `messages`: half from
+            its beginning, half from its end; None for all.
+        fold_tool_output: Whether tools' results are folded into the state.
 
     Raises:
         ConfigError: An option is out of range.
-        InvalidAgentError: The agent id is not one.
+        InvalidAgentError: The agent id is not valid.
+        ClosedError, ForkedError: ``mem`` is not open in this process, and ``on_error`` is "raise".
     """
 
     def __init__(
@@ -63,19 +64,29 @@ class DeltaMemChatMessageHistory(BaseChatMessageHistory):
 
     @property
     def pool(self) -> ThreadPoolExecutor:
-        """Where the async twins run."""
+        """The threads that the async twins run in."""
         return self._agent.pool
 
     @property
     def messages(self) -> list[BaseMessage]:  # type: ignore[override]  # a property there too, says its documentation
-        """What was said in this session since it was last cleared; reading it is a query."""
+        """The session's messages since it was last cleared. Each access queries the database.
+
+        Raises:
+            StoreError: The database cannot be read.
+            ClosedError: ``mem`` was closed; in a run with ``on_error="log"`` the list is empty instead.
+        """
         return self._read() if self._is_open() else []
 
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:
-        """Journal them, all or none. Messages that say nothing are left out; a known id with the same text is too.
+        """Journal messages, all or none. Empty messages are skipped, and so is a known id with the same text.
 
-        One turn is added as it is. Several are taken for a history that a client sends again: of it, what the session
-        never held. Returns once they are durable; the next recall folds them.
+        A single turn is added as it is. Several turns are taken for a history that a client sends again: only messages
+        that the session never held are added. They are durable when this returns; the next recall folds them.
+
+        Raises:
+            ConfigError: ``messages`` is not a list of LangChain's messages.
+            DeltaMemError: They cannot be journalled, and ``on_error`` is "raise".
+            ClosedError: ``mem`` was closed; in a run with ``on_error="log"`` nothing is journalled instead.
         """
         check_kind(messages)
         if self._is_open():
@@ -83,7 +94,12 @@ class DeltaMemChatMessageHistory(BaseChatMessageHistory):
                 self._write(messages)
 
     def clear(self) -> None:
-        """Start the conversation anew. The agent's memory, its journal and its state stay."""
+        """Start a new conversation. The agent's memory, its journal and its state stay.
+
+        Raises:
+            StoreError: The database cannot be read or written.
+            ClosedError: ``mem`` was closed.
+        """
         if since_cleared(self._agent.log(self._session)):
             self._agent.write([clearing()], self._session, wait=False)
 

@@ -1,4 +1,4 @@
-"""LangChain's messages taken apart and put together."""
+"""Convert LangChain's messages to ours and back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from deltamem_agents.frameworks.tool_output import ToolOutput
 from deltamem_agents.memory.results import ToolCall
 from deltamem_agents.store import Entry
 
-# Fields of a message that go into metadata, and come back from there.
+# Fields of a message that are stored as metadata and restored from it.
 KEPT = (
     *("name", "tool_call_id", "status", "artifact", "additional_kwargs"),
     *("usage_metadata", "response_metadata", "invalid_tool_calls"),
@@ -41,7 +41,7 @@ _ROLES: Sequence[tuple[type[BaseMessage], str]] = (  # their chunks are of these
 
 
 def from_langchain(message: BaseMessage) -> FrameworkMessage:
-    """A message of LangChain as ours. One with a role of its own counts as a user's, and keeps the role as metadata."""
+    """A message of LangChain as ours. A custom role counts as a user's, and is kept as metadata."""
     calls = message.tool_calls if isinstance(message, AIMessage) else []
     metadata = {key: getattr(message, key, None) for key in KEPT}
     if isinstance(message, ChatMessage):
@@ -60,7 +60,7 @@ def from_langchain(message: BaseMessage) -> FrameworkMessage:
 def to_langchain(entry: Entry) -> BaseMessage:
     """An entry of the journal as a message of LangChain.
 
-    Anybody may have written the entry: where LangChain's message does not take metadata or blocks, it has the text.
+    Any program may have written the entry. If LangChain rejects its metadata or blocks, the message has the text only.
     """
     found = from_journal(entry)
     try:
@@ -88,19 +88,19 @@ def _put_together(found: FrameworkMessage, kept: Mapping[str, Any]) -> BaseMessa
 
 
 def for_prompt(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """A whole prompt, less messages that say nothing; see `frameworks.messages.for_prompt`."""
+    """A whole prompt, without empty messages; see `frameworks.messages.for_prompt`."""
     return shared.for_prompt(map(from_langchain, messages))
 
 
 def for_journal(messages: Sequence[BaseMessage], tools: ToolOutput | None = None) -> list[dict[str, Any]]:
-    """What to write of these messages, less those that say nothing; ``tools`` is what is kept of tools' results."""
+    """These messages as `AgentMemory.write` takes them, without empty ones; ``tools`` cuts tools' results."""
     return shared.for_journal(map(from_langchain, messages), tools)
 
 
 def is_summary(message: BaseMessage) -> bool:
-    """Whether LangChain put a message in place of others that it sums up: nobody said it, nobody asks it.
+    """Whether a message is LangChain's summary of earlier messages: nobody wrote it, so it is no statement or question.
 
-    Clients that send their history again may keep its text alone.
+    It is recognised by its text too, since clients that send their history again may keep only that.
     """
     return message.additional_kwargs.get("lc_source") == SUMMARY or (
         message.type == "human" and str(message.text).lstrip().startswith(SUMMARY_BEGINS)
@@ -108,7 +108,7 @@ def is_summary(message: BaseMessage) -> bool:
 
 
 def without_orphans(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """The messages less tools' answers to calls that are not among them, which providers refuse."""
+    """The messages without tool results whose calls are not among them, because providers refuse those."""
     called: set[str] = set()
     kept: list[BaseMessage] = []
     for message in messages:
@@ -120,7 +120,7 @@ def without_orphans(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
 
 
 def _with_invalid_calls(message: BaseMessage) -> str | list[Any]:
-    """What a message says; a model that only wrote a call badly has said that, and a tool answers it."""
+    """A message's content with its malformed tool calls as blocks, because a tool message may answer them."""
     calls = message.invalid_tool_calls if isinstance(message, AIMessage) else []
     if not calls or (isinstance(message.content, list) and any(map(_is_invalid_call, message.content))):
         return message.content

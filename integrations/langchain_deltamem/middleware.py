@@ -45,9 +45,9 @@ Write = Literal["all", "human"] | Callable[[BaseMessage], bool]
 
 
 def _state_of(key: str) -> type[AgentState[Any]]:
-    """The state of an agent with a memory that keeps, under ``key``, which message was told last; see `telling`.
+    """A state schema that keeps, under ``key``, which message memory was told last; see `telling`.
 
-    Each of several memories on one agent has a key of its own.
+    If an agent has several memories, each has its own key.
     """
     kept = NotRequired[Annotated[str, ToldChannel, PrivateStateAttr]]
     body = {"__annotations__": {key: kept}, "__module__": __name__, "__doc__": "State of an agent with memory."}
@@ -55,38 +55,42 @@ def _state_of(key: str) -> type[AgentState[Any]]:
 
 
 class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
-    """Puts recall into the system message of each model call, and journals what was said before and by the call.
+    """Adds recalled text to each model call, and journals the messages before the call and its reply.
 
-    Writing is idempotent: messages are known by their ids, edited ones replace the old, and a conversation that a
-    stateless client sends again is aligned with all that the session ever held, see `frameworks.resent`. A summary in
-    place of messages is neither journalled nor recalled for. The journal's session is the run's ``thread_id``.
-    With a `ChatDeltaMem` of the same memory as model, that runs under the same agent's state.
+    Writing is idempotent: messages are recognised by their ids, edited messages replace the old ones, and a
+    conversation that a stateless client sends again is aligned with everything that the session ever held; see
+    `frameworks.resent`. A summary that stands for earlier messages is not journalled and not used as a query. The
+    journal's session is the run's ``thread_id``. If the model is a `ChatDeltaMem` of the same `DeltaMem`, it runs with
+    the same agent's state.
 
     Args:
-        mem: An open one; not closed by this class.
-        agent_id: Whose memory, finally: an id, or a callable ``(state, runtime) -> id``. A run whose context names
+        mem: An open `DeltaMem`; this class does not close it.
+        agent_id: The one agent whose memory it uses: an id, or a callable ``(state, runtime) -> id``. A run that names
             another agent raises.
-        default_agent_id: Whose memory where neither the run's context has an ``agent_id``, nor its ``configurable``.
-        trust_configurable: Whether ``configurable`` counts. Clients of a server can set it: leave it off there.
+        default_agent_id: The agent to use if neither the run's context nor its ``configurable`` has an ``agent_id``.
+        trust_configurable: Whether an ``agent_id`` in ``configurable`` counts. A server's clients can set it, so leave
+            this off there.
         mode: "hybrid", "vector" or "state"; "state" puts the backbone's own hint into the prompt, if it has one.
-        k: Records at most.
-        budget: Tokens they may have, by the backbone's tokenizer.
-        outdated: "omit" leaves records that a newer one contradicts out of the text, "mark" says until when they held.
-        placement: Where recall goes: "system" (the end of the system message), or "last_human" (the beginning of the
-            newest human message, so that what stands before it stays in a provider's prompt cache).
-        write: "all" (what was said by people, models and tools; never system messages), "human", or a predicate.
-        tool_output: Characters of a tool's result that are journalled, half from its beginning, half from its end; None
-            for all.
-        fold_tool_output: Whether they are folded into the state.
-        tools: Whether the model gets tools to `remember`, `recall` and `forget` by itself; what they do is journalled
-            by their effect only.
-        on_error: "log" goes on without memory where it fails (the database is away, say), "raise" raises.
-        name: Of the middleware, which tells several in one agent apart; by default the class's, with a hash of an
-            ``agent_id`` that is an id.
+        k: The most records to recall.
+        budget: The most tokens that they may take, by the backbone's tokenizer.
+        outdated: "omit" leaves out records that a newer one contradicts; "mark" adds until when they held.
+        placement: Where recalled text goes: "system" (the end of the system message) or "last_human" (the beginning of
+            the newest human message, so that everything before it stays in a provider's prompt cache).
+        write: Which messages to journal: "all" (of people, models and tools, never system messages), "human", or a
+            predicate of a message.
+        tool_output: How many characters of a tool's result are journalled, half from its beginning, half from its end;
+            None for all.
+        fold_tool_output: Whether tools' results are folded into the state.
+        tools: Whether the model gets tools to `remember`, `recall` and `forget` by itself. Only their effect is
+            journalled, not the calls.
+        on_error: "log" continues without memory if it fails (an unreachable database, say); "raise" raises.
+        name: Name of the middleware, which distinguishes several in one agent; by default the class's name, with a hash
+            of ``agent_id`` if that is an id.
 
     Raises:
-        ConfigError: An option is out of range; in a run, no agent is named anywhere, or another than ``agent_id`` is.
-        InvalidAgentError: The agent id is not one.
+        ConfigError: An option is not valid; in a run, no agent is named, or one other than ``agent_id``.
+        InvalidAgentError: An agent id is not valid.
+        DeltaMemError: In a run, memory fails and ``on_error`` is "raise".
     """
 
     def __init__(
@@ -130,16 +134,20 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
 
     @property
     def name(self) -> str:
-        """As LangChain names the nodes of the agent's graph."""
+        """The name that LangChain gives to the nodes of the agent's graph."""
         return self._name
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ModelResponse[Any]:
-        """Hand the model a system message with what belongs to the newest human message; journal that, and the reply.
+        """Add what memory recalls for the newest human message to the prompt; journal the messages and the reply.
 
-        What was said is durable before the model is called, and its reply before this returns; the next recall folds
+        The messages are durable before the model is called, and its reply before this returns. The next recall folds
         both.
+
+        Raises:
+            ConfigError, InvalidAgentError: No agent is named, one other than ``agent_id``, or one that is not valid.
+            DeltaMemError: Memory fails, and ``on_error`` is "raise".
         """
         agent = self._of_run(request)
         if agent is None:
@@ -169,12 +177,16 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
 
     @property
     def pool(self) -> ThreadPoolExecutor:
-        """Where an async run writes the journal."""
+        """The threads in which an async run writes the journal.
+
+        Raises:
+            ClosedError, ForkedError: ``mem`` is not open in this process.
+        """
         self._mem.check_open()
         return self._mem.pool
 
     def _recall(self, agent: AgentMemory, request: ModelRequest[Any]) -> str:
-        """Recalled text, told to the run's callbacks as a retriever's; nothing without a query, or where that fails."""
+        """Recalled text, reported to the run's callbacks as a retriever's; empty without a query or on a failure."""
         query, found = self._query(request), RecalledText()
         with fails_open(self._on_error, "recall"):
             if query is None:
@@ -204,7 +216,7 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
     def _journal(
         self, agent: AgentMemory, session: str, state: AgentState[Any], reply: Sequence[BaseMessage] = ()
     ) -> None:
-        """Write what memory was not told of the thread and of the reply that will be its end."""
+        """Write the messages of the thread and of the new reply that memory does not have yet."""
         messages = [*state["messages"], *reply]
         told: Any = state.get(self._key, "")
         last = told.last if isinstance(told, Told) else str(told)
@@ -224,7 +236,7 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
     _ajournal = twin(_journal)
 
     def _of_run(self, request: ModelRequest[Any]) -> AgentMemory | None:
-        """The agent that a run means; None where its memory was closed, and the run goes on without."""
+        """The agent that a run names; None if the memory was closed, and the run continues without it."""
         if not is_open(self._mem, self._on_error, in_run=True):
             return None
         return self._agent(request.state, request.runtime)
@@ -238,13 +250,13 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         )
 
     def _of_tool(self, runtime: ToolRuntime) -> tuple[AgentMemory, str]:
-        """The agent that a tool of ours is to serve, and the session."""
+        """The agent and the session of a call of one of our tools."""
         return self._agent(runtime.state, runtime), _session()
 
     def _query(self, request: ModelRequest[Any]) -> str | None:
-        """What to recall for; nothing where the model reads the state itself and nothing else is asked for.
+        """The query for recall; empty if the model reads the state itself and no records are wanted.
 
-        None where a summary took the question's place within the run.
+        None if a summary has replaced the question during the run.
         """
         if self._options.mode == "state" and self._is_ours(request):
             return ""
@@ -253,7 +265,7 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         return str(asked.text).strip() if asked is not None else None if human else ""
 
     def _asked(self, agent: AgentMemory, session: str) -> str:
-        """The newest question of the session's journal."""
+        """The newest question in the session's journal."""
         return newest_question(self._mem.store, agent.id, session)
 
     _aasked = twin(_asked)
@@ -269,10 +281,10 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         return request.override(system_message=_joined(request.system_message, text))
 
     def _is_ours(self, request: ModelRequest[Any]) -> bool:
-        return getattr(request.model, "mem", None) is self._mem  # of all chat models only `ChatDeltaMem` has one
+        return getattr(request.model, "mem", None) is self._mem  # only `ChatDeltaMem` has one
 
     def _chosen(self, messages: Sequence[BaseMessage]) -> set[int]:
-        """Places of the messages that are for the journal."""
+        """Indices of the messages to journal."""
         passed = by_our_tools(messages) if self.tools else set()
         return {place for place, each in enumerate(messages) if place not in passed and self._is_chosen(each)}
 
@@ -287,14 +299,14 @@ def _short(name: str) -> str:
 
 
 def _present(request: ModelRequest[Any]) -> list[str]:
-    """What the prompt says already."""
+    """The texts of the prompt's messages."""
     return [str(message.text) for message in request.messages]
 
 
 def _configurable() -> Mapping[str, Any]:
     try:
         return get_config().get("configurable", {})
-    except RuntimeError:  # called by hand, outside of a graph
+    except RuntimeError:  # called directly, outside a graph
         return {}
 
 
@@ -321,7 +333,7 @@ def _given(request: ModelRequest[Any]) -> list[tuple[str | None, str]]:
 
 
 def _asked_with(messages: Sequence[BaseMessage], text: str) -> list[Any] | None:
-    """The messages with recalled text at the beginning of the newest human one; None where there is none."""
+    """The messages with recalled text at the beginning of the newest human message; None if there is none."""
     place = max((place for place, each in enumerate(messages) if isinstance(each, HumanMessage)), default=-1)
     if place < 0:
         return None

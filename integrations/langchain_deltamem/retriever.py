@@ -1,4 +1,4 @@
-"""`DeltaMemRetriever`: what an agent was told, as LangChain's documents."""
+"""`DeltaMemRetriever`: records of an agent's memory as LangChain's documents."""
 
 from __future__ import annotations
 
@@ -27,28 +27,31 @@ WAYS = (
 
 
 class DeltaMemRetriever(BaseRetriever):
-    """Records of an agent's memory, best first, by full text and embedding. No model answers, the state is not read.
+    """Finds records of an agent's memory by full text and embedding, best first. It uses neither model nor state.
 
     A document's id is made of agent, session and message id. Its metadata has ``score`` (0 to 1), ``source`` (agent and
     session), ``agent_id``, ``session``, ``message_id``, ``role``, ``created_at`` (ISO 8601), ``position``, ``chunk``,
-    and the message's own.
+    and the message's own metadata.
 
     Args:
-        mem: An open one; not closed by this class.
-        agent_id: Whose memory, finally: an id, or a callable that takes the run's config. A run that names another
-            agent raises.
-        default_agent_id: Whose memory where a run names none: neither the call (``agent_id``), nor the run's context
-            (``agent_id``), nor its ``configurable``.
-        trust_configurable: Whether ``configurable`` counts. Clients of a server can set it: leave it off there.
-        k: Documents at most; it and what follows may come with each call instead.
-        session: Only of this conversation.
-        since, until: Only messages written at or after, and before.
+        mem: An open `DeltaMem`; this class does not close it.
+        agent_id: The one agent whose memory it uses: an id, or a callable that takes the run's config. A run that names
+            another agent raises.
+        default_agent_id: The agent to use if a run names none: neither in the call (``agent_id``), nor in its context
+            (``agent_id``), nor in its ``configurable``.
+        trust_configurable: Whether an ``agent_id`` in ``configurable`` counts. A server's clients can set it, so leave
+            this off there.
+        k: The most documents to return. This and the following options may be given with each call instead.
+        session: Only messages of this conversation.
+        since, until: Only messages written at or after ``since`` and before ``until``.
         where: Only messages whose metadata has these values.
 
     Raises:
-        ConfigError: An option is unknown, or k is not a positive integer; on a call, no agent is named anywhere, or
-            another than ``agent_id`` is.
-        InvalidAgentError: The agent id is not one.
+        ConfigError: An option is unknown or not valid; on a call, no agent is named, or one other than ``agent_id``.
+        InvalidAgentError: An agent or session id is not valid.
+        StoreError: On a call, the database cannot be read.
+        EmbedderError: On a call, the embedder's vectors do not fit the stored ones.
+        ClosedError, ForkedError: On a call, ``mem`` is not open in this process.
     """
 
     mem: DeltaMem = Field(exclude=True, repr=False)
@@ -67,10 +70,10 @@ class DeltaMemRetriever(BaseRetriever):
         super().__init__(**fields)
         self._owner()
 
-    # The config does not reach `_get_relevant_documents`; the agent it means is handed on as a keyword argument.
+    # The config does not reach `_get_relevant_documents`, so the agent is passed on as a keyword argument.
 
     def invoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:
-        """Records that a query is answered from; ``agent_id`` names the agent."""
+        """The records that best match a query; ``agent_id`` names the agent."""
         return super().invoke(input, config, **self._with_agent(config, kwargs))
 
     async def ainvoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:

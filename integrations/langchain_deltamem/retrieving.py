@@ -1,4 +1,4 @@
-"""A recall as LangChain's callbacks, tracers and `astream_events` see it: the run of a retriever, and its documents."""
+"""Report a recall to LangChain's callbacks, tracers and `astream_events` as a retriever's run with documents."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def documents(agent: AgentMemory, records: Sequence[Record]) -> list[Document]:
 
 
 def retrieved(name: str, query: str, find: Callable[[], T], shown: Callable[[T], list[Document]]) -> T:
-    """What ``find`` gives, told to the callbacks of the run that this is in.
+    """Call ``find``, report it to the current run's callbacks, and return its result.
 
     Args:
-        name: Of the retriever's run.
-        shown: The documents of what was found.
+        name: Name of the retriever's run.
+        shown: Makes documents of the result.
     """
     manager = get_callback_manager_for_config(ensure_config())
     manager.add_tags(TAGS, inherit=False)

@@ -1,4 +1,4 @@
-"""What a run of LangChain or LangGraph says of whose memory it is about."""
+"""Which agent a run of LangChain or LangGraph names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deltamem_agents.frameworks.ownership import Owner
 
 
 class NamesAgent(Protocol):
-    """A runnable with the fields by which its constructor says whose memory it works on."""
+    """A runnable whose fields name the agent whose memory it uses."""
 
     agent_id: str | Callable[[RunnableConfig], str] | None
     default_agent_id: str | None
@@ -21,7 +21,12 @@ class NamesAgent(Protocol):
 
 
 def owner_of(runnable: NamesAgent, ways: str) -> Owner:
-    """Whose memory a runnable works on, by its fields; ``ways`` is as for `Owner`."""
+    """The `Owner` that a runnable's fields describe; ``ways`` is as for `Owner`.
+
+    Raises:
+        ConfigError: Both ids are given.
+        InvalidAgentError: An id is not valid.
+    """
     return Owner(
         agent_id=runnable.agent_id,
         default_agent_id=runnable.default_agent_id,
@@ -31,17 +36,17 @@ def owner_of(runnable: NamesAgent, ways: str) -> Owner:
 
 
 def named_in_context(context: object) -> object:
-    """``agent_id`` of a run's context, whatever kind of object that is; None where it has none."""
+    """``agent_id`` of a run's context, whether that is a mapping or an object; None if it has none."""
     return context.get("agent_id") if isinstance(context, Mapping) else getattr(context, "agent_id", None)
 
 
 def in_run() -> bool:
-    """Whether this is called from within the run of a chain or an agent, and not by the user's own code."""
+    """Whether a chain's or an agent's run is calling, rather than the user's own code."""
     return var_child_runnable_config.get() is not None
 
 
 def named_by_run(config: RunnableConfig | None) -> dict[str, Any]:
-    """Keyword arguments of `Owner.id`: what the run names, in a graph or out of one."""
+    """Keyword arguments of `Owner.id` with what the run names, inside or outside a graph."""
     whole = ensure_config(config)
     try:
         runtime: object = get_runtime()

@@ -1,8 +1,8 @@
-"""What of a thread's messages memory has been told, and what it has not.
+"""Which of a thread's messages memory was told already.
 
-A checkpoint keeps one id, that of the last message told. Memory knows the rest: messages are known by their ids. The id
-gets into the checkpoint by a channel of its own, and not as an update of a node, so that memory adds neither a step
-(whose checkpoint would hold the whole thread once more) nor a chunk to a stream of updates.
+A checkpoint keeps only the id of the last message told; the journal knows the others by their ids. The id reaches the
+checkpoint through its own channel rather than as a node's update. So memory adds neither a step, whose checkpoint would
+hold the whole thread again, nor a chunk to a stream of updates.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from deltamem_agents.processes import ProcessLock
 from deltamem_agents.store import Held, check_messages
 from langchain_deltamem.messages import for_journal
 
-THREADS = 256  # whose messages are known to be in the journal as they are; the latest
+THREADS = 256  # most recent threads for which `Unchanged` remembers messages
 
 
 class Told(str):
-    """The id of the last message told, empty where none was; as a node reads it from the state."""
+    """The id of the last message told, as a node reads it from the state; empty if none was told."""
 
     __slots__ = ("_channel",)
     _channel: ToldChannel
 
     @property
     def last(self) -> str:
-        """The id as it is now; what was read stays what it was when the node began."""
+        """The current id; this string itself keeps the id from when the node began."""
         return self._channel.checkpoint()
 
     def move(self, message_id: str) -> None:
-        """Let the next checkpoint keep this id."""
+        """Store this id in the next checkpoint."""
         self._channel.move(message_id)
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
@@ -47,7 +47,7 @@ class Told(str):
 
 
 class ToldChannel(BaseChannel[str, str, str]):
-    """Keeps an id that is moved while a step runs; `Told` moves it."""
+    """Keeps an id that `Told` may change while a step runs."""
 
     __slots__ = ("_moved", "_value")
 
@@ -57,20 +57,20 @@ class ToldChannel(BaseChannel[str, str, str]):
 
     @property
     def ValueType(self) -> type[str]:
-        """What is read."""
+        """The type of values read."""
         return str
 
     @property
     def UpdateType(self) -> type[str]:
-        """What is written."""
+        """The type of values written."""
         return str
 
     def move(self, message_id: str) -> None:
-        """Have another value from the end of this step on."""
+        """Set another value, which takes effect at the end of this step."""
         self._value, self._moved = message_id, True
 
     def copy(self) -> ToldChannel:
-        """One that is moved by itself."""
+        """An independent channel with the same value."""
         return self.from_checkpoint(self._value)
 
     def checkpoint(self) -> str:
@@ -78,23 +78,23 @@ class ToldChannel(BaseChannel[str, str, str]):
         return self._value
 
     def from_checkpoint(self, checkpoint: Any) -> ToldChannel:
-        """A channel with what an earlier run left."""
+        """A channel with the value of an earlier run's checkpoint."""
         made = type(self)(self.typ, self.key)
         made._value = _last_id(checkpoint)
         return made
 
     def get(self) -> Told:
-        """The id, and the way to move it."""
+        """The id, as a `Told` that can change it."""
         told = Told(self._value)
         told._channel = self
         return told
 
     def is_available(self) -> bool:
-        """Always: LangGraph tells only channels that are of the end of a step."""
+        """Always True: LangGraph informs only available channels of the end of a step."""
         return True
 
     def update(self, values: Sequence[Any]) -> bool:
-        """At the end of a step: whether a checkpoint has to keep another value."""
+        """Whether the value changed during the step that ends, so that the checkpoint must store it."""
         if values:
             self._value, self._moved = _last_id(values[-1]), True
         moved, self._moved = self._moved, False
@@ -102,10 +102,10 @@ class ToldChannel(BaseChannel[str, str, str]):
 
 
 class Unchanged(Handle):
-    """Which messages of a thread were compared with the journal, and are what they were then.
+    """Remembers which messages of a thread are known to match the journal.
 
-    Without it each call of a model would look up the whole thread, in case a message was edited. Only hashes are kept,
-    and only while the agent's epoch is the same: after an erasure, a rollback or an edit, all is compared again.
+    Without it, each model call would look up the whole thread in case a message was edited. It keeps only hashes, and
+    only while the agent's epoch stays: after an erasure, a rollback or an edit, all messages are compared again.
     """
 
     __slots__ = ("_lock", "_threads")
@@ -116,13 +116,13 @@ class Unchanged(Handle):
         self._threads: OrderedDict[tuple[str, str], tuple[int, frozenset[bytes]]] = OrderedDict()
 
     def known(self, agent: str, session: str, epoch: int) -> frozenset[bytes]:
-        """The fingerprints of a thread's messages that are known to be as the journal has them."""
+        """The fingerprints of a thread's messages that are known to match the journal."""
         with self._lock:
             at, prints = self._threads.get((agent, session), (epoch, frozenset()))
         return prints if at == epoch else frozenset()
 
     def note(self, agent: str, session: str, epoch: int, prints: Collection[bytes]) -> None:
-        """Know these of a thread, and no others."""
+        """Remember these fingerprints for a thread, in place of earlier ones."""
         with self._lock:
             self._threads[agent, session] = epoch, frozenset(prints)
             self._threads.move_to_end((agent, session))
@@ -131,7 +131,7 @@ class Unchanged(Handle):
 
 
 def _fingerprint(message: BaseMessage) -> bytes:
-    """Another one for another id, or other words."""
+    """A hash that changes with a message's id, type and content."""
     calls = (message.tool_calls, message.invalid_tool_calls) if isinstance(message, AIMessage) else ()
     told = repr((message.type, message.id, message.content, calls, getattr(message, "role", None)))
     return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=16).digest()
@@ -149,19 +149,19 @@ def untold(
     edits: bool = True,
     unchanged: Unchanged | None = None,
 ) -> list[dict[str, Any]]:
-    """What to write of a thread's messages: those that are new, and those that were edited and kept their id.
+    """The messages of a thread to write: new ones, and edited ones that kept their id.
 
-    What was told before and is not in the journal was erased, or told to another agent, and is not told again: save in
-    other words.
+    A message that was told before and is not in the journal was erased, or told to another agent. It is written again
+    only if its words have changed.
 
     Args:
-        held: What `AgentMemory.write_selected` gives: what is missing is found and written in one.
+        held: From `AgentMemory.write_selected`, so that missing messages are found and written in one transaction.
         told: The id of the last message told; empty for a thread that memory has not seen.
-        messages: All of the thread.
-        chosen: Places of those that are for the journal.
-        tools: What is kept of tools' results.
-        edits: Whether to look for edited ones among those that were told.
-        unchanged: Those that need no look.
+        messages: All messages of the thread.
+        chosen: Indices of the messages to journal.
+        tools: How much of tools' results to keep.
+        edits: Whether to look for edits among the messages told before.
+        unchanged: Messages that need not be looked up.
     """
     chosen = {place for place in chosen if not _asked_again(messages, place)}
     if not told:
@@ -188,7 +188,7 @@ def untold(
     fresh = [each for each in fresh if each not in known]
     gone = [messages[place] for place in names if place < after and names[place] not in live]
     changed = [*edited([*live.values()], [*changed, *known]), *_reworded(held, agent, session, gone, tools)]
-    if past and unchanged is not None and not changed:  # what is still to be written is looked up until it is
+    if past and unchanged is not None and not changed:  # messages still to be written are looked up again
         unchanged.note(agent, session, epoch, past.values())
     if last is None and len(fresh) > 1:
         return [*changed, *unwritten(held, agent, session, fresh)]
@@ -202,33 +202,33 @@ def untold(
 def _reworded(
     held: Held, agent: str, session: str, gone: Sequence[BaseMessage], tools: ToolOutput
 ) -> list[dict[str, Any]]:
-    """Of messages that the journal has no more, those that kept their id and have new words.
+    """Messages whose ids left the journal and that now have new words.
 
-    Tools' results are none of them: what is kept of one depends on an option, and what was erased may not come back.
+    Tools' results are excluded: how much of one is kept depends on an option, and erased text must not come back.
     """
     told = for_journal([each for each in gone if each.type != "tool"], tools)
     return [told[at] for at in held.with_other_words(agent, session, check_messages(told))] if told else []
 
 
 def _place_after(messages: Sequence[BaseMessage], told: str) -> int | None:
-    """The place after the last message told; None where it is gone from the thread."""
+    """The index after the last message told; None if that is no longer in the thread."""
     return next((place + 1 for place in reversed(range(len(messages))) if messages[place].id == told), None)
 
 
 def _after_what_is_known(messages: Sequence[BaseMessage], names: Mapping[int, str], held: Collection[str]) -> int:
-    """The place after all that the journal holds and after the last whole reply."""
+    """The index after the last message that the journal holds and after the last complete reply."""
     replies = [place for place, each in enumerate(messages[:-1]) if isinstance(each, AIMessage) and not each.tool_calls]
     return max([*replies, *(place for place, name in names.items() if name in held)], default=-1) + 1
 
 
 def _asked_again(messages: Sequence[BaseMessage], place: int) -> bool:
-    """Whether a message is the question before it, which nobody answered: the run failed, and is tried again."""
+    """Whether a message repeats the unanswered question before it: a failed run that is tried again."""
     before, this = messages[place - 1] if place else None, messages[place]
     return before is not None and before.type == this.type == "human" and before.content == this.content
 
 
 def _last_id(kept: Any) -> str:
-    """Of what a checkpoint keeps; older versions kept a mapping by id, in the thread's order."""
+    """The last id in a checkpoint's value; older versions kept a mapping by id, in the thread's order."""
     if isinstance(kept, Mapping):
         return str(next(reversed(kept), "")) if kept else ""
     return str(kept) if isinstance(kept, str) else ""

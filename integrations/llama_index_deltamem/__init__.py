@@ -1,13 +1,13 @@
 """Memory of deltamem-agents for LlamaIndex. May import `deltamem_agents.memory` and llama-index-core.
 
-Each class is imported when it is first used. None imports torch: a `DeltaMem` with a backbone does when it is opened.
+Each class is imported when it is first used. None imports torch; opening a `DeltaMem` with a backbone does.
 
 | need | class |
 | --- | --- |
 | ``memory=`` of an agent or a chat engine, with any LLM | `DeltaMemory` |
 | a block of LlamaIndex's own ``Memory``, beside others | `DeltaMemoryBlock` |
-| the backbone itself, under an agent's state, as LLM | `DeltaMemLLM` |
-| what was said, as nodes | `DeltaMemRetriever` |
+| the backbone itself, with an agent's state, as an LLM | `DeltaMemLLM` |
+| earlier messages, as nodes | `DeltaMemRetriever` |
 """
 
 from typing import TYPE_CHECKING

@@ -32,27 +32,28 @@ WAYS = "give DeltaMemoryBlock(mem, agent_id=…), a string, such as a user's id"
 
 
 class DeltaMemoryBlock(BaseMemoryBlock[str]):
-    """What belongs to the newest question, for `Memory.from_defaults(memory_blocks=[…])`; nothing of it twice.
+    """A block for `Memory.from_defaults(memory_blocks=[…])`: what memory recalls for the newest question.
 
-    `Memory` hands a block what no longer fits its buffer, and only that is journalled: use `DeltaMemory` where all is
-    to be remembered. Writing is idempotent: a conversation that is handed over again, by another process, in other
-    portions or with other words in some places, adds what is new in it, and brings nothing back. System
-    messages are not journalled.
+    It does not repeat what the buffer already contains. `Memory` passes a block only the messages that no longer fit
+    its buffer, and only those are journalled; use `DeltaMemory` to remember everything. Writing is idempotent: if a
+    conversation is passed again, by another process, in other portions or partly reworded, only new messages are added
+    and no erased one comes back. System messages are not journalled.
 
     Args:
-        mem: An open one; not closed by this class.
-        agent_id: Whose memory.
-        fields: ``mode`` ("hybrid", "vector" or "state"), ``k``, ``budget``, ``outdated``,
-            ``tokenizer_fn`` (that of the `Memory`,
-            where it was given one), ``on_error`` ("log" goes on without memory where it fails, "raise" raises),
-            ``tool_output`` and ``fold_tool_output`` (characters of a tool's result that are journalled, None for all,
-            and whether they are folded), and those of any block. Where tokens are short, blocks of the lowest
-            ``priority`` are truncated first, those of 0 never; this one keeps its highest-ranked records.
+        mem: An open `DeltaMem`; this class does not close it.
+        agent_id: The agent whose memory it is; required.
+        fields: ``mode`` ("hybrid", "vector" or "state"), ``k``, ``budget``, ``outdated`` ("omit" or "mark"),
+            ``tokenizer_fn`` (the same as the `Memory`'s, if that was given one), ``on_error`` ("log" continues without
+            memory if it fails, "raise" raises), ``tool_output`` (how many characters of a tool's result are journalled,
+            None for all), ``fold_tool_output`` (whether they are folded), and the fields of any block. If tokens run
+            short, blocks with the lowest ``priority`` are truncated first, those with 0 never; this one keeps its
+            highest-ranked records.
 
     Raises:
-        ConfigError: An option is out of range, or there is no agent id.
-        InvalidAgentError: The agent id is not one.
-        ClosedError: ``mem`` was closed.
+        ConfigError: An option is unknown or out of range, or there is no agent id.
+        InvalidAgentError: The agent id is not valid.
+        ClosedError, ForkedError: ``mem`` is not open in this process.
+        DeltaMemError: On a call, memory fails and ``on_error`` is "raise".
     """
 
     name: str = Field(default="DeltaMem", description="Names the block in the prompt.")
@@ -68,11 +69,11 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
     tokenizer_fn: Callable[[str], list[Any]] = Field(default_factory=get_tokenizer, exclude=True, repr=False)
 
     _handle: Handle = PrivateAttr()
-    _held: list[ChatMessage] = PrivateAttr(default_factory=list)  # what could not be journalled, for the next time
-    _handed: dict[str, Handed] = PrivateAttr(default_factory=dict)  # by session: how far it has come
+    _held: list[ChatMessage] = PrivateAttr(default_factory=list)  # not journalled yet, for the next time
+    _handed: dict[str, Handed] = PrivateAttr(default_factory=dict)  # by session: what was passed so far
 
     def __init__(self, mem: DeltaMem, agent_id: str | None = None, **fields: Any) -> None:
-        # Before pydantic, which would say it in its own words.
+        # Checked before pydantic, which would raise its own error.
         Owner(agent_id=agent_id, ways=WAYS).memory(mem)
         refuse_unknown(type(self).__name__, fields, type(self).model_fields)
         RecallOptions(**{name: fields[name] for name in ("mode", "k", "budget", "outdated") if name in fields})
@@ -96,7 +97,7 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
         return ""
 
     async def atruncate(self, content: str, tokens_to_truncate: int) -> str | None:
-        """What `aget` gave without its lowest-ranked records, as many as it takes; None where none is left."""
+        """The output of `aget` without its lowest-ranked records, as few as needed; None if no record is left."""
         if not isinstance(content, RecalledText):
             return None
         return content.within(self._measure(content) - tokens_to_truncate, self._measure) or None
@@ -110,7 +111,7 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
             try:
                 await self._write([*held, *messages])
             except BaseException:
-                # `Memory` does not hand them over again.
+                # `Memory` does not pass them again.
                 self._held = [*held, *messages] if self.on_error == "log" else held
                 raise
 
@@ -125,7 +126,7 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
                 await asyncio.wrap_future(self._agent.pool.submit(self._journal, session, whole, tools))
 
     def _journal(self, session: str, whole: list[dict[str, Any]], tools: ToolOutput) -> None:
-        """Write what is new of messages, of which ids follow before anything of them is cut."""
+        """Write the new ones of these messages; their ids derive from the whole text, before tool output is cut."""
         before, after = self._handed.get(session), list[Handed]()
         cut = [each | {"content": tools.of(each["content"])} if each["role"] == "tool" else each for each in whole]
         kept = [with_observations_cut(each, tools) for each in cut]
@@ -147,6 +148,6 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
 
 
 def _as_said(message: ChatMessage) -> ChatMessage:
-    """The message without the session that `Memory` adds to it."""
+    """The message without the session id that `Memory` adds to it."""
     kept = {key: value for key, value in message.additional_kwargs.items() if key != "session_id"}
     return message.model_copy(update={"additional_kwargs": kept})

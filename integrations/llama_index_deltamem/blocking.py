@@ -1,4 +1,4 @@
-"""How calls come in: coroutines run to their end for sync callers, and whether an agent's run is what calls."""
+"""Run coroutines for sync callers, and detect calls from within an agent's run."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 
 def in_run() -> bool:
-    """Whether this is called from within a workflow's step, as agents are made of, and not by the user's own code."""
+    """Whether a step of a workflow (an agent's run) is calling, rather than the user's own code."""
     return active_span_id.get() is not None
 
 
 def finished(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The coroutine's result, from a loop of its own; in a thread of its own where this one has a running loop.
+    """Run a coroutine in a new event loop and return its result; in a new thread if this one has a running loop.
 
-    Errors come through as they are: LlamaIndex's `asyncio_run` replaces those of ours that are RuntimeErrors.
+    Errors pass through unchanged. LlamaIndex's `asyncio_run` would replace those of our errors that are RuntimeErrors.
     """
 
     def run() -> T:

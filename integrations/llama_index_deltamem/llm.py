@@ -1,4 +1,4 @@
-"""`DeltaMemLLM`: the backbone under an agent's state, as an LLM that calls functions."""
+"""`DeltaMemLLM`: the backbone, with an agent's state, as an LLM that calls functions."""
 
 from __future__ import annotations
 
@@ -47,25 +47,26 @@ WAYS = "give DeltaMemLLM(mem, agent_id=…), or delta_agent_id=… with the call
 
 
 class DeltaMemLLM(FunctionCallingLLM):
-    """The backbone of a `DeltaMem` under the state of one of its agents, with recall in the system message.
+    """The backbone of a `DeltaMem` as an LLM, with the state of one of its agents and recalled text.
 
-    It journals nothing: `DeltaMemory` does. A prompt that holds recalled text already, such as that memory's, is given
-    no more, and its system messages become one. Calls take ``delta_agent_id``, ``tools``, ``tool_choice`` and the
-    fields of sampling as keyword arguments.
+    It journals nothing; `DeltaMemory` does. If a prompt already contains recalled text, such as that memory's, no more
+    is added. Consecutive system messages are joined. Calls take ``delta_agent_id``, ``tools``, ``tool_choice`` and the
+    sampling fields as keyword arguments.
 
     Args:
-        mem: An open one; not closed by this class.
-        agent_id: Whose memory, finally; a call that names another agent raises.
-        default_agent_id: Whose memory where a call names none.
-        fields: ``mode`` ("hybrid", "vector", "state"), ``k``, ``budget``, ``outdated``,
-            ``placement`` (where recall goes: "system", or "last_human"), ``temperature`` (0 is greedy), ``top_p``,
-            ``max_tokens``, ``stop``, ``seed``, ``truncation`` (a prompt that is longer than the window loses its oldest
-            messages; False raises ContextLengthError), and those of any LLM of LlamaIndex.
+        mem: An open `DeltaMem`; this class does not close it.
+        agent_id: The one agent whose memory it uses; a call that names another agent raises.
+        default_agent_id: The agent to use if a call names none.
+        fields: ``mode`` ("hybrid", "vector" or "state"), ``k``, ``budget``, ``outdated`` ("omit" or "mark"),
+            ``placement`` (where recalled text goes: "system" or "last_human"), ``temperature`` (0 is greedy),
+            ``top_p``, ``max_tokens``, ``stop``, ``seed``, ``truncation`` (True drops the oldest messages of a prompt
+            that is longer than the window, False raises ContextLengthError), and the fields of any LlamaIndex LLM.
 
     Raises:
-        ConfigError: An option is out of range, or ``mem`` was opened without a backbone; on a call, no agent is named
-            anywhere, or another than ``agent_id`` is.
-        InvalidAgentError: The agent id is not one.
+        ConfigError: An option is unknown or out of range, or ``mem`` was opened without a backbone; on a call, no agent
+            is named, or one other than ``agent_id``, or tools are given and the chat template does not take any.
+        InvalidAgentError: An agent id is not valid.
+        DeltaMemError: On a call, any error of `AgentMemory.generate`.
     """
 
     agent_id: str | None = Field(default=None, description="Whose memory, finally.")
@@ -86,7 +87,7 @@ class DeltaMemLLM(FunctionCallingLLM):
 
     def __init__(self, mem: DeltaMem, agent_id: str | None = None, **fields: Any) -> None:
         if agent_id is not None:
-            mem.agent(agent_id)  # refuses what is not an id, before pydantic does in its own words
+            mem.agent(agent_id)  # raises our error for an invalid id, before pydantic raises its own
         refuse_unknown(type(self).__name__, fields, type(self).model_fields)
         mem.backbone.engine("DeltaMemLLM")
         RecallOptions(**{name: fields[name] for name in RECALL if name in fields})
@@ -100,12 +101,12 @@ class DeltaMemLLM(FunctionCallingLLM):
 
     @classmethod
     def class_name(cls) -> str:
-        """As LlamaIndex serialises it."""
+        """The name under which LlamaIndex serialises the class."""
         return "DeltaMemLLM"
 
     @property
     def metadata(self) -> LLMMetadata:
-        """Window and abilities of the backbone; it calls functions where its chat template shows it tools."""
+        """The backbone's window and abilities; it can call functions if its chat template takes tools."""
         engine = self._handle.mem.engine
         return LLMMetadata(
             context_window=engine.window,
@@ -123,7 +124,7 @@ class DeltaMemLLM(FunctionCallingLLM):
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """Reply to messages, whole."""
+        """Reply to messages."""
         agent, prompt, options = self._call(messages, kwargs)
         return self._response(agent, prompt, agent.generate(prompt, **options))
 
@@ -135,7 +136,7 @@ class DeltaMemLLM(FunctionCallingLLM):
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        """Text as it comes; tool calls come parsed with the last response."""
+        """Reply to messages, yielding text as it is produced; the last response has the parsed tool calls."""
         return self._stream(*self._call(messages, kwargs))
 
     @llm_chat_callback()
@@ -145,7 +146,7 @@ class DeltaMemLLM(FunctionCallingLLM):
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """Reply to a text as a user's message: the backbone is a chat model."""
+        """Reply to a text, which becomes a user message because the backbone is a chat model."""
         agent, messages, options = self._call([ChatMessage(content=prompt)], kwargs)
         return _completion(self._response(agent, messages, agent.generate(messages, **options)))
 
@@ -157,7 +158,7 @@ class DeltaMemLLM(FunctionCallingLLM):
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        """As `complete`, text as it comes."""
+        """Reply as `complete` does, yielding text as it is produced."""
         stream = self._stream(*self._call([ChatMessage(content=prompt)], kwargs))
         return (_completion(response) for response in stream)
 
@@ -173,7 +174,7 @@ class DeltaMemLLM(FunctionCallingLLM):
         """The tool calls of a response.
 
         Raises:
-            ValueError: There are none, and ``error_on_no_tool_call`` is set.
+            ValueError: There are none, and ``error_on_no_tool_call`` is true.
         """
         calls = [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]
         if not calls and error_on_no_tool_call:
@@ -197,7 +198,7 @@ class DeltaMemLLM(FunctionCallingLLM):
         tool_required: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Keyword arguments of `chat`. A backbone cannot be forced to call, nor to make one call only."""
+        """Keyword arguments of `chat`. A backbone cannot be forced to call a tool, nor to make only one call."""
         messages = list(chat_history or [])
         if user_msg is not None:
             messages.append(ChatMessage(content=user_msg) if isinstance(user_msg, str) else user_msg)

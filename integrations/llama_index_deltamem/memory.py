@@ -1,4 +1,4 @@
-"""`DeltaMemory`: LlamaIndex's `Memory`, written through into an agent's journal, with recall in what it gives."""
+"""`DeltaMemory`: LlamaIndex's `Memory` that also writes to an agent's journal and adds recalled text to prompts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from llama_index_deltamem.tokens import counted_apart, counted_text, tokenizer_o
 from llama_index_deltamem.turn import OpenTurn, Said, journalled, said
 from llama_index_deltamem.window import MARKUP, Window, newest_within
 
-AT_ONCE = 100  # messages that one statement puts into the chat buffer; SQLite takes 999 values, of older builds
+AT_ONCE = 100  # messages that one statement puts into the chat buffer; older SQLite builds take 999 values
 WAYS = "give DeltaMemory.from_defaults(mem, agent_id=…), a string, such as a user's id"
 SERIALISED = (
     *("agent_id", "session_id", "mode", "k", "budget", "outdated", "on_error", "tool_output", "fold_tool_output"),
@@ -43,15 +43,22 @@ SERIALISED = (
 
 
 class DeltaMemory(Memory):
-    """Chat buffer as in `Memory`; what is said goes on into the agent's journal, what belongs to a query comes back.
+    """A chat buffer like `Memory` that also journals the messages and adds what memory recalls for a query.
 
-    A turn is journalled when the assistant has answered, so that a question never recalls itself; a question that is
-    followed by another one, or by `reset`, is journalled then. System messages are not. `get` adds recall to the system
-    message (or the user's: ``insert_method``) within the token limit, the same one throughout a turn.
+    A turn is journalled once the assistant has answered, so a question never recalls itself. A question that is
+    followed by another question, or by `reset`, is journalled then. System messages are not journalled. `get` adds
+    recalled text to the system message (or the user's, by ``insert_method``) within the token limit; the text stays the
+    same throughout a turn.
 
-    `reset` clears the buffer, and the agent's memory stays; `wipe` erases the agent. `to_dict` holds the database's URL
-    (secrets masked), ids, options and the messages of an unanswered turn, which are nowhere else; `from_dict` finds the
-    `DeltaMem` that is open for the URL and fills the buffer from the session's journal. Made by `from_defaults`.
+    `reset` clears the buffer, but the agent's memory stays; `wipe` erases the agent. `to_dict` holds the database's URL
+    (secrets masked), ids, options and the messages of an unanswered turn, which are stored nowhere else. `from_dict`
+    finds the open `DeltaMem` with that URL and fills the buffer from the session's journal. Create an instance with
+    `from_defaults`.
+
+    Raises:
+        DeltaMemError: On a call, memory fails and ``on_error`` is "raise". `reset` and `wipe` raise in either case.
+        ClosedError: On a call, the `DeltaMem` was closed; an agent's run with ``on_error="log"`` continues with the
+            buffer alone.
     """
 
     agent_id: str = Field(description="Whose memory.")
@@ -69,7 +76,7 @@ class DeltaMemory(Memory):
     def __init__(
         self, mem: DeltaMem, agent_id: str | None = None, *, llm: BaseLLM | None = None, **fields: Any
     ) -> None:
-        # Before pydantic, which would say it in its own words.
+        # Checked before pydantic, which would raise its own error.
         Owner(agent_id=agent_id, ways=WAYS).memory(mem)
         refuse_unknown(type(self).__name__, fields, type(self).model_fields.keys() | {"llm"})
         RecallOptions(**{name: fields[name] for name in ("mode", "k", "budget", "outdated") if name in fields})
@@ -85,7 +92,7 @@ class DeltaMemory(Memory):
 
     @classmethod
     def class_name(cls) -> str:
-        """As LlamaIndex serialises it."""
+        """The name under which LlamaIndex serialises the class."""
         return "DeltaMemory"
 
     @classmethod
@@ -108,33 +115,35 @@ class DeltaMemory(Memory):
         chat_history: list[ChatMessage] | None = None,
         **options: Any,
     ) -> Self:
-        """A memory over one agent of an open `DeltaMem`.
+        """Create a memory of one agent of an open `DeltaMem`.
 
         Args:
-            mem: Not closed by this class.
-            agent_id: Whose memory; has to be given.
-            session_id: The conversation, which goes on from its journal; a new one where none is given.
-            outdated: "omit" leaves records that a newer one contradicts out of the text, "mark" says until when they
-                held.
-            on_error: Where memory fails, "log" goes on without recall, and keeps what cannot be journalled for the next
-                turn; "raise" raises.
-            placement: Where recall goes: "system" (the end of the system message), or "last_human" (the beginning of
-                the newest user message). It says what LlamaIndex's ``insert_method`` says; give one of them.
-            tool_output: Characters of a tool's result that are journalled, half from its beginning, half from its end;
-                None for all. The buffer has all of it, until it is filled from the journal again.
-            fold_tool_output: Whether they are folded into the state.
-            token_limit: Of buffer and recall together, by the backbone's tokenizer unless ``tokenizer_fn`` is given, or
-                LlamaIndex's without a backbone. By default LlamaIndex's limit; in either case no more than the model's
-                window leaves, see `Window`.
-            llm: The model whose window that is. Without it, the smallest of ``Settings.llm``, where that is set, and
-                of each `DeltaMemLLM` over ``mem``; where there is none and no limit is given, the backbone.
-            chat_history: What the conversation begins with; what the journal does not have of it is written.
-            options: Any other of `Memory.from_defaults`.
+            mem: An open `DeltaMem`; this class does not close it.
+            agent_id: The agent whose memory it is; required.
+            session_id: The conversation, which continues from its journal; by default a new one.
+            mode: "hybrid" or "vector", which recall the same here, or "state" (the backbone's own hint).
+            k: The most records to recall.
+            budget: The most tokens that recalled text may take, in addition to the token limit.
+            outdated: "omit" leaves out records that a newer one contradicts; "mark" adds until when they held.
+            on_error: What to do if memory fails: "log" continues without recalled text, and keeps messages that cannot
+                be journalled for the next turn; "raise" raises.
+            placement: Where recalled text goes: "system" (the end of the system message) or "last_human" (the beginning
+                of the newest user message). It means the same as LlamaIndex's ``insert_method``; give one of them.
+            tool_output: How many characters of a tool's result are journalled, half from its beginning, half from its
+                end; None for all. The buffer has the whole result until it is filled from the journal again.
+            fold_tool_output: Whether tools' results are folded into the state.
+            token_limit: The most tokens of buffer and recalled text together, by ``tokenizer_fn`` if given, else by the
+                backbone's tokenizer, or LlamaIndex's without a backbone. By default LlamaIndex's limit. Never more than
+                the model's window allows; see `Window`.
+            llm: The model whose window counts. By default the smallest window of ``Settings.llm``, if that is set, and
+                of each `DeltaMemLLM` over ``mem``; if there is none and no limit is given, the backbone's.
+            chat_history: The messages that the conversation begins with; those that the journal lacks are written.
+            options: Any other option of `Memory.from_defaults`.
 
         Raises:
-            ConfigError: Unknown mode, k or budget out of range, or there is no agent id.
-            InvalidAgentError: The agent id is not one.
-            ClosedError: ``mem`` was closed.
+            ConfigError: An option is unknown or out of range, or there is no agent id.
+            InvalidAgentError: The agent id is not valid.
+            ClosedError, ForkedError: ``mem`` is not open in this process.
         """
         if placement is not None:
             if options.get("insert_method") is not None:
@@ -163,14 +172,15 @@ class DeltaMemory(Memory):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], mem: DeltaMem | None = None, **options: Any) -> Self:
-        """Restore what `to_dict` gave.
+        """Restore a memory from the output of `to_dict`.
 
         Args:
-            mem: The one to use; by default the one that is open for the URL.
-            options: Of `from_defaults`, such as ``memory_blocks``, which are not serialised.
+            mem: The `DeltaMem` to use; by default the open one with the URL.
+            options: Options of `from_defaults`, such as ``memory_blocks``, which are not serialised.
 
         Raises:
             ClosedError: No `DeltaMem` is open for the URL; the message says what to open.
+            ConfigError: Several databases are open with the URL, or an option is not valid.
         """
         known = {name: data[name] for name in (*SERIALISED, "token_limit", "token_flush_size") if name in data}
         if "placement" not in options:
@@ -181,7 +191,7 @@ class DeltaMemory(Memory):
 
     @model_serializer(mode="plain")
     def custom_model_dump(self) -> dict[str, Any]:  # type: ignore[override]  # plain instead of wrap
-        """Ids, options and the open turn; see `from_dict`."""
+        """Serialise ids, options and the open turn; see `from_dict`."""
         dumped = {name: getattr(self, name) for name in SERIALISED}
         dumped |= {"token_limit": self._window.limit, "token_flush_size": self._window.flush}
         dumped |= {"insert_method": self.insert_method.value, "open_turn": self._turn.dump()}
@@ -191,16 +201,21 @@ class DeltaMemory(Memory):
         refuse_pickle("DeltaMemory", "keep its to_dict() and restore it with from_dict() where a DeltaMem is open")
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        """A copy of the same conversation: databases cannot be copied, so it shares buffer and open turn."""
+        """A copy that shares buffer and open turn, because a database cannot be copied."""
         return self.model_copy()
 
     async def aget(
         self, input: str | ChatMessage | QueryBundle | None = None, **block_kwargs: Any
     ) -> list[ChatMessage]:
-        """The buffer with recall for ``input``, or else for the newest user message. Pure; copies.
+        """Copies of the buffer's messages, with text recalled for ``input`` or else for the newest user message.
 
-        All of it fits the model's window, where that is known: recall gets what is left, its lowest-ranked records go
-        first, then the oldest messages. The newest user message stays, however long it is.
+        The result fits the model's window, if that is known: recalled text gets the room that is left. If it is too
+        long, its lowest-ranked records are dropped first, then the oldest messages. The newest user message always
+        stays. The call changes nothing.
+
+        Raises:
+            ConfigError: ``input`` is neither text, a ChatMessage nor a QueryBundle.
+            DeltaMemError: See the class.
         """
         if not isinstance(input, str | ChatMessage | QueryBundle | None):
             raise ConfigError(f"input is {shown(input)}; give text, a ChatMessage or a QueryBundle, or leave it out")
@@ -208,7 +223,7 @@ class DeltaMemory(Memory):
         asked = input.query_str if isinstance(input, QueryBundle) else input
         async with self._turn.buffer():
             messages = await super().aget(input=asked, **block_kwargs)
-        if self.memory_blocks:  # messages of the store are made anew at each reading, those of a block may be its own
+        if self.memory_blocks:  # the store makes new messages at each read, but a block may return its own
             messages = _copies(messages)
         asked = asked.content if isinstance(asked, ChatMessage) else asked
         query = (asked or "").strip() or question(messages)
@@ -227,7 +242,7 @@ class DeltaMemory(Memory):
         return [messages[place] for place in newest_within(roles, [*map(self._size, messages)], room - started)]
 
     async def aget_all(self, status: MessageStatus | None = None) -> list[ChatMessage]:
-        """The buffer, without recall; copies."""
+        """Copies of the buffer's messages, without recalled text."""
         await self._ready()
         async with self._turn.buffer():
             return await super().aget_all(status=status)
@@ -247,9 +262,9 @@ class DeltaMemory(Memory):
                 await self._write(due, past=asks(messages[0]))
 
     async def aset(self, messages: list[ChatMessage]) -> None:
-        """Replace the buffer. What the session's journal lacks of the messages is written, save an open question.
+        """Replace the buffer. Messages that the session's journal lacks are written, except an open question.
 
-        What `aget` gave may be set again: the recalled text in it is known, and neither kept nor written.
+        The output of `aget` may be set again: recalled text in it is recognised, and neither kept nor written.
         """
         opened, messages = self._is_open(), without_recall(checked(messages))
         self._turn.restore = False
@@ -275,12 +290,12 @@ class DeltaMemory(Memory):
                 await self._note_epoch()
                 written = True
         finally:
-            # Where the journal could not be read, all of it: what is missing is looked for again when it is written.
+            # If the journal could not be read, keep all: missing messages are looked for again when they are written.
             left = [each for each in given if each.id in missing[-1]] if missing else given
             self._turn.open_with(given, left, question, written)
 
     async def areset(self, status: MessageStatus | None = None) -> None:
-        """Clear the buffer, or its messages of this status; the agent's memory stays."""
+        """Clear the buffer, or its messages with this status. The agent's memory stays."""
         if status is MessageStatus.ARCHIVED:  # the conversation goes on
             await self._ready()
             async with self._turn.buffer():
@@ -296,12 +311,12 @@ class DeltaMemory(Memory):
             await self._agent.awrite([clearing()], self._session, wait=False)
 
     async def awipe(self) -> Receipt | None:
-        """Erase the agent for good, all its conversations, and this one's buffer with its open turn.
+        """Erase the agent permanently, with all its conversations, and this buffer with its open turn.
 
-        Buffers of other memories stay as they are. Forks of the agent too: the receipt lists them.
+        Buffers of other memories do not change. Neither do forks of the agent; the receipt lists them.
 
         Returns:
-            What was erased; None where nothing was ever journalled.
+            What was erased; None if nothing was ever journalled.
 
         Raises:
             StoreError: The database could not be written; nothing was erased.
@@ -318,11 +333,11 @@ class DeltaMemory(Memory):
         return receipt
 
     async def aflush(self) -> None:
-        """Journal the open turn now, as it is."""
+        """Journal the open turn now, even if it is not answered."""
         if self._is_open():
             await self._write(self._turn.end(), past=True)
 
-    # The sync twins; those of the base class hide errors of ours that are RuntimeErrors.
+    # The sync twins. Those of the base class hide those of our errors that are RuntimeErrors.
 
     def get(self, input: str | ChatMessage | QueryBundle | None = None, **block_kwargs: Any) -> list[ChatMessage]:
         """Sync twin of `aget`."""
@@ -369,7 +384,7 @@ class DeltaMemory(Memory):
         return ToolOutput(limit=self.tool_output, folded=self.fold_tool_output)
 
     def _with_recall(self, messages: list[ChatMessage], text: str) -> list[ChatMessage]:
-        """As LlamaIndex inserts the text of its blocks, but behind the system message's own: that stays in caches."""
+        """Insert recalled text as LlamaIndex does a block's, but after the system message's text, to keep it cached."""
         system = next((each for each in messages if each.role == "system"), None)
         if self.insert_method is not InsertMethod.SYSTEM or system is None:
             return self._insert_memory_content(messages, [TextBlock(text=text)], [])
@@ -377,7 +392,7 @@ class DeltaMemory(Memory):
         return messages
 
     async def _recall(self, query: str, left: int, present: Sequence[str]) -> str:
-        """Recalled text of at most ``left`` tokens, of the same records whenever it is asked for within a turn."""
+        """Recalled text of at most ``left`` tokens; within a turn it comes from the same records."""
         if not query or left < 1 or not self._is_open():
             return ""
         recalled = self._turn.recalled
@@ -389,10 +404,10 @@ class DeltaMemory(Memory):
         return recalled[query].within(left, self._estimate_token_count) if query in recalled else ""
 
     async def _write(self, due: list[Said], *, past: bool) -> None:
-        """Journal messages; returns once they are durable. Where that fails they stay in the open turn.
+        """Journal messages; they are durable when this returns. If it fails they stay in the open turn.
 
         Args:
-            past: Whether another question comes after them, or nothing.
+            past: Whether the turn is over: another question follows, or nothing.
         """
         new = journalled(due, self._tools)
         if not new:
@@ -421,7 +436,7 @@ class DeltaMemory(Memory):
                 raise
 
     def _estimate_token_count(self, message_or_blocks: Any) -> int:
-        """As of `Memory`, and the tool calls and thoughts that it counts in later versions only."""
+        """Count tokens as `Memory` does, plus tool calls and thoughts, which only its later versions count."""
         given = message_or_blocks
         if isinstance(given, list) and all(isinstance(each, ChatMessage) for each in given):
             return sum(map(self._estimate_token_count, given))
@@ -442,17 +457,17 @@ class DeltaMemory(Memory):
         self.token_limit, self.token_flush_size = self._window.sizes()
 
     async def _ready(self) -> None:
-        """Before each call: the memory is open, its limits are those of its model, its buffer is what was said."""
+        """Prepare a call: update the token limit, fill a new buffer from the journal, and drop erased messages."""
         if self._is_open():
             self._fit_window()
             await self._restored()
             await self._without_erased()
 
     async def _without_erased(self) -> None:
-        """Take out of the buffer what was erased meanwhile, by whomever; looked for where the journal's epoch changed.
+        """Drop messages from the buffer that were erased since the last call, if the journal's epoch changed.
 
-        What the journal holds no more leaves, and so does what was recalled. System messages, the open turn and what
-        says nothing were never there, and stay.
+        Messages that the journal no longer holds are dropped, and so is recalled text. System messages, the open turn
+        and empty messages are never journalled, and stay.
         """
         with fails_open(self.on_error, "reading the conversation"):
             agent, now = self._agent, await self._epoch()
@@ -466,22 +481,22 @@ class DeltaMemory(Memory):
                 await self._keep(lambda message: live.issuperset(self._wordings(message)))
 
     async def _note_epoch(self) -> None:
-        """Where a first write may have made the agent: the buffer is what the journal has."""
+        """Note the epoch after a write that may have created the agent: buffer and journal agree then."""
         if self._turn.epoch is None:
             self._turn.epoch = await self._epoch()
 
     async def _epoch(self) -> int | None:
-        """Of the agent's journal: another after each erasure, None where there is no such agent."""
+        """The epoch of the agent's journal, which each erasure changes; None if there is no such agent."""
         agent = self._agent
         version = await asyncio.wrap_future(agent.pool.submit(self._turn.mem.store.version, agent.id))
         return version[0] if version else None
 
     def _wordings(self, message: ChatMessage) -> list[str]:
-        """What the journal has of a message: nothing, or one wording."""
+        """The wording under which the journal holds a message; empty if it is not journalled."""
         return [wording_of(new) for new in check_messages(journalled(said([message]), self._tools))]
 
     async def _keep(self, wanted: Callable[[ChatMessage], bool]) -> None:
-        """Drop all other messages of the buffer, and of what left it for blocks."""
+        """Keep only the wanted messages in the buffer and among those archived for blocks."""
         active, archived = [
             await super(DeltaMemory, self).aget_all(status=status)
             for status in (MessageStatus.ACTIVE, MessageStatus.ARCHIVED)
@@ -494,11 +509,11 @@ class DeltaMemory(Memory):
                     await self.sql_store.add_messages(self.session_id, messages, status=status)
 
     def _is_open(self) -> bool:
-        """Whether the `DeltaMem` is; where it was closed, the user's calls raise, and runs go on with the buffer."""
+        """Whether the `DeltaMem` is open. If not, the user's own calls raise, and runs continue with the buffer."""
         return is_open(self._turn.mem, self.on_error, in_run=in_run())
 
     async def _restored(self) -> None:
-        """Fill a new memory's buffer with what its session's journal has, unless it is stored elsewhere."""
+        """Fill a new memory's buffer from its session's journal, unless the buffer's store has messages already."""
         if not self._turn.restore:
             return
         self._turn.restore = False
@@ -515,14 +530,14 @@ class DeltaMemory(Memory):
                 await self._manage_queue()
 
     async def _fill(self, messages: list[ChatMessage]) -> None:
-        """As `Memory.aset`, many messages a statement."""
+        """Replace the buffer as `Memory.aset` does, but with many messages in one statement."""
         await self.sql_store.delete_messages(self.session_id)
         for start in range(0, len(messages), AT_ONCE):
             await self.sql_store.add_messages(self.session_id, messages[start : start + AT_ONCE])
 
 
 def _is_left(due: Sequence[Said], history: Sequence[Said]) -> bool:
-    """Whether the question at the end of a history is followed by another one, or by nothing."""
+    """Whether the question at the end of a history got no answer: another question follows, or nothing."""
     after = due[due.index(history[-1]) + 1 :] if history and history[-1] in due else due[:1]
     return not after or asks(after[0].message)
 

@@ -1,4 +1,4 @@
-"""LlamaIndex's messages taken apart and put together."""
+"""Convert LlamaIndex's messages to ours and back."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from deltamem_agents.recall.given import recalled_in, without_recalled
 from deltamem_agents.store import Entry
 
 _THOUGHT, _OBSERVATION = "Thought: ", "\nObservation: "  # as LlamaIndex's ReAct agents write
-KEPT = ("tool_call_id", "name")  # of additional_kwargs: what goes into metadata under its own name
-OTHERS = "additional_kwargs"  # under which all else of them goes there
+KEPT = ("tool_call_id", "name")  # entries of additional_kwargs that are stored in metadata under their own names
+OTHERS = "additional_kwargs"  # metadata field for all other entries
 
 
 def checked(messages: object) -> list[ChatMessage]:
-    """Copies of messages, which nothing that is in them keeps out of a chat store.
+    """Copies of messages that any chat store can hold.
 
-    What JSON cannot hold in ``additional_kwargs``, or in the arguments of a tool call, is replaced; see `sanitizing`.
+    Values in ``additional_kwargs`` and tool arguments that JSON cannot hold are replaced; see `sanitizing`.
 
     Raises:
-        ConfigError: It is no list of LlamaIndex's messages.
+        ConfigError: ``messages`` is not a list of LlamaIndex's messages.
     """
     if not isinstance(messages, list | tuple):
         raise ConfigError(f"messages are {shown(messages)}; give a list of LlamaIndex's ChatMessage")
@@ -57,7 +57,7 @@ def _plain(message: ChatMessage) -> ChatMessage:
 
 
 def from_llama_index(message: ChatMessage, id: str | None = None) -> FrameworkMessage:
-    """A message of LlamaIndex as ours; it has no id of its own. Thoughts and cache points are not what is said."""
+    """A message of LlamaIndex as ours, with ``id``, as it has none itself. Thoughts and cache points are left out."""
     said = [block for block in message.blocks if not isinstance(block, CachePoint | ThinkingBlock | ToolCallBlock)]
     content: str | list[Any]
     if all(isinstance(block, TextBlock) for block in said):
@@ -76,7 +76,7 @@ def from_llama_index(message: ChatMessage, id: str | None = None) -> FrameworkMe
 def to_llama_index(entry: Entry) -> ChatMessage:
     """An entry of the journal as a message of LlamaIndex.
 
-    Anybody may have written the entry: where LlamaIndex's message does not take metadata or blocks, it has the text.
+    Any program may have written the entry. If LlamaIndex rejects its metadata or blocks, the message has the text only.
     """
     found = from_journal(entry)
     try:
@@ -96,14 +96,14 @@ def _put_together(found: FrameworkMessage) -> ChatMessage:
 
 
 def tool_call_blocks(calls: Sequence[ToolCall]) -> list[ContentBlock]:
-    """Tool calls as LlamaIndex has them in a message."""
+    """Tool calls as blocks of a LlamaIndex message."""
     return [ToolCallBlock(tool_call_id=c.id, tool_name=c.name, tool_kwargs=dict(c.arguments)) for c in calls]
 
 
 def with_observations_cut(message: dict[str, Any], tools: ToolOutput) -> dict[str, Any]:
-    """A message for the journal, where it is a ReAct agent's reasoning with what tools gave that was cut, and unfolded.
+    """A message for the journal; in a ReAct agent's reasoning, tool output is cut, and the message's folding is set.
 
-    Such an agent puts its thoughts, actions, observations and answer into one message of the assistant.
+    Such an agent puts its thoughts, actions, observations and answer into one assistant message.
     """
     text = message["content"]
     if message["role"] != "assistant" or not isinstance(text, str) or not text.startswith(_THOUGHT):
@@ -118,32 +118,32 @@ def with_observations_cut(message: dict[str, Any], tools: ToolOutput) -> dict[st
 
 
 def without_recall(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-    """The messages without the recalled text that a memory put into them, where they come back from a prompt.
+    """The messages of a prompt without the recalled text that a memory put into them.
 
-    A system message that held nothing else is left out. Of a user's message only its beginning can be recalled text.
+    A system message with nothing else in it is left out. In a user message, only the beginning can be recalled text.
     """
     return [kept for message in messages if (kept := _without_recall(message)) is not None]
 
 
 def asks(message: ChatMessage) -> bool:
-    """Whether a message begins a turn."""
+    """Whether a message begins a turn: it is the user's."""
     return own_role(message.role.value) == "user"
 
 
 def question(messages: Sequence[ChatMessage]) -> str:
-    """The newest user message: what memory is asked for. Empty where there is none, or where it has no text."""
+    """The text of the newest user message, which is the query to memory; empty if there is none."""
     return next(((m.content or "").strip() for m in reversed(messages) if asks(m)), "")
 
 
 def texts(messages: Sequence[ChatMessage]) -> list[str]:
-    """What messages say, for recall not to say it again."""
+    """The messages' texts, so that recall does not repeat them."""
     return [message.content or "" for message in messages]
 
 
 def answers(message: ChatMessage) -> bool:
-    """Whether a message ends a turn: the assistant's, without a tool call."""
+    """Whether a message ends a turn: it is the assistant's, without a tool call."""
     calls = any(isinstance(block, ToolCallBlock) for block in message.blocks)
-    # Integrations of OpenAI and others keep their calls where LlamaIndex had them before it had blocks.
+    # Integrations of OpenAI and others keep tool calls where LlamaIndex had them before it had blocks.
     calls = calls or bool(message.additional_kwargs.get("tool_calls"))
     return own_role(message.role.value) == "assistant" and not calls
 

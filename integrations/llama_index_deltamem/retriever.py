@@ -1,4 +1,4 @@
-"""`DeltaMemRetriever`: what an agent was told, as LlamaIndex's nodes."""
+"""`DeltaMemRetriever`: records of an agent's memory as LlamaIndex's nodes."""
 
 from __future__ import annotations
 
@@ -19,24 +19,27 @@ WAYS = "give DeltaMemRetriever(mem, agent_id=…), a string, such as a user's id
 
 
 class DeltaMemRetriever(BaseRetriever):
-    """Records of an agent's memory, best first, by full text and embedding. No model answers, the state is not read.
+    """Finds records of an agent's memory by full text and embedding, best first. It uses neither model nor state.
 
-    A node's id is made of agent, session and its message's id, its score is between 0 and 1; its metadata is that of
-    LangChain's documents here, and left out of what an LLM or an embedding model is shown.
+    A node's id is made of agent, session and message id; its score is between 0 and 1. Its metadata has ``score``,
+    ``source`` (agent and session), ``agent_id``, ``session``, ``message_id``, ``role``, ``created_at`` (ISO 8601),
+    ``position``, ``chunk``, and the message's own metadata. None of it is shown to an LLM or an embedding model.
 
     Args:
-        mem: An open one; not closed by this class.
-        agent_id: Whose memory; has to be given.
-        k: Nodes at most.
-        session: Only of this conversation.
-        since, until: Only messages written at or after, and before.
+        mem: An open `DeltaMem`; this class does not close it.
+        agent_id: The agent whose memory it searches; required.
+        k: The most nodes to return.
+        session: Only messages of this conversation.
+        since, until: Only messages written at or after ``since`` and before ``until``.
         where: Only messages whose metadata has these values.
-        options: Of ``BaseRetriever``, such as ``callback_manager``.
+        options: Options of ``BaseRetriever``, such as ``callback_manager``.
 
     Raises:
-        ConfigError: k is not a positive integer, or there is no agent id.
-        InvalidAgentError: The agent id is not one.
-        ClosedError: ``mem`` was closed.
+        ConfigError: k is not a positive integer, or there is no agent id; on a search, another option is not valid.
+        InvalidAgentError: The agent id is not valid; on a search, the session id is not.
+        StoreError: On a search, the database cannot be read.
+        EmbedderError: On a search, the embedder's vectors do not fit the stored ones.
+        ClosedError, ForkedError: ``mem`` is not open in this process.
     """
 
     def __init__(

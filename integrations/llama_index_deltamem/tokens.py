@@ -1,4 +1,4 @@
-"""The backbone's tokenizer, as LlamaIndex takes one (its own where there is no backbone), and what else it counts."""
+"""The backbone's tokenizer, or LlamaIndex's own without a backbone; and which blocks are counted separately."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from deltamem_agents.memory import DeltaMem
 from deltamem_agents.processes import ProcessLock
 
 Tokenizer = Callable[[str], list[int]]
-REMEMBERED = 1 << 20  # tokens; a memory counts its whole buffer at every `get` and `put`, in the event loop
-PER_TEXT = 16  # tokens that a text takes, however short
+REMEMBERED = 1 << 20  # cached tokens; a memory counts its whole buffer at every `get` and `put`, in the event loop
+PER_TEXT = 16  # tokens counted for each cached text in addition to its own
 
 
 def tokenizer_of(mem: DeltaMem) -> Tokenizer:
-    """A function from a text to its token ids, which remembers what it was lately asked."""
+    """A function from a text to its token ids, with a cache of recent texts."""
     encode = partial(mem.engine.tokenizer.encode, add_special_tokens=False) if mem.backbone.present else get_tokenizer()
 
     known = _Known()
@@ -39,10 +39,10 @@ def tokenizer_of(mem: DeltaMem) -> Tokenizer:
 
 
 class _Known:
-    """Token ids of texts by their hash; the least recently used go. Safe to share among threads.
+    """A cache of token ids by a text's hash; the least recently used are dropped. Safe to share among threads.
 
-    It is bounded by tokens, and not by texts: a buffer of more texts than are remembered would be encoded anew each
-    time, from its first text to its last.
+    Its size is limited in tokens rather than texts. With a limit in texts, a buffer with more texts than that would be
+    encoded again each time.
     """
 
     def __init__(self) -> None:
@@ -67,12 +67,12 @@ class _Known:
 
 
 def counted_apart(blocks: Sequence[Any]) -> list[Any]:
-    """The blocks that `Memory` counts in later versions only: calls of tools, thoughts, and what can be cited."""
+    """The blocks that only later versions of `Memory` count: tool calls, thoughts and citable blocks."""
     return [block for block in blocks if isinstance(block, CitableBlock | ThinkingBlock | ToolCallBlock)]
 
 
 def counted_text(block: Any) -> str:
-    """What is counted of such a block, besides the blocks within it."""
+    """The text to count for such a block, apart from the blocks inside it."""
     if isinstance(block, ToolCallBlock):
         return json.dumps(plain_json(block.model_dump()), ensure_ascii=False, separators=(",", ":"))
     return (block.content or "") if isinstance(block, ThinkingBlock) else ""

@@ -1,4 +1,4 @@
-"""The open turn of a conversation: what was said in it and is not journalled yet, and what was recalled for it."""
+"""The open turn of a conversation: its messages that are not journalled yet, and what was recalled for it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from llama_index_deltamem.messages import answers, asks, from_llama_index, with_
 
 
 class Said(NamedTuple):
-    """A message and the id that the journal will know it by, so that writing it again is a no-op."""
+    """A message with its id in the journal, so that writing it again is a no-op."""
 
     id: str
     message: ChatMessage
 
 
 class OpenTurn(Handle):
-    """What a `DeltaMemory` knows beyond its fields; its copies share it. Safe to share among threads."""
+    """The private state of a `DeltaMemory`, shared by its copies. Safe to share among threads."""
 
     __slots__ = ("_buffers", "_lock", "_said", "asked", "epoch", "history", "recalled", "restore")
 
@@ -36,23 +36,23 @@ class OpenTurn(Handle):
         self._lock = threading.Lock()
         self._buffers: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._said: list[Said] = []
-        self.asked: Said | None = None  # the turn's question, where it is journalled already: it is asked again
-        self.history: list[Said] = []  # what was set, where some of it is in the turn
-        self.recalled: dict[str, RecalledText] = {}  # by query; another one in the next turn
-        self.epoch: int | None = None  # of the journal, as the chat buffer was last compared with it
-        self.restore = False  # whether the chat buffer is yet to be filled from the journal
+        self.asked: Said | None = None  # the turn's question if it is journalled already, because it was asked again
+        self.history: list[Said] = []  # the messages that were set, if some of them are in the turn
+        self.recalled: dict[str, RecalledText] = {}  # by query; emptied with each turn
+        self.epoch: int | None = None  # the journal's epoch when the chat buffer was last compared with it
+        self.restore = False  # whether the chat buffer is still to be filled from the journal
 
     def buffer(self) -> asyncio.Lock:
-        """Held while the chat buffer is read or changed: by one coroutine of an event loop at a time.
+        """The lock to hold while reading or changing the chat buffer: one coroutine of an event loop at a time.
 
-        `Memory` archives too much where two make it smaller at once, and its store in memory, one connection, loses
-        what one coroutine has not committed when another gives the connection back.
+        `Memory` archives too much if two coroutines shrink it at once. Its in-memory store has one connection, and
+        loses what one coroutine has not committed when another returns the connection.
         """
         with self._lock:
             return self._buffers.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
     def add(self, messages: Sequence[ChatMessage]) -> list[Said]:
-        """Take messages in. What is to be journalled now: an answered turn, or one that another question follows."""
+        """Add messages; returns those to journal now: of answered turns, and of turns that another question ends."""
         due: list[Said] = []
         with self._lock:
             for message in messages:
@@ -66,23 +66,23 @@ class OpenTurn(Handle):
         return due
 
     def end(self) -> list[Said]:
-        """Close the turn as it is. What is to be journalled now."""
+        """Close the turn as it is; returns the messages to journal now."""
         with self._lock:
             due, self._said, self.asked, self.recalled = self._said, [], None, {}
         return due
 
     def begin(self, messages: Iterable[Said]) -> None:
-        """Put these before the turn's messages: they are its beginning, or could not be journalled."""
+        """Put messages before the turn's own: they begin it, or could not be journalled."""
         with self._lock:
             self._said = [*messages, *self._said]
 
     def open_with(self, history: list[Said], missing: list[Said], question: str | None, written: bool) -> None:
-        """Begin with a question at the end of a history that was set, and with what could not be journalled of it.
+        """Begin a turn after a history was set: with its last question, and with what could not be journalled.
 
         Args:
-            missing: What the journal does not have.
-            question: The id of that question.
-            written: Whether what is missing was journalled, save the question.
+            missing: The messages that the journal did not have.
+            question: The id of the question at the history's end; None if it does not end in one.
+            written: Whether the missing messages, except the question, were journalled.
         """
         left = [each for each in missing if not written or each.id == question]
         if left:
@@ -92,26 +92,26 @@ class OpenTurn(Handle):
             self.asked = history[-1]
 
     def open(self) -> list[Said]:
-        """What was said since the last answer."""
+        """The messages since the last answer."""
         with self._lock:
             return list(self._said)
 
     def dump(self) -> list[dict[str, Any]]:
-        """`open` for JSON."""
+        """The messages of `open`, as JSON values."""
         return [{"id": each.id, "message": each.message.model_dump(mode="json")} for each in self.open()]
 
     def load(self, dumped: Sequence[dict[str, Any]]) -> None:
-        """Go on with the turn that `dump` gave."""
+        """Continue the turn that `dump` returned."""
         self.begin(Said(each["id"], ChatMessage.model_validate(each["message"])) for each in dumped)
 
 
 def said(messages: Iterable[ChatMessage]) -> list[Said]:
-    """Messages with ids of their own; system messages are instructions, and nothing that was said."""
+    """The messages with new ids, without system messages, which are never journalled."""
     apart = ((message, from_llama_index(message)) for message in messages)
     return [Said(uuid4().hex, message) for message, ours in apart if ours.role != "system"]
 
 
 def journalled(messages: Iterable[Said], tools: ToolOutput) -> list[dict[str, Any]]:
-    """As `AgentMemory.write` takes them, less those that say nothing; ``tools`` is what is kept of tools' results."""
+    """Messages as `AgentMemory.write` takes them, without empty ones; ``tools`` cuts tools' results."""
     new = for_journal((from_llama_index(each.message, each.id) for each in messages), tools)
     return [with_observations_cut(each, tools) for each in new]

@@ -1,4 +1,4 @@
-"""How many tokens a memory may give: what its model's window leaves beside the answer."""
+"""How many tokens a memory may return: its model's window, less the room for the answer."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from llama_index.core.settings import Settings
 from deltamem_agents.memory import DeltaMem
 from deltamem_agents.memory.open_memories import Handle
 
-ANSWER = 256  # tokens, where an LLM does not say how many it may take
+ANSWER = 256  # tokens reserved for an answer if the LLM does not say how many it needs
 MARKUP = 5  # tokens around a message in a model's format
-ADDED = 8  # one part in so many of the room is left to what an agent adds: its instructions and its tools
+ADDED = 8  # 1/ADDED of the room is reserved for what an agent adds: its instructions and its tools
 
 _lock = threading.Lock()
 _llms: weakref.WeakKeyDictionary[DeltaMem, list[weakref.ref[Any]]] = weakref.WeakKeyDictionary()
 
 
 def announce(mem: DeltaMem, llm: object) -> None:
-    """Let the windows of memories over this `DeltaMem` know of an LLM that answers from it."""
+    """Register an LLM of this `DeltaMem`, so that memories over it respect the LLM's window."""
     with _lock:
         alive = [ref for ref in _llms.get(mem, []) if ref() is not None]
         _llms[mem] = [*alive, weakref.ref(llm)]
 
 
 class Window(Handle):
-    """The tokens that a memory may give, as its user and its model have it.
+    """How many tokens a memory may return, by the user's limit and the model's window.
 
-    The model is the one that was given, or else the smallest of LlamaIndex's ``Settings.llm``, where that is set, and
-    of each `DeltaMemLLM` over the same `DeltaMem`. Where none is known and no limit was given, it is the backbone.
+    The model is ``llm``, if given. Otherwise the smallest window counts of LlamaIndex's ``Settings.llm``, if that is
+    set, and of each `DeltaMemLLM` over the same `DeltaMem`. If there is none and no limit was given, the backbone's
+    window counts.
 
     Args:
-        limit: The user's; None for LlamaIndex's default.
+        limit: The user's token limit; None for LlamaIndex's default.
         flush: Tokens that leave a full buffer at once.
-        llm: Of LlamaIndex; None where the memory was not told.
+        llm: LlamaIndex's LLM; None if the memory was given none.
     """
 
     __slots__ = ("_llm", "flush", "limit")
@@ -49,14 +50,14 @@ class Window(Handle):
         self._llm = llm
 
     def room(self) -> int | None:
-        """Tokens of a whole prompt; None where no window is known."""
+        """The most tokens of a whole prompt; None if no window is known."""
         rooms = [room for room in map(_room, self._models()) if room is not None]
         if not rooms and self.limit is None and (backbone := _backbone_window(self.mem)):
             rooms = [backbone - min(ANSWER, backbone // 4)]
         return min(rooms, default=None)
 
     def sizes(self) -> tuple[int, int]:
-        """The limit of buffer and recall together, and the tokens that leave a full buffer at once."""
+        """The token limit of buffer and recalled text together, and the tokens that leave a full buffer at once."""
         limit, room = DEFAULT_TOKEN_LIMIT if self.limit is None else self.limit, self.room()
         if room is None or room - room // ADDED >= limit:
             return limit, self.flush
@@ -67,7 +68,7 @@ class Window(Handle):
         if self._llm is not None:
             yield self._llm
             return
-        if (chosen := getattr(Settings, "_llm", None)) is not None:  # Settings.llm itself would make one
+        if (chosen := getattr(Settings, "_llm", None)) is not None:  # Settings.llm itself would create one
             yield chosen
         with _lock:
             known = [ref() for ref in _llms.get(self.mem, [])]
@@ -75,14 +76,14 @@ class Window(Handle):
 
 
 def newest_within(roles: Sequence[str], sizes: Sequence[int], room: int) -> list[int]:
-    """Which messages stay, by place, where all of them have too many tokens: the oldest go, as few as it takes.
+    """Indices of the messages to keep so that they fit ``room`` tokens: the oldest are dropped, as few as needed.
 
-    System messages, the newest user message and the last message always stay. Earlier turns go as a whole, so that
-    what is left begins with a user message; then rounds of tools of the newest turn, with the message that called them.
+    System messages, the newest user message and the last message always stay. Earlier turns are dropped as a whole, so
+    that the rest begins with a user message; then tool rounds of the newest turn, with the message that called them.
 
     Args:
-        roles: In our names.
-        sizes: Tokens of each.
+        roles: The messages' roles, by our names.
+        sizes: Tokens of each message.
     """
     asked = max((place for place, role in enumerate(roles) if role == "user"), default=-1)
     units: list[list[int]] = []
@@ -104,11 +105,11 @@ def newest_within(roles: Sequence[str], sizes: Sequence[int], room: int) -> list
 
 
 def _room(llm: Any) -> int | None:
-    """What an LLM's window leaves for a prompt; None where it does not say."""
+    """The tokens that an LLM's window leaves for a prompt; None if the LLM does not tell its window."""
     try:
         metadata = llm.metadata
         window, answer = int(metadata.context_window), int(metadata.num_output)
-    except Exception:  # integrations look names of models up, and raise for those that they do not know
+    except Exception:  # integrations look models up by name, and raise for unknown ones
         return None
     if window < 1:
         return None

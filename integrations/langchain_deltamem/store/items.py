@@ -1,7 +1,7 @@
-"""LangGraph's items as messages of a journal, and back.
+"""Convert LangGraph's items to messages of a journal and back.
 
-A namespace is a session, its labels joined by "."; a message's id is made of namespace and key; its text is what of the
-value is to be found and folded; the value itself is metadata.
+A namespace becomes a session, its labels joined by "."; namespace and key become the message's id. The message's text
+is the searchable part of the value, which is folded too; its metadata holds the whole value.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from deltamem_agents.recall.records import PAGE_END
 from deltamem_agents.store import Described, Entry, MessageRef, check_id
 from deltamem_agents.store.messages import VERSION
 
-FIELD = "langgraph_item"  # of a message's metadata; a message without it is none of ours
+FIELD = "langgraph_item"  # metadata field that holds the item; a message without it is not an item
 UNNAMED = ("text", "content")  # fields whose names say nothing about their text
-ANY = "item"  # what the ids of all items begin with
-LASTING, EXPIRING = f"{ANY}:", f"{ANY}-ttl:"  # so that a namespace is known to hold items that last by its ids alone
+ANY = "item"  # prefix of all items' ids
+LASTING, EXPIRING = f"{ANY}:", f"{ANY}-ttl:"  # ids alone show whether a namespace holds items that never expire
 _NUMBER = (int, float)
 _KEPT: Mapping[str, type | tuple[type, ...]] = {
     "key": str,
@@ -38,7 +38,7 @@ Namespace = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """An item as it is kept; times are seconds since 1970, ``ttl`` is in minutes, ``position`` the journal's."""
+    """A stored item. Times are seconds since 1970, ``ttl`` is in minutes, ``position`` is the journal position."""
 
     namespace: Namespace
     key: str
@@ -52,7 +52,7 @@ class Stored:
 
     @classmethod
     def of(cls, message: Described | Entry) -> Self | None:
-        """The item that a message holds, if it holds one; with its content, where the message has it."""
+        """The item in a message, with its content if the message has it; None if the message is not an item."""
         kept: Any = message.metadata.get(FIELD)
         if not is_item(kept):
             return None
@@ -61,11 +61,11 @@ class Stored:
 
     @property
     def ref(self) -> MessageRef:
-        """Its message's."""
+        """Session and id of the item's message."""
         return MessageRef(".".join(self.namespace), ids_of(self.namespace, self.key)[self.expires is not None])
 
     def metadata(self) -> dict[str, Any]:
-        """What its message carries besides text."""
+        """The metadata of the item's message."""
         return {FIELD: {name: getattr(self, name) for name in _KEPT}}
 
     def lives(self, now: float) -> bool:
@@ -73,15 +73,15 @@ class Stored:
         return self.expires is None or now < self.expires
 
     def renewed(self, now: float) -> Self:
-        """With its whole time to live before it again."""
+        """The item with its full time to live from now on."""
         return self if self.ttl is None else replace(self, expires=now + 60 * self.ttl)
 
     def item(self) -> Item:
-        """For whoever gets it."""
+        """The item as LangGraph's `Item`."""
         return Item(**self._fields())
 
     def found(self, score: float | None = None) -> SearchItem:
-        """For whoever searched."""
+        """The item as LangGraph's `SearchItem`."""
         return SearchItem(**self._fields(), score=score)
 
     def _fields(self) -> dict[str, Any]:
@@ -90,10 +90,10 @@ class Stored:
 
 
 def session_of(namespace: Namespace) -> str:
-    """The session that is a namespace.
+    """The session of a namespace.
 
     Raises:
-        InvalidNamespaceError: It is empty, or longer than a session's id may be.
+        InvalidNamespaceError: It is empty, longer than a session id may be, or not valid as one.
     """
     if not namespace:
         raise InvalidNamespaceError(f"namespace is {namespace!r}; give one label or more")
@@ -104,13 +104,13 @@ def session_of(namespace: Namespace) -> str:
 
 
 def ids_of(namespace: Namespace, key: str) -> tuple[str, str]:
-    """The ids of the message of a namespace and key, however long the key: if it lasts, and if it is to expire."""
+    """The two possible message ids of a namespace and key: for an item that lasts, and for one that expires."""
     named = hashlib.sha256(json.dumps([*namespace, key]).encode()).hexdigest()[:32]
     return LASTING + named, EXPIRING + named
 
 
 def is_item(kept: object) -> bool:
-    """Whether what a message's metadata has under `FIELD` is an item; a caller may have written anything there."""
+    """Whether a message's metadata under `FIELD` is an item; a caller may have written anything there."""
     return (
         isinstance(kept, dict)
         and kept.keys() == _KEPT.keys()
@@ -119,11 +119,11 @@ def is_item(kept: object) -> bool:
 
 
 def content_of(value: Mapping[str, Any], fields: Sequence[str] | None) -> list[Any]:
-    """What is written of a value: its text, and a block that tells apart values that read the same.
+    """A message's content for a value: its text, and a block that distinguishes values with the same text.
 
     Args:
-        fields: Paths of LangGraph's ``index`` to what is text, each a record of its own; None for all of the value as
-            one, no paths for nothing.
+        fields: Paths, as in LangGraph's ``index``, to the parts that are text; each becomes its own record. None uses
+            the whole value as one record; an empty sequence uses no text.
 
     Raises:
         InvalidMessageError: JSON cannot hold the value.
@@ -146,7 +146,7 @@ def content_of(value: Mapping[str, Any], fields: Sequence[str] | None) -> list[A
 
 
 def _texts(value: Any, name: str = "") -> Iterator[str]:
-    """Lines of text, one for each string and number, with the names of their fields."""
+    """Lines of text, one for each string and number, with their field names."""
     if isinstance(value, Mapping):
         for field, each in value.items():
             yield from _texts(each, name if field in UNNAMED else str(field))

@@ -1,4 +1,4 @@
-"""The items of one agent's journal: read by name, by page and by likeness; written, described anew and erased."""
+"""The items in one agent's journal: get, list, search, write, update and erase them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Items:
     """The items of an agent.
 
     Args:
-        shows: Whether an item is shown now; one that has expired may not be.
+        shows: Whether to return an item; an expired one may be hidden.
     """
 
     def __init__(self, mem: DeltaMem, agent: AgentMemory, shows: Callable[[Stored], bool]) -> None:
@@ -30,22 +30,22 @@ class Items:
         self._listed: tuple[object, tuple[Set[Namespace], bool]] = (None, (frozenset(), False))
 
     def get(self, name: Name) -> Stored | None:
-        """The item of this name, without its content, if there is one that is shown."""
+        """The item with this name, without its content; None if there is none, or it is hidden."""
         found = self._mem.store.described(self._agent.id, ".".join(name[0]), ids_of(*name))
-        item = Stored.of(found[-1]) if found else None  # of two the newer
+        item = Stored.of(found[-1]) if found else None  # the newer of two
         return item if item is not None and self._shows(item) else None
 
     def named(self, names: Iterable[Name]) -> dict[Name, Stored]:
-        """Those of these names that there are, shown or not."""
+        """The items with these names, hidden ones included, by name."""
         refs = [(".".join(namespace), each) for namespace, key in names for each in ids_of(namespace, key)]
         found = map(Stored.of, self._mem.store.find(self._agent.id, refs)) if refs else ()
-        return {(each.namespace, each.key): each for each in found if each is not None}  # of two the newer
+        return {(each.namespace, each.key): each for each in found if each is not None}  # the newer of two
 
     def newest(self, prefix: Namespace, wanted: Mapping[str, Any] | None, *, least: int = 0) -> Iterator[Stored]:
-        """Items of a namespace and those below it whose values fit a filter, the newest first; those that are shown.
+        """Items of a namespace and those below it whose values match a filter, newest first, without hidden ones.
 
         Args:
-            least: How many are likely to be taken.
+            least: How many items the caller is likely to read.
         """
         seen: set[Name] = set()
         size, before = FIRST_PAGE * GROWTH if wanted else least or FIRST_PAGE, None
@@ -53,7 +53,7 @@ class Items:
             entries = self._mem.store.newest(self._agent.id, size, below=".".join(prefix), id_prefix=ANY, before=before)
             for entry in entries:
                 kept: Any = entry.metadata.get(FIELD)
-                # The values first: most of what is read may not fit.
+                # The values are checked first: most of them may not match.
                 if not is_item(kept) or not fits(kept["value"], wanted):
                     continue
                 item = Stored.of(entry)
@@ -67,9 +67,9 @@ class Items:
     def alike(
         self, query: str, count: int, prefix: Namespace, wanted: Mapping[str, Any] | None
     ) -> list[tuple[Stored, float]]:
-        """The ``count`` items below a namespace that fit a filter and are most like a query, with their similarity.
+        """The ``count`` items below a namespace that match a filter and are most similar to a query, with similarity.
 
-        Items without text come last, the newest first, with 0.
+        Items without text come last, newest first, with similarity 0.
         """
         best = self._most_alike(query, count, _below(prefix, wanted))
         found = {item.ref: item for item in map(Stored.of, self._mem.store.find(self._agent.id, list(best))) if item}
@@ -80,14 +80,14 @@ class Items:
         return ranked
 
     def namespaces(self, prefix: Namespace) -> Set[Namespace]:
-        """A namespace and those below it, as far as they hold an item that is shown."""
+        """Of a namespace and those below it, the ones that hold an item that is not hidden."""
         lasting, some_expire = self._indexed(prefix)
         if not some_expire:
             return lasting
         return lasting | {item.namespace for item in self.newest(prefix, None) if item.expires is not None}
 
     def _indexed(self, prefix: Namespace) -> tuple[Set[Namespace], bool]:
-        """Namespaces with items that last, and whether there are items that expire; kept until the journal changes."""
+        """Namespaces with items that last, and whether any items expire; cached until the journal changes."""
         version = self._mem.store.version(self._agent.id)
         if (version, prefix) != self._listed[0]:
             ranges = self._mem.store.id_ranges(self._agent.id, below=".".join(prefix), id_prefix=ANY)
@@ -96,7 +96,7 @@ class Items:
         return self._listed[1]
 
     def write(self, items: Iterable[Stored]) -> None:
-        """Journal items; those of a namespace all or none."""
+        """Journal items; those of one namespace all or none."""
         sessions: dict[str, list[dict[str, Any]]] = {}
         for item in items:
             message = {"role": "user", "content": item.content, "id": item.ref.id, "metadata": item.metadata()}
@@ -105,12 +105,12 @@ class Items:
             self._agent.write(messages, session, wait=False)
 
     def describe(self, items: Sequence[Stored]) -> None:
-        """Change what is kept of items beside their values; what is gone by then is left as it is."""
+        """Update the stored times and other metadata of items; items that are gone by now are skipped."""
         if items:
             self._mem.store.describe(self._agent.id, {each.position: each.metadata() for each in items})
 
     def erase(self, items: Iterable[Stored]) -> None:
-        """Erase items for good, every version of them."""
+        """Erase every version of these items, permanently."""
         refs = [item.ref for item in items]
         if not refs:
             return
@@ -122,7 +122,7 @@ class Items:
     def _most_alike(
         self, query: str, count: int, holds: Callable[[str, Mapping[str, Any]], bool]
     ) -> dict[MessageRef, float]:
-        """Messages with scores, best first; an item with several texts, or a long one, has several records."""
+        """Messages with scores, best first. An item with several texts, or a long text, has several records."""
         k = count
         while True:
             records = self._mem.retriever.similar(self._agent.id, query, k, holds=holds)
@@ -135,7 +135,7 @@ class Items:
 
 
 def _below(prefix: Namespace, wanted: Mapping[str, Any] | None) -> Callable[[str, Mapping[str, Any]], bool]:
-    """Whether a message is an item below a namespace, and its value fits a filter."""
+    """A function that says whether a message is an item below a namespace whose value matches a filter."""
     path = ".".join(prefix)
 
     def holds(session: str, metadata: Mapping[str, Any]) -> bool:

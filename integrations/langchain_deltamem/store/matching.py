@@ -1,4 +1,4 @@
-"""Which values a filter wants, and which namespaces a condition. Knows no journal."""
+"""Match values against filters, and namespaces against conditions. Independent of the journal."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ OPERATORS = ("$eq", "$ne", *_ORDERED)
 
 
 def fits(value: Mapping[str, Any], wanted: Mapping[str, Any] | None) -> bool:
-    """Whether an item's value has all that a filter names; numbers are compared as numbers, whatever holds them.
+    """Whether an item's value matches every field of a filter. The ordering operators compare strings as numbers.
 
-    A name with dots is a path ("user.name"), unless the value has a field of just that name.
+    A name with dots is a path ("user.name"), unless the value has a field with exactly that name.
 
     Raises:
-        ConfigError: Unknown operator, or a bound that is no number.
+        ConfigError: An operator is unknown, or the bound of an ordering operator is not a number.
     """
     return all(_fits(_at(value, name), each) for name, each in (wanted or {}).items())
 
 
 def check_filter(wanted: Mapping[str, Any] | None) -> None:
-    """Raise ConfigError unless the names of a filter are names of fields, as LangGraph's database stores demand."""
+    """Raise ConfigError unless a filter's keys are valid field names, as LangGraph's database stores require."""
     for name in wanted or {}:
         if not isinstance(name, str) or _NAME.fullmatch(name) is None:
             raise ConfigError(
@@ -53,7 +53,7 @@ def matches(namespace: Sequence[str], condition: MatchCondition) -> bool:
     """Whether a namespace begins or ends as a condition says; "*" is any label.
 
     Raises:
-        ConfigError: The condition is neither of prefix nor of suffix.
+        ConfigError: The match type is neither "prefix" nor "suffix".
     """
     path = condition.path
     if condition.match_type not in ("prefix", "suffix"):
@@ -65,7 +65,7 @@ def matches(namespace: Sequence[str], condition: MatchCondition) -> bool:
 
 
 def beginning(condition: MatchCondition) -> tuple[str, ...]:
-    """The labels that every namespace which a condition matches begins with."""
+    """The labels with which every namespace that matches a condition begins."""
     if condition.match_type != "prefix":
         return ()
     return tuple(takewhile(lambda label: label != "*", condition.path))
@@ -99,4 +99,4 @@ def _compares(value: Any, name: str, bound: Any) -> bool:
     try:
         return _ORDERED[name](float(value), limit)
     except (TypeError, ValueError):
-        return False  # nothing to compare, so not what was asked for
+        return False  # not comparable, so no match

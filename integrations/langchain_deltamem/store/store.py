@@ -1,4 +1,4 @@
-"""`DeltaMemStore`: see the class. Runs LangGraph's operations on one agent's journal."""
+"""`DeltaMemStore`: runs LangGraph's store operations on one agent's journal."""
 
 from __future__ import annotations
 
@@ -37,30 +37,36 @@ SWEEP_MINUTES = 5.0
 
 
 class DeltaMemStore(BaseStore):
-    """LangGraph's store in a memory's database: values by namespace and key, and a hybrid search over their text.
+    """A LangGraph store in a memory's database: values by namespace and key, searchable by their text.
 
-    The items are messages of one agent, so that its state holds them too, and `AgentMemory`'s `log`, `fork`,
-    `rollback`, `erase` and `export` cover them. Putting replaces; deleting erases every version, for good. A search
-    with a query gives the most similar items first: the score is the cosine similarity of the embeddings, the best of
-    the item's indexed texts, or without an embedder the share of the query's words that the text has. An item without
-    indexed text has score 0. Without a query the item whose value changed last comes first, without a score. Reads of
-    a batch see what was there before it, and of several puts of one item the last counts. The puts of a namespace are
-    written all or none. A sync call in a thread whose event loop is running is refused, as by LangGraph's async stores,
-    unless the database is in memory.
+    The items are messages of one agent. Its state therefore holds them too, and `AgentMemory`'s `log`, `fork`,
+    `rollback` and `erase`, and `DeltaMem.export`, cover them. A put replaces the item; a delete erases every version of
+    it permanently.
+
+    A search with a query returns the most similar items first. The score is the best cosine similarity of an item's
+    indexed texts or, without an embedder, the share of the query's words in the text; an item without indexed text has
+    score 0. A search without a query returns the most recently changed items first, without scores.
+
+    Reads in a batch do not see its puts. If a batch puts an item several times, the last put counts. The puts of one
+    namespace are written all or none. Sync calls in a thread with a running event loop are refused, as LangGraph's
+    async stores do, unless the database is in memory.
 
     Args:
-        mem: An open one; not closed by this class.
-        agent_id: Whose journal the items are in.
-        fields: Paths to what of a value is text, where a put has no ``index``; by default all of it.
-        ttl: LangGraph's options: ``default_ttl`` (minutes), ``refresh_on_read``, ``sweep_interval_minutes``, and
-            ``omit_expired``, which is true here unless it is given as false. What has expired is not shown until
-            `sweep_ttl` or the sweeper's thread erases it.
+        mem: An open `DeltaMem`; this class does not close it.
+        agent_id: The agent whose journal holds the items.
+        fields: Paths to the text of a value, for puts without ``index``; by default the whole value.
+        ttl: LangGraph's options: ``default_ttl`` (minutes), ``refresh_on_read``, ``sweep_interval_minutes`` and
+            ``omit_expired``, which is true here unless set to false. It hides expired items until `sweep_ttl` or the
+            sweeper's thread erases them.
 
     Raises:
-        InvalidAgentError: The agent id is not one.
-        InvalidNamespaceError: On a call, where a label is not one, or the namespace has more than 255 characters.
-        InvalidMessageError: On a put of a value that JSON cannot hold.
-        ClosedError: On a call, after ``mem`` was closed.
+        InvalidAgentError: The agent id is not valid.
+        InvalidNamespaceError: On a call, a label is not valid, or the namespace has more than 255 characters.
+        InvalidMessageError: On a put, JSON cannot hold the value.
+        ConfigError: On a call, a filter, limit, offset, value, ``ttl`` or ``index`` is not valid.
+        EmbedderError: On a search, the embedder's vectors do not fit the stored ones.
+        StoreError: On a call, the database cannot be read or written.
+        ClosedError, ForkedError: ``mem`` is not open in this process.
     """
 
     supports_ttl = True
@@ -84,15 +90,16 @@ class DeltaMemStore(BaseStore):
 
     @property
     def pool(self) -> ThreadPoolExecutor:
-        """Where the async twins run."""
+        """The threads that the async twins run in."""
         return self._agent.pool
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
-        """Run operations; the result of each, in their order. Puts are durable, and folded in the background.
+        """Run operations and return their results, in order. Puts are durable; folding happens in the background.
 
         Raises:
-            asyncio.InvalidStateError: An event loop is running in this thread, and the call would block it while it
-                waits for the database. One in memory keeps nobody waiting.
+            asyncio.InvalidStateError: An event loop is running in this thread, and waiting for the database would block
+                it. A database in memory is exempt.
+            DeltaMemError: See the class.
         """
         if self._may_wait:
             refuse_in_loop()
@@ -103,7 +110,7 @@ class DeltaMemStore(BaseStore):
         ops = [_checked(op) for op in ops]
         now = time.time()
         puts = {(op.namespace, op.key): op for op in ops if isinstance(op, PutOp)}
-        seen: dict[Name, Stored] = {}  # whose time to live a read renews
+        seen: dict[Name, Stored] = {}  # items read, whose time to live is renewed
         results = [self._read(op, seen) for op in ops]
         self._items.describe([item.renewed(now) for name, item in seen.items() if name not in puts])
         if puts:
@@ -117,7 +124,7 @@ class DeltaMemStore(BaseStore):
         return await self._arun(ops)
 
     def sweep_ttl(self) -> int:
-        """Erase what has expired; how many items."""
+        """Erase all expired items; returns how many there were."""
         self._mem.check_open()
         now = time.time()
         every = Items(self._mem, self._agent, lambda _: True).newest((), None)
@@ -128,13 +135,13 @@ class DeltaMemStore(BaseStore):
     asweep_ttl = twin(sweep_ttl)
 
     def start_ttl_sweeper(self, sweep_interval_minutes: float | None = None) -> Future[None]:
-        """Sweep in a thread from now on, until `stop_ttl_sweeper`, or until the memory is closed.
+        """Sweep in a thread from now on, until `stop_ttl_sweeper` is called or the memory is closed.
 
         Args:
-            sweep_interval_minutes: By default that of the store's ``ttl``, or 5.
+            sweep_interval_minutes: By default the value in the store's ``ttl``, or 5.
 
         Returns:
-            Done when the sweeping ends.
+            A future that is done when the sweeping ends.
         """
         interval = sweep_interval_minutes or (self.ttl_config or {}).get("sweep_interval_minutes") or SWEEP_MINUTES
         if self._sweeper is None or not self._sweeper.running:
@@ -142,7 +149,7 @@ class DeltaMemStore(BaseStore):
         return self._sweeper.ended
 
     def stop_ttl_sweeper(self, timeout: float | None = None) -> bool:
-        """Stop sweeping; whether it has stopped within ``timeout`` seconds."""
+        """Stop sweeping; returns whether it has stopped within ``timeout`` seconds."""
         return self._sweeper is None or self._sweeper.stop(timeout)
 
     def _shows(self, item: Stored) -> bool:
@@ -178,7 +185,7 @@ class DeltaMemStore(BaseStore):
         return sorted({each[: op.max_depth] for each in chosen})[op.offset : op.offset + op.limit]
 
     def _put(self, puts: Mapping[Name, PutOp], known: Mapping[Name, Stored], now: float) -> None:
-        """Write what is new, describe anew what says the same, erase what is deleted or goes by another id."""
+        """Write new values, update the metadata of unchanged ones, and erase deleted items and those with a new id."""
         new: list[Stored] = []
         same: list[Stored] = []
         gone: list[Stored] = []
@@ -216,7 +223,7 @@ class DeltaMemStore(BaseStore):
 
 
 def refuse_in_loop() -> None:
-    """Refuse to block an event loop, but for that of a notebook, whose cells run in one and wait anyway.
+    """Refuse to block an event loop, except a notebook's: its cells run in one and wait anyway.
 
     Raises:
         asyncio.InvalidStateError: A loop is running in this thread.
@@ -234,7 +241,7 @@ def refuse_in_loop() -> None:
 
 
 def _checked(op: Op) -> Op:
-    """Raise unless it is an operation that can be run."""
+    """Return an operation, or raise ConfigError or InvalidNamespaceError if it is not valid."""
     if not isinstance(op, GetOp | SearchOp | PutOp | ListNamespacesOp):
         raise ConfigError(f"{type(op).__name__} is no operation of a store")
     validate_op_namespace(op)
@@ -254,7 +261,7 @@ def _checked(op: Op) -> Op:
 
 
 def _check_put(op: PutOp) -> None:
-    """Raise ConfigError for a value that is no mapping, a time to live that is no number, fields that are no names."""
+    """Raise ConfigError for a value that is not a mapping, a ttl that is not a number, or an index that is no list."""
     if op.value is not None and not isinstance(op.value, Mapping):
         raise ConfigError(f"value is {shown(op.value)}; give a mapping, or None to delete the item")
     ttl = op.ttl

@@ -13,10 +13,10 @@ log = logging.getLogger(__name__)
 
 
 class Sweeper:
-    """Sweeps now and then, until it is stopped or what it sweeps is closed. A sweep that fails is logged.
+    """Sweeps at an interval until it is stopped or the store is closed. A failed sweep is logged.
 
     Args:
-        sweep: Erases what has expired.
+        sweep: Erases expired items.
         interval: Seconds between two sweeps.
     """
 
@@ -30,11 +30,11 @@ class Sweeper:
 
     @property
     def running(self) -> bool:
-        """Whether it still sweeps."""
+        """Whether it is still sweeping."""
         return self._thread.is_alive() and not self._stop.is_set()
 
     def stop(self, timeout: float | None = None) -> bool:
-        """Stop; whether it has stopped within ``timeout`` seconds."""
+        """Stop sweeping; returns whether the thread has ended within ``timeout`` seconds."""
         self._stop.set()
         self._thread.join(timeout)
         return not self._thread.is_alive()
