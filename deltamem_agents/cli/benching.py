@@ -9,7 +9,12 @@ import typer
 
 from deltamem_agents import terminal
 from deltamem_agents.cli.app import Debug, app, interruptible
-from deltamem_agents.cli.options import Adapter, Backbone, Device, Dtype, Embedder, open_options
+from deltamem_agents.cli.options import (
+    Embedder,
+    Model,
+    grouped,
+    open_options,
+)
 from deltamem_agents.errors import ConfigError
 
 bench = typer.Typer(name="bench", help="Measure what this memory is worth.", no_args_is_help=True)
@@ -22,7 +27,9 @@ def _group() -> None:
 
 
 @bench.command()
+@grouped
 def recall(
+    *,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write recall.json, recall.md and recall.png into this folder.")
     ] = None,
@@ -42,10 +49,7 @@ def recall(
     postgresql_url: Annotated[
         str | None, typer.Option("--postgresql-url", help="An empty PostgreSQL database to time search on too.")
     ] = None,
-    backbone: Backbone = "tiny",
-    adapter: Adapter = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    model: Model,
     embedder: Embedder = None,
     debug: Debug = False,
 ) -> None:
@@ -74,7 +78,7 @@ def recall(
             beam=beam,
             speed=speed,
             postgresql_url=postgresql_url,
-            options=open_options(backbone, adapter, device, dtype, embedder),
+            options=open_options(model, embedder),
             progress=advance,
         )
     terminal.say(markdown(results))

@@ -10,7 +10,12 @@ import typer
 
 from deltamem_agents import terminal
 from deltamem_agents.cli.app import Debug, app, interruptible
-from deltamem_agents.cli.options import DEFAULT_URL, Json, Schema, Url, opened_store
+from deltamem_agents.cli.options import (
+    Json,
+    Location,
+    grouped,
+    opened_store,
+)
 
 if TYPE_CHECKING:
     from deltamem_agents.store.database import Database
@@ -20,11 +25,12 @@ app.add_typer(db)
 
 
 @db.command()
-def current(url: Url = DEFAULT_URL, schema: Schema = None, json: Json = False, debug: Debug = False) -> None:
+@grouped
+def current(*, where: Location, json: Json = False, debug: Debug = False) -> None:
     """Which version a database's tables have, and which this package needs."""
     from deltamem_agents.store import versions
 
-    database, version = versions.open_to_look(url, schema)
+    database, version = versions.open_to_look(where.url, where.schema)
     database.close()
     if json:
         terminal.print_json({"version": version, "latest": versions.LATEST})
@@ -33,12 +39,13 @@ def current(url: Url = DEFAULT_URL, schema: Schema = None, json: Json = False, d
 
 
 @db.command()
-def upgrade(url: Url = DEFAULT_URL, schema: Schema = None, json: Json = False, debug: Debug = False) -> None:
+@grouped
+def upgrade(*, where: Location, json: Json = False, debug: Debug = False) -> None:
     """Bring a database's tables to this package's version, or create them."""
     from deltamem_agents.store import versions
 
     kept = "the tables are as they were, or upgraded as a whole: 'deltamem db current' says which"
-    with _database(url, schema, make=True) as database, terminal.progress("Upgrading"), interruptible(kept):
+    with _database(where, make=True) as database, terminal.progress("Upgrading"), interruptible(kept):
         before, now = versions.upgrade(database)
     if json:
         terminal.print_json({"before": before, "version": now})
@@ -50,11 +57,12 @@ def upgrade(url: Url = DEFAULT_URL, schema: Schema = None, json: Json = False, d
 
 
 @db.command()
-def check(url: Url = DEFAULT_URL, schema: Schema = None, json: Json = False, debug: Debug = False) -> None:
+@grouped
+def check(*, where: Location, json: Json = False, debug: Debug = False) -> None:
     """Compare a database's tables with this package's and look for damage; exit code 1 where there is something."""
     from deltamem_agents.store import versions
 
-    with _looked_at(url, schema) as database, terminal.progress("Looking"):
+    with _looked_at(where) as database, terminal.progress("Looking"):
         found, complete = versions.check(database)
     if json:
         terminal.print_json({"problems": found, "complete": complete})
@@ -68,12 +76,13 @@ def check(url: Url = DEFAULT_URL, schema: Schema = None, json: Json = False, deb
 
 
 @db.command()
-def repair(url: Url = DEFAULT_URL, schema: Schema = None, json: Json = False, debug: Debug = False) -> None:
+@grouped
+def repair(*, where: Location, json: Json = False, debug: Debug = False) -> None:
     """Make the full-text index anew from the records, whatever state it is in; messages and states are not touched."""
     from deltamem_agents.store import versions
 
     kept = "messages and states are as they were; the same command makes the index anew"
-    with _database(url, schema) as database, terminal.progress("Repairing"), interruptible(kept):
+    with _database(where) as database, terminal.progress("Repairing"), interruptible(kept):
         done = versions.repair(database)
     if json:
         terminal.print_json({"repaired": done})
@@ -83,12 +92,13 @@ def repair(url: Url = DEFAULT_URL, schema: Schema = None, json: Json = False, de
 
 
 @db.command()
-def purge(url: Url = DEFAULT_URL, schema: Schema = None, json: Json = False, debug: Debug = False) -> None:
+@grouped
+def purge(*, where: Location, json: Json = False, debug: Debug = False) -> None:
     """Take what was erased out of the database's files, where that had to wait; exit code 1 if it still must."""
-    with _database(url, schema):
+    with _database(where):
         pass  # there is one
     kept = "what could not be taken out of the files yet is known; the same command goes on"
-    with opened_store(url, schema) as store, terminal.progress("Purging"), interruptible(kept):
+    with opened_store(where) as store, terminal.progress("Purging"), interruptible(kept):
         reason = store.purge()
     if json:
         terminal.print_json({"pending": reason})
@@ -109,10 +119,10 @@ def _told(version: str | None, latest: str) -> str:
 
 
 @contextmanager
-def _database(url: str, schema: str | None, *, make: bool = False) -> Iterator[Database]:
+def _database(where: Location, *, make: bool = False) -> Iterator[Database]:
     from deltamem_agents.store.database import open_database
 
-    database = open_database(url, None, schema)
+    database = open_database(where.url, None, where.schema)
     try:
         if not make:
             database.require_file()
@@ -122,10 +132,10 @@ def _database(url: str, schema: str | None, *, make: bool = False) -> Iterator[D
 
 
 @contextmanager
-def _looked_at(url: str, schema: str | None) -> Iterator[Database]:
+def _looked_at(where: Location) -> Iterator[Database]:
     from deltamem_agents.store import versions
 
-    database, _ = versions.open_to_look(url, schema)
+    database, _ = versions.open_to_look(where.url, where.schema)
     try:
         yield database
     finally:

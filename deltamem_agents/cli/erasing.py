@@ -14,17 +14,13 @@ from deltamem_agents import terminal
 from deltamem_agents.cli.app import Debug, app, interruptible
 from deltamem_agents.cli.known import NAMED, check_known
 from deltamem_agents.cli.options import (
-    DEFAULT_URL,
-    Adapter,
     AgentArgument,
-    Backbone,
-    Device,
-    Dtype,
     Json,
-    Schema,
+    Location,
+    Model,
     Since,
     Until,
-    Url,
+    grouped,
     opened,
     opened_store,
 )
@@ -42,7 +38,9 @@ ONE = "the erasure has happened as a whole or not at all"
 
 
 @app.command()
+@grouped
 def erase(
+    *,
     agent: AgentArgument,
     id: Annotated[
         list[str] | None,
@@ -58,13 +56,9 @@ def erase(
     ] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
-    url: Url = DEFAULT_URL,
-    schema: Schema = None,
+    where: Location,
     json: Json = False,
-    backbone: Backbone = "tiny",
-    adapter: Adapter = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    model: Model,
     debug: Debug = False,
 ) -> None:
     """Erase messages that match every filter, and all that was made of them, as if the agent had never seen them.
@@ -77,7 +71,7 @@ def erase(
             f"'deltamem delete {terminal.shell_word(agent)}'"
         )
     _check_can_ask("erase", yes or dry_run)
-    with opened(url, schema, backbone, adapter, device, dtype, "none") as mem:
+    with opened(where, model) as mem:
         check_known(mem.store, agent)
         erase = partial(
             mem.agent(agent).erase,
@@ -99,18 +93,16 @@ def erase(
 
 
 @app.command()
+@grouped
 def delete(
+    *,
     agent: AgentArgument,
     forks: Forks = False,
     dry_run: DryRun = False,
     yes: Yes = False,
-    url: Url = DEFAULT_URL,
-    schema: Schema = None,
+    where: Location,
     json: Json = False,
-    backbone: Backbone = "tiny",
-    adapter: Adapter = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    model: Model,
     debug: Debug = False,
 ) -> None:
     """Erase a whole agent: its messages, all that was made of them, and the agent itself.
@@ -118,7 +110,7 @@ def delete(
     What would go is shown and confirmed first; there is no way back.
     """
     _check_can_ask("delete", yes or dry_run)
-    with opened(url, schema, backbone, adapter, device, dtype, "none") as mem:
+    with opened(where, model) as mem:
         check_known(mem.store, agent)
         delete = partial(mem.agent(agent).delete, forks=forks)
         if not (yes or dry_run):
@@ -130,17 +122,18 @@ def delete(
 
 
 @app.command()
+@grouped
 def export(
+    *,
     agent: AgentArgument,
     path: Annotated[Path, typer.Argument(metavar="FILE", help="Where to.")],
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
-    url: Url = DEFAULT_URL,
-    schema: Schema = None,
+    where: Location,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Write an agent's journal, states and embeddings to one file."""
-    with opened_store(url, schema) as store:
+    with opened_store(where) as store:
         check_known(store, agent)
         with terminal.progress("Exporting") as advance, interruptible(f"{path} was not written"):
             messages = store.export(agent, path, advance, overwrite=force)
@@ -151,16 +144,17 @@ def export(
 
 
 @app.command("import")
+@grouped
 def import_(
+    *,
     path: Annotated[Path, typer.Argument(metavar="FILE", help="What 'deltamem export' wrote.")],
     agent: Annotated[str | None, typer.Option("--agent", help="The agent's name here; by default the file's.")] = None,
-    url: Url = DEFAULT_URL,
-    schema: Schema = None,
+    where: Location,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Make an agent of an exported file; all of it is checked before any is stored."""
-    with opened_store(url, schema, make=True) as store:
+    with opened_store(where, make=True) as store:
         done = "the agent was made as a whole or not at all: 'deltamem agents' shows which"
         with terminal.progress("Importing") as advance, interruptible(done):
             name = store.import_(path, agent, advance)

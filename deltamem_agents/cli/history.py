@@ -11,17 +11,13 @@ from deltamem_agents.cli.app import Debug, app, interruptible
 from deltamem_agents.cli.known import check_known, note_unknown
 from deltamem_agents.cli.options import (
     DEFAULT_AGENT,
-    DEFAULT_URL,
-    Adapter,
     Agent,
     AgentArgument,
-    Backbone,
-    Device,
-    Dtype,
     Json,
+    Location,
+    Model,
     OneSession,
-    Schema,
-    Url,
+    grouped,
     opened,
     opened_store,
 )
@@ -30,17 +26,18 @@ TOLERANCE = 1e-4  # relative; comes of how text was cut into forwards
 
 
 @app.command()
+@grouped
 def log(
+    *,
     agent: Agent = DEFAULT_AGENT,
     session: OneSession = None,
     at: Annotated[int | None, typer.Option("--at", help="As it stood when it ended at this position.")] = None,
-    url: Url = DEFAULT_URL,
-    schema: Schema = None,
+    where: Location,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Show an agent's journal: the messages it remembers, in order."""
-    with opened_store(url, schema) as store:
+    with opened_store(where) as store:
         entries = store.log(agent, session, at)
         if not entries:
             note_unknown(store, agent, session)
@@ -51,9 +48,10 @@ def log(
 
 
 @app.command()
-def agents(url: Url = DEFAULT_URL, schema: Schema = None, json: Json = False, debug: Debug = False) -> None:
+@grouped
+def agents(*, where: Location, json: Json = False, debug: Debug = False) -> None:
     """List the agents of a database."""
-    with opened_store(url, schema) as store:
+    with opened_store(where) as store:
         found = store.agents()
     if json:
         terminal.print_json([terminal.agent_json(each) for each in found])
@@ -62,16 +60,17 @@ def agents(url: Url = DEFAULT_URL, schema: Schema = None, json: Json = False, de
 
 
 @app.command()
+@grouped
 def fork(
+    *,
     agent: AgentArgument,
     new: Annotated[str, typer.Argument(metavar="NEW", help="The other agent; it must not exist.")],
-    url: Url = DEFAULT_URL,
-    schema: Schema = None,
+    where: Location,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Make another agent with the same journal and states."""
-    with opened_store(url, schema) as store:
+    with opened_store(where) as store:
         check_known(store, agent)
         store.fork(agent, new)
         made = store.agent(new)
@@ -82,16 +81,17 @@ def fork(
 
 
 @app.command()
+@grouped
 def rollback(
+    *,
     agent: AgentArgument,
     position: Annotated[int, typer.Argument(metavar="POSITION", help="As 'deltamem log' numbers them; 0 is empty.")],
-    url: Url = DEFAULT_URL,
-    schema: Schema = None,
+    where: Location,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Let a journal go on from how it stood at a position. Nothing is erased, and this can be undone."""
-    with opened_store(url, schema) as store:
+    with opened_store(where) as store:
         check_known(store, agent)
         before = store.agent(agent)
         entry = store.rollback(agent, position)
@@ -108,21 +108,19 @@ def rollback(
 
 
 @app.command()
+@grouped
 def diff(
+    *,
     agent: AgentArgument,
     a: Annotated[int, typer.Argument(metavar="A", help="A position of the journal.")],
     b: Annotated[int | None, typer.Argument(metavar="[B]", help="Another; by default the journal's end.")] = None,
-    url: Url = DEFAULT_URL,
-    schema: Schema = None,
+    where: Location,
     json: Json = False,
-    backbone: Backbone = "tiny",
-    adapter: Adapter = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    model: Model,
     debug: Debug = False,
 ) -> None:
     """What happened between two positions: messages that came and went, and how far each layer's state moved."""
-    with opened(url, schema, backbone, adapter, device, dtype, "none") as mem:
+    with opened(where, model) as mem:
         check_known(mem.store, agent)
         with terminal.progress("Folding the journal"):
             found = mem.agent(agent).diff(a, b)
@@ -143,19 +141,17 @@ def diff(
 
 
 @app.command()
+@grouped
 def rebuild(
+    *,
     agent: Annotated[str, typer.Argument(metavar="AGENT", help="Whose state.")],
-    url: Url = DEFAULT_URL,
-    schema: Schema = None,
+    where: Location,
     json: Json = False,
-    backbone: Backbone = "tiny",
-    adapter: Adapter = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    model: Model,
     debug: Debug = False,
 ) -> None:
     """Fold an agent's journal anew, where a stored state is damaged."""
-    with opened(url, schema, backbone, adapter, device, dtype, "none") as mem:
+    with opened(where, model) as mem:
         memory = mem.agent(agent)
         check_known(mem.store, agent)
         kept = "all messages are as they were; what was not folded anew will be at the next use"
@@ -170,19 +166,17 @@ def rebuild(
 
 
 @app.command()
+@grouped
 def verify(
+    *,
     agent: AgentArgument,
-    url: Url = DEFAULT_URL,
-    schema: Schema = None,
+    where: Location,
     json: Json = False,
-    backbone: Backbone = "tiny",
-    adapter: Adapter = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    model: Model,
     debug: Debug = False,
 ) -> None:
     """Fold a journal anew and compare with the state in use; exit code 1 where they differ by more than 1e-4."""
-    with opened(url, schema, backbone, adapter, device, dtype, "none") as mem:
+    with opened(where, model) as mem:
         check_known(mem.store, agent)
         with terminal.progress("Folding the journal"):
             found = mem.agent(agent).verify()

@@ -10,15 +10,23 @@ import typer
 from deltamem_agents import terminal
 from deltamem_agents.cli.app import Debug, app, interruptible
 from deltamem_agents.cli.known import check_known
-from deltamem_agents.cli.options import DEFAULT_URL, Embedder, Json, Schema, Url, embedder_option, require_database
+from deltamem_agents.cli.options import (
+    Embedder,
+    Json,
+    Location,
+    embedder_option,
+    grouped,
+    require_database,
+)
 
 
 @app.command()
+@grouped
 def reindex(
+    *,
     agent: Annotated[str | None, typer.Option("--agent", help="Only this one's; by default all agents'.")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Delete embeddings of other models afterwards.")] = False,
-    url: Url = DEFAULT_URL,
-    schema: Schema = None,
+    where: Location,
     embedder: Embedder = None,
     json: Json = False,
     debug: Debug = False,
@@ -29,8 +37,8 @@ def reindex(
 
     chosen, _ = choose_embedder(embedder_option(embedder))
     done = {}
-    require_database(url, schema)
-    with Store.open(url, schema=schema, split=Cutting(chosen)) as store:
+    require_database(where)
+    with Store.open(where.url, schema=where.schema, split=Cutting(chosen)) as store:
         if agent is not None:
             check_known(store, agent)
         retriever = Retriever(store, chosen)

@@ -9,7 +9,15 @@ import typer
 
 from deltamem_agents import terminal
 from deltamem_agents.cli.app import Debug, app, interruptible
-from deltamem_agents.cli.options import Adapter, Backbone, Device, Dtype, Embedder, Json, Schema, lasting, open_options
+from deltamem_agents.cli.options import (
+    Embedder,
+    Json,
+    Model,
+    Schema,
+    grouped,
+    lasting,
+    open_options,
+)
 from deltamem_agents.cli.remedies import spelled
 
 
@@ -40,7 +48,9 @@ def doctor(
 
 
 @app.command()
+@grouped
 def demo(
+    *,
     fact: Annotated[
         list[str] | None, typer.Option("--fact", help="Tell this in place of the built-in facts; repeatable.")
     ] = None,
@@ -53,10 +63,7 @@ def demo(
     ] = None,
     schema: Schema = None,
     json: Json = False,
-    backbone: Backbone = "tiny",
-    adapter: Adapter = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    model: Model,
     embedder: Embedder = None,
     debug: Debug = False,
 ) -> None:
@@ -65,7 +72,7 @@ def demo(
 
     if fact and not ask:
         raise typer.BadParameter("give at least one question with --ask", param_hint="--fact")
-    options = open_options(backbone, adapter, device, dtype, embedder) | {"schema": schema if url else None}
+    options = open_options(model, embedder) | {"schema": schema if url else None}
     kept = "the demo's database is removed" if url is None else "what the demo told is in its database"
     with terminal.progress("Starting") as advance, interruptible(kept):
         shown = run_demo(fact or None, ask or None, url=url, options=options, advance=advance)

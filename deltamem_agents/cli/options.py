@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from functools import wraps
+from inspect import Parameter, signature
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -88,55 +91,86 @@ DEFAULT_URL = "sqlite:///memory.db"
 DEFAULT_AGENT = "default"
 
 
+@dataclass(frozen=True, slots=True)
+class Location:
+    """The database: ``--url`` and ``--schema``."""
+
+    url: Url = DEFAULT_URL
+    schema: Schema = None
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The backbone and how it runs: ``--backbone``, ``--adapter``, ``--device`` and ``--dtype``."""
+
+    backbone: Backbone = "tiny"
+    adapter: Adapter = None
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of each parameter that is a `Location` or a `Model`, at that parameter's place."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {}
+    options: dict[str, Parameter] = {}
+    for name, parameter in signature(command).parameters.items():
+        kind = hints[name]
+        if not is_dataclass(kind):
+            options[name] = parameter.replace(kind=Parameter.KEYWORD_ONLY, annotation=kind)
+            continue
+        groups[name], types = kind, get_type_hints(kind, include_extras=True)
+        for each in fields(kind):
+            options[each.name] = Parameter(
+                each.name, Parameter.KEYWORD_ONLY, default=each.default, annotation=types[each.name]
+            )
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        made = {
+            name: group(**{each.name: given.pop(each.name) for each in fields(group)}) for name, group in groups.items()
+        }
+        command(**given, **made)
+
+    run.__signature__ = signature(command).replace(parameters=list(options.values()))  # type: ignore[attr-defined]
+    run.__annotations__ = {name: each.annotation for name, each in options.items()} | {"return": None}
+    return run
+
+
 def embedder_option(embedder: str | None) -> str | bool | None:
     """What ``--embedder`` is for `DeltaMem.open`."""
     return False if embedder == "none" else embedder
 
 
-def open_options(backbone: str, adapter: str | None, device: str, dtype: str, embedder: str | None) -> dict[str, Any]:
+def open_options(model: Model, embedder: str | None) -> dict[str, Any]:
     """Keyword arguments of `DeltaMem.open`."""
-    return {
-        "backbone": None if backbone == "none" else backbone,
-        "adapter": adapter,
-        "device": device,
-        "dtype": dtype,
-        "embedder": embedder_option(embedder),
-    }
+    backbone = None if model.backbone == "none" else model.backbone
+    return asdict(model) | {"backbone": backbone, "embedder": embedder_option(embedder)}
 
 
 @contextmanager
-def opened(
-    url: str,
-    schema: str | None,
-    backbone: str,
-    adapter: str | None,
-    device: str,
-    dtype: str,
-    embedder: str | None,
-    *,
-    make: bool = False,
-) -> Iterator[DeltaMem]:
+def opened(where: Location, model: Model, embedder: str | None = "none", *, make: bool = False) -> Iterator[DeltaMem]:
     """A memory: the model is loaded and the database opened; made where there is none, if ``make``."""
     if not make:
-        require_database(url, schema)
-    with nullcontext() if backbone == "none" else terminal.progress(f"Loading {backbone}"):
+        require_database(where)
+    with nullcontext() if model.backbone == "none" else terminal.progress(f"Loading {model.backbone}"):
         from deltamem_agents.memory import DeltaMem
 
-        if backbone != "none":
+        if model.backbone != "none":
             terminal.quiet_bars()
-        mem = DeltaMem.open(url=url, schema=schema, **open_options(backbone, adapter, device, dtype, embedder))
+        mem = DeltaMem.open(url=where.url, schema=where.schema, **open_options(model, embedder))
     with mem:
         yield mem
 
 
 @contextmanager
-def opened_store(url: str, schema: str | None, *, make: bool = False) -> Iterator[Store]:
+def opened_store(where: Location, *, make: bool = False) -> Iterator[Store]:
     """The database of a memory without a model. It is made where there is none, if ``make``."""
-    with opened(url, schema, "none", None, "auto", "auto", "none", make=make) as mem:
+    with opened(where, Model(backbone="none"), make=make) as mem:
         yield mem.store
 
 
-def require_database(url: str, schema: str | None) -> None:
+def require_database(where: Location) -> None:
     """Refuse a database that does not exist, and make nothing.
 
     Raises:
@@ -145,7 +179,7 @@ def require_database(url: str, schema: str | None) -> None:
     from deltamem_agents.errors import StoreError
     from deltamem_agents.store import versions
 
-    database, version = versions.open_to_look(url, schema)
+    database, version = versions.open_to_look(where.url, where.schema)
     try:
         if version is None:
             raise StoreError(f"{database.name} has no tables yet; 'deltamem write' makes them, or check the URL")

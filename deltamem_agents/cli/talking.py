@@ -14,22 +14,18 @@ from deltamem_agents.cli.conversation import spoken, text_of_stdin
 from deltamem_agents.cli.known import note_unknown
 from deltamem_agents.cli.options import (
     DEFAULT_AGENT,
-    DEFAULT_URL,
-    Adapter,
     Agent,
-    Backbone,
-    Device,
-    Dtype,
     Embedder,
     Json,
     K,
+    Location,
+    Model,
     ModeOption,
     OneSession,
-    Schema,
     Session,
     Since,
     Until,
-    Url,
+    grouped,
     opened,
 )
 from deltamem_agents.cli.remedies import spelled
@@ -40,20 +36,18 @@ if TYPE_CHECKING:
 
 
 @app.command()
+@grouped
 def write(
+    *,
     text: Annotated[
         list[str], typer.Argument(metavar="TEXT…", help="Messages; '-' reads them from stdin, one a line.")
     ],
     agent: Agent = DEFAULT_AGENT,
     session: Session = "default",
     role: Annotated[str, typer.Option("--role", help="user, assistant, system or tool.")] = "user",
-    url: Url = DEFAULT_URL,
-    schema: Schema = None,
+    where: Location,
     json: Json = False,
-    backbone: Backbone = "tiny",
-    adapter: Adapter = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    model: Model,
     embedder: Embedder = None,
     debug: Debug = False,
 ) -> None:
@@ -66,7 +60,7 @@ def write(
     check_messages(messages)  # before a model is loaded or a database made
     with (
         interruptible("nothing was written"),
-        opened(url, schema, backbone, adapter, device, dtype, embedder, make=True) as mem,
+        opened(where, model, embedder, make=True) as mem,
     ):
         memory = mem.agent(agent)
         folding = f"Folding {terminal.counted(len(messages), 'message')}"
@@ -80,7 +74,9 @@ def write(
 
 
 @app.command()
+@grouped
 def recall(
+    *,
     query: Annotated[str, typer.Argument(metavar="QUERY", help="A question, or any text to find what belongs to it.")],
     agent: Agent = DEFAULT_AGENT,
     mode: ModeOption = "hybrid",
@@ -95,13 +91,9 @@ def recall(
         str,
         typer.Option("--handover", help="Records as text (context), written into a scratch state (preload), or both."),
     ] = "context",
-    url: Url = DEFAULT_URL,
-    schema: Schema = None,
+    where: Location,
     json: Json = False,
-    backbone: Backbone = "tiny",
-    adapter: Adapter = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    model: Model,
     embedder: Embedder = None,
     debug: Debug = False,
 ) -> None:
@@ -109,7 +101,7 @@ def recall(
     _check_recall(agent, mode, k)
     _check_handover(handover, budget)
     within: dict[str, Any] = {"session": session, "since": since, "until": until, "budget": budget}
-    with opened(url, schema, backbone, adapter, device, dtype, embedder) as mem:
+    with opened(where, model, embedder) as mem:
         with terminal.progress("Recalling"):
             found = mem.agent(agent).recall(query, mode=mode, k=k, handover=handover, **within)
         if not found.records and not found.left_out:
@@ -122,7 +114,9 @@ def recall(
 
 
 @app.command()
+@grouped
 def chat(
+    *,
     message: Annotated[
         str | None, typer.Argument(metavar="[MESSAGE]", help="One message; without it, a conversation.")
     ] = None,
@@ -130,13 +124,9 @@ def chat(
     session: Session = "default",
     mode: ModeOption = "hybrid",
     k: K = 5,
-    url: Url = DEFAULT_URL,
-    schema: Schema = None,
+    where: Location,
     json: Json = False,
-    backbone: Backbone = "tiny",
-    adapter: Adapter = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    model: Model,
     embedder: Embedder = None,
     debug: Debug = False,
 ) -> None:
@@ -149,7 +139,7 @@ def chat(
     check_id(session, "session")
     if message is not None:
         check_messages([{"role": "user", "content": message}])
-    with opened(url, schema, backbone, adapter, device, dtype, embedder, make=True) as mem:
+    with opened(where, model, embedder, make=True) as mem:
         memory, options = mem.agent(agent), {"mode": mode, "k": k}
         if message is None:
             _converse(memory, session, options)
