@@ -126,7 +126,7 @@ ELSEWHERE = {  # files whose messages no command can print, with the reason
     "core/hooks.py": "of training in a program",
     "engine/engine.py": "of keys that a program gives",
     "engine/options.py": "of arguments that no option sets",
-    "memory/opened.py": "of objects that a program restores",
+    "memory/open_memories.py": "of objects that a program restores",
     "processes.py": "of processes that a program forks",
     "recall/embed.py": "of embedders that are objects of a program",
     "recall/naming.py": "of embedders that are objects of a program",
@@ -137,6 +137,7 @@ ELSEWHERE = {  # files whose messages no command can print, with the reason
 
 NOT_OF_COMMANDS = re.compile(
     r"\b(?:SELECT|CREATE|PRAGMA)\b|DeltaMem (?:was|is being) closed|\bfolded x;|connect_args|Reply \| None"
+    r"|where a DeltaMem is open$"
 )
 
 

@@ -25,7 +25,7 @@ from deltamem_agents.errors import ForkedError
 
 URL = f"sqlite:///{sys.argv[1]}/m.db"
 SAID = [{"role": "user", "content": "My locker is 4417."}]
-LOCKING = ("core.attach", "engine.sharing", "engine.shutdown", "memory.opened")
+LOCKING = ("core.attachment", "engine.sharing", "engine.shutdown", "memory.deltamem")
 SECONDS = 60  # then a child has hung
 
 
