@@ -108,7 +108,7 @@ def test_whatever_happens_in_between_the_state_is_that_of_a_cold_fold(
         else:
             agent.erase(ids=[data.draw(st.sampled_from(entries)).ref])
         handles[data.draw(st.integers(0, 1))].state()
-    wanted = cold.folder.anew(name)
+    wanted = cold.runtime.folder.anew(name)
     for agent in handles:
         if any(tensor.any() for tensor in wanted.state.values()):
             assert distance(agent.state(), wanted.state) < SAME

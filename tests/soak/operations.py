@@ -24,6 +24,7 @@ class Actor(Protocol):
     """Does operations on a database."""
 
     store: Store
+    turns: int  # at the database that a write may wait for
 
     def write(self, agent: str, messages: list[dict[str, Any]], session: str, wait: bool) -> list[str]: ...
 
@@ -35,6 +36,8 @@ class Actor(Protocol):
 
 class OnStore:
     """On a store: no torch."""
+
+    turns = 1
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -53,6 +56,8 @@ class OnStore:
 
 class InMemory:
     """Through a `DeltaMem`, which folds and recalls."""
+
+    turns = 2  # the journal, then the state
 
     def __init__(self, mem: DeltaMem) -> None:
         self.mem, self.store = mem, mem.store
