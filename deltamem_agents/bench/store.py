@@ -1,4 +1,4 @@
-"""The store, measured: appending, loading a state among many agents, writers side by side, bytes on disk, forking.
+"""Speed of the store: appending, loading a state among many agents, concurrent writers, bytes on disk, forking.
 
     python -m deltamem_agents.bench.store --database all --out docs/benchmarks/store-cpu.csv
 

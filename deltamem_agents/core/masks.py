@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deltamem_agents.errors import StateMismatchError, UnsupportedModelError
 
-# A token's bias on itself is small at most; every way of masking subtracts far more than this.
+# A bias on a token's attention to itself is small; every way of masking subtracts far more than this.
 _MASKED_BELOW = -1e3
 
 

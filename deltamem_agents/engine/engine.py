@@ -276,7 +276,7 @@ class Engine:
         """Drop the keys and values held for an agent. Its states on the device are not requested again.
 
         Raises:
-            ConfigError: ``agent`` is not a string, or ``owner`` cannot be hashed.
+            ConfigError: ``agent`` is not a valid string, or ``owner`` cannot be hashed.
             ForkedError: The engine belongs to the process that this one was forked from.
         """
         check_process(self._scheduler.process, "engine")

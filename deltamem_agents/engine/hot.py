@@ -71,7 +71,7 @@ class HotSegments:
         return len(self._held)
 
     def take(self, key: AgentKey) -> HotSegment | None:
-        """Remove and return an agent's segment; None if it is of another epoch."""
+        """Remove and return an agent's segment; None if there is none of this epoch."""
         with self._lock:
             found = self._held.pop(key[:2], None)
         return found if found is not None and found.key == key else None

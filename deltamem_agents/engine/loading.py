@@ -65,7 +65,7 @@ def load(
         ConfigError: A model without its tokenizer, an unknown device, dtype or quantization, or no adapter.
         MissingExtraError: The quantization's library is not installed.
         BackboneFileError: The backbone is not found, truncated or malformed.
-        UnsupportedModelError: The backbone's family is not one of ``FAMILIES``.
+        UnsupportedModelError: The backbone's family is unknown, or the adapter uses an unsupported option.
         AdapterFileError: The adapter is not found or invalid.
         ForkedError: The device is a GPU that the parent of this process has used.
     """

@@ -359,7 +359,7 @@ class Scheduler:
             self._most_rows = min(self._most_rows, len(self._decoding) + half)
 
     def _widen(self) -> None:
-        """Some time after a failure, double the batch size again."""
+        """Double the limits again, `NARROW_SECONDS` after they were lowered."""
         rows = self._limits.rows
         if min(self._most_rows, self._most_folds) < rows and time.monotonic() > self._narrowed + NARROW_SECONDS:
             self._narrowed = time.monotonic()

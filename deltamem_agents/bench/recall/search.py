@@ -1,4 +1,4 @@
-"""Search in memories of many records, measured: in memory, and through the database.
+"""Speed of search in memories with many records: in memory, and through the database.
 
     python -m deltamem_agents.bench.recall.search --records 10000 100000 --out docs/benchmarks/search-cpu.csv
 

@@ -1,4 +1,4 @@
-"""What memory adds to a turn of an agent with a long journal, measured: a recall before it, a write after it.
+"""Cost of memory for a turn of an agent with a long journal: a recall before the turn, a write after it.
 
     python -m deltamem_agents.bench.recall.turn --out docs/benchmarks/turn-cpu.csv
 
