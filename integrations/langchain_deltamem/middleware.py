@@ -130,7 +130,7 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         self._write = write
         self._unchanged = Unchanged(mem)
         self._output = ToolOutput(limit=tool_output, folded=fold_tool_output)
-        self.tools = memory_tools(self._of_tool, self._options) if tools else []
+        self.tools = memory_tools(self._of_tool, self._options, self._on_error) if tools else []
 
     @property
     def name(self) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain_core.language_models import FakeListChatModel
-from langchain_core.messages import HumanMessage
+from langchain_core.language_models import FakeListChatModel, FakeMessagesListChatModel
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.runnables.history import RunnableWithMessageHistory
 from llama_index.core.agent.workflow import ReActAgent
@@ -107,3 +107,27 @@ async def test_calls_of_the_users_own_raise() -> None:
     for later in (lambda: kept.aput(said), lambda: made.aput([said]), chat.aget_messages, chat.aclear):
         with pytest.raises(ClosedError):
             await later()
+
+
+@pytest.mark.parametrize(
+    ("name", "given"), [("remember", {"text": "I like tea."}), ("recall", {"query": "tea"}), ("forget", {"id": "m1"})]
+)
+async def test_a_tool_tells_the_model_and_the_run_goes_on(name: str, given: dict[str, str]) -> None:
+    class Calling(FakeMessagesListChatModel):
+        def bind_tools(self, tools: Any, **_: Any) -> Any:
+            return self
+
+    for on_error in ("log", "raise"):
+        mem = DeltaMem.open(backbone=None, url="sqlite://")
+        calls = [{"name": name, "args": given, "id": "c1", "type": "tool_call"}]
+        said = [AIMessage("", tool_calls=calls), AIMessage("Fine.")]
+        tools = DeltaMemMiddleware(mem, "alice", tools=True, on_error=on_error)  # type: ignore[arg-type]
+        graph: Any = create_agent(Calling(responses=said), tools=tools.tools)  # a closed memory stops the middleware
+        mem.close()
+        if on_error == "raise":
+            with pytest.raises(ClosedError):
+                graph.invoke(IN)
+            continue
+        for result in (graph.invoke(IN), await graph.ainvoke(IN)):
+            told, answer = result["messages"][-2:]
+            assert "not available" in told.content and answer.content == "Fine."
