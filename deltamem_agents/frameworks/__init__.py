@@ -1,4 +1,5 @@
-"""What the integrations share: whose memory a call means, messages to and from the journal, what a reply says of it.
+"""Shared by the integrations: the agent a call names, conversion of messages to and from the journal, reply metadata.
 
-May import memory and what is below it; no framework. `langchain_deltamem` and `llama_index_deltamem` import it.
+May import `memory` and the layers below it, but no framework. `langchain_deltamem` and `llama_index_deltamem` import
+it.
 """

@@ -1,7 +1,7 @@
-"""Aligns what comes with what is known: a longest common subsequence, the runs of which stay together.
+"""Aligns two sequences by a longest common subsequence, keeping runs of adjacent elements together.
 
-Knows nothing of messages. The bits of one row of the table are one integer, so a row takes a few operations, whatever
-its length (H. Hyyrö, "Bit-parallel LCS-length computation revisited", 2004).
+Knows nothing of messages. Each row of the table is one integer of bits, so a row takes a few operations whatever its
+length (H. Hyyrö, "Bit-parallel LCS-length computation revisited", 2004).
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Hashable, Sequence
 
 
 def aligned(known: Sequence[Hashable], given: Sequence[Hashable]) -> list[tuple[int, int]]:
-    """Pairs of equal elements, as many as there can be: places in ``given`` and in ``known``, both in rising order.
+    """The largest set of pairs of equal elements: indices into ``given`` and ``known``, both in rising order.
 
-    Of several ways, the one nearest to the end of ``known``; then elements that follow one another in ``given`` are
-    paired with such as follow one another in ``known``, where those are equal too.
+    Of several alignments, chooses the one nearest to the end of ``known``. Then pairs adjacent elements of ``given``
+    with adjacent elements of ``known`` where these are equal too.
 
     >>> aligned("abcb", "ab")
     [(0, 0), (1, 1)]
@@ -29,7 +29,7 @@ def aligned(known: Sequence[Hashable], given: Sequence[Hashable]) -> list[tuple[
 
 
 def _longest(known: Sequence[Hashable], given: Sequence[Hashable]) -> list[tuple[int, int]]:
-    """Pairs of places in ``given`` and in ``known``, the last first."""
+    """Pairs of indices into ``given`` and ``known``, the last pair first."""
     columns: dict[Hashable, int] = {}
     for place, each in enumerate(known):
         columns[each] = columns.get(each, 0) | 1 << place
@@ -39,7 +39,7 @@ def _longest(known: Sequence[Hashable], given: Sequence[Hashable]) -> list[tuple
         met = bits & columns.get(each, 0)
         bits = ((bits + met) | (bits - met)) & full
         rows.append(bits)
-    # A bit of a row is 0 where the column before has a shorter longest subsequence.
+    # A bit of a row is 0 if the longest common subsequence is shorter one column before.
     pairs, row, column = [], len(given), len(known)
     while row and column:
         if rows[row] >> column - 1 & 1:

@@ -1,4 +1,4 @@
-"""One call of a backbone by an agent framework: whose memory, with how much recall, which tools, what came of it."""
+"""One call of a backbone by an agent framework: recall options, sampling, tools, prompt length and reply metadata."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ _OPENS_CALL = "<tool_call>"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecallOptions:
-    """How much memory is asked for, as in `AgentMemory.recall`, and where it goes.
+    """How much to recall, as in `AgentMemory.recall`, and where in the prompt it goes.
 
     Raises:
-        ConfigError: Unknown mode or placement, k below 1, or a negative budget.
+        ConfigError: An unknown mode, ``outdated`` or placement, k below 1, or a budget that is not a whole number from
+            0.
     """
 
     mode: Mode | str = "hybrid"
@@ -61,20 +62,20 @@ class RecallOptions:
         return {"mode": self.mode, "k": self.k, "budget": self.budget, "outdated": self.outdated}
 
     def for_search(self, present: Sequence[str], query: str = "") -> dict[str, Any]:
-        """Keyword arguments of a recall that `beyond_prompt` is to be made of; the state is asked in mode "state" only.
+        """Keyword arguments of a recall whose result goes to `beyond_prompt`; only mode "state" asks the state.
 
         Args:
             present: Texts that the prompt has already, oldest first.
-            query: What is recalled for. What stands before it among the texts takes part where it leans on that.
+            query: The text to recall for. The texts right before it in ``present`` become its context.
         """
         k, before = search_size(self.k, present), _before(present, query)
         return {"mode": self.mode, "k": k, "budget": None, "generate": self.mode == "state", "context": before}
 
     def for_prompt(self, messages: Sequence[Mapping[str, Any]], *, asks: bool = True) -> dict[str, Any]:
-        """Those of `AgentMemory.generate`, for a prompt that may hold recalled text of another class already.
+        """Keyword arguments of `AgentMemory.generate`, for a prompt that may contain recalled text already.
 
         Args:
-            asks: Whether its newest user message is a question; a summary is none, and nothing is recalled for it.
+            asks: Whether the newest user message is a question; false for a summary, for which nothing is recalled.
         """
         asked = self.arguments() | {"placement": self.placement}
         if asks and not _holds_recall(messages):
@@ -89,16 +90,16 @@ def beyond_prompt(
     present: Sequence[str],
     given: Collection[tuple[str | None, str]] = (),
 ) -> RecalledText:
-    """Recalled text without what the prompt says already: messages of the same conversation, a question asked before.
+    """Recalled text without what the prompt contains already, such as messages of the same conversation.
 
     Args:
-        recalled: Of a search with `RecallOptions.for_search`.
+        recalled: Result of a recall with `RecallOptions.for_search`.
         present: Texts of the prompt's messages.
-        given: Session and id of those that have one; what they said before they were edited is left out too.
+        given: Session and id of the prompt's messages that have an id; earlier versions of them are left out too.
     """
     if recalled.records:
         records = recalled.records if options.outdated == "mark" else current(recalled.records)
-        said = [*present, *(capped(text, LIMIT) for text in present if len(text) > LIMIT)]  # as results are journalled
+        said = [*present, *(capped(text, LIMIT) for text in present if len(text) > LIMIT)]  # as tool results are stored
         text = RecalledText(not_in_prompt(records, said, given)[: options.k])
     else:
         text = RecalledText((), recalled.text)
@@ -106,17 +107,17 @@ def beyond_prompt(
 
 
 def _before(present: Sequence[str], query: str) -> list[str]:
-    """The texts right before a query, or the last where it is none of them."""
+    """The `TURNS` texts right before a query, or the last ones if the query is not among them."""
     stripped = [text.strip() for text in present]
     end = len(stripped) - 1 - stripped[::-1].index(query.strip()) if query.strip() in stripped else len(stripped)
     return list(present[max(0, end - TURNS) : end])
 
 
 def chosen_sampling(fields: object, given: Mapping[str, Any]) -> Sampling:
-    """How a reply is drawn: as ``given`` with the call, or else as the attributes of the same names say.
+    """Sampling options: those ``given`` with the call, otherwise the attributes of ``fields`` with the same names.
 
     Raises:
-        ConfigError: One is out of range.
+        ConfigError: An option is out of range.
     """
     names = ("temperature", "top_p", "max_tokens", "seed", "stop")
     chosen = {name: given.get(name, getattr(fields, name)) for name in names}
@@ -125,16 +126,16 @@ def chosen_sampling(fields: object, given: Mapping[str, Any]) -> Sampling:
 
 
 def chosen_tools(tools: Sequence[Mapping[str, Any]] | None, choice: object) -> list[Mapping[str, Any]] | None:
-    """The tools that a tool choice leaves: none for "none", one where it names one, all of them otherwise.
+    """The tools that a tool choice allows: None for "none", a single tool if it is named, otherwise all.
 
-    A backbone cannot be forced to call a tool; it can only be shown fewer of them.
+    A backbone cannot be forced to call a tool; it can only be shown fewer tools.
 
     Args:
-        tools: In OpenAI's schema.
-        choice: "auto", "any", "required", "none", a tool's name, or OpenAI's mapping that holds one.
+        tools: Tools in OpenAI's schema.
+        choice: "auto", "any", "required", "none", a tool's name, or OpenAI's mapping that contains one.
 
     Raises:
-        ConfigError: It names a tool that is not there.
+        ConfigError: The choice names a tool that is not among the tools.
     """
     if not tools or choice == "none":
         return None
@@ -153,7 +154,7 @@ def chosen_tools(tools: Sequence[Mapping[str, Any]] | None, choice: object) -> l
 def prompt_length(
     mem: DeltaMem, prompt: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
 ) -> int:
-    """Tokens of a prompt; where the chat template refuses the messages, such as an answer alone, of one after another.
+    """Number of tokens of a prompt; if the chat template refuses the messages, the sum over single messages.
 
     Args:
         prompt: See `frameworks.messages.for_prompt`.
@@ -171,11 +172,11 @@ def prompt_length(
 
 
 def reply_facts(mem: DeltaMem, agent: AgentMemory, prompt: Sequence[Mapping[str, Any]], reply: Reply) -> dict[str, Any]:
-    """What a framework's response says about a reply, for its metadata; all of it JSON.
+    """Metadata about a reply for a framework's response; all of it JSON.
 
-    ``revision`` is the position of the journal up to which the state was folded, None without one; ``source`` is the
-    part of memory that the backbone was given: "state", "records", "both" or "neither"; ``records`` (their messages'
-    sessions and ids) and ``context_tokens`` are those of its own recall, not of one that the prompt held already.
+    ``revision`` is the journal position up to which the state was folded, None without a state. ``source`` says which
+    part of memory the backbone had: "state", "records", "both" or "neither". ``records`` (their messages' sessions and
+    ids) and ``context_tokens`` describe the reply's own recall, not recalled text already in the prompt.
     """
     usage = reply.usage
     state, records = usage.state_bytes > 0, bool(reply.recall.records) or _holds_recall(prompt)
@@ -196,7 +197,7 @@ def reply_facts(mem: DeltaMem, agent: AgentMemory, prompt: Sequence[Mapping[str,
 
 
 class VisibleText:
-    """Text of a stream less the tool calls in it, which a framework gets parsed, when the reply is complete."""
+    """Filters tool calls out of streamed text; the framework gets them parsed once the reply is complete."""
 
     def __init__(self) -> None:
         self._shown: list[str] = []
@@ -204,7 +205,7 @@ class VisibleText:
         self._calling = False
 
     def feed(self, piece: str) -> str:
-        """What of the stream so far can be shown now; text that may begin a tool call is held back."""
+        """Add a piece of the stream; returns the text that can be shown now, holding back a possible tool call."""
         if self._calling:
             return ""
         self._held += piece
@@ -217,7 +218,7 @@ class VisibleText:
         return ready
 
     def rest(self, reply: Reply) -> str:
-        """What of the finished reply's text was not shown yet."""
+        """The part of the finished reply's text that was not shown yet."""
         shown = "".join(self._shown)
         if reply.text.startswith(shown):
             return reply.text[len(shown) :]
@@ -226,12 +227,12 @@ class VisibleText:
 
 
 def _overlap(text: str) -> int:
-    """Length of the longest end of ``text`` that begins a tool call."""
+    """Length of the longest suffix of ``text`` that may begin a tool call."""
     return next((n for n in range(len(_OPENS_CALL) - 1, 0, -1) if text.endswith(_OPENS_CALL[:n])), 0)
 
 
 def _holds_recall(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """In a system message or the newest question: recalled text that this process gave, not just its heading."""
+    """Whether a system message or the newest question contains text that this process recalled."""
     if any(message["role"] == "system" and recalled_in(_text(message["content"])) for message in messages):
         return True
     asked = next((_text(message["content"]) for message in reversed(messages) if message["role"] == "user"), "")

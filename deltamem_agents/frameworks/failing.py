@@ -1,4 +1,4 @@
-"""Memory that fails must not cost an agent its answer: what fails is logged, and the run goes on without it."""
+"""Keeps a memory failure from costing an agent its answer: logs the failure and lets the run go on without memory."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _told_closed: WeakSet[DeltaMem] = WeakSet()
 
 
 def check_on_error(value: object) -> OnError:
-    """``value``, if it says what is to be done about a failure.
+    """Check an ``on_error`` option.
 
     Raises:
-        ConfigError: It does not.
+        ConfigError: It is neither "log" nor "raise".
     """
     if value == "log" or value == "raise":
         return value
@@ -33,13 +33,16 @@ def check_on_error(value: object) -> OnError:
 
 @contextmanager
 def fails_open(on_error: OnError, doing: str) -> Iterator[None]:
-    """Log what fails within, unless it is to be raised.
+    """Log errors raised in the block, unless ``on_error`` is "raise".
 
-    A mistake in how the memory was set up is always raised: no agent is named, or an option is out of range. Whether
-    the memory is open is asked beforehand; see `is_open`. One that is closed meanwhile is like any that fails.
+    Check beforehand that the memory is open, see `is_open`; a memory closed meanwhile counts as any other failure.
 
     Args:
-        doing: What is done within, for the log.
+        doing: What the block does, for the log.
+
+    Raises:
+        ConfigError: An option is out of range; always raised.
+        InvalidAgentError: An id is not valid; always raised.
     """
     try:
         yield
@@ -48,19 +51,19 @@ def fails_open(on_error: OnError, doing: str) -> Iterator[None]:
     except Exception as error:
         if on_error == "raise":
             raise
-        # Errors of ours hold no text of messages; of others one cannot know.
+        # Our own errors contain no text of messages; other errors may.
         told = f"{type(error).__name__}: {error}" if isinstance(error, DeltaMemError) else type(error).__name__
         log.warning("%s failed, and the run goes on without it: %s", doing, told)
 
 
 def is_open(mem: DeltaMem, on_error: OnError, *, in_run: bool) -> bool:
-    """Whether a memory can be used. A run goes on without one that was closed, which is logged once.
+    """Whether a memory can be used; in a run, a closed memory is logged once and the run goes on without it.
 
     Args:
-        in_run: Whether an agent's run asks; False where it is a call of the user's own.
+        in_run: Whether the call is part of an agent's run; False for a direct call by the user.
 
     Raises:
-        ClosedError: It was closed, and the user asks, or ``on_error`` is "raise".
+        ClosedError: The memory was closed, and ``in_run`` is False or ``on_error`` is "raise".
     """
     try:
         mem.check_open()

@@ -1,6 +1,6 @@
-"""Messages of agent frameworks as the mappings that `AgentMemory` takes, and back: what the integrations share.
+"""Converts messages of agent frameworks to the mappings that `AgentMemory` takes, and back.
 
-Knows no framework: an integration takes its own message apart into a `FrameworkMessage`, and puts one together again.
+Knows no framework: an integration converts its own messages to `FrameworkMessage`, and back.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ ROLES: Mapping[str, str] = {
     "tool": "tool",
     "function": "tool",
 }
-SANITIZED = "sanitized"  # of metadata: which parts of the message hold something else than they were given
+SANITIZED = "sanitized"  # metadata key: names the parts of the message that were changed to fit the journal
 CLEARED: Mapping[str, str] = {"type": "history_cleared"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameworkMessage:
-    """A framework's message, taken apart.
+    """A framework's message in a neutral form.
 
     Args:
-        role: One of ours; see `own_role`.
+        role: One of our roles; see `own_role`.
         content: Text, a list of blocks, or None.
-        id: The framework's; None where it has none, the journal then makes one.
-        metadata: Kept in the journal, as far as JSON can hold it.
-        tool_calls: Those of an assistant's message.
+        id: The framework's id; if None, the journal creates one.
+        metadata: Stored in the journal, as far as JSON can hold it.
+        tool_calls: The tool calls of an assistant message.
     """
 
     role: str
@@ -58,7 +58,7 @@ class FrameworkMessage:
     tool_calls: tuple[ToolCall, ...] = ()
 
     def for_prompt(self) -> dict[str, Any] | None:
-        """As `AgentMemory.generate` takes it; None for a system or assistant message that says nothing."""
+        """The message as `AgentMemory.generate` takes it; None for an empty system or assistant message."""
         content = _plain_content(self.content)
         plain: dict[str, Any] = {"role": self.role, "content": content or ""}
         if self.id:
@@ -68,13 +68,13 @@ class FrameworkMessage:
         return None if self.role in ("system", "assistant") and not _says_something(content) else plain
 
     def for_journal(self, tools: ToolOutput | None = None) -> dict[str, Any] | None:
-        """As `AgentMemory.write` takes it; None where there is nothing to keep.
+        """The message as `AgentMemory.write` takes it; None if there is nothing to store.
 
-        Tool calls are kept as blocks after the text. Whoever reads the journal sees them; they are not folded. What a
-        journal cannot hold is replaced, see `sanitizing`; the metadata then name what was, under `SANITIZED`.
+        Tool calls become blocks after the text; they are visible in the journal but not folded. Values that the journal
+        cannot hold are replaced, see `sanitizing`; the metadata then lists the changed parts under `SANITIZED`.
 
         Args:
-            tools: What is kept of a tool's result.
+            tools: How much of a tool's result to store.
         """
         tools = tools or ToolOutput()
         content = _plain_content(self.content)
@@ -110,10 +110,10 @@ class FrameworkMessage:
 
 
 def for_prompt(messages: Iterable[FrameworkMessage]) -> list[dict[str, Any]]:
-    """A whole prompt, less messages that say nothing.
+    """A whole prompt without empty messages.
 
-    System messages that follow one another become one: a framework adds its own to that of an agent and to what was
-    recalled, and many chat templates take one only.
+    Adjacent system messages are joined: a framework adds its own to the agent's and to recalled text, and many chat
+    templates accept only one.
     """
     prompt: list[dict[str, Any]] = []
     for message in messages:
@@ -126,18 +126,18 @@ def for_prompt(messages: Iterable[FrameworkMessage]) -> list[dict[str, Any]]:
 
 
 def for_journal(messages: Iterable[FrameworkMessage], tools: ToolOutput | None = None) -> list[dict[str, Any]]:
-    """What to write of messages, less those that say nothing; ``tools`` is what is kept of tools' results."""
+    """Messages as `AgentMemory.write` takes them, without empty ones; ``tools`` says how tool results are stored."""
     plain = (message.for_journal(tools) for message in messages)
     return [message for message in plain if message is not None]
 
 
 def own_role(role: str) -> str:
-    """Our name of a framework's role. One that no framework we know has is a user's: somebody said it."""
+    """Our role for a framework's role; an unknown role becomes "user"."""
     return ROLES.get(role, "user")
 
 
 def from_journal(entry: Entry) -> FrameworkMessage:
-    """An entry of the journal as it was before `FrameworkMessage.for_journal`."""
+    """Convert a journal entry back to what `FrameworkMessage.for_journal` was called on."""
     content, calls = entry.content, []
     if isinstance(content, list):
         calls = [block for block in content if _is_call(block)]
@@ -154,7 +154,7 @@ def from_journal(entry: Entry) -> FrameworkMessage:
 
 
 def _is_call(block: object) -> bool:
-    """Whether a block is a tool call as `FrameworkMessage.for_journal` writes it; anybody may have written others."""
+    """Whether a block is a tool call as `FrameworkMessage.for_journal` writes it; other writers may use other forms."""
     return (
         isinstance(block, dict)
         and block.get("type") == TOOL_CALL
@@ -165,14 +165,18 @@ def _is_call(block: object) -> bool:
 
 
 def edited(log: Sequence[Entry], messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of the messages that the session's journal has by their id, with other text."""
+    """The messages whose id the session's journal has with other text.
+
+    Raises:
+        InvalidMessageError: A message cannot be journalled.
+    """
     known = {entry.id: entry for entry in log}
     pairs = ((message, known.get(new.id), new) for message, new in zip(messages, check_messages(messages), strict=True))
     return [message for message, old, new in pairs if old is not None and not _same(old, new)]
 
 
 def clearing() -> dict[str, Any]:
-    """A message after which a framework's chat history begins anew; what was said before stays in memory."""
+    """A message that marks a cleared chat history; earlier messages stay in memory."""
     return {"role": "system", "content": [dict(CLEARED)]}
 
 
@@ -182,12 +186,12 @@ def since_cleared(log: Sequence[Entry]) -> list[Entry]:
 
 
 def session_name(value: object) -> str:
-    """A session id from whatever a framework calls one; what the journal cannot hold as an id is hashed."""
+    """A session id from a framework's value, "default" for None; hashed if the journal cannot hold it as an id."""
     return "default" if value is None else id_name(value)
 
 
 def id_name(value: object) -> str:
-    """An id of a session or message from a framework's; what the journal cannot hold as an id is hashed."""
+    """A session or message id from a framework's value; hashed if the journal cannot hold it as an id."""
     name = str(value)
     try:
         return check_id(name, "session")
@@ -198,7 +202,7 @@ def id_name(value: object) -> str:
 def _same(old: Entry, new: NewMessage) -> bool:
     if wording_of(old) == wording_of(new):
         return True
-    # Journalled at another limit, or before there was one.
+    # A tool result journalled with another limit, or before there was a limit.
     return old.role == new.role == "tool" and are_cuts(old.text, new.text)
 
 
@@ -209,7 +213,7 @@ def _joined(first: str | list[Any], second: str | list[Any]) -> str | list[Any]:
 
 
 def _plain_content(content: Any) -> str | list[Any] | None:
-    """Content as the journal takes it: text, or a list of texts and mappings; None stays None."""
+    """Content in a form that the journal accepts: text, or a list of texts and mappings; None stays None."""
     if content is None or isinstance(content, str):
         return content if content is None else plain_text(content)
     blocks = content if isinstance(content, list | tuple) else [content]
@@ -235,7 +239,7 @@ def _equal(given: Any, kept: Any) -> bool:
 
 
 def _says_something(content: str | list[Any] | None) -> bool:
-    """Whether the journal takes it: text that is not blank, or any block that is not text."""
+    """Whether content has text that is not blank, or any block that is not text."""
     if not isinstance(content, list):
         return bool(content and content.strip())
     for block in content:
@@ -246,7 +250,7 @@ def _says_something(content: str | list[Any] | None) -> bool:
 
 
 def _function(call: ToolCall) -> dict[str, Any]:
-    """A call as chat templates take it."""
+    """A tool call as chat templates expect it."""
     function = {"name": plain_text(call.name), "arguments": plain_json(call.arguments)}
     return {"id": plain_text(call.id), "type": "function", "function": function}
 

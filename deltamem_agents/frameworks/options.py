@@ -1,4 +1,4 @@
-"""Options that a class of a framework is given by keyword: pydantic passes over those that it does not know."""
+"""Refuses unknown keyword options of a framework's class, which pydantic would ignore."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from deltamem_agents.errors import ConfigError
 
 
 def refuse_unknown(name: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise ConfigError for an option that a class does not have.
+    """Refuse options that a class does not have.
 
     Args:
-        name: Of the class, for the error.
+        name: The class's name, for the error.
+
+    Raises:
+        ConfigError: An option is not among ``known``.
     """
     options = sorted(known)
     for each in given:

@@ -1,4 +1,4 @@
-"""Whose memory a call means. Where two places name an agent and differ, nobody's memory is used: the call raises."""
+"""Decides which agent's memory a call uses. If two sources name different agents, the call raises."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 
 class CheckedId(str):
-    """An agent's id that `Owner.id` has given: to be handed on to where the run is no longer known."""
+    """An agent's id returned by `Owner.id`, to be passed on to code that no longer knows the run."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
-    """Whose memory an object of an integration works on.
+    """Determines the agent whose memory an integration's object uses.
 
     Args:
-        agent_id: An id, or a callable that gives one for a run; what it says is final.
-        default_agent_id: The id where a run names none.
+        agent_id: An id, or a callable that returns one for a run; a run cannot override it.
+        default_agent_id: The id to use if a run names none.
         trust_configurable: Whether ``configurable.agent_id`` of a run's config counts. Clients of a server can set it,
-            so it is to be trusted only where they cannot, or may name any agent.
+            so trust it only if they cannot, or if they may name any agent.
         ways: How a caller can name an agent, for the error.
 
     Raises:
         ConfigError: Both ids are given.
-        InvalidAgentError: One is not an id.
+        InvalidAgentError: An id is not valid.
     """
 
     agent_id: str | Callable[..., str] | None = None
@@ -56,20 +56,20 @@ class Owner:
         configurable: object = None,
         arguments: tuple[Any, ...] = (),
     ) -> str:
-        """The agent's id: the constructor's, or else the first of those that the run names, or else the default.
+        """The agent's id: the constructor's, otherwise the first that the run names, otherwise the default.
 
         Args:
-            call: The id that was given with this call.
+            call: The id given with this call.
             context: The id in the run's context, which the application sets.
             configurable: The id in the run's config; see ``trust_configurable``.
-            arguments: What a callable ``agent_id`` is called with.
+            arguments: Arguments for a callable ``agent_id``.
 
         Returns:
-            As a `CheckedId`; given as ``call`` again, it is taken as it is.
+            The id as a `CheckedId`, which is accepted unchanged as ``call``.
 
         Raises:
-            ConfigError: Nobody names an agent, or the constructor and the run name different ones.
-            InvalidAgentError: What is named is not an id.
+            ConfigError: No agent is named, or the constructor and the run name different ones.
+            InvalidAgentError: A named id is not valid.
         """
         if isinstance(call, CheckedId):
             return call
@@ -90,10 +90,11 @@ class Owner:
         return CheckedId(check_id(final))
 
     def memory(self, mem: DeltaMem, **named: Any) -> AgentMemory:
-        """The memory of the agent that `id` gives.
+        """The memory of the agent that `id` returns for these arguments.
 
         Raises:
-            ConfigError, InvalidAgentError: As `id`.
+            ConfigError: See `id`.
+            InvalidAgentError: See `id`.
             ClosedError: ``mem`` was closed.
         """
         return mem.agent(self.id(**named))

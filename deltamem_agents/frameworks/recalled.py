@@ -1,4 +1,4 @@
-"""Recalled text that can be made shorter again, for frameworks that learn how much room there is when they have it."""
+"""Recalled text that can be shortened later, for frameworks that learn the available room only after the recall."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from deltamem_agents.recall.given import note_given
 
 
 class RecalledText(str):
-    """Text for a prompt, and the records that it is made of, best first. Where it comes back, it is `recalled_in` it.
+    """Text for a prompt, with its records, best first. `recalled_in` recognizes it in a later prompt.
 
     Args:
-        records: See `recall_text` for how they read.
-        text: What it says; by default what they read like.
+        records: The records; `recall_text` formats them.
+        text: The text; defaults to that of the records.
     """
 
     __slots__ = ("records",)
@@ -29,10 +29,10 @@ class RecalledText(str):
         return made
 
     def within(self, limit: int, measure: Callable[[str], int]) -> Self:
-        """This text, or that of its highest-ranked records which measures at most ``limit``; nothing where none does.
+        """This text, or that of its highest-ranked records that fit into ``limit``; empty if none fits.
 
         Args:
-            measure: Length of a text, such as its tokens.
+            measure: Computes the length of a text, such as its number of tokens.
         """
         if not self or measure(self) <= limit:
             return self

@@ -1,4 +1,4 @@
-"""A record as the frameworks' retrievers hand it over: its text, and what is known of it."""
+"""Arguments of a retriever's search, and ids and metadata of the records it returns."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ def search_arguments(
     until: datetime | None,
     where: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Keyword arguments of `AgentMemory.recall` for records alone: no model answers, the state is not read."""
+    """Keyword arguments of `AgentMemory.recall` for records only: no model answers, the state is not read."""
     narrowed = {"session": session, "since": since, "until": until, "metadata": where}
     return {"k": k, **narrowed, "mode": "vector", "generate": False}
 
 
 def record_id(agent: str, record: Record) -> str:
-    """What names a record: agent, session and id of its message, and which piece of it, where there are several.
+    """A record's id: agent, session and id of its message, and the number of its piece unless it is the first.
 
-    Message ids are unique within their session only. Characters that stand for something here are escaped, as in a URL.
+    Message ids are unique only within their session. Separators within a part are escaped as in a URL.
     """
     named = "/".join(quote(each, safe=" :@+,;=()[]") for each in (agent, *record.ref))
     return named if not record.chunk else f"{named}#{record.chunk}"
 
 
 def record_facts(agent: str, record: Record) -> dict[str, Any]:
-    """What is known of a record, in JSON's types; the message's own metadata goes after it and replaces nothing."""
+    """A record's metadata in JSON types: the message's own metadata and ours, which wins if a name is the same."""
     facts = {
         "score": record.score,
         "source": f"{agent}/{record.session}",

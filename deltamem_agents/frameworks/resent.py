@@ -1,15 +1,15 @@
-"""What a conversation that comes again adds to its session: one way for every integration.
+"""Finds what a resent conversation adds to its session, in the same way for every integration.
 
-Clients that keep no state send their history with each request: with new ids, numbered anew, or none; with answers
-drawn again, questions edited, line breaks trimmed, the middle or the beginning left out. Each message is aligned with
-all that the session ever held, by id and by what it says, whitespace and Unicode's forms aside. What was replaced,
-rolled back or erased is known too, and does not come back with a history.
+Stateless clients send their history with each request: with new ids, renumbered ids or none; with answers regenerated,
+questions edited, line breaks trimmed, the middle or beginning left out. Each message is aligned with everything that
+the session ever held, by id and by wording, which ignores whitespace and Unicode forms. Replaced, rolled back and
+erased messages are known too, so a resent history does not bring them back.
 
-What is missing is found and written in one, so that two requests at once do not both write it: the `Held` that is asked
-here is that of `AgentMemory.write_selected`.
+The `Held` used here is that of `AgentMemory.write_selected`, which finds and writes missing messages in one step, so
+that two simultaneous requests do not both write them.
 
-The newest question is another matter: it is asked now. It is known only where it comes again in its place, as when an
-answer is drawn anew or a run that failed is tried again.
+The newest question is treated differently, because it is asked now. It counts as known only if it is resent in its
+place, as when an answer is regenerated or a failed run is retried.
 """
 
 from __future__ import annotations
@@ -27,21 +27,26 @@ from deltamem_agents.store.held import MAX_POSITION
 from deltamem_agents.store.messages import NewMessage
 
 Message = dict[str, Any]
-NEWEST = 50  # entries at the end of a journal among which a session's newest question is looked for
+NEWEST = 50  # entries at the end of a journal that are searched for a session's newest question
 
 
 def unwritten(
     held: Held, agent: str, session: str, messages: Sequence[Message], *, history: bool = False
 ) -> list[Message]:
-    """What to write of a conversation, or of its end, that may have come before.
+    """The messages to write of a conversation, or of its end, that may have been sent before.
 
     Args:
-        messages: As `AgentMemory.write` takes them, in order.
-        history: Whether all of it is the past, its newest question too: what is asked now comes by itself.
+        messages: Messages in order, as `AgentMemory.write` takes them.
+        history: Whether all messages are in the past, including the newest question; the present question is then sent
+            separately.
 
     Returns:
-        The new ones, and those whose id the session knows with other words, which replace the old. Where ids turn out
-        to number the messages of each request anew, they are left out.
+        The new messages, and those whose id the session has with other words, which replace the old ones. Ids are
+        removed if they turn out to number the messages of each request from the start.
+
+    Raises:
+        InvalidAgentError: The agent's or session's id is not valid.
+        InvalidMessageError: A message cannot be journalled.
     """
     if not messages:
         return []
@@ -68,14 +73,18 @@ def unwritten_turn(
     *,
     history: bool = True,
 ) -> list[Message]:
-    """What to write of messages that were just said, whose ids are to be trusted: a question, and what came of it.
+    """The messages to write of a turn that just took place: a question and what followed. Their ids are trusted.
 
-    An answer that the session has already after the same question, word for word, is not written again. Several turns
-    at once are a history that came again, see `unwritten`.
+    An answer that the session already has after the same question, word for word, is not written again. Several turns
+    at once are treated as a resent history, see `unwritten`.
 
     Args:
-        question: The one before the messages, which is written, or its position in the journal.
-        history: Whether several turns are a history. If not, all of them were just said.
+        question: The question before the messages, which is already written, or its position in the journal.
+        history: Whether to treat several turns as a history; if false, all of them just took place.
+
+    Raises:
+        InvalidAgentError: The agent's or session's id is not valid.
+        InvalidMessageError: A message cannot be journalled.
     """
     several = several_turns(messages)
     if several and history:
@@ -115,13 +124,17 @@ def unwritten_answer(
     *,
     past: bool,
 ) -> list[Message]:
-    """What to write of the end of a history that came again, and of what came of it: others may have written it since.
+    """The messages to write of the end of a resent history and its answer, which others may have written meanwhile.
 
     Args:
-        messages: What is to be written, with ids.
-        question: The one before them, where the session had it when the history came.
-        history: Up to the question that is answered, if that is among the messages; with ids.
-        past: As in `unwritten`.
+        messages: The messages to write, with ids.
+        question: The question before them, if the session had it when the history arrived.
+        history: The history with ids, up to the question that is answered if that is among ``messages``.
+        past: The argument ``history`` of `unwritten`.
+
+    Raises:
+        InvalidAgentError: The agent's or session's id is not valid.
+        InvalidMessageError: A message cannot be journalled.
     """
     ids = {each["id"] for each in messages}
     known = {each["id"] for each in history}
@@ -135,12 +148,12 @@ def unwritten_answer(
 
 @dataclass(frozen=True, slots=True)
 class Handed:
-    """How far a conversation has come that is handed over portion by portion, by a framework that gives no ids.
+    """Progress of a conversation that a framework without ids hands over portion by portion.
 
     Args:
         last: Id of the last message.
-        known: Places and positions of what the session had and has come again.
-        until: The journal's end when the first portion came; what is later was handed over here.
+        known: Places and positions of messages that the session already had and that were resent.
+        until: The end of the journal when the first portion arrived; later messages come from these portions.
     """
 
     last: str
@@ -156,15 +169,19 @@ def unwritten_portion(
     whole: Sequence[Message],
     handed: Handed | None,
 ) -> tuple[list[Message], Handed]:
-    """What to write of the next portion of a conversation, with ids, and how far it has come then.
+    """The messages to write of the next portion of a conversation, with ids, and the progress after it.
 
-    An id follows from all that was handed over of the conversation. Where that was said before in other words, ids go
-    on from those that the session has.
+    An id is a hash of everything handed over so far. After a message that the session already has under another id, ids
+    continue from that id.
 
     Args:
-        messages: As they are to be written.
-        whole: As they were handed over.
-        handed: None for the first portion.
+        messages: The messages as they will be written.
+        whole: The same messages as they were handed over.
+        handed: The progress so far; None for the first portion.
+
+    Raises:
+        InvalidAgentError: The agent's or session's id is not valid.
+        InvalidMessageError: A message cannot be journalled.
     """
     if handed is None:
         version = held.version(agent)
@@ -196,19 +213,19 @@ def unwritten_portion(
 
 
 def _first_in_order(said: Sequence[Said], words: Sequence[str], start: int) -> dict[int, Said]:
-    """What was said of the words, in order and as near to the beginning as can be; by their places from ``start``."""
+    """The entries of ``said`` that align with ``words``, as early as possible, by index of the word plus ``start``."""
     pairs = aligned([each.wording for each in reversed(said)], words[::-1])
     return {start + len(words) - 1 - i: said[len(said) - 1 - j] for i, j in pairs}
 
 
 def _id_after(last: str, message: Mapping[str, Any]) -> str:
-    """An id that follows from all that was handed over before."""
+    """A message's id: a hash of the previous id, the role and the content."""
     told = json.dumps([last, message["role"], message["content"]], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
 
 
 def newest_question(store: Store, agent: str, session: str) -> str:
-    """What a session's newest user message says; empty where it is not among the newest entries of the journal."""
+    """Text of a session's newest user message; empty if it is not among the `NEWEST` last entries of the journal."""
     version = store.version(agent)
     log = [] if version is None else store.live(agent, max(0, version[1] - NEWEST), session)
     return next((entry.text.strip() for entry in reversed(log) if entry.role == "user"), "")
@@ -221,19 +238,19 @@ def several_turns(messages: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _found(said: Sequence[Said], messages: Sequence[NewMessage]) -> list[int | None]:
-    """For each message, the place in ``said`` that it has there; None for what is new."""
+    """For each message, its index in ``said``; None if it is new."""
     words = _words(said, messages)
     asked = next((i for i in reversed(range(len(messages))) if messages[i].role == "user"), len(messages))
     before = _of_this_conversation(said, messages[:asked], words[:asked])
     found: list[int | None] = [before.get(place) for place in range(len(messages))]
     if asked < len(messages):
         found[asked] = at = _asked_before(said, messages, words, asked, before)
-        # Its answers follow it; those to a question that is asked now are new.
+        # Answers to a known question follow it; answers to a question asked now are new.
         for place, other in _in_order(
             said, messages[asked + 1 :], words[asked + 1 :], None if at is None else at + 1
         ).items():
             found[asked + 1 + place] = other
-    # What comes before a message that is known is history, wherever it stood: answers may have been drawn again.
+    # A message before a known one is history, wherever it is in `said`: answers may have been regenerated.
     left = _left(said, found)
     for place in range(max(before, default=0)):
         if found[place] is None and left.get(words[place]):
@@ -242,9 +259,9 @@ def _found(said: Sequence[Said], messages: Sequence[NewMessage]) -> list[int | N
 
 
 def _found_of_history(said: Sequence[Said], messages: Sequence[NewMessage]) -> list[int | None]:
-    """As `_found`, of what is all in the past: a question that the session held is known, wherever it stood there.
+    """Like `_found`, for messages all in the past: a question that the session held is known, wherever it was.
 
-    Answers that follow a question that is new are new, too, save those before the last message that is known in order.
+    Answers after a new question are new too, except those before the last message that is known in order.
     """
     words = _words(said, messages)
     known = _of_this_conversation(said, messages, words)
@@ -264,14 +281,14 @@ def _found_of_history(said: Sequence[Said], messages: Sequence[NewMessage]) -> l
 
 
 def _of_this_conversation(said: Sequence[Said], messages: Sequence[NewMessage], words: Sequence[str]) -> dict[int, int]:
-    """As `_in_order`; by id alone where no question is known: it may give the same answers, and is another one."""
+    """Like `_in_order`, but by id only if no question is known: another conversation may have the same answers."""
     known = _in_order(said, messages, words, 0)
     questions = [place for place, each in enumerate(messages) if each.role == "user"]
     return _in_order(said, messages, words, None) if questions and not known.keys() & questions else known
 
 
 def _left(said: Sequence[Said], found: Sequence[int | None]) -> dict[str, list[int]]:
-    """Places in ``said`` that are none of those found, by what is said there."""
+    """Indices in ``said`` that are not in ``found``, by wording."""
     left: dict[str, list[int]] = {}
     taken = set(found)
     for at, each in enumerate(said):
@@ -283,9 +300,12 @@ def _left(said: Sequence[Said], found: Sequence[int | None]) -> dict[str, list[i
 def _in_order(
     said: Sequence[Said], messages: Sequence[NewMessage], words: Sequence[str], start: int | None
 ) -> dict[int, int]:
-    """Places in ``said`` of messages that were said before, by id, or in order from ``start`` on; None for by id alone.
+    """Indices in ``said`` of known messages, matched by id, or by wording in order from ``start`` on.
 
-    A message that has the id of one that says the same is that one, and no other.
+    A message whose id and wording match an entry is matched with that entry only.
+
+    Args:
+        start: None to match by id only.
     """
     by_id = _by_id(said, messages, words)
     if start is None:
@@ -297,7 +317,7 @@ def _in_order(
 
 
 def _by_id(said: Sequence[Said], messages: Sequence[NewMessage], words: Sequence[str]) -> dict[int, int]:
-    """The places of messages that have their id and words there; each is given once, a live one before others."""
+    """Indices in ``said`` of messages with the same id and wording; each is used once, live ones first."""
     places: dict[tuple[str, str], list[int]] = {}
     for at, each in sorted(enumerate(said), key=lambda pair: (pair[1].live, pair[0])):
         if each.id:
@@ -309,11 +329,11 @@ def _by_id(said: Sequence[Said], messages: Sequence[NewMessage], words: Sequence
 def _asked_before(
     said: Sequence[Said], messages: Sequence[NewMessage], words: Sequence[str], asked: int, before: Mapping[int, int]
 ) -> int | None:
-    """The place of a question where it comes again in its place; None where it is asked now.
+    """Index in ``said`` of a question that is resent in its place; None if it is asked now.
 
     Args:
-        asked: Which of the messages it is.
-        before: The places of the messages before it.
+        asked: Index of the question in ``messages``.
+        before: Indices in ``said`` of the messages before it, by index in ``messages``.
     """
     question = messages[asked]
     same = [at for at, each in enumerate(said) if each.wording == words[asked] and (each.live or each.erased)]
@@ -331,10 +351,10 @@ def _asked_before(
 
 
 def _position(held: Held, agent: str, session: str, question: NewMessage, *, known: bool) -> int | None:
-    """The position of the session's live message that has a question's id and words.
+    """Position of the session's live message with a question's id and wording; None if there is none.
 
     Args:
-        known: Whether it was said before under another id, if not under this one; the newest is then given.
+        known: Whether to search for the wording under any id if there is none with this id; the newest is returned.
     """
     told = wording_of(question)
     for entry in held.find(agent, [(session, question.id)]) if question.named else ():
@@ -344,7 +364,7 @@ def _position(held: Held, agent: str, session: str, question: NewMessage, *, kno
     if version is None:
         return None
     reach, head = NEWEST, version[1]
-    while True:  # it is nearly always at the end, and a session may be long
+    while True:  # the question is nearly always near the end, and a session may be long
         after = max(0, head - reach)
         late = held.ever_said(agent, session, after=after)
         same = [each.position for each in late if each.live and each.wording == told]
@@ -354,7 +374,7 @@ def _position(held: Held, agent: str, session: str, question: NewMessage, *, kno
 
 
 def _words(said: Sequence[Said], messages: Sequence[NewMessage]) -> list[str]:
-    """What each message says; of a tool's result that the session has cut, or cut elsewhere, what it says there."""
+    """The wording of each message; for a tool result that the session has cut differently, the session's wording."""
     words = [wording_of(each) for each in messages]
     known = {each.wording for each in said}
     results = [each for each in said if each.result]

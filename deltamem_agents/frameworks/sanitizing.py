@@ -1,7 +1,7 @@
-"""Values of any kind as JSON and text that a journal takes: what is in a message must never cost an agent its run.
+"""Converts any value to JSON and text that a journal accepts, so that no message content can fail an agent's run.
 
-A framework's message may hold what a database or JSON cannot: NUL and lone surrogates in text, bytes, NaN, dates, sets,
-objects. Each is replaced by the nearest thing that can be kept.
+A framework's message may contain what a database or JSON cannot hold: NUL and lone surrogates in text, bytes, NaN,
+dates, sets, objects. Each is replaced by the nearest value that can be stored.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
-DEEPEST = 64  # levels of lists and mappings; what is below is kept as text
-LONGEST = 1_000  # characters of an object that is kept as text
+DEEPEST = 64  # levels of lists and mappings; values below become text
+LONGEST = 1_000  # characters of an object that becomes text
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")
@@ -28,18 +28,18 @@ def plain_text(text: str) -> str:
     ('a\ufffdb', True)
     """
     if not _NOT_TEXT.search(text):
-        return str(text)  # of a subclass too
+        return str(text)  # also turns a subclass into a plain str
     paired = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return _NOT_TEXT.sub(REPLACEMENT, paired)
 
 
 def plain_json(value: Any, depth: int = 0) -> Any:
-    """The value as JSON holds it, equal to it where JSON can.
+    """The value as JSON, equal to the original if JSON can represent it.
 
-    Text is as in `plain_text`. Bytes become ``{"base64": …}``; a number that is not finite, its name; a set or tuple a
-    list; dates, ids, models and other known types as pydantic writes them; any other object the beginning of its `str`,
-    or its type's name where that says no more.
-    What contains itself, or is nested deeper than `DEEPEST`, ends in such a text.
+    Text goes through `plain_text`. Bytes become ``{"base64": …}``, a number that is not finite its name, a set or tuple
+    a list. Dates, ids, models and other known types become what pydantic writes. Any other object becomes the beginning
+    of its `str`, or its type's name if the `str` says no more; so does a value that contains itself or is nested deeper
+    than `DEEPEST`.
     """
     if value is None or isinstance(value, bool):
         return value
@@ -59,7 +59,7 @@ def plain_json(value: Any, depth: int = 0) -> Any:
         return [plain_json(each, depth + 1) for each in value]
     try:
         known = to_jsonable_python(value, fallback=_as_text, inf_nan_mode="strings", bytes_mode="base64")
-    except (ValueError, RecursionError):  # it contains itself, or a lone surrogate
+    except (ValueError, RecursionError):  # the value contains itself, or a lone surrogate
         return _as_text(value)
     return plain_json(known, depth + 1)
 
@@ -70,7 +70,7 @@ def _key(key: object) -> str:
 
 def _as_text(value: object) -> str:
     kind = type(value)
-    if kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__:  # which would give its address
+    if kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__:  # the default would show its address
         return f"<{kind.__name__}>"
     try:
         return plain_text(str(value))[:LONGEST]

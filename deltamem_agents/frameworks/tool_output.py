@@ -1,7 +1,7 @@
-"""Results of tools as they are journalled: their beginning and end alone, and out of the state.
+"""Shortens tool results for the journal to their beginning and end, and keeps them out of the state.
 
-A tool may give back a whole web page. Folding it takes seconds, and the state would be of that page rather than of what
-people said. What is left is recalled by its words, below what people said.
+A tool may return a whole web page. Folding that takes seconds, and the state would reflect the page rather than what
+people said. The shortened result can still be recalled by its words, ranked below what people said.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _MARK = re.compile(r"\n\[… ([\d,]+) characters left out …\]\n")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolOutput:
-    """How much of a tool's result is journalled, and whether it is folded.
+    """How much of a tool's result to journal, and whether to fold it.
 
     Args:
-        limit: Characters, half from its beginning and half from its end; None for all.
-        folded: Whether it goes into the state.
+        limit: Number of characters, half from the beginning and half from the end; None for all.
+        folded: Whether the result goes into the state.
 
     Raises:
         ConfigError: The limit is negative or not whole, or ``folded`` is neither True nor False.
@@ -45,7 +45,7 @@ class ToolOutput:
             raise ConfigError(f"fold_tool_output is {shown(self.folded)}; give True or False")
 
     def of(self, content: str | list[Any] | None) -> str | list[Any] | None:
-        """What is journalled of a result; blocks that are not text stay as they are."""
+        """A result as it is journalled; blocks that are not text stay as they are."""
         if self.limit is None or content is None:
             return content
         if isinstance(content, str):
@@ -54,9 +54,9 @@ class ToolOutput:
 
 
 def capped(text: str, limit: int) -> str:
-    """The beginning and the end of a text, ``limit`` characters together, and between them how much was left out.
+    """The beginning and end of a text, ``limit`` characters in all, with a mark between that counts what was left out.
 
-    What this gave stays as it is: a client sends it again.
+    A text that is already cut to ``limit`` stays as it is, since clients send it again.
     """
     head, tail = limit - limit // 2, limit // 2
     if len(text) <= limit or _is_cut(text, head, tail):
@@ -65,7 +65,7 @@ def capped(text: str, limit: int) -> str:
 
 
 def is_cut_of(cut: str, whole: str) -> bool:
-    """Whether one text is what `capped` makes of the other, at any limit."""
+    """Whether `capped` can turn ``whole`` into ``cut``, at any limit."""
     for mark in _MARK.finditer(cut):
         head, tail = cut[: mark.start()], cut[mark.end() :]
         count = int(mark[1].replace(",", "") or 0)
@@ -80,12 +80,12 @@ def _is_cut(text: str, head: int, tail: int) -> bool:
 
 
 def are_cuts(one: str, other: str) -> bool:
-    """Whether one of two texts is what `capped` makes of the other, at any limit."""
+    """Whether `capped` can turn one of two texts into the other, at any limit."""
     return is_cut_of(one, other) or is_cut_of(other, one)
 
 
 def _capped_blocks(blocks: list[Any], limit: int) -> list[Any]:
-    """The blocks with the beginning and the end of all their texts together; one that has nothing left goes."""
+    """The blocks with their texts, taken together, cut to beginning and end; a text block left empty is dropped."""
     joined = "".join(_text(block) or "" for block in blocks)
     total, head, tail = len(joined), limit - limit // 2, len(joined) - limit // 2
     if total <= limit or _is_cut(joined, head, limit // 2):
@@ -110,7 +110,7 @@ def _capped_blocks(blocks: list[Any], limit: int) -> list[Any]:
 
 
 def _text(block: Any) -> str | None:
-    """The text of a block of text; None for any other."""
+    """The text of a text block; None for any other block."""
     if isinstance(block, str):
         return block
     if not isinstance(block, Mapping) or block.get("type", block.get("block_type")) not in TEXT_TYPES:
