@@ -43,6 +43,7 @@ def fails_open(on_error: OnError, doing: str) -> Iterator[None]:
     Raises:
         ConfigError: An option is out of range; always raised.
         InvalidAgentError: An id is not valid; always raised.
+        Exception: Any other error, if ``on_error`` is "raise".
     """
     try:
         yield

@@ -225,7 +225,12 @@ def _id_after(last: str, message: Mapping[str, Any]) -> str:
 
 
 def newest_question(store: Store, agent: str, session: str) -> str:
-    """Text of a session's newest user message; empty if it is not among the `NEWEST` last entries of the journal."""
+    """Text of a session's newest user message; empty if it is not among the `NEWEST` last entries of the journal.
+
+    Raises:
+        InvalidAgentError: The agent's or session's id is not valid.
+        StoreError: The database cannot be read.
+    """
     version = store.version(agent)
     log = [] if version is None else store.live(agent, max(0, version[1] - NEWEST), session)
     return next((entry.text.strip() for entry in reversed(log) if entry.role == "user"), "")

@@ -24,7 +24,7 @@ class Backlog:
     unembedded: int = 0
 
     def as_dict(self) -> dict[str, int]:
-        """For JSON."""
+        """The fields as a mapping for JSON."""
         return asdict(self)
 
 

@@ -84,7 +84,7 @@ class Erased:
     tombstones: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The fields as a mapping for JSON."""
         return asdict(self) | {"ids": [each.as_dict() for each in self.ids], "hashes": list(self.hashes)}
 
 

@@ -42,6 +42,7 @@ def fold_input(
 
     Raises:
         ConfigError: The journal has no such position.
+        DamagedValue: The position of a stored state's parent, or a rollback's target, is not valid.
         StateMismatchError: A stored state is damaged.
     """
     found = journal.agent_row(connection, agent)

@@ -57,7 +57,7 @@ class MessageRef(NamedTuple):
     id: str
 
     def as_dict(self) -> dict[str, str]:
-        """For JSON."""
+        """The fields as a mapping for JSON."""
         return self._asdict()
 
 

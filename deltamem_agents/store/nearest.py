@@ -76,6 +76,7 @@ def nearest(
 
     Raises:
         ConfigError: The vector's dimension differs from that of the stored ones.
+        DamagedValue: A stored number is not finite.
     """
     import numpy as np
 

@@ -297,7 +297,11 @@ def put_embeddings(
 
 
 def embeddings(connection: Connection, agent: str, model: str, after: int = 0) -> tuple[list[int], NDArray[np.float32]]:
-    """Keys [N] and embeddings [N, dim] under a model of the records after a position, in journal order."""
+    """Keys [N] and embeddings [N, dim] under a model of the records after a position, in journal order.
+
+    Raises:
+        DamagedValue: The stored vectors differ in dimension, or a number is not finite.
+    """
     import numpy as np
 
     values = {"agent": agent, "model": model} | ({"after": after} if after else {})

@@ -110,7 +110,7 @@ def newest(connection: Connection, agent: str, fingerprint: str, at_or_before: i
 
     Raises:
         StateMismatchError: Its checksum does not match its bytes.
-        StoreError: Its parent is not an earlier position.
+        DamagedValue: Its parent is not an earlier position.
     """
     query = (
         select(RevisionRow)

@@ -53,9 +53,9 @@ class Store(MessageLookup):
 
     Every call is one transaction. Reading an unknown agent gives an empty result; `commit` to one raises.
 
-    Besides what each method lists, every method raises ClosedError after `close`, ForkedError in a process forked after
-    the store was opened, InvalidAgentError for an agent or session id that is not valid, ConfigError for an argument of
-    the wrong type or out of range, and StoreError if the database cannot be reached, read or written, or is damaged.
+    Besides what each method lists, methods that read or write raise ClosedError after `close`, ForkedError in a process
+    forked after the store was opened, InvalidAgentError for an agent or session id that is not valid, ConfigError for
+    an argument of the wrong type or out of range, and StoreError if the database cannot be used or is damaged.
     """
 
     def __init__(self, database: Database, split: Splitter, retention: Retention = "thin") -> None:

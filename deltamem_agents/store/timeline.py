@@ -62,7 +62,11 @@ def check_position(agent: str, position: object, head: int) -> int:
 
 
 def positions_at(connection: Connection, agent: Agent, at: int) -> list[int]:
-    """Positions, in order, of the messages that were live when the journal ended at ``at``."""
+    """Positions, in order, of the messages that were live when the journal ended at ``at``.
+
+    Raises:
+        DamagedValue: A stored rollback does not go back to before its own position.
+    """
     query = (
         select(MessageRow.position, MessageRow.session, MessageRow.id)
         .where(MessageRow.agent_key == agent.key, MessageRow.position <= at)
