@@ -294,9 +294,9 @@ class Store(MessageLookup):
         Args:
             forks: Whether to erase the messages from forks too; otherwise the plan lists the forks that hold them.
             dry_run: Whether to report what would be erased without changing anything.
-            tombstone: Whether each message leaves a keyed hash, see `tombstones`. If false, tombstones of earlier
-                erasures are deleted too, unless ``chosen`` has since or until. Erasing the whole agent deletes all its
-                tombstones.
+            tombstone: Whether each message leaves a keyed hash, see `tombstones`. If false, tombstones that earlier
+                erasures left of the selected messages are deleted too, unless ``chosen`` has since or until. Erasing
+                the whole agent deletes all its tombstones.
 
         Raises:
             UnknownAgentError: No such agent.
