@@ -1,7 +1,7 @@
-"""Retrieval: records from messages, full text and embeddings fused, and the text a model is handed.
+"""Retrieval: cut messages into records, search them by full text and embeddings, and format them for a prompt.
 
-May import: numpy, `deltamem_agents.errors`; sentence-transformers on use. What it needs of a database it states as
-protocols, which the store satisfies; it knows neither the store nor the model.
+May import: numpy, `deltamem_agents.errors`; sentence-transformers on use. Its protocols state what it needs of a
+database, and the store implements them. It depends neither on the store nor on the model.
 """
 
 from deltamem_agents.recall.budget import within_budget

@@ -1,7 +1,7 @@
-"""Whether a text carries a fact, merely asks, says that it does not know, or is an "ok" and a "thank you".
+"""Whether a text states a fact, only asks, says that it does not know, or is small talk ("ok", "thank you").
 
-By words, in English (and by the question mark in any script), and in favour of the fact: what is not plainly empty
-carries one. A sentence is taken apart where a clause ends; one clause that states something makes it a statement.
+It goes by English words, and by the question mark in any script. In doubt a text counts as stating a fact. A sentence
+is split into clauses; one clause that states something makes it a statement.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from deltamem_agents.recall.lexical import content_words
 from deltamem_agents.recall.records import sentences
 
-UNKNOWING_LIMIT = 160  # characters; a longer reply says something besides
+UNKNOWING_LIMIT = 160  # characters; a longer reply says something else too
 CHATTER_LIMIT = 120
 
 _CHATTER = re.compile(
@@ -111,7 +111,7 @@ _SPECIFIC = re.compile(
 
 
 def is_chatter(text: str) -> bool:
-    """Whether a text greets, thanks or agrees, and says nothing besides.
+    """Whether a text only greets, thanks or agrees.
 
     >>> is_chatter("Ok, thanks!"), is_chatter("Noted."), is_chatter("Noted: the code is 4417."), is_chatter("👍")
     (True, True, False, True)
@@ -122,7 +122,7 @@ def is_chatter(text: str) -> bool:
 
 
 def knows_nothing(reply: str) -> bool:
-    """Whether a reply says that it does not know, and nothing besides.
+    """Whether a reply only says that it does not know.
 
     >>> knows_nothing("I don't know."), knows_nothing("I don't know, but it may be blue.")
     (True, False)
@@ -137,19 +137,19 @@ def knows_nothing(reply: str) -> bool:
 
 
 def asks(text: str) -> bool:
-    """Whether a text is a question, or several, and states nothing.
+    """Whether a text consists of questions and states nothing.
 
     >>> asks("Where is it?"), asks("I moved to Oslo, you know?"), asks("I use ruff, can you set it up?")
     (True, False, False)
     """
     if not _MAY_ASK.search(text) and not _QUESTION.match(text[:80].casefold()):
-        return False  # the last sentence would have to be one
+        return False  # neither has a question mark nor begins as a question
     parts = [part for part in sentences(text) if not is_chatter(part)]
     return bool(parts) and all(_asks(part) for part in parts)
 
 
 def asks_news(text: str, query: str) -> bool:
-    """Whether a question holds a name or a number that a query does not: who asks so may tell something by it."""
+    """Whether a question has a name or number that a query lacks: such a question may tell something new."""
     known = {word.casefold() for word in re.findall(r"[\w’'-]+", query)} | content_words(query)
     words = re.findall(r"[\w’'-]+", text)
     return any(
@@ -187,7 +187,7 @@ def _asks(sentence: str) -> bool:
 
 
 def _states(part: str) -> bool:
-    """Whether a clause has a subject, something said of it, and does not ask."""
+    """Whether a clause states something about a subject and does not ask."""
     if _ASKING.match(part) or _NO_STATEMENT.match(part):
         return False
     return _STATING.match(part) is not None and len(re.findall(r"\w+", part)) > 2

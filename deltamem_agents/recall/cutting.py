@@ -1,7 +1,7 @@
-"""Cuts what is embedded by what the embedder reads of it, so that nothing is left out unseen.
+"""Cut texts to what the embedder reads, so that no part of a text is silently ignored.
 
-`Cutting` makes a message's records; a text that is embedded and still too long, such as a question, is embedded in
-parts. Loads a tokenizer only for a text that may be too long.
+`Cutting` makes a message's records. A text that is embedded and still too long, such as a question, is embedded in
+parts. A tokenizer is loaded only for a text that may be too long.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
     from deltamem_agents.recall.protocols import Embedder
 
-SPECIAL = 4  # tokens, at most, that a tokenizer adds to a text's own
+SPECIAL = 4  # the most tokens that a tokenizer adds to a text's own
 
 
 class Cutting:
-    """Cuts messages for an embedder. The store calls it, and keeps ``rule`` with the records.
+    """Cuts messages for an embedder. The store calls it, and stores ``rule`` with the records.
 
     Args:
-        embedder: None, and one without a limit, leave `RECORD_LIMIT` alone to go by.
+        embedder: With None, or an embedder without a limit, only `RECORD_LIMIT` applies.
     """
 
     def __init__(self, embedder: Embedder | None = None) -> None:
@@ -37,7 +37,7 @@ class Cutting:
 
     @property
     def rule(self) -> int:
-        """A number that differs from that of whoever cuts otherwise."""
+        """A number that identifies how messages are cut; it differs if they are cut differently."""
         return self._measured()[1]
 
     def __call__(self, text: str) -> list[str]:
@@ -45,7 +45,7 @@ class Cutting:
         measure = self._measured()[0]
         try:
             return split_text(text, measure=measure)
-        except DeltaMemError:  # a tokenizer that cannot be loaded; nobody's message waits for it
+        except DeltaMemError:  # the tokenizer cannot be loaded; a write must not fail for that
             return split_text(text)
 
     def _measured(self) -> tuple[Measure | None, int]:
@@ -53,7 +53,7 @@ class Cutting:
             told = f"{RECORD_LIMIT} characters"
             measure: Measure | None = getattr(self._embedder, "measure", None)
             if measure is None or self._embedder is None:
-                return None, _number(told)  # it may say so later
+                return None, _number(told)  # not cached: the embedder may know its limit later
             self._found = measure, _number(f"{told}, {measure.limit} of {self._embedder.name}")
         return self._found
 
@@ -61,7 +61,7 @@ class Cutting:
 def in_parts(
     texts: Sequence[str], measure: Measure | None, embed: Callable[[list[str]], NDArray[np.float32]]
 ) -> NDArray[np.float32]:
-    """Vectors [len(texts), dim]: of a text that exceeds the measure, the mean of its parts' by their length."""
+    """Vectors [len(texts), dim]. A text that exceeds the measure gets the mean of its parts, weighted by length."""
     parts = [_parts(text, measure) for text in texts]
     vectors = embed([part for each in parts for part in each])
     if len(vectors) == len(texts):
@@ -77,11 +77,11 @@ def in_parts(
 
 
 def counted_by(load: Callable[[], Any], limit: int, prompt: str = "") -> Measure:
-    """The measure of a model by its tokenizer, from transformers or tokenizers.
+    """The `Measure` of a model by its tokenizer, from transformers or tokenizers.
 
     Args:
-        load: Gives the tokenizer; called when it is needed, and each time.
-        prompt: What comes before each text, within the limit.
+        load: Returns the tokenizer; called at each use.
+        prompt: The text put before each text; it counts towards the limit.
     """
 
     def count(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Several signals about an agent's records into one score each. Arrays only: knows no record, no database, no model.
+"""Combine several signals about an agent's records into one score for each. Works on arrays only.
 
     score = WORDS z(words) + COVERED z(words covered around) + z(meaning) + AROUND z(meaning around)
             + NAMED [speaker named in the query] + OWN [query and record speak of their speaker]
@@ -8,9 +8,9 @@
             + RULE [standing rule] + PREFERENCE [standing preference, where something is to be done]
 
 z subtracts the mean over the agent's records and divides by their standard deviation, so that signals of different
-units add up. What stands around a record is often what it is about: "Three times a week" answers the message before
-it. Of words around, each of the query's counts once, where it stands nearest and tells most. The weights are the same
-for every agent and every kind of conversation.
+units can be added. The messages around a record often tell what it is about: "Three times a week" answers the message
+before it. Of the words around, each word of the query counts once, where its score, reduced by distance, is highest.
+The weights are the same for every agent and every kind of conversation.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
     Flags = NDArray[np.bool_]
 
-REACH = 2  # records, or messages, on either side, of the same session
-DECAY = 0.8  # of a word's score, a message away
+REACH = 2  # neighbouring records, or messages, on each side, in the same session
+DECAY = 0.8  # factor of a word's score for each message of distance
 WORDS = 0.35
 COVERED = 0.5
 AROUND = 0.25
 NAMED = 2.0
 OWN = 2.0
 MODEL, MODEL_IN_SUMMARY, MODEL_ASKED_FOR = -1.5, 0.5, 1.0
-TOOL = -3.0  # it says much, about everything
+TOOL = -3.0  # tool output is long and matches many queries
 EXCHANGE = 0.6
 SESSION = 0.3
 ANSWERING = 0.3
 OF_RULE, OF_PREFERENCE = 3.0, 1.0
-SAME_MESSAGE = 3.0  # what each better piece of a message costs a piece
-SAME_SESSION, SAME_SESSION_IN_ORDER = 0.05, 0.6  # and each better record of the session
+SAME_MESSAGE = 3.0  # subtracted from a record for each better record of its message
+SAME_SESSION, SAME_SESSION_IN_ORDER = 0.05, 0.6  # and for each better record of its session
 
 
 @dataclass(frozen=True, slots=True)
 class Sessions:
-    """How N records, or messages, follow one another.
+    """The order of N records, or messages, within their sessions.
 
     Args:
-        order: [N] records by session, and in the journal's order within one.
-        of: [N] number of the session of each place in ``order``.
+        order: [N] indices of records, sorted by session and then in the journal's order.
+        of: [N] session number of each entry of ``order``.
     """
 
     order: NDArray[np.int64]
@@ -65,12 +65,12 @@ class Sessions:
 
     @classmethod
     def from_numbers(cls, sessions: NDArray[np.int64]) -> Sessions:
-        """From each record's session, records being in the journal's order."""
+        """Make it from the session number of each record [N], in the journal's order."""
         order = np.argsort(sessions, kind="stable")
         return cls(order, sessions[order])
 
     def around(self, values: Floats, reach: int = REACH) -> Floats:
-        """Sums over each record and its neighbours; ``values`` is [N] or [N, D]."""
+        """Sums of ``values`` ([N] or [N, D]) over each record and its neighbours."""
         sorted_values = values[self.order]
         sums = sorted_values.copy()
         for distance in range(1, min(reach, len(values) - 1) + 1):
@@ -81,30 +81,30 @@ class Sessions:
         return self._back(sums)
 
     def before(self, values: Floats) -> Floats:
-        """The value of the record before each, 0 where it is the session's first."""
+        """For each record the value of the one before it; 0 for the first of a session."""
         shifted = np.zeros_like(values)
         sorted_values = values[self.order]
         shifted[1:] = np.where(self.of[1:] == self.of[:-1], sorted_values[:-1], 0)
         return self._back(shifted)
 
     def after(self, values: Floats) -> Floats:
-        """The value of the record after each, 0 where it is the session's last."""
+        """For each record the value of the one after it; 0 for the last of a session."""
         shifted = np.zeros_like(values)
         sorted_values = values[self.order]
         shifted[:-1] = np.where(self.of[1:] == self.of[:-1], sorted_values[1:], 0)
         return self._back(shifted)
 
     def best(self, values: Floats) -> Floats:
-        """The greatest value of each record's session."""
+        """For each record the greatest value in its session."""
         starts = np.flatnonzero(np.diff(self.of, prepend=-1))
         highest = np.maximum.reduceat(values[self.order], starts)
         return self._back(np.repeat(highest, np.diff([*starts, len(values)])))
 
     def covered(self, found: Iterable[tuple[NDArray[np.int64], Floats]]) -> Floats:
-        """Of each term the greatest score among a record and its neighbours, less with distance; the sums over terms.
+        """For each record the sum over terms of the greatest score at it or a neighbour, reduced with distance.
 
         Args:
-            found: Places, each once, and scores there, of each term.
+            found: For each term, the indices of records, without repeats, and the scores there.
         """
         count = len(self.order)
         rank = np.empty(count, np.int64)
@@ -130,13 +130,13 @@ class Sessions:
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """Which messages N records are pieces of; M of them.
+    """The M messages that N records are pieces of.
 
     Args:
-        of: [N] number of each record's message, rising.
-        starts: [M] first record of each.
-        sessions: How the messages follow one another.
-        answers: [M] whether a model's message stands right behind a user's.
+        of: [N] number of each record's message, ascending.
+        starts: [M] first record of each message.
+        sessions: The order of the messages within their sessions.
+        answers: [M] whether a message is a model's and directly follows a user's.
     """
 
     of: NDArray[np.int64]
@@ -146,7 +146,7 @@ class Messages:
 
     @classmethod
     def from_positions(cls, positions: NDArray[np.int64], session: NDArray[np.int64], by_model: Flags) -> Messages:
-        """From each record's place in the journal, its session, and whether a model or a tool said it."""
+        """Make it from each record's journal position, its session, and whether a model or a tool wrote it."""
         new = np.diff(positions, prepend=-1) != 0
         starts = np.flatnonzero(new)
         sessions = Sessions.from_numbers(session[starts])
@@ -155,11 +155,11 @@ class Messages:
         return cls(np.cumsum(new) - 1, starts, sessions, answers)
 
     def best(self, values: Floats) -> Floats:
-        """The greatest value [M] of each message's records."""
+        """For each message [M] the greatest value of its records."""
         return np.maximum.reduceat(values, self.starts)
 
     def one_each(self, values: Floats) -> Flags:
-        """Whether a record [N] has the greatest value of its message; the first of those that have it."""
+        """Whether each record [N] has the greatest value in its message; of equals, only the first."""
         highest = np.flatnonzero(values >= self.best(values)[self.of])
         firsts = highest[np.flatnonzero(np.diff(self.of[highest], prepend=-1))]
         result = np.zeros(len(values), bool)
@@ -177,7 +177,7 @@ class Messages:
         return self.sessions.covered(by_message(places, scores) for places, scores in found)[self.of]
 
     def other(self, values: Floats) -> Floats:
-        """For each record [N] the best of the other message of its exchange: a user's question, the model's answer."""
+        """For each record [N] the best value of the other message of its exchange (question or answer); else 0."""
         best = np.maximum(self.best(values), 0)
         of_question = np.where(self.answers, self.sessions.before(best), 0)
         of_answer = self.sessions.after(np.where(self.answers, best, 0))
@@ -186,18 +186,18 @@ class Messages:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signals:
-    """What is known of N records and a query.
+    """Signals about N records and a query.
 
     Args:
-        words: BM25 scores [N], 0 where no word is shared.
+        words: BM25 scores [N]; 0 for a record that shares no word with the query.
         covered: Scores [N] of the words in each message and around it; see `Messages.covered`.
         meaning: Cosines [N] with the query; None without an embedder.
         around: Cosines [N] of the query with the mean of each record's neighbourhood.
-        named: [N] whether the query names who said it, and nobody else who spoke.
-        own: [N] whether record and query both speak of their speaker ("my dog").
-        asks: [N] whether a record is a question.
-        by_model: [N] whether a model or a tool said it.
-        by_tool: [N] whether a tool did.
+        named: [N] whether the query names the record's speaker, and no other speaker.
+        own: [N] whether record and query both speak of their own writer ("my dog").
+        asks: [N] whether the record is a question.
+        by_model: [N] whether a model or a tool wrote it.
+        by_tool: [N] whether a tool wrote it.
         standing: [N] whether it is a rule or a preference; see `standing`.
     """
 
@@ -220,11 +220,11 @@ def fuse(
     weights: Floats | None = None,
     question: Question | None = None,
 ) -> Floats:
-    """One score [N] a record, higher for better; comparable within one query and agent only.
+    """One score for each record [N], higher for better; comparable within one query and agent only.
 
     Args:
-        weights: How many of the agent's records each [N] stands for; None where these are all there are.
-        question: What kind of query it is.
+        weights: How many of the agent's records each record stands for [N]; None if these are all of them.
+        question: The kind of the query.
     """
     z = partial(standardised, weights=weights)
     kind = question or Question("")
@@ -248,10 +248,10 @@ def fuse(
 def varied(
     scores: Floats, message: NDArray[np.int64], session: NDArray[np.int64], question: Question | None = None
 ) -> Floats:
-    """Scores [n] of records, less what those cost that stand behind better ones of their message and their session.
+    """Scores [n], reduced for each better record of the same message and of the same session.
 
     Args:
-        message, session: [n] numbers of each record's.
+        message, session: [n] numbers of each record's message and session.
     """
     kind = question or Question("")
     cost = 0.0 if kind.summary else SAME_SESSION_IN_ORDER if kind.order else SAME_SESSION
@@ -261,7 +261,7 @@ def varied(
 
 
 def _better(scores: Floats, group: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many of a record's group stand before it by score."""
+    """For each record the number of better ones in its group; of equals, the earlier is better."""
     order = np.lexsort((-np.arange(len(scores)), -scores, group))
     sorted_group = group[order]
     firsts = np.flatnonzero(np.diff(sorted_group, prepend=sorted_group[:1] - 1))
@@ -272,7 +272,7 @@ def _better(scores: Floats, group: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def standardised(values: Floats, weights: Floats | None = None) -> Floats:
-    """With mean 0 and standard deviation 1, of as many as each stands for; zeros where all are the same."""
+    """``values`` with weighted mean 0 and standard deviation 1; zeros if all are equal."""
     if weights is None:
         mean, deviation = (values.mean(), values.std()) if len(values) else (0.0, 0.0)
     else:

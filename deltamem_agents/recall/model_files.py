@@ -1,4 +1,4 @@
-"""What the files of a sentence-transformers model say of it, read without loading it and without torch."""
+"""Facts about a sentence-transformers model from its files, read without loading the model and without torch."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-LARGEST_LIMIT = 1_000_000  # tokens; a tokenizer that has no limit says 10^30
-SAMPLES, SAMPLE = 16, 65_536  # places in a file of weights, and bytes at each
+LARGEST_LIMIT = 1_000_000  # tokens; a tokenizer without a limit reports 10^30
+SAMPLES, SAMPLE = 16, 65_536  # places sampled in a file of weights, and bytes at each
 _CONFIGS = ("sentence_bert_config.json", "sentence_roberta_config.json", "sentence_xlm-roberta_config.json")
 _WEIGHTS = (".safetensors", ".bin", ".pt")
 _VOCABULARY = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 
 
 def cached_folder(source: str | Path) -> Path | None:
-    """The folder of a model, or of a hub id that was downloaded; None where there is none."""
+    """The folder of a model: a local folder, or that of a downloaded hub id; None if there is none."""
     folder = Path(source)
     if folder.is_dir():
         return folder
@@ -32,7 +32,7 @@ def cached_folder(source: str | Path) -> Path | None:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A file of JSON; empty where there is none, or it is none."""
+    """The JSON object in a file; empty if the file is missing or is not one."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -41,7 +41,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def text_limit(folder: Path) -> tuple[int, Callable[[], Any]] | None:
-    """The most tokens that a model reads, and what loads its tokenizer; None where the files do not say."""
+    """The most tokens that a model reads, and a function that loads its tokenizer; None if the files do not say."""
     first = folder / _first_module(folder)
     own = next((path for name in _CONFIGS if (path := first / name).is_file()), first / _CONFIGS[0])
     told = [read_config(own).get("max_seq_length")]
@@ -61,7 +61,7 @@ def text_limit(folder: Path) -> tuple[int, Callable[[], Any]] | None:
 
 
 def folder_digest(folder: Path) -> str:
-    """Tells the model in a folder from another one: by its weights at some places, its vocabulary and its modules."""
+    """A digest that identifies the model in a folder: of samples of its weights, its vocabulary and its modules."""
     digest = hashlib.blake2b(digest_size=6)
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -89,7 +89,7 @@ def _first_module(folder: Path) -> str:
 
 
 def _positions(config: dict[str, Any]) -> int | None:
-    """Positions that texts may have: some models keep two for padding, 512 of 514."""
+    """The number of positions that texts can use; some models reserve two for padding (512 of 514)."""
     found = config.get("max_position_embeddings")
     return found - found % 8 if isinstance(found, int) else None
 

@@ -1,7 +1,7 @@
-"""Names that tell embedding models apart: by an object's class, and by what it was made with.
+"""Names that distinguish embedding models, made from an object's class and its attributes.
 
-An attribute counts that may say which vectors come out: a model, a revision, a prompt, a dimension. Keys, addresses,
-time limits and batch sizes do not. No value that may be a secret is read.
+Attributes that may change the vectors count: a model, a revision, a prompt, a dimension. Keys, addresses, time limits
+and batch sizes do not count. No value that may be a secret is read.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import numpy as np
 
 from deltamem_agents.errors import ConfigError
 
-READABLE = 120  # characters of a model's own name; one that is longer is known by its digest
-DEPTH = 4  # objects within objects
-MODELS = (  # attributes that say which model it is, the first that is there
+READABLE = 120  # characters of a model's own name; a longer name is replaced by its digest
+DEPTH = 4  # levels of nested objects that are read
+MODELS = (  # attributes that name the model; the first one present counts
     "model_name", "model", "model_id", "model_name_or_path", "model_path", "modelname", "repo_id", "repo",
     "deployment_name", "azure_deployment", "deployment", "deployment_id", "engine", "endpoint_name", "embedding_model",
     "checkpoint",
 )  # fmt: skip
-# Parts of the names of attributes that say how a model is reached or run: it makes no other vectors.
+# Parts of attribute names that say how a model is reached or run, which does not change its vectors.
 _REACHED = frozenset(
     """
     account address allowed api apikey async auth authorization backend batch bearer cache cached caching callback
@@ -40,17 +40,17 @@ _REACHED = frozenset(
     tags tenant thread threads time timeout times token tokens trust usage user username verbose worker workers zone
     """.split()
 )
-_ADDRESSES = frozenset("base endpoint host server uri url".split())  # they tell models apart where nothing else does
+_ADDRESSES = frozenset("base endpoint host server uri url".split())  # they distinguish models only if nothing else does
 _NUMBERS = re.compile(r"dim|size|rank|revision|version|layer|trunc|normal|pool|binary|quant|length|ctx")
 _PLAIN = (str, int, float, bool)
 
 
 def name_of(source: object) -> str:
-    """The name of an embedder that has none of its own: it changes with whatever may change its vectors.
+    """A name for an embedder that has none itself. It changes with anything that may change the vectors.
 
     Raises:
-        ConfigError: Nothing lasting tells it from another; a function without a name, or an object that keeps its model
-            where it cannot be told.
+        ConfigError: Nothing stable identifies the embedder: it is a function without a name, or an object that hides
+            its model.
     """
     if isinstance(source, functools.partial) or (inspect.isroutine(source) and not inspect.ismethod(source)):
         return _of_function(source)
@@ -60,7 +60,7 @@ def name_of(source: object) -> str:
     cls = type(source)
     told = _Told()
     told.read(source, ())
-    for each in MODELS:  # of the class, or a property
+    for each in MODELS:  # class attributes and properties too
         value = getattr(source, each, None)
         if isinstance(value, str) and value:
             told.models.setdefault(each, value)
@@ -98,7 +98,7 @@ def _nameless(source: object) -> ConfigError:
 
 
 class _Told:
-    """What an object says of its model: ``found`` by path, and where something cannot be told."""
+    """What an object's attributes tell of its model: ``found`` by path, and ``opaque`` ones that tell nothing."""
 
     def __init__(self) -> None:
         self.found: dict[tuple[str, ...], Any] = {}
@@ -108,7 +108,7 @@ class _Told:
         self._seen: set[int] = set()
 
     def read(self, value: object, path: tuple[str, ...], *, every: bool = False) -> None:
-        """Note what ``value`` says; ``every``: whether all that is plain counts, whatever it is called."""
+        """Collect the attributes of ``value``; ``every`` collects all plain values, whatever their names."""
         if len(path) > DEPTH or id(value) in self._seen:
             return
         self._seen.add(id(value))
@@ -182,7 +182,7 @@ def _slots(cls: type) -> tuple[str, ...]:
 
 
 def _defaults(cls: type) -> dict[str, Any]:
-    """Default values of a pydantic model's or a dataclass's fields: these say nothing of which model was chosen."""
+    """Default values of a pydantic model's or a dataclass's fields; they do not tell which model was chosen."""
     known = getattr(cls, "model_fields", None)
     if isinstance(known, Mapping):
         return {name: field.get_default(call_default_factory=False) for name, field in known.items()}
@@ -194,7 +194,7 @@ def _same(one: object, other: object) -> bool:
 
 
 def _is_settings(value: object) -> bool:
-    """Whether an object is there to hold plain values."""
+    """Whether an object only holds plain values."""
     cls = type(value)
     if (
         is_dataclass(cls)
@@ -222,7 +222,7 @@ def _is_model(value: object) -> bool:
 
 
 def _weights(model: Any) -> str:
-    """A digest of some of a torch model's weights, and of its prompts."""
+    """A digest of samples of a torch model's weights, and of its prompts."""
     digest = hashlib.blake2b(digest_size=6)
     for name, tensor in model.state_dict().items():
         flat = tensor.detach().reshape(-1)

@@ -1,4 +1,4 @@
-"""An agent's records as a search needs them: read, and embedded as far as there is time for it."""
+"""Prepare an agent's records for a search: read them, and embed new ones as far as time allows."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from deltamem_agents.recall.snapshot import Snapshot, Snapshots, joined, placed
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-UNSTORED = 16  # agents whose vectors are held that a read-only index does not take
+UNSTORED = 16  # agents whose vectors are kept in memory because a read-only index cannot store them
 
 
 class Prepared:
-    """Snapshots of agents that are small enough to be held. Safe to share among threads.
+    """Snapshots of agents that are small enough to hold in memory. Safe to share among threads.
 
     Args:
-        embed_missing: Embeds all that has no embedding.
-        seconds: In place of that, for how long records are embedded before a search; what is left is up to `later`.
-        later: Called with an agent of which some records are left.
+        embed_missing: Embeds all records that have no embedding; used if ``seconds`` is infinite.
+        seconds: How long records may be embedded before a search.
+        later: Called with an agent that has records left to embed.
     """
 
     def __init__(
@@ -61,11 +61,12 @@ class Prepared:
         unstored: list[StoreError],
         tell: Callable[[str], None],
     ) -> Snapshot | None:
-        """The agent's records; a read-only index gets nothing stored, and is searched.
+        """The agent's records. A read-only index is searched too; its new embeddings stay in memory.
 
         Args:
-            down, unstored: Get the error of an embedder that failed, and that of an index that took no embeddings.
-            tell: Called with how many records have no embedding yet.
+            down: Receives the error of an embedder that failed.
+            unstored: Receives the error of an index that could not store embeddings.
+            tell: Called with a note on how many records have no embedding yet.
         """
 
         def prepare(agent: str, known: Snapshot | None) -> frozenset[int]:
@@ -90,7 +91,7 @@ class Prepared:
         return snapshot
 
     def forget(self, agent: str) -> None:
-        """Drop what is held of an agent."""
+        """Drop what is cached for an agent."""
         self._unstored.pop(agent, None)
 
     def clear(self) -> None:
@@ -108,7 +109,7 @@ class Prepared:
             return
         after = 0
         if known is not None and known.version[0] == version[0]:
-            older = known.pending and not self._filling.busy(agent)  # what is older is being embedded then
+            older = known.pending and not self._filling.busy(agent)  # if busy, older ones are being embedded
             after = known.first_pending - 1 if older else known.version[1]
         self._filling.begin(agent, version, self._seconds, after=after)
 

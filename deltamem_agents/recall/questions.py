@@ -1,10 +1,10 @@
-"""What kind of thing a query asks for, and what it leaves to the turns before it, in English. Knows no record.
+"""The kind of a query, and whether it depends on the turns before it; in English, from the query's text alone.
 
-- "Summarise how my thesis went": a summary; what was said and what was answered, from all over.
-- "In which order did I bring up …?": an order; something of each session.
-- "What did you recommend?": what the model said.
-- "How should I structure the file?": something to be done; standing rules and preferences count.
-- "And Germany?": what was asked before, of something else.
+- "Summarise how my thesis went": a summary; needs messages and replies from the whole memory.
+- "In which order did I bring up …?": an order; needs something from each session.
+- "What did you recommend?": asks for what the model said.
+- "How should I structure the file?": asks to do something; standing rules and preferences count.
+- "And Germany?": the previous question, about something else.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _DOING = re.compile(
     r"|show|walk)|\bshould i\b",
     re.IGNORECASE,
 )
-# What a query says about the talk, and not about its topic.
+# Parts of a query that are about the conversation rather than its topic.
 _ABOUT_THE_TALK = re.compile(
     r"""\b(?:(?:can|could|would|will)\ you\ (?:please\ )?(?:give|provide|list|tell|walk|show|help|summari[sz]e|describe
             |explain|recap)?\ ?(?:me|us)?\ ?(?:with|through)?
@@ -73,22 +73,22 @@ _POINTING = re.compile(
     re.IGNORECASE,
 )
 _GOING_ON = re.compile(r"^(?:and|or|but|what about|how about|also|what if|what else|then|so)\b", re.IGNORECASE)
-_SHORT, _GOING_ON_SHORT = 14, 8  # words of what may lean on the turn before
-CONTEXT = 400  # characters of earlier turns, together
-_LOOKED_AT = 4_000  # characters; the kind of a question shows in its first words
+_SHORT, _GOING_ON_SHORT = 14, 8  # the most words of a query that depends on the turn before
+CONTEXT = 400  # characters of earlier turns, in total
+_LOOKED_AT = 4_000  # characters examined; a question's first words show its kind
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A query by its kind.
+    """A query and its kind.
 
     Args:
-        topic: What it is about: the query, less what it says about the talk where it asks for a summary or an order.
-        summary: Whether it asks how something went, from all over.
+        topic: The query; for a summary or an order, without its words about the conversation.
+        summary: Whether it asks for a summary.
         order: Whether it asks in which order things came.
         of_model: Whether it asks for what the model said.
         doing: Whether it asks how to do something, or to do it.
-        context: The turns before it, where it leans on them; empty otherwise.
+        context: The turns before it if it depends on them; else empty.
     """
 
     topic: str
@@ -100,12 +100,12 @@ class Question:
 
     @property
     def whole(self) -> str:
-        """The topic, behind the turns that it leans on."""
+        """The turns that the query depends on, followed by the topic."""
         return f"{self.context}\n{self.topic}" if self.context else self.topic
 
     @classmethod
     def read(cls, query: str, context: Sequence[str] = ()) -> Question:
-        """The kind of a query.
+        """Determine the kind of a query.
 
         Args:
             context: The turns before it, oldest first.
@@ -123,7 +123,7 @@ class Question:
 
 
 def leans(query: str) -> bool:
-    """Whether a query cannot be understood without the turn before it.
+    """Whether a query depends on the turn before it, and cannot be understood without it.
 
     >>> leans("And Germany?"), leans("When did she move there?"), leans("Which colour?"), leans("Where do I live?")
     (True, True, True, False)
@@ -139,7 +139,7 @@ def leans(query: str) -> bool:
 
 
 def _newest(context: Sequence[str]) -> str:
-    """The last two of the turns, the beginning of each, as far as `CONTEXT` goes."""
+    """The beginnings of the last two turns, `CONTEXT` characters in total."""
     return "\n".join(" ".join(text.split())[: CONTEXT // 2] for text in context[-2:] if text.strip())
 
 

@@ -1,4 +1,4 @@
-"""Messages into records: one a message, long ones cut where sentences end. Knows nothing of agents or sessions."""
+"""Cut messages into records: usually one record a message, with long messages cut where sentences end."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-PAGE_END = "\f"  # what ends a record wherever it stands
+PAGE_END = "\f"  # always ends a record
 RECORD_LIMIT = 1000  # characters; about the 256 tokens of English that small embedding models read
 
-# After a full stop with its closing quotes and the space behind it (none in Chinese or Japanese), or after a line.
-# A run of full stops is looked at from its beginning only: from each of them it would take the square of its length.
+# After a full stop with its closing quotes and the space after it (none in Chinese or Japanese), or after a line.
+# A run of full stops is matched from its beginning only: starting at each of them would take quadratic time.
 _SENTENCE_END = re.compile(r"(?<![.!?…؟।])[.!?…؟।]++[\"'”’»)\]]*+\s+|[。！？]++[」』”’）]*+\s*+|\n+")
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """How much of a text is read by who reads only so much.
+    """How much of a text an embedder reads.
 
     Args:
-        limit: The most that is read, of what ``count`` counts.
-        count: Of a text, with what is counted even of an empty one.
-        spare: Where no ASCII text counts more than its characters and this, so that short ones need no counting.
+        limit: The most that it reads, in the unit of ``count``.
+        count: Size of a text, including what is added to every text.
+        spare: If given, no ASCII text counts more than its characters plus this, so that short texts need no counting.
     """
 
     limit: int
@@ -29,20 +29,20 @@ class Measure:
     spare: int | None = None
 
     def fits(self, text: str) -> bool:
-        """Whether all of a text is read."""
+        """Whether the embedder reads the whole text."""
         if self.spare is not None and len(text) + self.spare <= self.limit and text.isascii():
             return True
         return self.count(text) <= self.limit
 
 
 def split_text(text: str, limit: int = RECORD_LIMIT, measure: Measure | None = None) -> list[str]:
-    """Cut a message's text into the texts of its records, each of up to ``limit`` characters; none for an empty text.
+    """Cut a message's text into the texts of its records, of up to ``limit`` characters each; an empty text has none.
 
-    A text within the limit stays whole. Sentences are packed greedily; one beyond the limit is cut at spaces, a word
-    beyond it anywhere. A form feed always ends a record.
+    A text within the limit stays whole. Sentences are packed greedily. A sentence beyond the limit is cut at spaces, a
+    word beyond it anywhere. A form feed always ends a record.
 
     Args:
-        measure: What no record may exceed either, as far as one character does not.
+        measure: Another limit for each record, unless a single character exceeds it.
     """
     return [piece for page in text.split(PAGE_END) for piece in _split_page(page, limit, measure)]
 
@@ -74,7 +74,7 @@ def sentences(text: str) -> list[str]:
 
 
 def _sentences(text: str, limit: int, measure: Measure | None) -> Iterator[str]:
-    """Sentences with the space behind them, those beyond the limit in parts that are not."""
+    """Sentences with the space after them; sentences beyond the limit are split into parts within it."""
     for sentence in _cut(text):
         start, stop = 0, len(sentence.rstrip())
         while stop - start > limit or (measure is not None and stop > start and not measure.fits(sentence[start:stop])):
@@ -88,7 +88,7 @@ def _sentences(text: str, limit: int, measure: Measure | None) -> Iterator[str]:
 
 
 def _room(text: str, measure: Measure) -> int:
-    """How many characters from the beginning of a text fit; at least one."""
+    """How many characters from the beginning of a text fit the measure; at least one."""
     room = len(text)
     while room > 1 and not measure.fits(text[:room]):
         share = measure.limit / max(measure.count(text[:room]), 1)

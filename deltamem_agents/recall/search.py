@@ -1,4 +1,4 @@
-"""`Retriever`: full text and embeddings of one agent's records, fused. Knows protocols, no database and no model."""
+"""`Retriever`: search one agent's records by full text and embeddings. Uses protocols only, no database or model."""
 
 from __future__ import annotations
 
@@ -32,20 +32,23 @@ from deltamem_agents.recall.words import forget_words, looked_for
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-IN_MEMORY = 50_000  # records of an agent; beyond them it is searched through the index
-WIDER = 4  # times as many records are looked at for what varies, before candidates are taken
-BEFORE = 0.25  # of the score of a word of the query, that of one of the turns before it
-POOL = 20  # candidates looked at by their text, or more where k asks for more
-RESEMBLING = 0.25  # cosine; on LoCoMo no evidence among the first 10 is lost by it, nor at 0.4
-MOST_ASKED = 1 << 31  # candidates; no agent has as many
+IN_MEMORY = 50_000  # records of an agent; a larger agent is searched through the index
+WIDER = 4  # records considered per candidate, so that candidates come from several messages and sessions
+BEFORE = 0.25  # weight of a word from the turns before the query, relative to the query's own words
+POOL = 20  # candidates whose text is examined; more if k is larger
+RESEMBLING = 0.25  # cosine from which a record resembles the query; on LoCoMo even 0.4 loses no evidence of the top 10
+MOST_ASKED = 1 << 31  # candidates; no agent has that many
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reindexed:
-    """How many records were embedded, and what else was done.
+    """What a reindexing did.
 
-    ``dropped`` embeddings of other models were deleted, ``refused`` texts the embedder does not take, ``recut``
-    messages were cut otherwise than before.
+    Args:
+        embedded: Records that were embedded.
+        dropped: Embeddings of other models that were deleted.
+        refused: Texts that the embedder refused.
+        recut: Messages that are now cut into other records than before.
     """
 
     embedded: int
@@ -56,9 +59,9 @@ class Reindexed:
 
 @dataclass(frozen=True, slots=True)
 class _Candidates:
-    """N records to rank, the query's vector if it is embedded already, and which records may be given [N].
+    """N records to rank, the query's vector if there is one, and which records may be returned [N].
 
-    ``records`` are by key; None where they are still to be read. At most ``count`` are given.
+    ``records`` are by key; None if they are still to be read. At most ``count`` are returned.
     """
 
     snapshot: Snapshot
@@ -72,14 +75,14 @@ class Retriever:
     """Search over the records of any agent.
 
     Args:
-        index: Where the records are.
+        index: Holds the records.
         embedder: None searches by full text alone.
-        in_memory: Records of an agent up to which all are held in memory, and a search is exact.
-        failures: Where it is noted that the embedder failed.
-        stopping: Whether no further records are to be embedded.
-        embed_seconds: How long a search may embed records that have no embedding yet, the newest first; it goes by
-            words for the rest. By default all are embedded first.
-        later: Called with an agent of which some are left; it is to call `catch_up` in the background.
+        in_memory: Up to this many records of an agent are held in memory, and a search is exact.
+        failures: Counts failures of the embedder.
+        stopping: Returns True when embedding should stop.
+        embed_seconds: How long a search may spend embedding records that have no embedding yet, newest first; the rest
+            is searched by words. By default all are embedded first.
+        later: Called with an agent that has such records left; it should call `catch_up` in the background.
     """
 
     def __init__(
@@ -128,25 +131,27 @@ class Retriever:
         tell: Callable[[str], None] = lambda note: None,
         context: Sequence[str] = (),
     ) -> list[Record]:
-        """The k records that a query is best answered from, best first; fewer where fewer are found.
+        """The k records that best answer a query, best first; fewer if fewer are found.
 
-        The same memory and query give the same records in the same order, once all records are embedded. Those that are
-        not are embedded first, as far as there is time (``embed_seconds``); the rest is found by its words.
+        Records without an embedding are embedded first, for up to ``embed_seconds``; the rest is found by its words.
+        Once all records are embedded, the same memory and query give the same records in the same order.
 
         Args:
-            session: Only records of this one.
-            since, until: Only records of messages written at or after, and before; UTC where they name no zone.
+            session: Only records of this session.
+            since, until: Only records of messages written at or after ``since`` and before ``until``; UTC if without a
+                zone.
             metadata: Only records of messages whose metadata has these values.
-            holds: Only records of messages whose session and metadata it says yes to.
-            deduplicate: Whether to leave out records that repeat another, ask, or know nothing, and to rank a record
-                below a newer one that contradicts it; see `selection` and `contradiction`.
-            tell: Called with what a user should know of this search, such as that the embedder failed; it then went
-                by words, as far as records or the query have no embedding.
-            context: The turns before the query, oldest first. They take part where the query leans on them ("And
+            holds: Only records of messages for whose session and metadata it returns True.
+            deduplicate: Whether to leave out records that repeat another, only ask, or know nothing, and to rank a
+                record below a newer one that contradicts it; see `selection` and `contradiction`.
+            tell: Called with what a user should know of this search, such as that the embedder failed. Records or a
+                query without an embedding are then matched by words.
+            context: The turns before the query, oldest first. They are used if the query depends on them ("And
                 Germany?"); see `questions`.
 
         Raises:
-            ConfigError: k is not a positive integer, or the query is not text.
+            ConfigError: k is not a positive integer, the query is not text, or another argument is not valid.
+            InvalidAgentError: An id is not valid.
             EmbedderError: The embedder's vectors do not fit the stored ones.
             StoreError: The index cannot be read or written.
         """
@@ -173,7 +178,7 @@ class Retriever:
         found = self._records(agent, candidates, list(scores))
         stale, by_key = (outdated(found) if deduplicate else {}), {record.key: record for record in found}
         chosen = select(query, newer_first(found, stale), k, _cosines(snapshot, scores)) if deduplicate else found[:k]
-        best = [*accumulate((scores[record.key] for record in reversed(chosen)), max)][::-1]  # of all that say the same
+        best = [*accumulate((scores[record.key] for record in reversed(chosen)), max)][::-1]  # scores never rise
         held_until = {old: by_key[new].created_at for old, new in stale.items()}
         return [
             _record(record, _relevance(score), until=held_until.get(record.key))
@@ -183,19 +188,18 @@ class Retriever:
     def similar(
         self, agent: str, query: str, k: int, *, holds: Callable[[str, Mapping[str, Any]], bool] | None = None
     ) -> list[Record]:
-        """The k records whose text is most like a query, the most similar first, the newer of equals.
+        """The k records whose text is most similar to a query, most similar first; of equals, the newer first.
 
-        The score is the cosine of the embeddings of query and text. Without an embedder, and of a text that is not
-        embedded, it is the share of the query's words that the text has, each weighted by how rare it is. Equal texts
-        have equal scores, whatever stands around them. Nothing is held back, and no record is too unlike the query to
-        be given.
+        The score is the cosine of the embeddings of query and text. Without an embedder, or for a text that is not
+        embedded, it is the share of the query's words that the text contains, each weighted by its rarity. Equal texts
+        have equal scores, whatever surrounds them. No record is left out, however dissimilar.
 
         Args:
-            holds: Only records of messages whose session and metadata it says yes to.
+            holds: Only records of messages for whose session and metadata it returns True.
 
         Raises:
             ConfigError: k is not a positive integer, or the query is not text.
-            EmbedderError: The embedder's vectors do not fit the stored ones; one that fails leaves words to go by.
+            EmbedderError: The embedder's vectors do not fit the stored ones. If the embedder fails, words are used.
             StoreError: The index cannot be read or written.
         """
         query = _checked(query, k)
@@ -216,7 +220,7 @@ class Retriever:
     def _candidates(
         self, agent: str, query: str, scope: Scope, count: int, tell: Callable[[str], None]
     ) -> _Candidates | None:
-        """The records that a search ranks: all of the agent's, or of a large one those that the index finds."""
+        """The records that a search ranks: all of an agent's records or, for a large agent, those the index finds."""
         down: list[EmbedderError] = []
         unstored: list[StoreError] = []
         count = min(count, MOST_ASKED)
@@ -246,28 +250,30 @@ class Retriever:
         return _Candidates(snapshot, vector, allowed & snapshot.within(scope), records, count)
 
     def _records(self, agent: str, candidates: _Candidates, keys: Sequence[int]) -> list[IndexedRecord]:
-        """The records with these keys, in their order; one may have been superseded since."""
+        """The records with these keys, in their order, without those superseded in the meantime."""
         records = candidates.records
         if records is None:
             records = {each.key: each for each in self._index.records(agent, keys)}
         return [records[key] for key in keys if key in records]
 
     def embed_missing(self, agent: str, progress: Callable[[int], None] | None = None) -> int:
-        """Embed the records that have no embedding yet; how many there were. Nothing without an embedder.
+        """Embed the records that have no embedding yet, and return how many; 0 without an embedder.
 
         Args:
             progress: Called with the number embedded so far, after each batch.
 
         Raises:
-            EmbedderError: The embedder failed; the batches before are stored.
+            EmbedderError: The embedder failed; earlier batches are stored.
+            ClosedError: The memory is being closed; what was embedded is stored.
+            StoreError: The index cannot be read or written.
         """
         return 0 if self._filling is None else self._filling.fill(agent, progress)
 
     def catch_up(self, agent: str, stopping: Callable[[], bool] | None = None) -> None:
-        """As `embed_missing`, and a large agent's vectors are indexed; a failure is noted, the next search tries again.
+        """Embed missing records, and index a large agent's vectors. A failure is counted; the next search tries again.
 
         Args:
-            stopping: In place of the retriever's own.
+            stopping: Used instead of the retriever's own.
 
         Raises:
             ClosedError: The memory is being closed.
@@ -286,7 +292,7 @@ class Retriever:
 
     @property
     def refused(self) -> int:
-        """How many texts the embedder has refused, and no search tries again."""
+        """How many texts the embedder has refused; searches do not try these again."""
         return 0 if self._embeddings is None else self._embeddings.refused
 
     @property
@@ -295,7 +301,7 @@ class Retriever:
         return None if self._embedder is None else self._embedder.name
 
     def close(self) -> None:
-        """Drop all that is held in memory, words included."""
+        """Drop everything cached, including words."""
         self._snapshots.clear()
         self._prepared.clear()
         self._large.clear()
@@ -304,20 +310,21 @@ class Retriever:
     def reindex(
         self, agent: str, *, prune: bool = False, progress: Callable[[int, int], None] | None = None
     ) -> Reindexed:
-        """Embed an agent's records that have no embedding under the present embedder, and index a large agent's.
+        """Embed all records of an agent that the current embedder has not embedded yet, and index a large agent's.
 
-        Messages that were cut for another embedder are cut anew first. The rest a search does by itself, for whoever
-        asks first after a change of embedder has to wait. Interrupted, it goes on where it was; others may use the
-        memory meanwhile. Texts that the embedder refused are tried once more.
+        Messages that were cut for another embedder are cut again first. A search embeds records by itself; after a
+        change of the embedder, this spares the first search the wait. If interrupted, it continues from there when
+        called again. The memory can be used meanwhile. Texts that the embedder refused are tried once more.
 
         Args:
-            prune: Whether to delete the embeddings under other models afterwards.
-            progress: Called with how many records have been embedded, of how many.
+            prune: Whether to delete embeddings of other models afterwards.
+            progress: Called with how many records are embedded, and how many there are.
 
         Raises:
             ConfigError: There is no embedder.
-            EmbedderError: The embedder failed; the batches before are stored, and nothing was deleted.
-            StoreError: The index cannot be written.
+            EmbedderError: The embedder failed; earlier batches are stored, and nothing was deleted.
+            ClosedError: The memory is being closed; what was embedded is stored.
+            StoreError: The index cannot be read or written.
         """
         if self._embedder is None or self._embeddings is None or self._filling is None:
             raise ConfigError("there is no embedder to index with; install deltamem-agents[retrieval], or name one")
@@ -335,14 +342,14 @@ class Retriever:
         return Reindexed(embedded=embedded, dropped=dropped, refused=self._embeddings.refused, recut=recut)
 
     def forget(self, agent: str) -> None:
-        """Drop what is held of an agent in memory; a search after it reads it anew."""
+        """Drop what is cached for an agent; the next search reads it again."""
         self._snapshots.forget(agent)
         self._prepared.forget(agent)
         self._large.forget(agent)
         forget_words()
 
     def _is_large(self, agent: str, version: tuple[int, int]) -> bool:
-        """Whether an agent has too many records to be held; they are counted where it has changed."""
+        """Whether an agent has too many records to hold in memory; counts them if the agent has changed."""
         if self._snapshots.current(agent, version):
             return False
         large = self._large.knows(agent, version[0]) or (self._index.size(agent, self._in_memory + 1) > self._in_memory)
@@ -353,10 +360,10 @@ class Retriever:
     def _of_query(
         self, agent: str, query: str, dim: int | None, down: list[EmbedderError]
     ) -> NDArray[np.float32] | None:
-        """The query's vector [dim]; None without an embedder that works, or vectors to compare it with.
+        """The query's vector [dim]; None without a working embedder, or without vectors to compare it with.
 
         Args:
-            down: As `_snapshot`; an embedder that failed just now is not asked again.
+            down: Receives the embedder's error; if it holds one already, the embedder is not called again.
         """
         if self._embeddings is None or self._filling is None or dim is None or down:
             return None
@@ -383,10 +390,10 @@ class Retriever:
         question = question or Question.read(query)
         meaning = around = None
         if snapshot.vectors is not None and vector is not None and not snapshot.blank.all():
-            # Rounded, so that equal texts tie whatever order a BLAS adds in.
+            # Rounded, so that equal texts tie regardless of the order in which a BLAS adds.
             meaning = np.round(snapshot.vectors @ vector, 6)
             around = snapshot.sessions.around(meaning) / snapshot.lengths
-            if snapshot.blank.any():  # nothing is known of these: they are neither near nor far
+            if snapshot.blank.any():  # no vector: neither near nor far
                 meaning[snapshot.blank] = meaning[~snapshot.blank].mean()
                 around[snapshot.blank] = around[~snapshot.blank].mean()
         found = snapshot.words.found(question.topic, snapshot.weights)
@@ -409,7 +416,11 @@ class Retriever:
 
 
 def _checked(query: object, k: object) -> str:
-    """The query as text that any tokenizer takes."""
+    """The query as text that any tokenizer accepts.
+
+    Raises:
+        ConfigError: k is not a positive integer, or the query is not a string.
+    """
     if isinstance(k, bool) or not isinstance(k, int) or not 0 < k <= arguments.LARGEST:
         raise ConfigError(f"k is {shown(k)}; ask for 1 record or more")
     if not isinstance(query, str):
@@ -418,7 +429,7 @@ def _checked(query: object, k: object) -> str:
 
 
 def _cosines(snapshot: Snapshot, keys: Iterable[int]) -> Callable[[int, int], float | None]:
-    """The cosine of two of these records; None without an embedder."""
+    """A function that gives the cosine of two of these records; it gives None without an embedder."""
     vectors = snapshot.vectors
     if vectors is None:
         return lambda one, other: None
@@ -430,11 +441,12 @@ def _cosines(snapshot: Snapshot, keys: Iterable[int]) -> Callable[[int, int], fl
 def _spoken_for(
     signals: Signals, snapshot: Snapshot, question: Question, fused: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
-    """Which records share a word with the query or resemble it, or stand beside one that does.
+    """Which records share a word with the query or resemble it, or are neighbours of one that does.
 
-    For those beside it a message has one piece, the best, unless a summary is asked for; a tool's output has none, and
-    of a message that shares a word, or resembles the query, only the pieces that do are meant. Rules hold for what
-    resembles them not at all, where something is to be done.
+    Of a neighbouring message only the best piece counts, unless the query asks for a summary. Tool output does not
+    count as a neighbour. Of a message with pieces that share a word with the query or resemble it, only these pieces
+    count. If the query asks to do something, rules always count, because they apply to queries that do not resemble
+    them.
     """
     itself, beside = signals.words > 0, signals.covered > 0
     if signals.meaning is not None and signals.around is not None:
@@ -451,7 +463,7 @@ def _spoken_for(
 def _ranked(
     fused: NDArray[np.float32], allowed: NDArray[np.bool_], count: int, snapshot: Snapshot, question: Question
 ) -> dict[int, float]:
-    """Keys of the records that are allowed and best, best first, with scores; no message and no session alone."""
+    """Keys and scores of the best allowed records, best first, spread over several messages and sessions."""
     places = np.array(_best(fused, allowed, WIDER * count), np.int64)
     scores = varied(fused[places], snapshot.messages.of[places], snapshot.session[places], question)
     order = np.argsort(-scores, kind="stable")[:count]
@@ -459,7 +471,7 @@ def _ranked(
 
 
 def _best(scores: NDArray[np.float32], allowed: NDArray[np.bool_], count: int) -> list[int]:
-    """Places of the highest scores that are allowed, best first, the newer of equals."""
+    """Indices of the highest allowed scores, best first; of equals, the newer first."""
     places = np.flatnonzero(allowed)
     if len(places) > count:
         least = np.partition(scores[places], len(places) - count)[len(places) - count]
@@ -469,7 +481,7 @@ def _best(scores: NDArray[np.float32], allowed: NDArray[np.bool_], count: int) -
 
 
 def _relevance(score: float) -> float:
-    """A fused score between 0 and 1."""
+    """A fused score, mapped to 0..1."""
     return float(1 / (1 + np.exp(-score / 4)))
 
 

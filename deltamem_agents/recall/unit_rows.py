@@ -1,4 +1,4 @@
-"""Vectors as embedders return them, checked and made of length 1."""
+"""Check the vectors that embedders return, and scale them to length 1."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def unit_rows(name: str, raw: Any, count: int, dim: int) -> NDArray[np.float32]:
-    """``raw`` as float32 [count, dim] with rows of length 1 (zero rows stay); ``dim`` 0 takes any.
+    """``raw`` as float32 [count, dim] with rows of length 1 (zero rows stay zero); ``dim`` 0 accepts any dimension.
 
     Raises:
         EmbedderError: It has another shape, or holds values that are not finite.
@@ -38,5 +38,5 @@ def unit_rows(name: str, raw: Any, count: int, dim: int) -> NDArray[np.float32]:
 
 
 def failed(name: str, count: int, error: Exception) -> str:
-    """What to say of a call of an embedder that failed."""
+    """The error message for a failed call of an embedder."""
     return f"embedder {name!r} failed on {count} texts ({type(error).__name__}: {error}); earlier batches are stored"

@@ -1,13 +1,13 @@
-"""Full text of one agent's records in memory: words into postings, postings into BM25. No record, no database.
+"""Full-text search over one agent's records in memory: postings of words, scored by BM25.
 
     score = Σ over the query's terms of  idf · tf (K1 + 1) / (tf + K1 (1 − B + B length / mean length))
     idf   = log(1 + (N − n + ½) / (n + ½))
 
-Robertson and Zaragoza, 2009, with the idf of Lucene, which is positive for a term of any rarity. Rarity is counted over
-the agent's own records: what others keep changes no score.
+Source: Robertson and Zaragoza, 2009, with Lucene's idf, which is positive for every term. Rarity is counted over the
+agent's own records, so other agents' records do not change a score.
 
-A term is a word, its accents folded and its English ending taken off (Porter2); the words of a joined one together
-(``ERR-4012``); a character, or two neighbours, of a script that writes no spaces.
+A term is a word without its accents and its English ending (Porter2); the words of a joined word together
+(``ERR-4012``); or one character, or two adjacent ones, of a script without spaces.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 K1, B = 1.0, 0.5
 
-LONGEST_STEMMED = 64  # characters; no longer one has an English ending
-LONGEST_KEPT = 32  # characters of what is remembered: words, and nothing as long as a sentence
+LONGEST_STEMMED = 64  # characters; longer words are not stemmed
+LONGEST_KEPT = 32  # characters; longer words are not cached, so that the cache holds nothing like a sentence
 KEPT_BYTES = 16 << 20
 
-_stemming = threading.local()  # a stemmer keeps the word it is at
+_stemming = threading.local()  # a stemmer has state, so each thread needs its own
 
 
 class _KnownWords:
-    """Terms of words that were met lately, of all agents; all are dropped when they take too many bytes."""
+    """A cache of words' terms, for all agents; it is emptied when it takes more than `KEPT_BYTES`."""
 
     def __init__(self) -> None:
         self._terms: dict[str, tuple[str, ...]] = {}
@@ -68,7 +68,7 @@ _known = _KnownWords()
 
 
 def forget_words() -> None:
-    """Drop the words that are remembered: some may have been erased, or who asked for them has closed."""
+    """Empty the cache of words: some may come from erased messages or closed memories."""
     _known.drop()
 
 
@@ -77,8 +77,8 @@ class Postings:
     """Where each term occurs in N records, and how often.
 
     Args:
-        of: Term to places and counts [2, n], places rising.
-        lengths: [N] terms of each record.
+        of: Term to indices of records and counts [2, n], indices ascending.
+        lengths: [N] number of terms of each record.
     """
 
     of: Mapping[str, NDArray[np.int32]]
@@ -86,16 +86,16 @@ class Postings:
 
     @classmethod
     def empty(cls) -> Postings:
-        """Of no record."""
+        """Postings of zero records."""
         return cls({}, np.zeros(0, np.float32))
 
     @property
     def bytes(self) -> int:
-        """What they take, roughly."""
+        """Their approximate size."""
         return self.lengths.nbytes + 300 * len(self.of) + 8 * int(self.lengths.sum())
 
     def grown(self, texts: Sequence[str]) -> Postings:
-        """With the terms of further records; this one stays as it is."""
+        """New postings that include further records; this object does not change."""
         if not texts:
             return self
         places: dict[str, list[int]] = {}
@@ -115,7 +115,7 @@ class Postings:
 
     @classmethod
     def counted(cls, counts: Sequence[Counter[str]], terms: Iterable[str]) -> Postings:
-        """Of N records by their terms and how often each occurs; only the terms given can be looked for."""
+        """Postings of N records from their counts of terms; only ``terms`` can be searched for."""
         of = {}
         for term in terms:
             found = [(place, count[term]) for place, count in enumerate(counts) if term in count]
@@ -124,15 +124,15 @@ class Postings:
         return cls(of, np.array([count.total() for count in counts], np.float32))
 
     def scores(self, query: str, weights: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """BM25 [N] of each record; 0 where it shares no term with the query.
+        """BM25 scores [N]; 0 for a record that shares no term with the query.
 
         Args:
-            weights: How many of the agent's records each [N] stands for; None where these are all there are.
+            weights: How many of the agent's records each record stands for [N]; None if these are all of them.
         """
         return self.total(self.found(query, weights))
 
     def total(self, found: Iterable[Hits]) -> NDArray[np.float32]:
-        """The sums [N] over terms."""
+        """The sums [N] of the terms' scores."""
         result = np.zeros(len(self.lengths), np.float32)
         for places, scores in found:
             result[places] += scores
@@ -141,11 +141,11 @@ class Postings:
     def found(
         self, query: str, weights: NDArray[np.float32] | None = None, *, without: Iterable[str] = ()
     ) -> list[Hits]:
-        """Of each term of a query that occurs: the places, rising, and the scores there.
+        """For each of the query's terms that occurs: the indices of records, ascending, and the scores there.
 
         Args:
             weights: As in `scores`.
-            without: Terms that are left out.
+            without: Terms to leave out.
         """
         each = np.ones_like(self.lengths) if weights is None else weights
         total = float(each.sum())
@@ -159,7 +159,7 @@ class Postings:
         return hits
 
     def coverage(self, query: str, weights: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Share [N] of the query's terms that each record has, each term weighted by its rarity; between 0 and 1.
+        """Share [N] of the query's terms that each record contains, weighted by rarity; between 0 and 1.
 
         Args:
             weights: As in `scores`.
@@ -175,7 +175,7 @@ class Postings:
     def _rarities(
         self, query: str, each: NDArray[np.float32], without: Iterable[str] = ()
     ) -> Iterator[tuple[float, NDArray[np.int32], NDArray[np.int32]]]:
-        """Of each term of a query its idf, the places where it occurs, and how often it does there."""
+        """For each term of a query: its idf, the indices of the records with it, and its counts there."""
         nowhere = np.zeros(0, np.int32)
         total = float(each.sum())
         for term in sorted(looked_for(query).difference(without)):
@@ -190,7 +190,7 @@ def looked_for(query: str) -> set[str]:
 
 
 def text_terms(text: str) -> Iterator[str]:
-    """The terms of a record, each as often as it occurs.
+    """The terms of a record, each repeated as often as it occurs.
 
     >>> sorted(text_terms("Érr-4012 stopped"))
     ['4012', 'err', 'err 4012', 'stop']
@@ -205,13 +205,13 @@ def text_terms(text: str) -> Iterator[str]:
 
 
 def _chunk_terms(chunk: str) -> tuple[str, ...]:
-    """The terms of what stands between two spaces."""
+    """The terms of the text between two spaces."""
     words = [form for word in words_of(chunk) for form in _forms(word)]
     return (*words, " ".join(words)) if len(words) > 1 and not UNSPACED.search(chunk) else tuple(words)
 
 
 def _query_forms(term: str) -> Iterable[str]:
-    """As what a query's word or phrase is looked up; of a script without spaces, as pairs of neighbours."""
+    """The terms to look up for a word or phrase of a query; in a script without spaces, pairs of characters."""
     forms = [form for word in term.split() for form in _forms(word)]
     if " " in term and not UNSPACED.search(term):
         return [" ".join(forms)]
@@ -220,7 +220,7 @@ def _query_forms(term: str) -> Iterable[str]:
 
 
 def _forms(word: str) -> tuple[str, ...]:
-    """A word without accents and ending; a run of a script without spaces as its characters and its pairs."""
+    """A word without accents and ending; for a script without spaces, its characters and pairs of them."""
     if not word.isascii():
         runs = UNSPACED.findall(word)
         if runs:
