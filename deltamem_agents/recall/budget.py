@@ -1,4 +1,4 @@
-"""Which records fit a budget of tokens. Knows the forms of recalled text, no tokenizer."""
+"""Choose the records that fit a budget of tokens, in a form of recalled text; callers supply the tokenizer."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from deltamem_agents.recall.protocols import Record
 def within_budget(
     records: Sequence[Record], budget: int, measure: Callable[[str], int] = len, form: Form = NOTES
 ) -> list[Record]:
-    """The highest-ranked records whose text measures at most ``budget``; the order of ``records`` is kept.
+    """The highest-ranked records whose text measures at most ``budget``, in the order of ``records``.
 
     Args:
         records: Best first.
-        budget: In the unit of ``measure``.
-        measure: Length of a text: characters by default, or tokens of a tokenizer.
-        form: How they are written.
+        budget: The limit, in the unit of ``measure``.
+        measure: Length of a text: characters by default, or a tokenizer's tokens.
+        form: The form of the text.
 
     Raises:
         ConfigError: The budget is negative.
     """
     check_budget(budget)
     kept: list[Record] = []
-    total, exact = measure(form.frame), True  # lines are measured one by one, and all together where it matters
+    total, exact = measure(form.frame), True  # lines are measured one by one; together only near the limit
     for record in records:
         line = measure(f"\n{form.line(record)}")
         if not exact and total + line + form.slack > budget:
@@ -45,12 +45,15 @@ def within_budget(
 def text_within(
     records: Sequence[Record], budget: int, measure: Callable[[str], int] = len, guess: str = ""
 ) -> tuple[str, list[Record]]:
-    """The notes of the highest-ranked records that fit a budget, and those records; see `notes.recall_text`.
+    """The notes of the highest-ranked records that fit a budget, and these records; see `notes.recall_text`.
 
-    Where the frame of notes does not fit with any of them, the best that fits stands alone, on one line below a header.
+    If the frame of notes leaves room for no record, the best record that fits stands alone, on one line below a header.
 
     Args:
-        guess: What memory answers by itself; it goes first where not all fits.
+        guess: The answer of the state alone; it is dropped first if not everything fits.
+
+    Raises:
+        ConfigError: The budget is negative.
     """
     kept = within_budget(records, budget, measure)
     for text in (recall_text(kept, guess), recall_text(kept)):

@@ -1,12 +1,12 @@
-"""Which of the found records a newer one contradicts: states the same of the same, and something else about it.
+"""Detect records superseded by a newer statement about the same subject.
 
     "Our linter is pylint."        older: "Our linter is ruff now."  or  "Our linter is ruff."
     "I live in Oslo."              older: "Actually I moved to Bergen."
 
-By words, in English, and careful, for what is taken for outdated is left out of prompts: the subject must be the same,
-what is said of it must be of one kind, and, where a thing may have several such values at once ("Leo is tall", "Leo is
-allergic"), the newer statement must be read as the one in place of the older. A record that says more than one thing
-is never outdated.
+It goes by English words and is cautious, because outdated records are left out of prompts. The subject must be the
+same, and both values must be of one kind. If a subject can have several such values at once ("Leo is tall", "Leo is
+allergic"), the newer statement must read as a replacement of the older. A record that says more than one thing is never
+outdated.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from deltamem_agents.recall.protocols import IndexedRecord, speaker
 from deltamem_agents.recall.statements import PREPOSITIONS, Statement, gathers, statements
 from deltamem_agents.recall.values import counts, holds_attribute, of_kin, owned
 
-MOST_COMPARED = 300  # records
-FEW = 3  # words of a value that another may stand in place of
+MOST_COMPARED = 300  # records that are compared with each other
+FEW = 3  # the most words of a value that another can replace
 _FAMILY = frozenset(("i", "the", "we"))
 
 
 def outdated(found: Sequence[IndexedRecord]) -> dict[int, int]:
-    """Keys of records that a newer one of these contradicts, to the key of the newest that does.
+    """A mapping from the key of each record that a newer one contradicts to the key of the newest that does.
 
     Args:
-        found: Best first; each of the first `MOST_COMPARED` is compared with the others of them.
+        found: Best first; the first `MOST_COMPARED` are compared with each other.
     """
     by_age = sorted(found[:MOST_COMPARED], key=lambda record: (record.position, record.chunk))
     stale: dict[int, int] = {}
@@ -38,16 +38,16 @@ def outdated(found: Sequence[IndexedRecord]) -> dict[int, int]:
                 for older, old in of_subject.get(subject, ()):
                     if new is not None and _by_the_same(newer, older) and replaces(new, old):
                         stale[older.key] = newer.key
-        if len(said) == 1 and said[0] is not None:  # what says more than one thing is never outdated
+        if len(said) == 1 and said[0] is not None:  # a record that says more than one thing is never outdated
             of_subject.setdefault(said[0].subject, []).append((newer, said[0]))
     return stale
 
 
 def newer_first(found: Sequence[IndexedRecord], stale: Mapping[int, int]) -> list[IndexedRecord]:
-    """The same order, but what replaced a record stands right before it, unless it came before anyway.
+    """The records in the same order, except that each replacement stands before the record that it replaces.
 
     Args:
-        stale: Of `outdated`.
+        stale: The result of `outdated`.
     """
     by_key = {record.key: record for record in found}
     order: dict[int, IndexedRecord] = {}
@@ -60,7 +60,7 @@ def newer_first(found: Sequence[IndexedRecord], stale: Mapping[int, int]) -> lis
 
 
 def contradicts(newer: IndexedRecord, older: IndexedRecord) -> bool:
-    """Whether of two records by the same speaker the newer replaces the older."""
+    """Whether a newer record replaces an older one by the same speaker."""
     old = statements(older.text)
     if len(old) != 1 or old[0] is None or not _by_the_same(newer, older):
         return False
@@ -68,7 +68,7 @@ def contradicts(newer: IndexedRecord, older: IndexedRecord) -> bool:
 
 
 def replaces(new: Statement, old: Statement) -> bool:
-    """Whether the newer of two statements says something else in place of the older."""
+    """Whether a newer statement replaces an older one with another value."""
     if old.relation == "end" or old.subject not in _same_subjects(new.subject):
         return False
     if new.relation == "end":
@@ -85,7 +85,7 @@ def replaces(new: Statement, old: Statement) -> bool:
 
 
 def _in_place_of(new: Statement, old: Statement) -> bool:
-    """By what both say of the subject, and how."""
+    """Whether the new statement replaces the old one, by their relations and values."""
     if new.relation == "move":
         return _moved(new, old)
     if new.relation == "alter":
@@ -104,7 +104,7 @@ def _in_place_of(new: Statement, old: Statement) -> bool:
 
 
 def _moved(new: Statement, old: Statement) -> bool:
-    """Who moved lives elsewhere; what was moved is at another time or place."""
+    """Whether a move replaces the old statement: a person's home, or a thing's time or place."""
     if _is_person(new.subject):
         if old.relation in ("live", "move"):
             return _is_residence(new)
@@ -113,7 +113,7 @@ def _moved(new: Statement, old: Statement) -> bool:
 
 
 def _altered(new: Statement, old: Statement) -> bool:
-    """What was changed to something had a value of that kind before."""
+    """Whether a change ("was changed to") replaces an old value of the same kind."""
     if new.value.kind in ("weekday", "date", "number") or old.value.kind in ("weekday", "date", "number"):
         return _of_one_kind(new, old)
     if not set(new.value.words).isdisjoint(old.value.words):  # from one version to another
@@ -122,7 +122,7 @@ def _altered(new: Statement, old: Statement) -> bool:
 
 
 def _is_else(new: Statement, old: Statement) -> bool:
-    """Of two things that a subject is said to be, whether it can be one alone."""
+    """Whether a subject can be only one of the two things that it is said to be."""
     kind = new.value.kind
     if kind != old.value.kind:
         return new.changes and {kind, old.value.kind} <= {"", "name", "colour", "number"} and (
@@ -148,7 +148,7 @@ def _is_else(new: Statement, old: Statement) -> bool:
 
 
 def _is_elsewhere(new: Statement, old: Statement) -> bool:
-    """Of two places, whether a subject can be at one alone; "in trouble" is none."""
+    """Whether a subject can be at only one of two places; "in trouble" is not a place."""
     if not owned(new.subject) or of_kin(new.subject):
         alike = new.value.words[-1] == old.value.words[-1] and new.value.unit == old.value.unit
         return (new.value.named and old.value.named) or (new.changes and alike)
@@ -156,19 +156,19 @@ def _is_elsewhere(new: Statement, old: Statement) -> bool:
 
 
 def _does_else(new: Statement, old: Statement) -> bool:
-    """The same verb with another object."""
+    """Whether the same verb with another object replaces the old one."""
     if new.value.kind in ("weekday", "date", "number"):
         return _of_one_kind(new, old) and (not gathers(new.relation) or (new.changes and _one_at_a_time(new, old)))
     (new_object, new_tail), (old_object, old_tail) = _parted(new.value.words), _parted(old.value.words)
     if new_object != old_object and new_tail != old_tail and new_tail and old_tail:
-        return False  # tea in the morning, wine in the evening
+        return False  # "tea in the morning", "wine in the evening"
     if gathers(new.relation) or not new.changes or old.value.kind in ("weekday", "date", "number"):
         return False
     return max(len(new.value.words), len(old.value.words)) <= FEW + 1
 
 
 def _one_at_a_time(new: Statement, old: Statement) -> bool:
-    """Whether of a verb that gathers it is the number, or the day of a habit, that is another."""
+    """Whether, for a verb whose values add up, a number or the day of a habit has changed."""
     if new.value.kind == "weekday" and new.relation.endswith((" on", " at")):
         return True
     if new.value.kind == "weekday":
@@ -190,12 +190,12 @@ def _of_one_kind(new: Statement, old: Statement) -> bool:
 
 
 def _measures(new: Statement, old: Statement) -> bool:
-    """Whether two numbers are of the same."""
+    """Whether two numbers have the same unit."""
     return new.value.unit == old.value.unit or not new.value.unit
 
 
 def _is_residence(moved: Statement) -> bool:
-    """Whether who moved to somewhere moved there to live, as far as its words tell."""
+    """Whether a person moved to a place to live there, as far as the words tell."""
     return moved.relation == "live" or moved.value.kind in ("name", "")
 
 
@@ -204,7 +204,7 @@ def _is_person(subject: tuple[str, ...]) -> bool:
 
 
 def _same_subjects(subject: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-    """A subject, and those that it includes: where a family moved to, there lives who tells of it."""
+    """A subject and those that it includes: if "we" moved, so did "i"."""
     return (subject, ("i",)) if subject == ("we",) else (subject,)
 
 
@@ -213,7 +213,7 @@ def _by_the_same(newer: IndexedRecord, older: IndexedRecord) -> bool:
 
 
 def _held(statement: Statement) -> frozenset[str]:
-    """The words of what a statement says of its subject, without endings."""
+    """The words that a statement says about its subject, without endings."""
     return _bare((*statement.relation.split(), *statement.value.words, *statement.scope))
 
 

@@ -1,4 +1,4 @@
-"""Embedding models behind one protocol. Imports no model library until a text is embedded."""
+"""Make an `Embedder` from any embedding model. No model library is imported until a text is embedded."""
 
 from __future__ import annotations
 
@@ -29,25 +29,28 @@ NO_LOCAL_MODEL = (
     "full text alone: opened with backbone=None and no embedder; a function or a service searches by meaning without "
     f"torch, embedder={BUNDLED_NAME!r} with it"
 )
-LONGEST_PATH = 255  # characters of a name in a folder
-MODEL_FILES = ("modules.json", "config.json", "adapter_config.json")  # a folder with a model has one of them
+LONGEST_PATH = 255  # characters of one part of a path
+MODEL_FILES = ("modules.json", "config.json", "adapter_config.json")  # a folder with a model has one of these
 
 Embed = Callable[[list[str]], Any]
 AnyEmbedder = str | Path | Embedder | Embed  # what `load_embedder` takes
-_FRAMEWORKS = (  # how they embed texts, and a query
+_FRAMEWORKS = (  # names of their methods for texts and for a query
     ("embed_documents", "embed_query"),  # LangChain
     ("get_text_embedding_batch", "get_query_embedding"),  # LlamaIndex
 )
 
 
 class CallableEmbedder:
-    """Any function from a list of texts to a list of vectors.
+    """An embedder from any function that turns a list of texts into a list of vectors.
 
     Args:
-        function: Called with up to some dozens of texts at a time, from one thread at a time.
-        name: Stored with the vectors; another model needs another name.
-        query: Where the model embeds queries in another way than what they look for; from one text to one vector.
-        measure: How much of a text it reads; one that is longer is embedded in parts. None where it reads all.
+        function: Called with up to a few dozen texts at a time, by one thread at a time.
+        name: Stored with the vectors; a different model needs a different name.
+        query: Turns one query into one vector, if the model embeds queries differently from other texts.
+        measure: How much of a text it reads; longer texts are embedded in parts. None if it reads all.
+
+    Raises:
+        ConfigError: The name is empty.
     """
 
     def __init__(
@@ -69,12 +72,16 @@ class CallableEmbedder:
 
     @property
     def name(self) -> str:
-        """What is stored with the vectors."""
+        """The name that is stored with the vectors."""
         return self._name
 
     @property
     def dim(self) -> int:
-        """Length of a vector."""
+        """Length of a vector.
+
+        Raises:
+            EmbedderError: The function had to be called to find out, and failed.
+        """
         if not self._dim:
             self.embed(["a"])
         return self._dim
@@ -83,12 +90,16 @@ class CallableEmbedder:
         """Vectors [len(texts), dim] of length 1.
 
         Raises:
-            EmbedderError: The function failed, or did not return one finite vector of the same dimension a text.
+            EmbedderError: The function failed, or did not return one finite vector of the same dimension for each text.
         """
         return in_parts(texts, self.measure, lambda parts: self._embedded(parts, self._function))
 
     def embed_query(self, text: str) -> NDArray[np.float32]:
-        """Vector [dim] of length 1 of a query; as `embed`."""
+        """Vector [dim] of length 1 of a query.
+
+        Raises:
+            EmbedderError: The function failed, or did not return a finite vector of the same dimension.
+        """
         query = self._query
         each: Embed = self._function if query is None else lambda texts: [query(text) for text in texts]
         row: NDArray[np.float32] = in_parts([text], self.measure, lambda parts: self._embedded(parts, each))[0]
@@ -98,7 +109,7 @@ class CallableEmbedder:
         with self._lock:
             try:
                 raw = function(list(texts))
-            except Exception as error:  # whatever a function of the user's may raise
+            except Exception as error:  # whatever the user's function may raise
                 raise EmbedderError(failed(self._name, len(texts), error)) from error
             vectors = unit_rows(self._name, raw, len(texts), self._dim)
             if len(texts):
@@ -107,7 +118,7 @@ class CallableEmbedder:
 
 
 def default_embedder() -> tuple[Embedder | None, str | None]:
-    """The local model that needs no network, or None and a note that says what to install."""
+    """The bundled local model, which needs no network; or None, and a note that says what to install."""
     spec = find_spec(BUNDLED_PACKAGE)
     if spec is None or spec.origin is None or find_spec("sentence_transformers") is None:
         return None, NO_EMBEDDER
@@ -126,7 +137,7 @@ class NamedEmbedder:
 
     @property
     def name(self) -> str:
-        """What is stored with the vectors."""
+        """The name that is stored with the vectors."""
         return self._name
 
     @property
@@ -136,28 +147,33 @@ class NamedEmbedder:
 
     @property
     def measure(self) -> Measure | None:
-        """How much of a text it reads; None where it reads all."""
+        """How much of a text it reads; None if it reads all."""
         measure: Measure | None = getattr(self._embedder, "measure", None)
         return measure
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """As `Embedder.embed`."""
+        """Vectors [len(texts), dim] of length 1, as the embedder gives them.
+
+        Raises:
+            EmbedderError: The embedder failed.
+        """
         return self._embedder.embed(texts)
 
 
 def choose_embedder(
     given: AnyEmbedder | bool | None, name: str | None = None, *, local: bool = True
 ) -> tuple[Embedder | None, str | None]:
-    """The embedder that is meant, or none and a note that says why: None is the default one, False none.
+    """The embedder for an ``embedder=`` argument, or None and a note that says why.
 
     Args:
-        name: As in `load_embedder`.
-        local: Whether the default one is the local model, or none.
+        given: None for the default, False for no embedder, or anything that `load_embedder` takes.
+        name: As for `load_embedder`.
+        local: Whether the default is the local model; otherwise it is no embedder.
 
     Raises:
-        ConfigError: It is True, or nothing that `load_embedder` takes; or a name is given for none.
+        ConfigError: ``given`` is True or nothing that `load_embedder` takes, or there is a name but no embedder.
         MissingExtraError: sentence-transformers is not installed.
-        EmbedderError: It is a folder that holds no model.
+        EmbedderError: ``given`` is a folder without a model.
     """
     if name is not None and (given is None or given is False):
         raise ConfigError(
@@ -180,24 +196,25 @@ def load_embedder(
     limit: int | None = None,
     count: Callable[[str], int] | None = None,
 ) -> Embedder:
-    """An embedder from what a user may give.
-
-    That is a hub id or a folder, an embedder, a loaded ``SentenceTransformer``, LangChain's ``Embeddings``,
-    LlamaIndex's ``BaseEmbedding``, or any function of a list of texts. The bundled model's hub id gives the bundled
-    copy where that is installed. A framework's embedder puts its own prompts before texts and queries.
+    """Make an embedder from any source that a user may give.
 
     Args:
-        name: Stored with the vectors: another model, or other prompts, need another one. By default the hub id; the
-            folder's name with a digest; the class and what it was made with; or the function's module and name.
-        limit: How much of a text a framework's embedder or a function reads. Records are cut by it, and what is longer
-            is embedded in parts. By default that of the sentence-transformers model inside it, where there is one.
-        count: What ``limit`` counts of a text, as tokens; by default its characters.
+        source: A hub id or a folder, an `Embedder`, a loaded ``SentenceTransformer``, LangChain's ``Embeddings``,
+            LlamaIndex's ``BaseEmbedding``, or a function of a list of texts. The bundled model's hub id gives the
+            bundled copy if that is installed. A framework's embedder adds its own prompts to texts and queries.
+        name: Stored with the vectors; a different model, or different prompts, need a different name. By default the
+            hub id; the folder's name with a digest; the class with its attributes; or the function's module and name.
+        device: The device that a hub id's or a folder's model runs on.
+        limit: How much of a text a framework's embedder or a function reads. Records are cut to it, and longer texts
+            are embedded in parts. By default the limit of a sentence-transformers model inside it, if there is one.
+        count: Counts a text in the unit of ``limit``, such as tokens; by default characters.
 
     Raises:
-        ConfigError: It is none of these; nothing lasting tells it from another model, and no name is given; or a limit
-            is given for what knows its own.
+        ConfigError: The source is none of these; nothing stable identifies its model and no name is given; or a limit
+            is given for an embedder that knows its own.
         MissingExtraError: sentence-transformers is not installed.
-        EmbedderError: It is a folder that holds no model. Nothing else is looked at before the first text is embedded.
+        EmbedderError: A folder holds no model, or a path has a part that is too long. Other faults show when the first
+            text is embedded.
     """
     if name is not None:
         arguments.text(name, "name")
@@ -239,10 +256,10 @@ def load_embedder(
 
 
 def _require_model(source: str | Path) -> None:
-    """Refuse a path without a model, as far as that can be seen without a model library and a hub.
+    """Refuse a path without a model, as far as this can be checked without a model library and a hub.
 
     Raises:
-        EmbedderError: It is a folder that holds none, or no folder and no hub id either.
+        EmbedderError: It is a folder without a model, or a path that does not exist.
     """
     folder = Path(source)
     is_path = isinstance(source, Path) or folder.is_absolute() or str(source).startswith((".", "~"))

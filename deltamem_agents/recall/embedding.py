@@ -1,7 +1,7 @@
-"""Vectors of texts, as far as the embedder works and takes them.
+"""Embed texts with an embedder that may fail or refuse some of them.
 
-An embedder that is away fails on everything, and is asked again by the next search. One that works may refuse a text,
-such as what a provider's filter holds back: that one is left out and remembered, and all others are embedded.
+An embedder that cannot be reached fails on every text; the next search tries it again. An embedder that works may
+refuse single texts, as a provider's filter does: such a text is skipped and remembered, and all others are embedded.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BATCH = 64  # records embedded at a time
-FEW = 8  # where there is little time
-REFUSALS = 100_000  # refused texts that are remembered, by a keyed hash
-PROBE = "memory"  # what every embedder takes
-QUICK, LONGEST_REST = 1.0, 60.0  # seconds; after a failure that took longer the embedder is left alone as long again
+FEW = 8  # records embedded at a time when there is a time limit
+REFUSALS = 100_000  # refused texts that are remembered, as keyed hashes
+PROBE = "memory"  # a text that every embedder accepts
+QUICK, LONGEST_REST = 1.0, 60.0  # seconds; after a failure slower than QUICK the embedder rests as long as that took
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ Pair = tuple[int, str]
 
 
 class Embeddings:
-    """What one embedder makes of texts. Safe to share among threads."""
+    """Embeds texts with one embedder. Safe to share among threads."""
 
     def __init__(self, embedder: Embedder) -> None:
         self.embedder = embedder
@@ -49,27 +49,27 @@ class Embeddings:
 
     @property
     def refused(self) -> int:
-        """How many texts the embedder has refused."""
+        """How many refused texts are remembered."""
         return len(self._refused)
 
     def forget_refusals(self) -> None:
-        """Let refused texts be tried again."""
+        """Forget refused texts, so that they are tried again."""
         with self._lock:
             self._refused.clear()
             self._rest_until = 0.0
 
     def given_up(self, pairs: Sequence[Pair]) -> frozenset[int]:
-        """Keys of those of the records whose text was refused."""
+        """Keys of the records whose text was refused."""
         return frozenset(key for key, text in pairs if self.is_refused(text)) if self._refused else frozenset()
 
     def vectors(self, texts: Sequence[str], seconds: float = math.inf) -> list[NDArray[np.float32] | None]:
-        """A vector [dim] of each text; None for one that the embedder refuses, or that there is no time for.
+        """A vector [dim] for each text; None for a text that the embedder refuses, or that time does not allow.
 
         Args:
-            seconds: After which no more are embedded; the last are first.
+            seconds: No further batch begins after this time; the last texts are embedded first.
 
         Raises:
-            EmbedderError: The embedder failed on any text.
+            EmbedderError: The embedder fails on every text.
         """
         found: dict[int, NDArray[np.float32]] = {}
         pairs = [pair for pair in enumerate(texts) if not self.is_refused(pair[1])]
@@ -88,21 +88,25 @@ class Embeddings:
         Raises:
             EmbedderError: The embedder failed.
         """
-        embed_query = getattr(self.embedder, "embed_query", None)  # not every embedder tells queries from texts
+        embed_query = getattr(self.embedder, "embed_query", None)  # not every embedder has one
         with self._noted():
             given = embedded_form(query)
             vector: NDArray[np.float32] = self.embedder.embed([given])[0] if embed_query is None else embed_query(given)
         return vector
 
     def embedded(self, pairs: Sequence[Pair]) -> tuple[list[int], NDArray[np.float32]]:
-        """Keys and vectors of those that the embedder takes."""
+        """Keys and vectors of the texts that the embedder accepts.
+
+        Raises:
+            EmbedderError: The embedder fails on every text.
+        """
         try:
             with self._noted():
                 return [key for key, _ in pairs], self.embedder.embed([embedded_form(text) for _, text in pairs])
         except EmbedderError as error:
             self._check_up(error)
         if len(pairs) == 1:
-            try:  # it may have failed for a moment only
+            try:  # the failure may have been momentary
                 with self._noted():
                     return [pairs[0][0]], self.embedder.embed([embedded_form(pairs[0][1])])
             except EmbedderError as error:
@@ -115,7 +119,7 @@ class Embeddings:
         return [key for keys, _ in parts for key in keys], np.concatenate([vectors for _, vectors in parts])
 
     def _check_up(self, error: EmbedderError) -> None:
-        """Raise ``error`` where the embedder fails on whatever it is given."""
+        """Raise ``error`` if the embedder fails on `PROBE` too, and so on every text."""
         try:
             with self._noted():
                 self.embedder.embed([PROBE])
@@ -124,7 +128,7 @@ class Embeddings:
 
     def _refuse(self, text: str, error: EmbedderError) -> None:
         log.log(
-            logging.DEBUG if self._refused else logging.WARNING,  # the first says that there are some
+            logging.DEBUG if self._refused else logging.WARNING,  # only the first one is a warning
             "embedder %r works and refuses one text (%s); its record is found by words alone, 'deltamem reindex' tries "
             "it again",
             self.embedder.name,
@@ -147,7 +151,7 @@ class Embeddings:
 
 
 class _Noted:
-    """Around a call of the embedder: after one that failed slowly, the next ones fail at once for as long again."""
+    """A context for a call of the embedder: after a slow failure, calls fail at once for as long as that one took."""
 
     def __init__(self, embeddings: Embeddings) -> None:
         self._embeddings = embeddings

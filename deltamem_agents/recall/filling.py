@@ -1,8 +1,8 @@
-"""Records without an embedding get one: all of them, or as many as a search can wait for, the newest first.
+"""Embed records that have no embedding: all of them or, before a search, the newest ones that time allows.
 
-Work is done in pieces of a fraction of a second. What a piece is of is looked at again right before it is embedded, so
-that text that was erased meanwhile is not, and neither is what another process has embedded: whoever meets another at
-work goes on at some other place. Between two pieces a search takes its turn first.
+Work is done in pieces of a fraction of a second. The records of a piece are read again right before they are embedded,
+so that erased text, and records that another process has embedded meanwhile, are skipped. A process that meets another
+one at work continues at another place. Between two pieces, searches go first.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from deltamem_agents.recall.protocols import RecordIndex
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FIRST = 8  # records in a search's first piece, which is embedded whatever it takes: more than an ordinary turn has
-LISTED = 2_048  # records without an embedding that are looked for at a time
-PIECE = 0.1  # seconds that a piece is to take
+FIRST = 8  # records in a search's first piece, which is always embedded: more than an ordinary turn has
+LISTED = 2_048  # records without an embedding that are listed at a time
+PIECE = 0.1  # seconds that a piece should take
 PATIENCE = 1.0  # seconds that a piece waits for searches
-FRESH = 0.02  # seconds after which a list is read again before it is worked on
+FRESH = 0.02  # seconds after which a list is read again before it is used
 LOCKS = 64
-REMEMBERED = 10_000  # agents of which it is known how far all is embedded
+REMEMBERED = 10_000  # agents for which it is remembered how far all records are embedded
 
 log = logging.getLogger(__name__)
 
 
 class Filling:
-    """Embeds the records of an index. Safe to share among threads, which embed one agent's one at a time.
+    """Embeds the records of an index. Safe to share among threads; one thread at a time embeds an agent's records.
 
     Args:
-        stopping: Whether no further batch is to be begun.
+        stopping: Returns True when no further batch should begin.
     """
 
     def __init__(
@@ -51,17 +51,17 @@ class Filling:
         self._embeddings = embeddings
         self._stopping = stopping
         self._turns = [_Turn() for _ in range(LOCKS)]
-        self._filled: OrderedDict[str, tuple[int, int]] = OrderedDict()  # epoch, and position up to which all is
+        self._filled: OrderedDict[str, tuple[int, int]] = OrderedDict()  # epoch, and end of what is embedded
         self._busy: Counter[str] = Counter()
         self._searches = 0
         self._changed = threading.Condition()
 
     def busy(self, agent: str) -> bool:
-        """Whether all of an agent's records are being embedded just now, in this process."""
+        """Whether this process is embedding all of an agent's records right now."""
         return self._busy[agent] > 0
 
     def forget(self, agent: str | None = None) -> None:
-        """Look again for records without an embedding, of an agent or of all, from the beginning."""
+        """Forget how far records of an agent, or of all agents, are embedded; the next fill looks at all of them."""
         with self._changed:
             if agent is None:
                 self._filled.clear()
@@ -70,7 +70,7 @@ class Filling:
 
     @contextmanager
     def first(self) -> Iterator[None]:
-        """Let no piece begin meanwhile, for a while: somebody waits for the embedder."""
+        """A context in which no piece begins, for up to `PATIENCE` seconds, because a search needs the embedder."""
         with self._changed:
             self._searches += 1
         try:
@@ -87,16 +87,16 @@ class Filling:
         stopping: Callable[[], bool] | None = None,
         size: int = BATCH,
     ) -> int:
-        """Embed all records that have no embedding yet; how many were.
+        """Embed all records that have no embedding yet, and return how many.
 
         Args:
             progress: Called with the number embedded so far, after each batch.
-            stopping: In place of the filling's own.
-            size: Records in the first piece; others have as many as take `PIECE` seconds. Where they are few, records
-                are begun with anywhere, as other processes may do the same just now.
+            stopping: Used instead of the filling's own.
+            size: Records in the first piece; later pieces have as many as take `PIECE` seconds. If it is small, the
+                fill begins at a random record, because other processes may be doing the same.
 
         Raises:
-            EmbedderError: The embedder failed on any text; the batches before are stored.
+            EmbedderError: The embedder fails on every text; earlier batches are stored.
             ClosedError: The memory is being closed; what was embedded is stored.
             StoreError: The index cannot be read or written.
         """
@@ -116,16 +116,16 @@ class Filling:
         return done
 
     def begin(self, agent: str, version: tuple[int, int], seconds: float, *, after: int = 0) -> bool:
-        """Embed records beyond a position that have no embedding yet, the newest first, for about so many seconds.
+        """Embed records after a position that have no embedding yet, newest first, for about so many seconds.
 
         Args:
-            version: The agent's, as it was read just now.
+            version: The agent's version, read just now.
 
         Returns:
             Whether none is left.
 
         Raises:
-            EmbedderError, ClosedError, StoreError: As `fill`.
+            EmbedderError, ClosedError, StoreError: As for `fill`.
         """
         known = self._after(agent, version[0])
         if known >= version[1]:
@@ -192,10 +192,14 @@ class Filling:
         tell: Callable[[int], None] | None,
         stopping: Callable[[], bool],
     ) -> tuple[int, int, bool]:
-        """Embed these: how many were looked at, how many stored, and whether another process is at work on them.
+        """Embed the records with these keys.
 
         Args:
-            fresh: What they are, where that was read just now.
+            fresh: Keys and texts of the records, if they were read just now.
+
+        Returns:
+            How many records were looked at, how many embeddings were stored, and whether another process is working on
+            the same records.
         """
         name = self._embeddings.embedder.name
         pairs = fresh or self._index.missing_embeddings(agent, name, len(keys), keys=keys)
@@ -206,7 +210,7 @@ class Filling:
         return len(pairs), stored, len(pairs) < len(keys) or stored < taken
 
     def _newest(self, agent: str, after: int, until: float) -> bool:
-        """As `begin`; the caller has the agent's turn."""
+        """Do the work of `begin`; the caller holds the agent's turn."""
         name, size, left_out = self._embeddings.embedder.name, FIRST, 0
         while True:
             listed = self._index.missing_embeddings(agent, name, size + left_out + 1, after=after, newest=True)
@@ -228,7 +232,7 @@ class Filling:
     def _in_batches(
         self, pairs: Sequence[Pair], tell: Callable[[int], None] | None, stopping: Callable[[], bool]
     ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-        """Keys and vectors to be stored, at once where nothing comes between."""
+        """Keys and vectors to store, in one piece unless an error or the end comes first; then what there is so far."""
         keys: list[int] = []
         vectors: list[NDArray[np.float32]] = []
         try:
@@ -257,7 +261,7 @@ class Filling:
             self._changed.wait_for(lambda: not self._searches, PATIENCE)
 
     def _after(self, agent: str, epoch: int) -> int:
-        """Position up to which all of an agent's records are known to have an embedding, or to be refused one."""
+        """Position up to which all of an agent's records are known to be embedded or refused."""
         with self._changed:
             known = self._filled.get(agent)
         return known[1] if known is not None and known[0] == epoch else 0
@@ -270,7 +274,7 @@ class Filling:
                 self._filled.popitem(last=False)
 
     def _tell_of_change(self, agent: str, name: str) -> None:
-        """Where many records are to be embedded because the embedder is another, say so."""
+        """Log a warning if an agent's records are embedded again because the embedder has changed."""
         models = self._index.embedding_models(agent)
         if models and name not in models:
             log.warning(
@@ -283,19 +287,19 @@ class Filling:
 
 
 class _Turn:
-    """A lock that counts how often it was taken and given back: while it is free, that is an even number."""
+    """A lock that counts how often it was acquired and released; the count is even while the lock is free."""
 
     def __init__(self) -> None:
         self.changes = 0
         self._lock = threading.Lock()
 
     def begin(self, seconds: float = math.inf) -> bool:
-        """Wait for it; whether it was had within so many seconds."""
+        """Acquire the lock; returns whether that succeeded within so many seconds."""
         had = self._lock.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
         self.changes += had
         return had
 
     def end(self) -> None:
-        """Give it back."""
+        """Release the lock."""
         self.changes += 1
         self._lock.release()

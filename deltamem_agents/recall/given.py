@@ -1,7 +1,7 @@
-"""Recalled text that comes back in a prompt: it is known again, word for word.
+"""Recognise recalled text that comes back in a prompt, word for word.
 
-Notes tell by themselves, in any process; see `notes.find`. Of other forms this process remembers which texts it has
-handed over: a heading does not tell, as anybody may write one. Only hashes are kept, so nothing erased is here.
+Notes can be recognised in any process; see `notes.find`. For other forms, this process remembers the texts that it has
+returned: a heading would not be enough, because anybody may write one. Only hashes are kept, so no erased text is here.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from itertools import pairwise
 from deltamem_agents.processes import ProcessLock
 from deltamem_agents.recall.notes import find
 
-OPENING = 16  # characters by which a recalled text is looked for
-GIVEN = 1024  # texts that are known again; the latest
-TRIED = 64  # places of one text: whoever repeats a heading makes no work
+OPENING = 16  # characters of its beginning by which a recalled text is found
+GIVEN = 1024  # most recent texts that are recognised
+TRIED = 64  # places checked in one text, so that a repeated heading costs little
 
 
 def note_given(text: str) -> None:
-    """Know this recalled text again."""
+    """Remember this recalled text, so that it is recognised later."""
     if text and next(find(text), None) is None:
         _given.note(text)
 
 
 def recalled_in(text: str) -> list[tuple[int, int]]:
-    """Where a text holds notes, or recalled text that this process has given, from and to which character.
+    """Start and end of each place where a text contains notes, or recalled text that this process has returned.
 
-    It is known word for word, so that nobody's own words are taken for it, whatever they begin with.
+    The match is word for word, so that nobody's own words are taken for recalled text, however they begin.
     """
     notes = [(found.start, found.end) for found in find(text)]
     others = [
@@ -38,7 +38,7 @@ def recalled_in(text: str) -> list[tuple[int, int]]:
 
 
 def without_recalled(text: str) -> str:
-    """The text without what `recalled_in` finds in it, and without the blank lines around that."""
+    """The text without what `recalled_in` finds, and without the blank lines around it."""
     places = recalled_in(text)
     if not places:
         return text
@@ -47,7 +47,7 @@ def without_recalled(text: str) -> str:
 
 
 class _Given:
-    """Hashes of texts, by how a text begins and how long it is."""
+    """Hashes of texts, with each text's beginning and length."""
 
     def __init__(self) -> None:
         self._lock = ProcessLock()
@@ -79,7 +79,7 @@ class _Given:
 
 
 def _found(text: str, openings: Iterable[str]) -> list[tuple[int, str]]:
-    """Where the openings stand in a text, at the beginning of a line."""
+    """Where the openings occur at the beginning of a line of a text."""
     found = []
     for opening in openings:
         start = text.find(opening)
@@ -91,7 +91,7 @@ def _found(text: str, openings: Iterable[str]) -> list[tuple[int, str]]:
 
 
 def _opening(text: str) -> str:
-    """The beginning of its first line: no more, since texts of a state alone are one line."""
+    """The beginning of the first line only, since a text from the state alone has one line."""
     return text.partition("\n")[0][:OPENING]
 
 

@@ -1,4 +1,4 @@
-"""A query into the terms that full text looks for. Knows no index's syntax: quoting is the index's affair."""
+"""Turn a query into the terms of a full-text search. Quoting them for its syntax is up to the index."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from deltamem_agents.search_form import search_form, words_of
 
-# Words that say nothing about what is asked for. In a memory of a dozen messages rarity does not yet tell them apart.
+# Words without content. In a memory of a dozen messages, rarity does not identify them yet.
 _STOPWORDS = """
     a about all also am an and any are as at be been but by can could d did do does doing for from had has have
     having he her hers him his how i if in into is it its itself just ll m may me might mine my of on or our ours
@@ -18,9 +18,9 @@ STOPWORDS = frozenset(_STOPWORDS.split())
 
 
 def query_terms(query: str) -> list[str]:
-    """Words of a query, and its joined words (``ERR-4012``, ``src/app.py``) as phrases besides; each once, in order.
+    """The words of a query, plus joined words (``ERR-4012``, ``src/app.py``) as phrases; each once, in order.
 
-    Words without content are left out unless there are no others.
+    Words without content are left out unless the query has no others.
 
     >>> query_terms("What is the status of ERR-4012?")
     ['status', 'ERR', '4012', 'ERR 4012']
@@ -36,12 +36,12 @@ def query_terms(query: str) -> list[str]:
 
 
 def content_words(text: str) -> frozenset[str]:
-    """The words with content of a text, case folded."""
+    """The content words of a text, case-folded."""
     return frozenset(term.casefold() for term in query_terms(text) if " " not in term)
 
 
 def says(text: str, answer: str) -> bool:
-    """Whether all words with content of an answer are in a text.
+    """Whether a text contains all content words of an answer.
 
     >>> says("My favourite colour is Teal.", "teal"), says("It is teal-ish.", "teal blue"), says("Yes.", "")
     (True, False, False)
@@ -51,7 +51,7 @@ def says(text: str, answer: str) -> bool:
 
 
 def speaks_of_self(text: str) -> bool:
-    """Whether who wrote a text speaks of themselves in it, in English.
+    """Whether the writer of an English text speaks of themselves.
 
     >>> speaks_of_self("What's my dog's name?"), speaks_of_self("Is it mine?"), speaks_of_self("Who is Mara?")
     (True, True, False)

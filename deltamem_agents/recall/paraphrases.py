@@ -1,7 +1,7 @@
-"""Whether two texts say the same fact in other words. Knows texts and a cosine, no record.
+"""Whether two texts state the same fact in other words, by the texts and the cosine of their vectors.
 
-Careful: what differs in one word with content ("my dog", "my cat"), in a number, a name, a negation or in who does what
-to whom is another fact, however near the two are to an embedder.
+It is cautious: texts that differ in one content word ("my dog", "my cat"), a number, a name, a negation, or in who does
+what to whom, state different facts, however similar an embedder finds them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from deltamem_agents.recall.words import text_terms
 
 LONGEST = 200  # characters; a longer text says more than one thing
 MOST_WORDS = 20
-NEAR = 0.8  # cosine from which a word of a group may be left unsaid
+NEAR = 0.8  # cosine from which a word of `_GROUPS` may be missing in one text
 
 _GROUPS = {
     word: f"({group.split()[0]})"
@@ -49,14 +49,15 @@ _INVERTED = re.compile(r"\b(?:is|are|was|were) (?:where|what|who|how|my|our|the)
 
 @dataclass(frozen=True, slots=True)
 class Gist:
-    """What is compared of a text.
+    """The features of a text that are compared.
 
     Args:
-        words: With content, without endings; those that mean about the same as one.
-        codes: What is not written in letters alone: numbers, paths, ids.
-        names: Words written with a capital, in order.
-        negated, qualified: Whether it says that something is not so; was, may or would be so.
-        inverted: Whether names may stand the other way round: "Oslo is where Mara lives".
+        words: Content words without endings; words of one group of near-synonyms become one.
+        codes: Tokens with other characters than letters: numbers, paths, ids.
+        names: Words that begin with a capital letter, in order.
+        negated: Whether the text says that something is not so.
+        qualified: Whether it says that something was, may be or would be so.
+        inverted: Whether its names may be in reverse order: "Oslo is where Mara lives".
     """
 
     words: frozenset[str]
@@ -68,7 +69,7 @@ class Gist:
 
 
 def gist(text: str) -> Gist | None:
-    """A text by what it says; None for a long one, or one without content."""
+    """The gist of a text; None for a long text or one without content words."""
     if len(text) > LONGEST or len(text.split()) > MOST_WORDS:
         return None
     plain = text.replace("’", "'").replace("'s ", " ").rstrip(" .!?")
@@ -98,10 +99,10 @@ def gist(text: str) -> Gist | None:
 
 
 def says_the_same(one: Gist, other: Gist, cosine: float | None) -> bool:
-    """Whether two texts say the same fact.
+    """Whether two texts state the same fact.
 
     Args:
-        cosine: Of their vectors; None without an embedder.
+        cosine: Cosine of their vectors; None without an embedder.
     """
     if one.codes != other.codes or one.negated != other.negated or one.qualified != other.qualified:
         return False

@@ -1,4 +1,4 @@
-"""Records as the bundled model was trained to read them, and what any form of recalled text has."""
+"""The form of recalled text that the bundled model was trained on, and `Form`, the interface of any such form."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Form:
     """A way of writing records into a prompt.
 
     Args:
-        text: What records read like, oldest first, behind what memory guesses; empty for nothing.
-        frame: What stands around the records, for measuring.
-        line: What one record adds.
-        slack: Tokens by which lines may measure more or less beside others than alone.
+        text: Formats records, oldest first, after memory's guess; empty if there is neither.
+        frame: The text around the records, for measuring.
+        line: The text that one record adds.
+        slack: How many tokens more or fewer a line may measure next to others than alone.
     """
 
     text: Callable[[Sequence[Record], str], str]
@@ -29,12 +29,12 @@ class Form:
 
 
 def trained_text(records: Sequence[Record], guess: str = "") -> str:
-    """The records, oldest first, one a line below a header; empty where there are none.
+    """The records, oldest first, one a line below a header; empty if there are none.
 
-    A record's own line breaks become spaces. One that a newer record contradicts says until when it held.
+    A record's own line breaks become spaces. A record that a newer one contradicts says until when it held.
 
     Args:
-        guess: What memory answers by itself.
+        guess: The answer of the state alone.
     """
     oldest_first = sorted(records, key=lambda record: (record.position, record.chunk))
     lines = [HEADER, *map(_line, oldest_first)] if records else []
@@ -42,7 +42,7 @@ def trained_text(records: Sequence[Record], guess: str = "") -> str:
 
 
 def until(record: Record) -> str:
-    """Until when a record held that a newer one contradicts, such as "until 3 May"; empty for one that holds."""
+    """Until when a contradicted record held, such as "until 3 May"; empty for a record that still holds."""
     if record.until is None:
         return ""
     year = "" if record.until.year == record.created_at.year else f" {record.until.year}"

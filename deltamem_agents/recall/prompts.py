@@ -1,6 +1,7 @@
-"""What a model's card says is to stand before a query, and before what is looked for.
+"""The prompts that an embedding model expects before a query and before a document.
 
-Most models say so in their configuration, which comes first. The table is for those that say it on their card alone.
+Most models state them in their configuration, which has priority. The table is for models that state them only on
+their card.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 _SEARCH = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
 _SENTENCE = "Represent this sentence for searching relevant passages: "
-_CARDS = {  # names of models: before a query, before a text
+_CARDS = {  # pattern of model names: prompts before a query and before a document
     r"(multilingual-)?e5-(small|base|large)(-v2|-unsupervised)?": ("query: ", "passage: "),
     r"(multilingual-e5-.*|e5-mistral-.*)-instruct": (f"{_SEARCH} ", ""),
     r"qwen3-embedding-.*": (_SEARCH, ""),
@@ -28,7 +29,7 @@ _DOCUMENTS = ("document", "passage", "corpus", "retrieval.passage", "search_docu
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """What stands before a query, and before a text that is looked for; empty for nothing."""
+    """The prompts before a query and before a document; empty for none."""
 
     query: str = ""
     document: str = ""
@@ -41,9 +42,9 @@ def prompts_of(own: Mapping[str, str | None], names: list[str], default: str | N
     """The prompts of a model.
 
     Args:
-        own: Those of its configuration, by name.
-        names: What it may be called: a hub id, a folder.
-        default: The name of the one that its configuration puts before any text without another.
+        own: The prompts in its configuration, by name.
+        names: Possible names of the model: a hub id, a folder.
+        default: The name of the prompt that its configuration puts before texts that have no other.
     """
     rest = own.get(default or "") or ""
     found = Prompts(_first(own, _QUERIES, rest), _first(own, _DOCUMENTS, rest))

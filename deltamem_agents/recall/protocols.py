@@ -1,4 +1,4 @@
-"""What recall needs of others, and what it gives: protocols and the `Record`. No code."""
+"""`Record`, which recall returns, and the protocols of what it needs: an index of records and an embedder."""
 
 from __future__ import annotations
 
@@ -16,9 +16,18 @@ if TYPE_CHECKING:
 class Record:
     """A retrieved piece of a message.
 
-    ``score`` is higher for better matches and comparable within one search only; ``position`` is the message's in its
-    journal, ``chunk`` counts the pieces of a long message from 0, ``outdated`` says that a newer record of the same
-    search contradicts it (of the best 300, which are compared), and ``until`` when that was said.
+    Args:
+        text: The piece of text.
+        score: Higher for better matches; comparable within one search only.
+        session: The message's session.
+        message_id: The message's id, unique within its session.
+        role: Who wrote it: "system", "user", "assistant" or "tool".
+        position: The message's position in its journal.
+        created_at: When the message was written, UTC.
+        chunk: Which piece of a long message, from 0.
+        outdated: Whether a newer record of the same search contradicts it; the best 300 are compared.
+        until: When that newer record was written.
+        metadata: The message's metadata.
     """
 
     text: str
@@ -35,16 +44,16 @@ class Record:
 
     @property
     def ref(self) -> tuple[str, str]:
-        """Session and id of its message: ids are unique within their session. `AgentMemory.erase` takes it."""
+        """Session and id of its message, as `AgentMemory.erase` takes them."""
         return self.session, self.message_id
 
 
 class IndexedRecord(Protocol):
-    """A record as an index holds it; ``key`` is the index's own name for it."""
+    """A record as an index holds it."""
 
     @property
     def key(self) -> int:
-        """The index's name for it."""
+        """The index's own key of the record."""
 
     @property
     def text(self) -> str:
@@ -60,11 +69,11 @@ class IndexedRecord(Protocol):
 
     @property
     def role(self) -> str:
-        """Who spoke."""
+        """The message's role."""
 
     @property
     def position(self) -> int:
-        """The message's place in its journal."""
+        """The message's position in its journal."""
 
     @property
     def chunk(self) -> int:
@@ -80,37 +89,38 @@ class IndexedRecord(Protocol):
 
 
 def speaker(record: IndexedRecord) -> str:
-    """The name a message was written under, in lower case; empty where it has none, or metadata that is no name."""
+    """The ``name`` in the message's metadata, in lower case; empty if there is none or it is not a string."""
     name = record.metadata.get("name")
     return " ".join(name.casefold().split()) if isinstance(name, str) else ""
 
 
 class Recut(Protocol):
-    """Messages up to ``position`` are cut as they would be now."""
+    """Progress of cutting messages again: those up to ``position`` are cut by the current rule."""
 
     @property
     def position(self) -> int:
-        """Of the journal."""
+        """Position in the journal."""
 
     @property
     def changed(self) -> int:
-        """How many came out otherwise."""
+        """How many messages are now cut differently."""
 
 
 class RecordIndex(Protocol):
-    """The records of many agents. Every call is about one; an unknown one has no records."""
+    """The records of many agents. Every call is about one agent; an unknown agent has no records."""
 
     def version(self, agent: str) -> tuple[int, int] | None:
-        """What changes when the agent's records do; None if it is unknown.
+        """A version that changes whenever the agent's records do; None if the agent is unknown.
 
-        While the first number stays, records are only added, beyond the second: the last position of the journal.
+        The second number is the last position of the journal. While the first number stays the same, records are only
+        added, at later positions.
         """
 
     def size(self, agent: str, limit: int | None = None) -> int:
-        """How many records there are, or ``limit`` where there are more; quick where that is small."""
+        """How many records there are, but at most ``limit``; fast if the limit is small."""
 
     def sample(self, agent: str, count: int) -> Sequence[int]:
-        """Keys of the records of ``count`` messages at random, or of all; the same until the journal grows."""
+        """Keys of the records of ``count`` random messages, or of all; the same ones until the journal grows."""
 
     def text_scores(
         self,
@@ -121,10 +131,11 @@ class RecordIndex(Protocol):
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> Sequence[tuple[int, float]]:
-        """Keys of up to ``limit`` records that hold any of the terms, the best, with scores, in no order.
+        """Keys and scores of the best records that contain any of the terms, at most ``limit``, in no order.
 
         Args:
-            session, since, until: Of these only: of the session, written at or after, and before.
+            session: Only records of this session.
+            since, until: Only records written at or after ``since`` and before ``until``.
         """
 
     def nearest(
@@ -137,19 +148,19 @@ class RecordIndex(Protocol):
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> tuple[Sequence[int], NDArray[np.float32]]:
-        """Keys [n] and cosines [n] of up to ``limit`` records nearest to a vector [dim] under a model, nearest first.
+        """Keys [n] and cosines [n] of up to ``limit`` records nearest to a vector [dim] of a model, nearest first.
 
-        Some may be missing where they are indexed. ``session``, ``since``, ``until`` as `text_scores`.
+        With a vector index, the result may miss some. ``session``, ``since`` and ``until`` are as for `text_scores`.
         """
 
     def index_vectors(self, agent: str, model: str) -> bool:
-        """Make `nearest` quick for an agent from now on, where that can be done; whether it is."""
+        """Make `nearest` fast for an agent from now on, if possible; returns whether it is."""
 
     def around(self, agent: str, keys: Sequence[int], reach: int) -> Sequence[IndexedRecord]:
-        """Records with these keys and those of ``reach`` messages of their session on either side, in order."""
+        """Records with these keys, and those of ``reach`` messages on each side in their session, in order."""
 
     def records(self, agent: str, keys: Sequence[int] | None = None, *, after: int = 0) -> Sequence[IndexedRecord]:
-        """Records beyond a position in the journal's order; only those with the given keys, where keys are given."""
+        """Records after a position, in the journal's order; only those with the given keys, if any are given."""
 
     def missing_embeddings(
         self,
@@ -161,44 +172,44 @@ class RecordIndex(Protocol):
         keys: Sequence[int] | None = None,
         newest: bool = False,
     ) -> Sequence[tuple[int, str]]:
-        """Key and text of up to ``limit`` records beyond a position without an embedding under a model, in order.
+        """Key and text of up to ``limit`` records after a position that a model has not embedded, in order.
 
         Args:
-            keys: Only those with these keys.
-            newest: Whether they are the newest such records rather than the oldest.
+            keys: Only records with these keys.
+            newest: Whether to take the newest such records rather than the oldest.
         """
 
     def cut_again(self, agent: str, *, after: int = 0) -> Recut | None:
-        """Cut some messages beyond a position as one would be cut now; how far that is done, None where all are."""
+        """Cut some messages after a position by the current rule; returns the progress, None if all are done."""
 
     def put_embeddings(self, agent: str, model: str, keys: Sequence[int], vectors: NDArray[np.float32]) -> int:
-        """Store embeddings [len(keys), dim]; how many were. Records that are gone or have one are passed over."""
+        """Store embeddings [len(keys), dim], and return how many; skips records that are gone or have one already."""
 
     def embeddings(self, agent: str, model: str, *, after: int = 0) -> tuple[Sequence[int], NDArray[np.float32]]:
-        """Keys [N] and embeddings [N, dim] under a model, of records beyond a position, in the journal's order."""
+        """Keys [N] and embeddings [N, dim] by a model, of records after a position, in the journal's order."""
 
     def embeddings_of(self, agent: str, model: str, keys: Sequence[int]) -> tuple[Sequence[int], NDArray[np.float32]]:
-        """Keys [n] and embeddings [n, dim] of those of the records that have one under a model, in no order."""
+        """Keys [n] and embeddings [n, dim] of the given records that a model has embedded, in no order."""
 
     def embedding_models(self, agent: str) -> Mapping[str, int]:
-        """How many records have an embedding, by model."""
+        """For each model, how many records it has embedded."""
 
     def drop_embeddings(self, agent: str, *, keep: str) -> int:
-        """Delete embeddings under all models but one; how many there were."""
+        """Delete the embeddings of all models but one, and return how many there were."""
 
 
 @runtime_checkable
 class Embedder(Protocol):
-    """Turns texts into vectors. ``name`` is stored with them: a different model needs a different name.
+    """Turns texts into vectors.
 
-    One that embeds queries in another way than what they look for has a method ``embed_query`` besides, from one text
-    to one vector [dim] of length 1. One that reads so much of a text only says so in an attribute ``measure``: a
-    `Measure`, by which records are cut.
+    An embedder that embeds queries differently from other texts also has a method ``embed_query``, which turns one text
+    into one vector [dim] of length 1. An embedder that reads only part of a long text states its limit in an attribute
+    ``measure``, a `Measure` by which records are cut.
     """
 
     @property
     def name(self) -> str:
-        """What is stored with the vectors."""
+        """The model's name, stored with the vectors; a different model needs a different name."""
 
     @property
     def dim(self) -> int:

@@ -1,9 +1,9 @@
-"""Agents with more records than are held in memory: a few hundred candidates from the index, ranked as all would be.
+"""Search agents with too many records for memory: rank a few hundred candidates from the index.
 
-The candidates are what full text and the vectors find. With them come their neighbours, which their scores depend on,
-and records of some hundred messages at random, by which the scores are standardised and rarities of words counted:
-each of these stands for so many of the records that are no candidates. Where that is all of them, the ranking is the
-one in memory.
+Full text and vectors find the candidates. Their neighbours are read too, because scores depend on them, and so are the
+records of some hundred random messages. By this sample, scores are standardised and the rarity of words is counted:
+each sampled record stands for a number of the records that are not candidates. If candidates and sample are all
+records, the ranking equals the one in memory.
 """
 
 from __future__ import annotations
@@ -30,20 +30,23 @@ from deltamem_agents.recall.words import Postings, looked_for, text_terms
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-CANDIDATES = 200  # by words, and by meaning
-MOST = 12_800  # of either, where a filter leaves few
-SAMPLE = 200  # messages that stand for the others
-GROWTH = 1.1  # of the journal, after which others are drawn
-KEPT = 16  # agents whose sample is in memory
+CANDIDATES = 200  # records found by words, and as many by vectors
+MOST = 12_800  # the most of either, if a filter leaves few
+SAMPLE = 200  # random messages that stand for all others
+GROWTH = 1.1  # growth of the journal after which a new sample is drawn
+KEPT = 16  # agents whose sample is kept in memory
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The version that an agent was last prepared for, and the position up to which all is embedded and indexed.
+    """How far an agent is prepared for searches.
 
-    ``version`` is that of an empty journal where something was left to do, ``head`` the end of the journal then.
+    Args:
+        version: The version that it was last prepared for; that of an empty journal if something was left to do.
+        embedded: The position up to which all records are embedded and indexed.
+        head: The end of the journal at that time.
     """
 
     version: tuple[int, int]
@@ -53,7 +56,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """Some of an agent's records with their neighbours, of ``size`` in all, as the journal stood at ``version``."""
+    """A sample of an agent's ``size`` records, with their neighbours, as of ``version``."""
 
     version: tuple[int, int]
     size: int
@@ -63,13 +66,13 @@ class Sample:
     vectors: dict[int, NDArray[np.float32]]
 
     def still_good(self, version: tuple[int, int]) -> bool:
-        """Whether it may stand for the records of a version."""
+        """Whether the sample may be used for this version of the agent."""
         return self.version[0] == version[0] and version[1] <= GROWTH * self.version[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What is ranked of an agent's records, which of it may be given [N], and the records by key."""
+    """The N records to rank, which of them may be returned [N], and the records by key."""
 
     snapshot: Snapshot
     eligible: NDArray[np.bool_]
@@ -81,7 +84,7 @@ class LargeAgents:
 
     Args:
         embeddings, filling: None searches by full text alone.
-        seconds: How long records are embedded before a search.
+        seconds: How long records may be embedded before a search.
     """
 
     def __init__(
@@ -97,7 +100,7 @@ class LargeAgents:
         self._lock = threading.Lock()
 
     def forget(self, agent: str) -> None:
-        """Drop what is held of an agent."""
+        """Drop what is cached for an agent."""
         with self._lock:
             self._samples.pop(agent, None)
             self._prepared.pop(agent, None)
@@ -109,7 +112,7 @@ class LargeAgents:
             self._prepared.clear()
 
     def knows(self, agent: str, epoch: int) -> bool:
-        """Whether an agent was large in this epoch, and so still is."""
+        """Whether an agent was large in this epoch; it then still is."""
         with self._lock:
             done = self._prepared.get(agent)
         return done is not None and done.version[0] == epoch
@@ -120,13 +123,13 @@ class LargeAgents:
             return agent in self._prepared
 
     def prepare(self, agent: str, version: tuple[int, int], down: list[EmbedderError]) -> bool:
-        """Embed what has no embedding, and index what is not indexed. A read-only index is searched as it is.
+        """Embed records that have no embedding, and index vectors. A read-only index is searched as it is.
 
         Args:
-            down: Gets the error of an embedder that failed; the next search tries again.
+            down: Receives the error of an embedder that failed; the next search tries again.
 
         Returns:
-            False where something is left to be done in the background.
+            False if something is left to do in the background.
         """
         with self._lock:
             done = self._prepared.get(agent)
@@ -150,10 +153,10 @@ class LargeAgents:
         return whole
 
     def _embed(self, filling: Filling, agent: str, version: tuple[int, int], embedded: int, seen: int) -> bool:
-        """Embed records beyond position ``embedded``, all that there is time for; whether none is left.
+        """Embed records after position ``embedded``, as far as time allows; returns whether none is left.
 
         Args:
-            seen: Position up to which they are being embedded, if the agent's are just now.
+            seen: Position up to which a background fill, if one is running, embeds them already.
         """
         assert self._embedder is not None
         if self._seconds < math.inf:
@@ -165,7 +168,7 @@ class LargeAgents:
         return True
 
     def dimension(self, agent: str, version: tuple[int, int]) -> int | None:
-        """Of the vectors that are stored; None where there are none."""
+        """Dimension of the stored vectors; None if there are none."""
         return next((len(vector) for vector in self._sample(agent, version).vectors.values()), None)
 
     def search(
@@ -177,11 +180,11 @@ class LargeAgents:
         scope: Scope,
         count: int,
     ) -> Found:
-        """What is worth ranking for a query.
+        """Find the records worth ranking for a query.
 
         Args:
-            vector: The query's [dim]; None searches by full text alone.
-            count: Records in scope to be found, at the least, where there are so many.
+            vector: The query's vector [dim]; None searches by full text alone.
+            count: The least number of records in scope to find, if there are that many.
         """
         sample = self._sample(agent, version)
         keys = self._candidates(agent, query, vector, scope, count)
@@ -200,7 +203,7 @@ class LargeAgents:
         others = max(sample.size - int(chosen.sum()), 0)
         weights = chosen + drawn * (others / max(int(drawn.sum()), 1))
         whole = snapshot.sessions.around(chosen.astype(np.float32)) > 0
-        whole &= np.isin(snapshot.keys, np.array(sorted(near), np.int64))  # what is there now, as the sample may not be
+        whole &= np.isin(snapshot.keys, np.array(sorted(near), np.int64))  # the sample may hold records that are gone
         return Found(
             snapshot=replace(snapshot, weights=weights.astype(np.float32) if weights.any() else None),
             eligible=whole,
@@ -210,7 +213,7 @@ class LargeAgents:
     def _candidates(
         self, agent: str, query: str, vector: NDArray[np.float32] | None, scope: Scope, count: int
     ) -> list[int]:
-        """Keys of records that words or vectors find: those in scope, and some others, which may stand beside such."""
+        """Keys of records that words or vectors find: those in scope, and some others that may be their neighbours."""
         within: dict[str, Any] = {"session": scope.session, "since": scope.since, "until": scope.until}
         limit = max(CANDIDATES, count)
         terms = query_terms(query)
@@ -257,17 +260,17 @@ class LargeAgents:
         return sample
 
     def _vectors(self, agent: str, sample: Sample, records: Sequence[IndexedRecord]) -> dict[int, NDArray[np.float32]]:
-        """Vectors of records and of the sample's, by key; one that is not stored is computed."""
+        """Vectors of these records and of the sample's, by key; a vector that is not stored is computed."""
         assert self._embedder is not None and self._embeddings is not None
         keys, stored = self._index.embeddings_of(agent, self._embedder.name, [record.key for record in records])
         vectors = dict(zip(keys, stored, strict=True))
         missing = [record for record in records if record.key not in vectors]
         if missing and (len(missing) <= FEW or self._seconds == math.inf):
-            # The index is read-only, they were written just now, or the embedder does not take them.
+            # The index is read-only, the records are new, or the embedder refuses them.
             try:
                 fresh = self._embeddings.vectors([record.text for record in missing])
             except EmbedderError:
-                fresh = []  # `prepare` has told of it
+                fresh = []  # `prepare` has reported it
             found = zip(missing, fresh, strict=False)
             vectors |= {record.key: vector for record, vector in found if vector is not None}
         return sample.vectors | vectors

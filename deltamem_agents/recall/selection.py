@@ -1,13 +1,14 @@
-"""Which of the ranked records are handed over. Knows records and the query's text, no scores.
+"""Choose which of the ranked records to return, by their texts and the query's text; scores are not used.
 
-What takes places and answers nothing is held back:
+Records that would take a place without answering anything are left out:
 
-- an "ok", a "thanks": never handed over;
-- the same text again, and the same fact in other words: once is enough, the newest in the place of the best, and what
-  the user said rather than what a model said of it; a question never stands for a statement;
-- the same question asked before, and "I don't know" replies: nothing resembles a question more, and it answers nothing.
+- An "ok" or a "thanks" is never returned.
+- The same text, or the same fact in other words, is returned once: the newest version takes the place of the best, and
+  the user's words are preferred to a model's. A question never replaces a statement.
+- The same question asked before, and "I don't know" replies, are mostly left out: they resemble a query more than
+  anything else does, but answer nothing.
 
-What carries a fact is not held back, though it ends in a question.
+A record that states a fact is kept even if it ends in a question.
 """
 
 from __future__ import annotations
@@ -20,19 +21,20 @@ from deltamem_agents.recall.paraphrases import Gist, gist, says_the_same
 from deltamem_agents.recall.protocols import IndexedRecord, speaker
 from deltamem_agents.recall.words import text_terms
 
-WEAK_SHARE = 5  # one in so many may be a question or an "I don't know"
-COMPARED = 300  # records, the best, that others may be paraphrases of
-ALIKE = 0.5  # of a question's words that are the query's
+WEAK_SHARE = 5  # one in so many records may be a question or an "I don't know"
+COMPARED = 300  # best records with which the others are compared for paraphrases
+ALIKE = 0.5  # share of a question's words that are also the query's, from which it asks the same
 
-Cosine = Callable[[int, int], float | None]  # of the records with these keys
+Cosine = Callable[[int, int], float | None]  # takes the keys of two records
 
 
 def select(
     query: str, ranked: Sequence[IndexedRecord], k: int, cosine: Cosine = lambda one, other: None
 ) -> list[IndexedRecord]:
-    """The k records to hand over, in the order of ``ranked``, which are all candidates by their score, best first.
+    """The k records to return, in the order of ``ranked``, with tool output after everything else.
 
-    What tools gave stands behind what was said.
+    Args:
+        ranked: All candidates, best first.
     """
     asked = _normal(query)
     said = [record for record in ranked if not is_chatter(record.text) or _normal(record.text) == asked]
@@ -50,19 +52,19 @@ def select(
             weak_left -= 1
         if len(chosen) < k:
             chosen[record.key] = None
-    for key in held_back:  # better than nothing
+    for key in held_back:  # fill places that are left
         if len(chosen) < k:
             chosen[key] = None
     return sorted((record for record in unique if record.key in chosen), key=lambda record: record.role == "tool")
 
 
 def is_weak(record: IndexedRecord) -> bool:
-    """Whether a record is nothing but a question, or a model's reply that it does not know."""
+    """Whether a record is only a question, or a model's reply that it does not know."""
     return (record.role == "assistant" and knows_nothing(record.text)) or asks(record.text)
 
 
 def _answers_nothing(record: IndexedRecord, query: str, stated: set[str]) -> bool:
-    """Whether a weak record asks what the query does, or what is stated besides, and tells nothing by it."""
+    """Whether a weak record tells nothing: an "I don't know", a question like the query, or one also stated."""
     if not asks(record.text) or _normal(record.text) in stated:
         return True
     words = _words(record.text)
@@ -70,9 +72,9 @@ def _answers_nothing(record: IndexedRecord, query: str, stated: set[str]) -> boo
 
 
 def _once(ranked: Sequence[IndexedRecord], cosine: Cosine) -> list[IndexedRecord]:
-    """Each fact once, in the place of the best that says it."""
-    places: list[tuple[IndexedRecord, str, Gist | None]] = []  # by what was said best
-    stands: list[IndexedRecord] = []  # what is handed over in each place
+    """Each fact once, at the place of the best record that states it."""
+    places: list[tuple[IndexedRecord, str, Gist | None]] = []  # the best record of each place
+    stands: list[IndexedRecord] = []  # the record to return at each place
     exact: dict[tuple[bool, str, str, str], int] = {}
     for record in ranked:
         name, question = speaker(record), asks(record.text)
@@ -100,7 +102,7 @@ def _once(ranked: Sequence[IndexedRecord], cosine: Cosine) -> list[IndexedRecord
 
 
 def _rather(record: IndexedRecord, other: IndexedRecord) -> bool:
-    """Whether of two records that say the same the first is handed over: a person's, and then the newer."""
+    """Whether to return ``record`` rather than ``other``, which says the same: prefer a person's, then the newer."""
     first, second = record.role not in ("assistant", "tool"), other.role not in ("assistant", "tool")
     if first != second:
         return first
@@ -108,7 +110,7 @@ def _rather(record: IndexedRecord, other: IndexedRecord) -> bool:
 
 
 def _words(text: str) -> frozenset[str]:
-    """The words with content of a text, without endings."""
+    """The content words of a text, without endings."""
     return frozenset(term for word in query_terms(text) for term in text_terms(word) if " " not in term)
 
 

@@ -1,6 +1,7 @@
-"""A sentence-transformers model: loaded when it is first used, with its limit, its prompts, and a name that tells it.
+"""`SentenceTransformerEmbedder`: a sentence-transformers model with its limit, its prompts and an identifying name.
 
-What its files say of limit, prompts and weights is read without the library, and without torch.
+The model is loaded when it is first used. Its limit, prompts and a digest of its weights are read from its files,
+without the library and without torch.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from deltamem_agents.recall.unit_rows import failed, unit_rows
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # the published file's
+BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of the published file
 BUNDLED_DIM = 384
 BATCH = 32
 
@@ -36,18 +37,18 @@ BATCH = 32
 class SentenceTransformerEmbedder:
     """A sentence-transformers model, loaded when it is first used; threads take turns.
 
-    Queries and texts are embedded as the model's configuration or card says, see `prompts`; a text beyond its limit in
-    parts.
+    Queries and texts get the prompts that the model's configuration or card states; see `prompts`. A text beyond the
+    model's limit is embedded in parts.
 
     Args:
         source: A folder, a hub id, or a loaded ``SentenceTransformer``, which needs a name.
-        name: Stored with the vectors. By default the hub id, or the folder's name and a digest of its weights; with one
-            of the prompts, where there are some.
-        sha256: Demanded of the folder's ``model.safetensors``.
-        device: Where it runs; the CPU leaves the accelerator to the backbone.
+        name: Stored with the vectors. By default the hub id, or the folder's name and a digest of its weights; followed
+            by a digest of the prompts, if there are any.
+        sha256: The required SHA-256 of the folder's ``model.safetensors``.
+        device: The device that it runs on; the CPU leaves the accelerator to the backbone.
 
     Raises:
-        ConfigError: A loaded model without a name.
+        ConfigError: A loaded model is given without a name.
         MissingExtraError: sentence-transformers is not installed.
     """
 
@@ -72,7 +73,7 @@ class SentenceTransformerEmbedder:
 
     @cached_property
     def name(self) -> str:
-        """What is stored with the vectors."""
+        """The name that is stored with the vectors."""
         if self._given is not None:
             return self._given
         folder = Path(self._source)
@@ -85,27 +86,35 @@ class SentenceTransformerEmbedder:
 
     @property
     def dim(self) -> int:
-        """Length of a vector."""
+        """Length of a vector.
+
+        Raises:
+            EmbedderError: The model had to be loaded to find out, and failed.
+        """
         if not self._dim:
             self._encoded(["a"], "document")
         return self._dim
 
     @property
     def measure(self) -> Measure | None:
-        """How much of a text the model reads; None for one that reads all, or as long as it takes the model to tell."""
+        """How much of a text the model reads; None if it reads all, or if only the loaded model can tell."""
         return self._measure(self._prompts.document)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors [len(texts), dim] of length 1.
 
         Raises:
-            EmbedderError: The model cannot be loaded, is not the one expected, or failed.
+            EmbedderError: The model cannot be loaded, is not the expected one, or failed.
         """
         self._prepare()
         return in_parts(texts, self.measure, lambda parts: self._encoded(parts, "document"))
 
     def embed_query(self, text: str) -> NDArray[np.float32]:
-        """Vector [dim] of length 1 of a query; as `embed`."""
+        """Vector [dim] of length 1 of a query.
+
+        Raises:
+            EmbedderError: The model cannot be loaded, is not the expected one, or failed.
+        """
         self._prepare()
         measure = self._measure(self._prompts.query)
         row: NDArray[np.float32] = in_parts([text], measure, lambda parts: self._encoded(parts, "query"))[0]
@@ -115,7 +124,7 @@ class SentenceTransformerEmbedder:
         with self._lock:
             model = self._load()
             prompt = getattr(self._prompts, kind)
-            encode = getattr(model, f"encode_{kind}", model.encode)  # asymmetric models have a way for each
+            encode = getattr(model, f"encode_{kind}", model.encode)  # asymmetric models have a method for each
             try:
                 raw = encode(texts, prompt=prompt, batch_size=BATCH, show_progress_bar=False, convert_to_numpy=True)
             except Exception as error:  # whatever a model of the user's choosing may raise
@@ -127,12 +136,12 @@ class SentenceTransformerEmbedder:
 
     @cached_property
     def _folder(self) -> Path | None:
-        """Where its files are, if that is known without loading it."""
+        """The folder with its files, if known without loading it."""
         return None if self._is_loaded else cached_folder(self._source)
 
     @cached_property
     def _prompts(self) -> Prompts:
-        """What is put before texts: known before the model is loaded, as vectors are stored under a name with it."""
+        """The model's prompts; known before it is loaded, because the name depends on them."""
         folder, names = self._folder, [str(self._source)]
         if folder is None:
             model = self._model
@@ -150,7 +159,7 @@ class SentenceTransformerEmbedder:
         return None if self._model is None else measure_of(self._model, prompt)
 
     def _prepare(self) -> None:
-        """Load the model where its files do not say how much it reads."""
+        """Load the model if its files do not say how much it reads."""
         if self._model is None and self._measure("") is None:
             with self._lock:
                 self._load()
@@ -186,7 +195,7 @@ class SentenceTransformerEmbedder:
 
 
 def measure_of(model: Any, prompt: str = "") -> Measure | None:
-    """How much a loaded sentence-transformers model reads; None for one that reads all, or does not say."""
+    """How much a loaded sentence-transformers model reads; None if it reads all or does not say."""
     limit, tokenizer = getattr(model, "max_seq_length", None), getattr(model, "tokenizer", None)
     if (
         isinstance(limit, bool)
@@ -199,7 +208,7 @@ def measure_of(model: Any, prompt: str = "") -> Measure | None:
 
 
 def measure_within(embedder: object) -> Measure | None:
-    """That of the sentence-transformers model that a framework's embedder holds, less the longest of its prompts."""
+    """The measure of the sentence-transformers model in a framework's embedder, with its longest prompt counted."""
     owner = getattr(embedder, "__self__", embedder)
     held = [owner, *attributes_of(owner).values()]
     prompts = [each for name, each in attributes_of(owner).items() if "instruction" in name and isinstance(each, str)]
@@ -211,7 +220,7 @@ def measure_within(embedder: object) -> Measure | None:
 
 
 def _refuse_code(folder: Path) -> None:
-    """Refuse a folder whose modules are not sentence-transformers' own: older releases import them unasked.
+    """Refuse a folder whose modules are not sentence-transformers' own: older releases import them without asking.
 
     Raises:
         ValueError: It names another class.
@@ -227,7 +236,11 @@ def _refuse_code(folder: Path) -> None:
 
 @lru_cache
 def _verify(path: Path, expected: str) -> None:
-    """Refuse weights that are not the published ones; once a process, as reading them takes a while."""
+    """Refuse weights that are not the published ones; checked once per process, because reading them takes a while.
+
+    Raises:
+        EmbedderError: The file cannot be read, or has another SHA-256.
+    """
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()

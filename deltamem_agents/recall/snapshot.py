@@ -1,6 +1,6 @@
-"""An agent's records as arrays in memory, kept for the next search. Knows the index's protocol, no database.
+"""An agent's records as arrays in memory, cached for the next search. Uses the index's protocol, no database.
 
-A snapshot is of one version of the agent: another epoch begins anew, a longer journal adds what is new.
+A snapshot belongs to one version of the agent. A new epoch starts a new snapshot; a longer journal extends the old one.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 AT_ONCE = 10_000  # records whose vectors are summed at once; more would take too much memory
-MODELS = ("assistant", "tool")  # roles of what is not a person's word
-ROOM = 1.25  # rows in memory for each that is used
-KEPT_BYTES = 256 << 20  # of all agents' snapshots, the least recently used go first
+MODELS = ("assistant", "tool")  # roles of messages that no person wrote
+ROOM = 1.25  # rows allocated per row used
+KEPT_BYTES = 256 << 20  # size of all agents' snapshots; the least recently used are dropped first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """Which records a search may give.
+    """Which records a search may return.
 
     Args:
-        session: Of this one only.
-        since, until: Written at or after, and before.
-        metadata: Whose message's metadata has these values.
-        holds: Whose message's session and metadata it says yes to.
+        session: Only records of this session.
+        since, until: Only records of messages written at or after ``since`` and before ``until``.
+        metadata: Only records of messages whose metadata has these values.
+        holds: Only records of messages for whose session and metadata it returns True.
     """
 
     session: str | None = None
@@ -47,7 +47,7 @@ class Scope:
     holds: Callable[[str, Mapping[str, Any]], bool] | None = None
 
     def has(self, session: str, metadata: Mapping[str, Any]) -> bool:
-        """Whether ``metadata`` and ``holds`` say yes to a message of this session with this metadata."""
+        """Whether ``metadata`` and ``holds`` accept a message of this session with this metadata."""
         wanted = (self.metadata or {}).items()
         if not all(key in metadata and metadata[key] == value for key, value in wanted):
             return False
@@ -56,7 +56,7 @@ class Scope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """N records in the journal's order; ``vectors`` [N, dim], where there is an embedder."""
+    """N records in the journal's order; ``vectors`` is [N, dim], or None without an embedder."""
 
     version: tuple[int, int]
     keys: NDArray[np.int64]
@@ -64,7 +64,7 @@ class Snapshot:
     speaker: NDArray[np.int64]
     asks: NDArray[np.bool_]
     own: NDArray[np.bool_]  # whether a person speaks of themselves in it: "my dog"
-    by_model: NDArray[np.bool_]  # whether a model or a tool said it
+    by_model: NDArray[np.bool_]  # whether a model or a tool wrote it
     by_tool: NDArray[np.bool_]
     standing: NDArray[np.int8]  # whether it is a rule or a preference
     position: NDArray[np.int64]
@@ -76,35 +76,35 @@ class Snapshot:
     vectors: NDArray[np.float32] | None
     sessions: Sessions
     messages: Messages
-    lengths: NDArray[np.float32]  # of the sums of the vectors of a record and its neighbours
-    blank: NDArray[np.bool_]  # which have no vector, or one of zeros
+    lengths: NDArray[np.float32]  # length of the sum of the vectors of a record and its neighbours
+    blank: NDArray[np.bool_]  # whether it has no vector, or one of zeros
     pending: frozenset[int] = frozenset()  # keys of records that may get a vector later
     room: Room | None = None  # where ``vectors`` may grow
-    weights: NDArray[np.float32] | None = None  # how many of the agent's records each is for, where not all are held
+    weights: NDArray[np.float32] | None = None  # how many of the agent's records each stands for, if not all are held
 
     def __len__(self) -> int:
         return len(self.keys)
 
     @property
     def bytes(self) -> int:
-        """What it takes, roughly."""
+        """Its approximate size."""
         vectors = 0 if self.vectors is None else self.vectors.nbytes
         return 200 * len(self) + self.words.bytes + (vectors if self.room is None else self.room.bytes)
 
     def named(self, query: str) -> NDArray[np.bool_]:
-        """Which records are of the one speaker whose name stands in the query; none where several do."""
+        """Which records are by the one speaker that the query names; none if it names several."""
         words = f" {' '.join(''.join(c if c.isalnum() else ' ' for c in query.casefold()).split())} "
         found = [number for number, name in enumerate(self.speaker_names) if name and f" {name} " in words]
         return self.speaker == found[0] if len(found) == 1 else np.zeros(len(self), bool)
 
     @property
     def first_pending(self) -> int:
-        """Position of the first record that may get a vector later; 0 where there is none."""
+        """Position of the first record that may get a vector later; 0 if there is none."""
         found = self.position[np.isin(self.keys, np.fromiter(self.pending, np.int64, len(self.pending)))]
         return int(found.min()) if len(found) else 0
 
     def with_vectors(self, keys: Sequence[int], vectors: NDArray[np.float32]) -> Snapshot:
-        """The same with vectors [n, dim] for records that had none."""
+        """A copy with vectors [n, dim] for records that had none."""
         known = np.zeros((len(self), vectors.shape[1]), np.float32) if self.vectors is None else self.vectors.copy()
         order = np.argsort(self.keys)
         known[order[np.searchsorted(self.keys, keys, sorter=order)]] = vectors
@@ -118,7 +118,7 @@ class Snapshot:
         )
 
     def within(self, scope: Scope) -> NDArray[np.bool_]:
-        """Which records a scope holds."""
+        """Which records are in a scope."""
         chosen = np.ones(len(self), bool)
         if scope.session is not None:
             known = scope.session in self.session_names
@@ -134,7 +134,7 @@ class Snapshot:
 
 
 class Snapshots:
-    """Snapshots of the agents that were searched lately. Safe to share among threads."""
+    """Snapshots of recently searched agents. Safe to share among threads."""
 
     def __init__(self, index: RecordIndex, model: str | None) -> None:
         self._index = index
@@ -148,12 +148,12 @@ class Snapshots:
         prepare: Callable[[str, Snapshot | None], frozenset[int]],
         version: tuple[int, int] | None = None,
     ) -> Snapshot | None:
-        """An agent's records as they are now; None where it is unknown.
+        """A snapshot of an agent's current records; None if the agent is unknown.
 
         Args:
-            prepare: Called first where something was written since, or has no embedding, with what is held so far: it
-                is to embed what it can, and gives the keys of the records that will never have one.
-            version: The agent's, where it was asked for just now.
+            prepare: Called first if records are new or have no embedding, with the cached snapshot. It embeds what it
+                can, and returns the keys of the records that will never have an embedding.
+            version: The agent's version, if it was read just now.
         """
         version = version or self._index.version(agent)
         if version is None:
@@ -163,7 +163,7 @@ class Snapshots:
             if known is not None:
                 self._kept.move_to_end(agent)
         if known is not None and known.version[0] != version[0]:
-            forget_words()  # some of what was said may be erased
+            forget_words()  # messages may have been erased
         if known is None or known.version != version or known.pending:
             given_up = prepare(agent, known)
             known = self._with_new_vectors(agent, self._still_good(known, version))
@@ -176,26 +176,26 @@ class Snapshots:
 
     @staticmethod
     def _still_good(known: Snapshot | None, version: tuple[int, int]) -> Snapshot | None:
-        """What is held, where it can be used or grown: of this epoch, and no newer."""
+        """The cached snapshot if it can be used or extended: it is of this epoch, and no newer than ``version``."""
         if known is None or known.version[0] != version[0] or known.version[1] > version[1]:
             return None
         return known
 
     def _with_new_vectors(self, agent: str, known: Snapshot | None) -> Snapshot | None:
-        """What is held, with the vectors that some of its records got since."""
+        """The cached snapshot with the vectors that some of its records have received since."""
         if known is None or not known.pending or self._model is None:
             return known
         keys, vectors = self._index.embeddings_of(agent, self._model, sorted(known.pending))
         return known.with_vectors(keys, vectors) if keys else known
 
     def current(self, agent: str, version: tuple[int, int]) -> bool:
-        """Whether what is held of an agent is of this version."""
+        """Whether the cached snapshot of an agent has this version."""
         with self._lock:
             known = self._kept.get(agent)
         return known is not None and known.version == version
 
     def forget(self, agent: str) -> None:
-        """Drop what is held of an agent."""
+        """Drop what is cached for an agent."""
         with self._lock:
             self._kept.pop(agent, None)
 
@@ -228,7 +228,7 @@ class Snapshots:
 def placed(
     records: Sequence[IndexedRecord], keys: Sequence[int], vectors: Sequence[NDArray[np.float32]] | NDArray[np.float32]
 ) -> NDArray[np.float32] | None:
-    """Vectors [len(records), dim] of records by key, zeros where there is none; None where there is none at all."""
+    """Vectors [len(records), dim] in the records' order, zeros for a record without one; None if there are none."""
     dim = next((len(vector) for vector in vectors), 0)
     if not dim:
         return None
@@ -248,10 +248,11 @@ def joined(
     vectors: NDArray[np.float32] | None,
     words: Postings | None = None,
 ) -> Snapshot:
-    """A snapshot with further records at its end.
+    """A snapshot extended by further records.
 
     Args:
-        words: Of all records, where they are known.
+        known: The snapshot to extend; None starts a new one.
+        words: Postings of all records, if known.
     """
     sessions = {name: number for number, name in enumerate(known.session_names)} if known else {}
     speakers = {name: number for number, name in enumerate(known.speaker_names)} if known else {}
@@ -303,7 +304,7 @@ def _grown(
     before: int,
     added: int,
 ) -> tuple[NDArray[np.float32] | None, Room | None]:
-    """Vectors of all records, zeros for those before or added where these have none; and where they may grow."""
+    """Vectors of the ``before`` known and ``added`` new records, zeros for those without one; and their `Room`."""
     if known is None and more is None:
         return None, None
     dim = known.shape[1] if known is not None else more.shape[1] if more is not None else 0
@@ -315,7 +316,7 @@ def _grown(
 
 
 class Room:
-    """Rows [n, dim] that grow at their end without being copied each time. Safe to share among threads."""
+    """Rows [n, dim] that can be appended to without a copy each time. Safe to share among threads."""
 
     def __init__(self, rows: NDArray[np.float32]) -> None:
         self._all = np.empty((int(len(rows) * ROOM) + 16, rows.shape[1]), np.float32)
@@ -325,14 +326,14 @@ class Room:
 
     @property
     def bytes(self) -> int:
-        """What it takes."""
+        """Its allocated size."""
         return self._all.nbytes
 
     def with_more(self, first: NDArray[np.float32], second: NDArray[np.float32]) -> tuple[NDArray[np.float32], Room]:
-        """The rows that are first, which stay as they are, and others behind them; and where those may grow."""
+        """The rows ``first``, which do not change, followed by ``second``; and the `Room` of the result."""
         end = len(first) + len(second)
         with self._lock:
-            if self._used == len(first) and end <= len(self._all):  # nobody else has grown these
+            if self._used == len(first) and end <= len(self._all):  # nobody else has appended to these
                 self._all[len(first) : end] = second
                 self._used = end
                 return self._all[:end], self
@@ -346,10 +347,10 @@ class Room:
 def _lengths(
     known: NDArray[np.float32], order: Sessions, session: NDArray[np.int64], vectors: NDArray[np.float32] | None
 ) -> NDArray[np.float32]:
-    """Length of the sum of each record's and its neighbours' vectors, where those of the first records are known.
+    """Length of the sum of each record's and its neighbours' vectors; ``known`` are those of the first records.
 
-    A record that is added to a session changes its own and those of the `REACH` before it; what is around these is
-    looked at, and nothing else, as a memory grows by a few records at a time.
+    A new record changes its own length and those of the `REACH` records before it in its session. Only these are
+    computed again, because a memory grows by a few records at a time.
     """
     lengths = np.concatenate([known, np.ones(len(session) - len(known), np.float32)])
     if vectors is None:

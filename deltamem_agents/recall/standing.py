@@ -1,6 +1,6 @@
-"""What a user says once and means always: rules ("Always answer in French") and preferences ("I prefer tabs").
+"""Recognise standing rules ("Always answer in French") and preferences ("I prefer tabs"): said once, valid always.
 
-A rule resembles hardly any question that it holds for, so that its score is raised; see `fusion`.
+A rule hardly resembles the questions that it applies to, so its score is raised; see `fusion`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 RULE, PREFERENCE = 2, 1
-LONGEST_RULE, LONGEST_PREFERENCE = 400, 600  # characters of the record; a longer one is about something else
+LONGEST_RULE, LONGEST_PREFERENCE = 400, 600  # characters of the record; longer ones are about something else
 
 _RULE = re.compile(
     r"^(?:please )?(?:always|never)\b|[.!] (?:please )?(?:always|never)\b"
@@ -25,7 +25,7 @@ _PREFERENCE = re.compile(
 
 
 def standing(text: str, role: str) -> int:
-    """`RULE`, `PREFERENCE`, or 0 for a record that is neither, or not a user's.
+    """`RULE` or `PREFERENCE`; 0 for a record that is neither, or not a user's or the system's.
 
     >>> standing("Always use tabs.", "user"), standing("I prefer tea.", "user"), standing("I have tea.", "user")
     (2, 1, 0)

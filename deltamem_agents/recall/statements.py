@@ -1,11 +1,11 @@
-"""English sentences as statements: who or what, in which respect, with which value. Knows no record.
+"""Parse English sentences into statements: a subject, a relation and a value.
 
     "By the way, our linter is pylint."    the linter | be   | pylint
     "Actually I moved to Oslo"             i          | move | oslo     a change
     "I no longer live in Lisbon."          i          | live | lisbon   ended
 
-By words and word order alone. What is hedged, planned, asked or of the past is no statement: it replaces nothing, and
-nothing replaces it.
+Only words and word order are used. Hedged, planned and past events and questions are not statements: they replace
+nothing, and nothing replaces them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import snowballstemmer
 from deltamem_agents.recall.records import sentences
 from deltamem_agents.recall.values import Value, value_of
 
-MOST_WORDS = 20  # of a sentence that says one thing
-LONGEST = 200  # characters of a sentence; a longer one states more than one thing
+MOST_WORDS = 20  # words; a longer sentence is taken to say more than one thing
+LONGEST = 200  # characters; likewise
 
 _FILLER = re.compile(
     r"^(?:(?:by the way|btw|fyi|oh|ah|so|well|hey|hi|hello|ok|okay|yes|no|yeah|also|and|but|just so you know|in fact"
@@ -76,7 +76,7 @@ _SHORTENED = (
     (re.compile(r"\bcan['’]t\b"), "can not"),
     (re.compile(r"\b(is|are) (?:planned|scheduled|set|due)(?: (?:for|on|at|by))?\b"), r"\1 on"),
 )
-# Who a pronoun of the third person stands for is not known.
+# Subjects that are not resolved, such as pronouns of the third person.
 _VAGUE = frozenset(
     "he she it they this that these those there here someone everyone everybody nobody who which".split()
 )
@@ -127,7 +127,7 @@ _LEFT = re.compile(
     r"^(?P<subject>.+?) (?:have |has )?(?:left|quit|sold|cancelled|canceled|moved out of"
     r"|moved away from) (?P<rest>(?!.* (?:and|but) ).+)$"
 )
-# Whose newer value leaves the older one true.
+# Verbs whose newer value leaves the older one true.
 _GATHERING = frozenset(
     "like love enjoy know speak visit buy bought meet met read watch see saw eat ate make made finish go "
     "went add learn "
@@ -162,16 +162,16 @@ _stemmer = snowballstemmer.stemmer("english")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """What one clause says.
+    """The statement of one clause.
 
     Args:
-        subject: Who or what, without "new", in lower case; "our" and "the" are the same.
+        subject: Words of the subject, in lower case, without "new"; "our" becomes "the".
         relation: "be", "name", "live", "work", "move", "alter" (was changed to), "end", or a verb and its preposition.
-        value: What it is said to be.
-        scope: What the value is for: "for python".
-        changes: Whether it tells of a change.
-        former: The value that it names as the one before; empty where it names none.
-        past: Whether it is told of the past.
+        value: The value that the relation gives to the subject.
+        scope: What the value is for, such as "for python".
+        changes: Whether the clause says that something has changed.
+        former: Words of the previous value, if the clause names it.
+        past: Whether the clause is about the past.
     """
 
     subject: tuple[str, ...]
@@ -184,7 +184,7 @@ class Statement:
 
 
 def statements(text: str) -> tuple[Statement | None, ...]:
-    """Each clause of a text that is neither a question nor a mere greeting; None for one that cannot be read."""
+    """The statements of a text's clauses, without questions and greetings; None for a clause that cannot be parsed."""
     found: list[Statement | None] = []
     for sentence in sentences(_TITLE.sub(r"\1", text)):
         if sentence.rstrip("\"'”’»)]").endswith(("?", "？", "؟")) or _EMPTY.match(sentence.casefold()):
@@ -231,7 +231,7 @@ def _statement(clause: str, *, cue: bool) -> Statement | None:
 
 
 def _ended(pattern: re.Pattern[str], folded: str, *, ended: bool) -> Statement | None:
-    """That something is over: "i no longer live in lisbon", "i sold the volvo"."""
+    """The statement that something has ended: "i no longer live in lisbon", "i sold the volvo"."""
     match = pattern.match(folded)
     if match is None or (match.groupdict().get("not") and not ended) or not (subject := _subject(match["subject"])):
         return None
@@ -239,7 +239,7 @@ def _ended(pattern: re.Pattern[str], folded: str, *, ended: bool) -> Statement |
 
 
 def _by_form(folded: str, capitals: frozenset[str], *, cue: bool) -> Statement | None:
-    """A statement with one of the verbs that are known by name."""
+    """A statement with one of the verbs of `_FORMS`."""
     if _FORM_WORDS.isdisjoint(folded.split()):
         return None
     for relation, pattern in _FORMS:
@@ -269,7 +269,7 @@ def _by_form(folded: str, capitals: frozenset[str], *, cue: bool) -> Statement |
 
 
 def _by_verb(words: list[str], capitals: frozenset[str], *, cue: bool) -> Statement | None:
-    """A statement with any other verb: the word behind a pronoun, or the first that may be one of the third person."""
+    """A statement with any other verb: the word after a pronoun, or the first word that may be a third-person verb."""
     if words[:1] == ["please"]:
         words = words[1:]
     if words and words[0] in _ORDERS:
@@ -310,19 +310,19 @@ def _by_verb(words: list[str], capitals: frozenset[str], *, cue: bool) -> Statem
 
 
 def _at_home(subject: tuple[str, ...], relation: str, text: str) -> tuple[tuple[str, ...], str, str]:
-    """Who says where their home is, says where they live."""
+    """Turn a statement about a home ("my flat is in oslo") into one about where its owner lives."""
     if relation == "be" and len(subject) == 2 and subject[1] in _HOMES:
         return ("i",), "live", text.removeprefix("in ")
     return subject, relation, text
 
 
 def gathers(relation: str) -> bool:
-    """Whether a verb's newer value leaves the older one true: who likes coffee may like tea."""
+    """Whether a verb's newer value leaves the older one true: a person who likes coffee may like tea too."""
     return relation.split()[0] in _GATHERING
 
 
 def _plain_verb(words: list[str], place: int) -> bool:
-    """Whether a word behind a plural, or a form of "have", is a verb."""
+    """Whether a word is a plain verb after a plural, or one of the short verbs such as "has"."""
     return words[place] in _SHORT_VERBS or (words[place] in _PLURAL_VERBS and words[place - 1].endswith("s"))
 
 
@@ -335,7 +335,7 @@ def _third_person(word: str) -> bool:
 
 
 def _scoped(value: str) -> tuple[str, tuple[str, ...]]:
-    """A value, and what it is for: "tabs for python" are two."""
+    """Split a value from its scope: "tabs for python" is "tabs", for "python"."""
     head, found, rest = value.partition(" for ")
     head = re.split(r",| because | since | which | where | when | so that | after | before ", head, maxsplit=1)[0]
     return head.strip(), tuple(rest.split()) if found else ()

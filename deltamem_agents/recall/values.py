@@ -1,4 +1,4 @@
-"""What a statement says of its subject, by its kind: a number, a day, a place, a name, a trade, a quality."""
+"""The values of statements and their kinds: a number, a day, a place, a name, a trade, a quality."""
 
 from __future__ import annotations
 
@@ -109,14 +109,14 @@ MOST_WORDS = 6
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """What something is said to be.
+    """The value that a statement gives to its subject.
 
     Args:
-        words: In lower case, without articles.
+        words: Its words, in lower case, without articles.
         kind: "weekday", "date", "number", "place", "name", "colour", "trade", "state", "quality", "kind of" (a thing of
-            some sort), "long", or "" for none of them.
-        unit: What the number is of, the preposition of a place, or the group of states.
-        named: Whether it holds a name.
+            some sort), "long", or "" for none of these.
+        unit: The unit of a number, the preposition of a place, or the group of a state.
+        named: Whether it contains a name.
     """
 
     words: tuple[str, ...]
@@ -126,11 +126,11 @@ class Value:
 
 
 def value_of(text: str, capitals: frozenset[str]) -> Value:
-    """A value by the kind that its words show.
+    """Make a value, with its kind determined from its words.
 
     Args:
-        text: In lower case.
-        capitals: Words that are written with a capital.
+        text: The value's text, in lower case.
+        capitals: Words that are written with a capital letter.
     """
     words = tuple(word for word in re.findall(r"[$€£]|[\w][\w'./:+#@-]*", text) if word not in ("a", "an", "the"))
     kind, unit = _kind(text, words, capitals)
@@ -138,12 +138,12 @@ def value_of(text: str, capitals: frozenset[str]) -> Value:
 
 
 def holds_attribute(subject: tuple[str, ...]) -> bool:
-    """Whether a subject names what has one value at a time: "my favourite dish", "the gate code"."""
+    """Whether a subject is an attribute with one value at a time: "my favourite dish", "the gate code"."""
     return len(subject) > 1 and (subject[-1] in _ROLES or not _RANKED.isdisjoint(subject))
 
 
 def owned(subject: tuple[str, ...]) -> bool:
-    """Whether a subject is a thing or a role of somebody, and not a person or a relative by name."""
+    """Whether a subject is somebody's thing or role ("my bike", "the boss"), rather than a person by name."""
     return len(subject) > 1 and (subject[0] in ("my", "the", "his", "her", "their", "your") or "'" in "".join(subject))
 
 
@@ -153,7 +153,7 @@ def counts(value: Value) -> bool:
 
 
 def of_kin(subject: tuple[str, ...]) -> bool:
-    """Whether a subject is a relative, a friend or a pet, who may be many things at once."""
+    """Whether a subject is a relative, a friend or a pet, of whom many things may be true at once."""
     return subject[-1] in _KIN
 
 
