@@ -114,8 +114,8 @@ class AgentMemory(History):
     def write_selected(self, select: Select, session: str = "default", *, wait: bool = True) -> list[str]:
         """Write the messages that ``select`` chooses after it has seen what the session holds.
 
-        Nobody else writes to the agent between the choice and the write. Two concurrent requests with the same history
-        therefore write it once, whether they run in threads, tasks or processes.
+        Nobody else writes to the agent between the choice and the write. If ``select`` chooses what is missing, two
+        concurrent requests with the same history write it once, whether they run in threads, tasks or processes.
 
         Args:
             select: Takes a `Held`, which it may query for what the session holds, and returns messages as `write` takes
@@ -219,7 +219,7 @@ class AgentMemory(History):
         check_k(k)
         if not isinstance(query, str):
             raise ConfigError(f"the query is {kind_of(query)}; give a string")
-        query = query.encode("utf-8", "replace").decode()  # lone surrogates are text to no tokenizer
+        query = query.encode("utf-8", "replace").decode()  # no tokenizer accepts lone surrogates
         check_asked(session, since, until, metadata, budget)
         lean, generate = arguments.flag(lean, "lean"), arguments.flag(generate, "generate")
         self._runtime.check_open()

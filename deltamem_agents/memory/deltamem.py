@@ -1,4 +1,4 @@
-"""`DeltaMem`: a backbone, or none, a database and a retriever, opened together."""
+"""`DeltaMem`: a database, a retriever and an optional backbone, opened together."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ EMBED_SECONDS = 0.3  # the time that one recall may spend on embedding
 
 
 _lock = ProcessLock()
-_opened: WeakKeyDictionary[DeltaMem, None] = WeakKeyDictionary()  # in the order they were opened
+_opened: WeakKeyDictionary[DeltaMem, None] = WeakKeyDictionary()  # in the order of opening
 
 
 class DeltaMem:
@@ -131,7 +131,7 @@ class DeltaMem:
         check_backbone(backbone, adapter, model, tokenizer, options)
         Store.check_opening(url, engine, schema, retention)
         chosen, note = choose_embedder(embedder, name, local=backbone is not None)
-        # The model first: a database is made only when everything else is there.
+        # The model comes first, so that a database is created only if everything else works.
         loaded = open_backbone(backbone, adapter, model, tokenizer, options, limits, hot_bytes)
         try:
             store = Store.open(

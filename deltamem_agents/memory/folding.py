@@ -132,7 +132,7 @@ class Folder:
 
     def rebuild(self, agent: str) -> Folded | None:
         """Delete an agent's stored states and fold its whole journal again; None for an unknown agent."""
-        self._backbone.engine("folding anew")  # before stored states are dropped
+        self._backbone.engine("folding anew")  # raises before stored states are deleted
         self.forget(agent)
         with self._turn(agent):
             self._store.drop_revisions(agent)
@@ -274,7 +274,7 @@ class _Fold:
         return any(each.start >= 0 for each in self._segments)
 
     def advance(self, states: Sequence[State]) -> None:
-        """Take the states after the next segments."""
+        """Record the states after the next segments."""
         for state in states:
             self.done, self.state = self.done + 1, state
             following = self._segments[self.done].start if self.done < len(self._segments) else -1

@@ -111,7 +111,7 @@ class Usage:
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The fields as JSON values."""
         return asdict(self)
 
 
@@ -122,7 +122,7 @@ class Recall:
     Args:
         text: The text of the records, ready for the prompt of any model; empty if nothing was found.
         answer: The backbone's own short answer; None if it did not run, or if memory does not support what it said.
-        records: Retrieved pieces of messages, best first.
+        records: The retrieved pieces of messages, best first.
         source: Which part of memory ``answer`` came from, found by scoring it again without the state and without the
             records.
         confidence: How sure memory is of its answer, or of its best candidate if ``answer`` is None; 0 to 1, a
@@ -228,7 +228,7 @@ class Health:
     folded_at: datetime | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The fields as JSON values."""
         return asdict(self) | {"folded_at": self.folded_at.isoformat() if self.folded_at else None}
 
 
@@ -253,7 +253,7 @@ class MemoryStats:
     backlog: Backlog
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The fields as JSON values."""
         found = asdict(self)
         for kind in ("folding", "embedding"):
             at = found[kind]["last_at"]
@@ -286,7 +286,7 @@ class StateHashes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What was erased, or would be.
+    """What an erasure removed or, as a dry run, would remove.
 
     Args:
         agent: Id of the agent.
@@ -316,7 +316,7 @@ class Receipt:
         return self.erased[0].ids
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The fields as JSON values."""
         return {
             "id": self.id,
             "at": self.at.isoformat(),

@@ -116,7 +116,7 @@ def _altered(new: Statement, old: Statement) -> bool:
     """Whether a change ("was changed to") replaces an old value of the same kind."""
     if new.value.kind in ("weekday", "date", "number") or old.value.kind in ("weekday", "date", "number"):
         return _of_one_kind(new, old)
-    if not set(new.value.words).isdisjoint(old.value.words):  # from one version to another
+    if not set(new.value.words).isdisjoint(old.value.words):  # such as from one version to another
         return True
     return owned(new.subject) and len(new.value.words) <= FEW and old.relation in ("be", "name", "alter", "move")
 

@@ -2,10 +2,10 @@
 
     score = WORDS z(words) + COVERED z(words covered around) + z(meaning) + AROUND z(meaning around)
             + NAMED [speaker named in the query] + OWN [query and record speak of their speaker]
-            - MODEL [said by a model; for a summary and for what the model said, a bonus] - TOOL [said by a tool]
-            + EXCHANGE best score of the other message of the exchange, for these two
+            - MODEL [by a model; a bonus if the query asks for a summary or for what the model said] - TOOL [by a tool]
+            + EXCHANGE best score of the other message of the exchange, for these two kinds of query
     fused = score + SESSION z(best score of the session) + ANSWERING max(score of the question before, 0)
-            + RULE [standing rule] + PREFERENCE [standing preference, where something is to be done]
+            + RULE [standing rule] + PREFERENCE [standing preference, if the query asks to do something]
 
 z subtracts the mean over the agent's records and divides by their standard deviation, so that signals of different
 units can be added. The messages around a record often tell what it is about: "Three times a week" answers the message

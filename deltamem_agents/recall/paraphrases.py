@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from deltamem_agents.recall.lexical import STOPWORDS
 from deltamem_agents.recall.words import text_terms
 
-LONGEST = 200  # characters; a longer text says more than one thing
+LONGEST = 200  # characters; a longer text is taken to say more than one thing
 MOST_WORDS = 20
 NEAR = 0.8  # cosine from which a word of `_GROUPS` may be missing in one text
 

@@ -425,7 +425,7 @@ def _checked(query: object, k: object) -> str:
         raise ConfigError(f"k is {shown(k)}; ask for 1 record or more")
     if not isinstance(query, str):
         raise ConfigError(f"the query is {kind_of(query)}; give a string")
-    return query.encode("utf-8", "replace").decode()  # lone surrogates are text to no tokenizer
+    return query.encode("utf-8", "replace").decode()  # no tokenizer accepts lone surrogates
 
 
 def _cosines(snapshot: Snapshot, keys: Iterable[int]) -> Callable[[int, int], float | None]:

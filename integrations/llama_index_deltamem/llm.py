@@ -119,7 +119,7 @@ class DeltaMemLLM(FunctionCallingLLM):
 
     @property
     def tokenizer_fn(self) -> Tokenizer:
-        """The backbone's tokenizer, as `Memory`, ``Settings.tokenizer`` and text splitters take one."""
+        """The backbone's tokenizer, as `Memory`, ``Settings.tokenizer`` and text splitters expect it."""
         return tokenizer_of(self._handle.mem)
 
     @llm_chat_callback()

@@ -50,7 +50,7 @@ def _at(value: Mapping[str, Any], name: str) -> Any:
 
 
 def matches(namespace: Sequence[str], condition: MatchCondition) -> bool:
-    """Whether a namespace begins or ends as a condition says; "*" is any label.
+    """Whether a namespace has the prefix or suffix of a condition; "*" matches any label.
 
     Raises:
         ConfigError: The match type is neither "prefix" nor "suffix".

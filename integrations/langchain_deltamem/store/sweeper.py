@@ -1,4 +1,4 @@
-"""A thread that sweeps a store at an interval."""
+"""A thread that erases a store's expired items at an interval."""
 
 from __future__ import annotations
 
