@@ -10,8 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import lru_cache
-
-from deltamem_agents.normal_form import normalized
+from typing import Literal
 
 _JOINERS = "\u200c\u200d"  # zero-width: Persian and Indic scripts spell with them
 _INVISIBLE = (
@@ -116,3 +115,24 @@ def _plain(character: str) -> str:
         return unicodedata.lookup(name.partition(" WITH ")[0])
     except KeyError:
         return character
+
+
+LONGEST = 256  # non-ASCII characters normalised together; an ASCII character never combines with one before it
+_PARTS = re.compile(
+    # A part never ends before a mark or within a syllable.
+    rf"[\x00-\x7f]*[^\x00-\x7f]{{0,{LONGEST}}}"
+    r"[\u0300-\u036f\u1100-\u11ff\u3099\u309a\u3131-\u318e\uff9e\uff9f\uffa1-\uffdc]{0,32}"
+)
+
+
+def normalized(form: Literal["NFC", "NFD", "NFKC"], text: str) -> str:
+    """Convert a text to a normal form.
+
+    >>> normalized("NFC", "Zu\u0308rich") == "Z\u00fcrich"
+    True
+    """
+    if text.isascii():
+        return text
+    if len(text) <= LONGEST:
+        return unicodedata.normalize(form, text)
+    return "".join(unicodedata.normalize(form, part) for part in _PARTS.findall(text))

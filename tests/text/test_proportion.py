@@ -17,7 +17,6 @@ from deltamem_agents.frameworks.calling import VisibleText
 from deltamem_agents.frameworks.messages import FrameworkMessage, for_journal, for_prompt
 from deltamem_agents.memory.prompting import not_in_prompt, prompt_messages, split_tool_calls
 from deltamem_agents.memory.results import Reply
-from deltamem_agents.normal_form import normalized
 from deltamem_agents.recall import Record, query_terms, recall_text, split_text, within_budget
 from deltamem_agents.recall.contradiction import contradicts, newer_first, outdated
 from deltamem_agents.recall.lexical import content_words, speaks_of_self, words_of
@@ -25,6 +24,7 @@ from deltamem_agents.recall.records import sentences
 from deltamem_agents.recall.selection import is_weak, knows_nothing, select
 from deltamem_agents.recall.snapshot import joined
 from deltamem_agents.recall.words import forget_words, looked_for, text_terms
+from deltamem_agents.search_form import normalized
 from deltamem_agents.store import Entry, StoredRecord, check_id, check_messages, wording
 from deltamem_agents.store.dialects import fts5, tsvector
 from deltamem_agents.unspaced_scripts import UNSPACED, spelled_out

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, Connection, LargeBinary, bindparam, cast, func, text
 
-from deltamem_agents.normal_form import normalized
-from deltamem_agents.search_form import folded, search_form, words_of
+from deltamem_agents.search_form import folded, normalized, search_form, words_of
 from deltamem_agents.store.dialects.fts5_levels import MOST_LEVELS, levels
 from deltamem_agents.store.dialects.narrowing import Within
 from deltamem_agents.store.dialects.rows import plain_rows

@@ -20,8 +20,7 @@ from typing import Any
 from sqlalchemy import ARRAY, ColumnElement, Connection, Select, Text, bindparam, cast, func, literal_column, select
 from sqlalchemy.dialects.postgresql import TSQUERY
 
-from deltamem_agents.normal_form import normalized
-from deltamem_agents.search_form import folded, search_form, words_of
+from deltamem_agents.search_form import folded, normalized, search_form, words_of
 from deltamem_agents.store.dialects.narrowing import Within
 from deltamem_agents.store.dialects.rows import plain_rows
 from deltamem_agents.store.schema import MessageRow, RecordRow
