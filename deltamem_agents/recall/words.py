@@ -23,8 +23,7 @@ import numpy as np
 import snowballstemmer
 
 from deltamem_agents.recall.lexical import query_terms
-from deltamem_agents.search_form import folded, search_form, words_of
-from deltamem_agents.unspaced_scripts import UNSPACED
+from deltamem_agents.search_form import UNSPACED, folded, search_form, words_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

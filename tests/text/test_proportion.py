@@ -24,10 +24,9 @@ from deltamem_agents.recall.records import sentences
 from deltamem_agents.recall.selection import is_weak, knows_nothing, select
 from deltamem_agents.recall.snapshot import joined
 from deltamem_agents.recall.words import forget_words, looked_for, text_terms
-from deltamem_agents.search_form import normalized
+from deltamem_agents.search_form import UNSPACED, normalized, spelled_out
 from deltamem_agents.store import Entry, StoredRecord, check_id, check_messages, wording
 from deltamem_agents.store.dialects import fts5, tsvector
-from deltamem_agents.unspaced_scripts import UNSPACED, spelled_out
 
 SMALL, LARGE = 50_000, 500_000
 MOST = 15.0  # times as long for ten times the text

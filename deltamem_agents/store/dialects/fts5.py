@@ -12,12 +12,11 @@ from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, Connection, LargeBinary, bindparam, cast, func, text
 
-from deltamem_agents.search_form import folded, normalized, search_form, words_of
+from deltamem_agents.search_form import UNSPACED, folded, normalized, search_form, spelled_out, words_of
 from deltamem_agents.store.dialects.fts5_levels import MOST_LEVELS, levels
 from deltamem_agents.store.dialects.narrowing import Within
 from deltamem_agents.store.dialects.rows import plain_rows
 from deltamem_agents.store.schema import UtcDateTime
-from deltamem_agents.unspaced_scripts import UNSPACED, spelled_out
 
 INDEX = "deltamem_records_fts"
 TRIGGERS = ("deltamem_records_added", "deltamem_records_removed", "deltamem_records_changed")

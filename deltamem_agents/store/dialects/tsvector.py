@@ -20,11 +20,10 @@ from typing import Any
 from sqlalchemy import ARRAY, ColumnElement, Connection, Select, Text, bindparam, cast, func, literal_column, select
 from sqlalchemy.dialects.postgresql import TSQUERY
 
-from deltamem_agents.search_form import folded, normalized, search_form, words_of
+from deltamem_agents.search_form import UNSPACED, folded, normalized, search_form, spelled_out, words_of
 from deltamem_agents.store.dialects.narrowing import Within
 from deltamem_agents.store.dialects.rows import plain_rows
 from deltamem_agents.store.schema import MessageRow, RecordRow
-from deltamem_agents.unspaced_scripts import UNSPACED, spelled_out
 
 TOGETHER = 4_096  # terms in one query; a much larger query overflows the server's stack
 INDEXED = 100_000  # characters indexed of a record and of its terms; a tsvector holds at most one megabyte
