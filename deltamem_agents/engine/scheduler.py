@@ -28,9 +28,9 @@ from deltamem_agents.engine.decoding import Active, Decoding
 from deltamem_agents.engine.failures import check_device, closed, described, failed, out_of_memory, told, unfinished
 from deltamem_agents.engine.hot import HotSegments
 from deltamem_agents.engine.limits import Limits
-from deltamem_agents.engine.pace import Pace
 from deltamem_agents.engine.pool import StatePool
 from deltamem_agents.engine.requests import Fold, Generate, Request, Score
+from deltamem_agents.engine.runs import Pace
 from deltamem_agents.engine.shutdown import stop_at_exit
 from deltamem_agents.engine.statistics import Counters
 from deltamem_agents.engine.waiting import Waiting

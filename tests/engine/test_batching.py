@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from deltamem_agents.core import State
 from deltamem_agents.engine import AgentKey, Cancellation, Engine, Limits, Sampling, Segment, StateKey, cut, load
-from deltamem_agents.engine.pace import Pace
-from deltamem_agents.engine.runs import Row, Run
+from deltamem_agents.engine.runs import Pace, Row, Run
 from deltamem_agents.errors import (
     ClosedError,
     ContextLengthError,
