@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from deltamem_agents.engine.generation import Sampling
 from deltamem_agents.errors import ChatTemplateError, ConfigError, InvalidMessageError
-from deltamem_agents.frameworks.recalled import RecalledText
+from deltamem_agents.frameworks.records import RecalledText
 from deltamem_agents.frameworks.tool_output import LIMIT, capped
 from deltamem_agents.memory.prompting import TURNS, not_in_prompt, prompt_messages, search_size
 from deltamem_agents.memory.results import (

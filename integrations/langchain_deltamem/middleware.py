@@ -24,7 +24,7 @@ from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open, is_open
 from deltamem_agents.frameworks.messages import id_name, session_name
 from deltamem_agents.frameworks.ownership import Owner
-from deltamem_agents.frameworks.recalled import RecalledText
+from deltamem_agents.frameworks.records import RecalledText
 from deltamem_agents.frameworks.resent import newest_question
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem

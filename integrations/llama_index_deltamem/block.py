@@ -19,7 +19,7 @@ from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_op
 from deltamem_agents.frameworks.messages import for_journal, session_name
 from deltamem_agents.frameworks.options import refuse_unknown
 from deltamem_agents.frameworks.ownership import Owner
-from deltamem_agents.frameworks.recalled import RecalledText
+from deltamem_agents.frameworks.records import RecalledText
 from deltamem_agents.frameworks.resent import Handed, unwritten_portion
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from llama_index.core.base.llms.types import ChatMessage
 
 from deltamem_agents.frameworks.messages import for_journal
-from deltamem_agents.frameworks.recalled import RecalledText
+from deltamem_agents.frameworks.records import RecalledText
 from deltamem_agents.frameworks.tool_output import ToolOutput
 from deltamem_agents.memory import DeltaMem
 from deltamem_agents.memory.open_memories import Handle
