@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakSet
 
@@ -12,6 +13,7 @@ from deltamem_agents.errors import ClosedError, ConfigError, DeltaMemError, Inva
 
 if TYPE_CHECKING:
     from deltamem_agents.memory.deltamem import DeltaMem
+
 
 OnError = Literal["log", "raise"]
 
@@ -76,3 +78,20 @@ def is_open(mem: DeltaMem, on_error: OnError, *, in_run: bool) -> bool:
             log.warning("the run goes on without memory, and nothing of it is journalled: %s", error)
         return False
     return True
+
+
+def refuse_unknown(name: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse options that a class does not have.
+
+    Args:
+        name: The class's name, for the error.
+
+    Raises:
+        ConfigError: An option is not among ``known``.
+    """
+    options = sorted(known)
+    for each in given:
+        if each not in options:
+            close = get_close_matches(each, options, n=1)
+            meant = f"did you mean {close[0]!r}? " if close else ""
+            raise ConfigError(f"{name} has no option {each!r}; {meant}it takes {', '.join(options)}")

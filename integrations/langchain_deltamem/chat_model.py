@@ -29,7 +29,7 @@ from deltamem_agents.frameworks.calling import (
     prompt_length,
     reply_facts,
 )
-from deltamem_agents.frameworks.options import refuse_unknown
+from deltamem_agents.frameworks.failing import refuse_unknown
 from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.frameworks.sanitizing import plain_text
 from deltamem_agents.memory import AgentMemory, DeltaMem, Reply

@@ -13,9 +13,8 @@ from pydantic import Field
 
 from deltamem_agents.errors import ConfigError, MissingExtraError
 from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
-from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open, is_open
+from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open, is_open, refuse_unknown
 from deltamem_agents.frameworks.messages import session_name
-from deltamem_agents.frameworks.options import refuse_unknown
 from deltamem_agents.frameworks.records import RecalledText
 from deltamem_agents.memory import DeltaMem
 from deltamem_agents.memory.async_methods import twin

@@ -12,7 +12,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableConfig
 from pydantic import Field
 
-from deltamem_agents.frameworks.options import refuse_unknown
+from deltamem_agents.frameworks.failing import refuse_unknown
 from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.frameworks.records import search_arguments
 from deltamem_agents.memory import AgentMemory, DeltaMem

@@ -15,9 +15,8 @@ from llama_index.core.utils import get_tokenizer
 
 from deltamem_agents.errors import refuse_pickle
 from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
-from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open, is_open
+from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open, is_open, refuse_unknown
 from deltamem_agents.frameworks.messages import for_journal, session_name
-from deltamem_agents.frameworks.options import refuse_unknown
 from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.frameworks.records import RecalledText
 from deltamem_agents.frameworks.resent import Handed, unwritten_portion

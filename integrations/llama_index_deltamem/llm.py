@@ -33,8 +33,8 @@ from deltamem_agents.frameworks.calling import (
     chosen_tools,
     reply_facts,
 )
+from deltamem_agents.frameworks.failing import refuse_unknown
 from deltamem_agents.frameworks.messages import for_prompt
-from deltamem_agents.frameworks.options import refuse_unknown
 from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.memory import AgentMemory, DeltaMem, Reply
 from deltamem_agents.memory.open_memories import Handle

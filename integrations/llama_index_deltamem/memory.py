@@ -17,9 +17,8 @@ from llama_index.core.storage.chat_store.base_db import MessageStatus
 
 from deltamem_agents.errors import ConfigError, UnknownAgentError, refuse_pickle, shown
 from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
-from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open, is_open
+from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open, is_open, refuse_unknown
 from deltamem_agents.frameworks.messages import clearing, own_role, session_name, since_cleared
-from deltamem_agents.frameworks.options import refuse_unknown
 from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.frameworks.resent import Message, unwritten, unwritten_answer
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
