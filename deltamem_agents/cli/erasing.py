@@ -12,7 +12,6 @@ import typer
 
 from deltamem_agents import terminal
 from deltamem_agents.cli.app import Debug, app, interruptible
-from deltamem_agents.cli.known import NAMED, check_known
 from deltamem_agents.cli.options import (
     AgentArgument,
     Json,
@@ -24,7 +23,7 @@ from deltamem_agents.cli.options import (
     opened,
     opened_store,
 )
-from deltamem_agents.cli.remedies import spelled
+from deltamem_agents.cli.remedies import NAMED, check_known, spelled
 from deltamem_agents.errors import ConfigError, shown
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ import typer
 
 from deltamem_agents import terminal
 from deltamem_agents.cli.app import Debug, app, interruptible
-from deltamem_agents.cli.known import check_known, note_unknown
 from deltamem_agents.cli.options import (
     DEFAULT_AGENT,
     Agent,
@@ -21,6 +20,7 @@ from deltamem_agents.cli.options import (
     opened,
     opened_store,
 )
+from deltamem_agents.cli.remedies import check_known, note_unknown
 
 TOLERANCE = 1e-4  # relative; comes of how text was cut into forwards
 

@@ -9,7 +9,6 @@ import typer
 
 from deltamem_agents import terminal
 from deltamem_agents.cli.app import Debug, app, interruptible
-from deltamem_agents.cli.known import check_known
 from deltamem_agents.cli.options import (
     Embedder,
     Json,
@@ -18,6 +17,7 @@ from deltamem_agents.cli.options import (
     grouped,
     require_database,
 )
+from deltamem_agents.cli.remedies import check_known
 
 
 @app.command()

@@ -11,7 +11,6 @@ import typer
 from deltamem_agents import terminal
 from deltamem_agents.cli.app import Debug, app, interruptible, told
 from deltamem_agents.cli.conversation import spoken, text_of_stdin
-from deltamem_agents.cli.known import note_unknown
 from deltamem_agents.cli.options import (
     DEFAULT_AGENT,
     Agent,
@@ -28,7 +27,7 @@ from deltamem_agents.cli.options import (
     grouped,
     opened,
 )
-from deltamem_agents.cli.remedies import spelled
+from deltamem_agents.cli.remedies import note_unknown, spelled
 from deltamem_agents.errors import ConfigError, DeltaMemError, InvalidMessageError
 
 if TYPE_CHECKING:
