@@ -7,6 +7,7 @@ only), it took three quarters of a training step of the bundled model.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -55,3 +56,21 @@ def mixed_precision() -> torch.autocast:
     Emulated, a bfloat16 product took 43 times as long as one in float32 (AMD Zen 3, AVX2 only).
     """
     return torch.autocast("cpu", torch.bfloat16, enabled=native_bfloat16())
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """State after ``step`` of ``steps``: loss, and the share of answer tokens predicted right in that batch."""
+
+    step: int
+    steps: int
+    loss: float
+    right: float
+
+
+def learning_rate(step: int, steps: int, peak: float, *, warmup: int = 50) -> float:
+    """Rise linearly to ``peak`` over ``warmup`` steps (at most a tenth of all), then fall linearly to 2 % of it."""
+    warmup = max(1, min(warmup, steps // 10))
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * max(0.02, 1 - (step - warmup) / max(1, steps - warmup))

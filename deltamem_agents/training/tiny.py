@@ -25,7 +25,7 @@ from deltamem_agents.training.calibrate import SIZES, calibrate
 from deltamem_agents.training.card import model_card
 from deltamem_agents.training.evaluate import Score, evaluate
 from deltamem_agents.training.linear_start import start_as_linear_attention
-from deltamem_agents.training.schedule import Progress
+from deltamem_agents.training.muon import Progress
 from deltamem_agents.training.tokenizer import train_tokenizer
 
 
