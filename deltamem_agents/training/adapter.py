@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from deltamem_agents.core import Adapter, Attached, DeltaMemConfig, State, attach, select_state
@@ -202,3 +203,43 @@ def _draw(rng: random.Random, recipe: AdapterRecipe, done: float) -> list[Conver
         share = 0.6 if overloaded else recipe.with_records
         tokens += 12 * len(conversation.messages) + round((17 + 80 * share) * len(conversation.questions))
     return conversations
+
+
+_SIZE = 0.5  # root mean square of queries and keys before tanh, where tanh is still nearly linear
+_KEEP_BIAS = 5.0  # λ = 0.993: half of a state is left after a hundred tokens that do not write to it
+_STRENGTH = 2.0  # strength of the correction: one fact among many tokens is read back much smaller than it was written
+
+
+@torch.no_grad()
+def start_as_linear_attention(adapter: Adapter, model: PreTrainedModel) -> None:
+    """Set the projections and the output correction of a fresh adapter with one state head, in place."""
+    config = adapter.config
+    heads = model.config.num_attention_heads
+    for index in adapter.layer_indices:
+        attention = model.get_submodule(f"model.layers.{index}.self_attn")
+        parts = {
+            name: attention.get_parameter(f"{name}_proj.weight").float().chunk(heads, dim=1 if name == "o" else 0)
+            for name in ("q", "k", "v", "o")
+        }
+        match = sum((q.T @ k for q, k in zip(parts["q"], parts["k"], strict=True)), torch.zeros(()))
+        copy = sum((o @ v for o, v in zip(parts["o"], parts["v"], strict=True)), torch.zeros(()))
+        queries, keys = _factors(match, config.rank)
+        outputs, values = _factors(copy, config.rank)
+        layer = adapter.layer(index)
+        layer.memory[: config.rank] = queries.T * (_SIZE / _typical(queries))
+        layer.memory[config.rank : 2 * config.rank] = keys * (_SIZE / _typical(keys.T))
+        layer.memory[2 * config.rank : 3 * config.rank] = values
+        layer.corrections["o"].copy_(outputs * (_STRENGTH * config.rank / config.alpha))
+        layer.gate_bias[config.gate_width :] = _KEEP_BIAS
+
+
+def _factors(product: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The best factors [out, rank] and [rank, in] of a product [out, in]."""
+    left, sizes, right = torch.linalg.svd(product)
+    root = sizes[:rank].sqrt()
+    return left[:, :rank] * root, root.unsqueeze(1) * right[:rank]
+
+
+def _typical(projection: Tensor) -> float:
+    """Root mean square of the output of a projection [in, rank] for inputs of root mean square 1."""
+    return float(projection.square().sum(0).mean().sqrt())

@@ -19,12 +19,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, SmolLM3ForCau
 
 from deltamem_agents.core import Adapter, new_adapter, save_adapter
 from deltamem_agents.errors import ConfigError
-from deltamem_agents.training.adapter import AdapterRecipe, train_adapter
+from deltamem_agents.training.adapter import AdapterRecipe, start_as_linear_attention, train_adapter
 from deltamem_agents.training.backbone import BackboneRecipe, new_backbone, train_backbone
 from deltamem_agents.training.calibrate import SIZES, calibrate
 from deltamem_agents.training.card import model_card
 from deltamem_agents.training.evaluate import Score, evaluate
-from deltamem_agents.training.linear_start import start_as_linear_attention
 from deltamem_agents.training.muon import Progress
 from deltamem_agents.training.tokenizer import train_tokenizer
 

@@ -22,8 +22,8 @@ from deltamem_agents.training import (
     train_tiny,
     train_tokenizer,
 )
+from deltamem_agents.training.adapter import start_as_linear_attention
 from deltamem_agents.training.backbone import new_backbone
-from deltamem_agents.training.linear_start import start_as_linear_attention
 
 ROOT = Path(__file__).parents[2]
 
