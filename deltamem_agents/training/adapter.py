@@ -19,7 +19,7 @@ from deltamem_agents.core import Adapter, Attached, DeltaMemConfig, State, attac
 from deltamem_agents.training.backbone import crowded
 from deltamem_agents.training.batches import Renderer, Row, extend, recalled_message, records_message
 from deltamem_agents.training.conversations import Conversation, Question, Shape, converse
-from deltamem_agents.training.muon import Progress, learning_rate, mixed_precision
+from deltamem_agents.training.optimization import Progress, learning_rate, mixed_precision
 
 ASKED = 8  # questions about an overloaded conversation
 

@@ -28,7 +28,7 @@ from deltamem_agents.training.batches import (
 )
 from deltamem_agents.training.conversations import UNKNOWN, Shape, converse
 from deltamem_agents.training.induction import ROPE_THETA, start_with_lookup
-from deltamem_agents.training.muon import Muon, Progress, learning_rate, mixed_precision
+from deltamem_agents.training.optimization import Muon, Progress, learning_rate, mixed_precision
 from deltamem_agents.training.tokenizer import SPECIAL_TOKENS
 
 

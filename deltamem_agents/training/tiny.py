@@ -24,7 +24,7 @@ from deltamem_agents.training.backbone import BackboneRecipe, new_backbone, trai
 from deltamem_agents.training.calibrate import SIZES, calibrate
 from deltamem_agents.training.card import model_card
 from deltamem_agents.training.evaluate import Score, evaluate
-from deltamem_agents.training.muon import Progress
+from deltamem_agents.training.optimization import Progress
 from deltamem_agents.training.tokenizer import train_tokenizer
 
 

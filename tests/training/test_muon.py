@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from deltamem_agents.training.muon import Muon, orthogonal
+from deltamem_agents.training.optimization import Muon, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (16, 40), (40, 16)])
