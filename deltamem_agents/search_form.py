@@ -3,6 +3,10 @@
 Full-width letters, ligatures and superscripts become plain ones (NFKC). Soft hyphens, zero-width characters, variation
 selectors and bidirectional controls are dropped (Unicode's Default_Ignorable_Code_Point). Only searched and embedded
 text takes this form; stored and displayed text stays as written.
+
+Scripts without spaces between words are indexed one character at a time in a separate column, and matched as pairs of
+neighbours: a full-text index would take a whole sentence for one word. Sorting a run of combining marks takes time
+quadratic in its length; long runs are normalised in parts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Commands about a database's tables and files: db current, upgrade, check, repair, purge."""
+"""Commands about a database's tables, files and embeddings: db current, upgrade, check, repair, purge; reindex."""
 
 from __future__ import annotations
 

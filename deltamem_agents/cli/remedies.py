@@ -1,4 +1,4 @@
-"""Remedies as the command line spells them: errors of the library name its arguments and methods.
+"""Remedies for people at the command line: close matches of mistyped names, and library arguments as options.
 
 An error says ``adapter='folder or hub id'`` to a programmer; who typed a command has an option ``--adapter``.
 """

@@ -3,7 +3,7 @@
     columns:  [ cached, padded on the left | new tokens, padded on the left ]
 
 Each row has its own state and mask; its result does not depend on its neighbours. Between two chunks the engine may run
-something else.
+something else; `Pace` decides how long a chunk may be.
 """
 
 from __future__ import annotations

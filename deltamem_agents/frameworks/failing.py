@@ -1,4 +1,4 @@
-"""Keeps a memory failure from costing an agent its answer: logs the failure and lets the run go on without memory."""
+"""Failures and mistakes: memory that fails is logged and the run goes on without it; unknown options are refused."""
 
 from __future__ import annotations
 

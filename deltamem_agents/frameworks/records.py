@@ -1,4 +1,4 @@
-"""Arguments of a retriever's search, and ids and metadata of the records it returns."""
+"""Records as frameworks receive them: one by one with their metadata, or as text that can be shortened later."""
 
 from __future__ import annotations
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from deltamem_agents.errors import ClosedError
+from deltamem_agents.errors import ClosedError, refuse_pickle
 from deltamem_agents.failures import Failures
 from deltamem_agents.memory.backbone import Backbone
 from deltamem_agents.memory.background import CLOSE_SECONDS, Background, CallPool
@@ -119,6 +119,16 @@ class Runtime:
         self.backbone.close()
         self.retriever.close()
         self.store.close()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Itself: a copy of what holds a memory shares the memory, as a database has no copy."""
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        refuse_pickle("DeltaMem", "open the same url where it is needed")
 
     def _is_closed(self) -> bool:
         return self._closed

@@ -3,6 +3,11 @@
 A conversation is written session by session, each in its own context. Then every question is asked in a fresh context
 that holds only the question (sometimes with records before it); it reads the state and does not write it. The loss is
 on answers only, and its gradient flows back through the writes.
+
+An adapter starts as the linear attention nearest to what its layers' own heads do: where a backbone finds things in
+its context by attention without positions, softmax(q·k) v, the delta rule with the same q, k and v is the linear form
+of the same look-up. On the bundled backbone no held-out fact came back from the state after 300 steps from random
+projections; from this start, one fact is answered within 50 steps.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Muon (Jordan et al., 2024), with its orthogonalisation in float32.
+"""The optimizer, learning rate and precision of a training step: Muon (Jordan et al., 2024) in float32.
 
 `torch.optim.Muon` runs it in bfloat16 on every device. On a processor that has to emulate bfloat16 (AMD Zen 3, AVX2
 only), it took three quarters of a training step of the bundled model.

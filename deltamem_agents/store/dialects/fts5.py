@@ -2,7 +2,7 @@
 
 FTS5 removes the accents of Latin letters, then stems words (Porter). Other words whose search form differs from their
 written form, see `search_form`, are in the column ``terms`` in their search form; a query searches both columns.
-Scripts without spaces are searched as pairs of neighbouring characters, see `unspaced_scripts`.
+Scripts without spaces are searched as pairs of neighbouring characters, see `search_form`.
 """
 
 from __future__ import annotations

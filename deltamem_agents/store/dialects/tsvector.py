@@ -4,7 +4,7 @@ A trigger stores the words in a column, so that ranking need not parse the text 
 
 Accents and case are folded here, because the extension for it is not always available: words whose search form differs
 from their written form, see `search_form`, are in `terms` in their search form. Scripts without spaces are searched as
-pairs of neighbouring characters, see `unspaced_scripts`. PostgreSQL's parser would keep ``a.py``, ``-4012`` and
+pairs of neighbouring characters, see `search_form`. PostgreSQL's parser would keep ``a.py``, ``-4012`` and
 ``x@y.org`` whole and not find the words in them, so joining characters are replaced by spaces. The rank is PostgreSQL's
 ``ts_rank``, which counts how often a word occurs in a record but not how rare it is elsewhere.
 """
