@@ -36,8 +36,8 @@ from deltamem_agents.store.records import Splitter, Words
 from deltamem_agents.store.revisions import Retention, Revision, StoredStates, check_retention
 from deltamem_agents.store.selected import Select, Selected, is_select
 from deltamem_agents.store.sqlite_files import file_of
-from deltamem_agents.store.targets import check_target
 from deltamem_agents.store.turns import Turn, in_turn
+from deltamem_agents.store.whole_files import check_target
 from deltamem_agents.store.write_queue import WriteQueue
 
 DEFAULT_URL = "sqlite:///memory.db"
