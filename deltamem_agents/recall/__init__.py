@@ -14,7 +14,6 @@ from deltamem_agents.recall.embed import (
     default_embedder,
     load_embedder,
 )
-from deltamem_agents.recall.lexical import query_terms, says
 from deltamem_agents.recall.notes import recall_text
 from deltamem_agents.recall.prompt import HEADER, current
 from deltamem_agents.recall.protocols import Embedder, IndexedRecord, Record, RecordIndex
@@ -22,6 +21,7 @@ from deltamem_agents.recall.questions import leans
 from deltamem_agents.recall.records import Measure, split_text
 from deltamem_agents.recall.search import Reindexed, Retriever
 from deltamem_agents.recall.sentence_model import SentenceTransformerEmbedder
+from deltamem_agents.recall.words import query_terms, says
 
 __all__ = [
     "HEADER",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-from deltamem_agents.recall.lexical import content_words
 from deltamem_agents.recall.records import sentences
+from deltamem_agents.recall.words import content_words
 
 UNKNOWING_LIMIT = 160  # characters; a longer reply says something else too
 CHATTER_LIMIT = 120

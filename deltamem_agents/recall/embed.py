@@ -13,11 +13,11 @@ import numpy as np
 from deltamem_agents import arguments
 from deltamem_agents.errors import ConfigError, EmbedderError, MissingExtraError, kind_of, shown
 from deltamem_agents.recall.cutting import in_parts
+from deltamem_agents.recall.embedding import failed, unit_rows
 from deltamem_agents.recall.naming import name_of
 from deltamem_agents.recall.protocols import Embedder
 from deltamem_agents.recall.records import Measure
 from deltamem_agents.recall.sentence_model import BUNDLED_SHA256, SentenceTransformerEmbedder, measure_within
-from deltamem_agents.recall.unit_rows import failed, unit_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

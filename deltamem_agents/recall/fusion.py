@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deltamem_agents.recall.questions import Question
-from deltamem_agents.recall.standing import PREFERENCE, RULE
+from deltamem_agents.recall.statements import PREFERENCE, RULE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

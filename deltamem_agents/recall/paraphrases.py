@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from deltamem_agents.recall.lexical import STOPWORDS
-from deltamem_agents.recall.words import text_terms
+from deltamem_agents.recall.words import STOPWORDS, text_terms
 
 LONGEST = 200  # characters; a longer text is taken to say more than one thing
 MOST_WORDS = 20

@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deltamem_agents.recall.lexical import content_words, speaks_of_self
+from deltamem_agents.recall.words import content_words, speaks_of_self
 
 _SUMMARY = re.compile(
     r"\bsummar|\boverview\b|\brecap\b|\bover time\b|\bso far\b|\bevolved?\b|\bdeveloped\b|\bprogress", re.I

@@ -22,10 +22,9 @@ from deltamem_agents.errors import EmbedderError, StoreError
 from deltamem_agents.recall.embedding import FEW, Embeddings
 from deltamem_agents.recall.filling import Filling
 from deltamem_agents.recall.fusion import REACH
-from deltamem_agents.recall.lexical import query_terms
 from deltamem_agents.recall.protocols import IndexedRecord, RecordIndex
 from deltamem_agents.recall.snapshot import Scope, Snapshot, joined, placed
-from deltamem_agents.recall.words import Postings, looked_for, text_terms
+from deltamem_agents.recall.words import Postings, looked_for, query_terms, text_terms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -19,15 +19,14 @@ from deltamem_agents.recall.contradiction import newer_first, outdated
 from deltamem_agents.recall.embedding import Embeddings
 from deltamem_agents.recall.filling import FIRST, Filling
 from deltamem_agents.recall.fusion import Signals, fuse, varied
-from deltamem_agents.recall.lexical import speaks_of_self
 from deltamem_agents.recall.prepared import Prepared
 from deltamem_agents.recall.protocols import Embedder, IndexedRecord, Record, RecordIndex
 from deltamem_agents.recall.questions import Question
 from deltamem_agents.recall.sampled_search import LargeAgents
 from deltamem_agents.recall.selection import select
 from deltamem_agents.recall.snapshot import Scope, Snapshot, Snapshots
-from deltamem_agents.recall.standing import RULE
-from deltamem_agents.recall.words import forget_words, looked_for
+from deltamem_agents.recall.statements import RULE
+from deltamem_agents.recall.words import forget_words, looked_for, speaks_of_self
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

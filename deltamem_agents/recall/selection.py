@@ -16,10 +16,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from deltamem_agents.recall.content import asks, asks_news, is_chatter, knows_nothing
-from deltamem_agents.recall.lexical import query_terms
 from deltamem_agents.recall.paraphrases import Gist, gist, says_the_same
 from deltamem_agents.recall.protocols import IndexedRecord, speaker
-from deltamem_agents.recall.words import text_terms
+from deltamem_agents.recall.words import query_terms, text_terms
 
 WEAK_SHARE = 5  # one in so many records may be a question or an "I don't know"
 COMPARED = 300  # best records with which the others are compared for paraphrases

@@ -20,11 +20,11 @@ import numpy as np
 from deltamem_agents.errors import ConfigError, EmbedderError, MissingExtraError
 from deltamem_agents.progress_bars import without_progress_bars
 from deltamem_agents.recall.cutting import counted_by, in_parts
+from deltamem_agents.recall.embedding import failed, unit_rows
 from deltamem_agents.recall.model_files import LARGEST_LIMIT, cached_folder, folder_digest, read_config, text_limit
 from deltamem_agents.recall.naming import attributes_of
 from deltamem_agents.recall.prompts import Prompts, prompts_of
 from deltamem_agents.recall.records import Measure
-from deltamem_agents.recall.unit_rows import failed, unit_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deltamem_agents.recall.fusion import REACH, Messages, Sessions
-from deltamem_agents.recall.lexical import speaks_of_self
 from deltamem_agents.recall.protocols import IndexedRecord, RecordIndex, speaker
-from deltamem_agents.recall.standing import standing
-from deltamem_agents.recall.words import Postings, forget_words
+from deltamem_agents.recall.statements import standing
+from deltamem_agents.recall.words import Postings, forget_words, speaks_of_self
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,13 +11,12 @@ from deltamem_agents.store.held import Held
 from deltamem_agents.store.journal import AgentInfo
 from deltamem_agents.store.masking import masked
 from deltamem_agents.store.message_lookup import Described
-from deltamem_agents.store.messages import Entry, MessageRef, check_id, check_messages
+from deltamem_agents.store.messages import Entry, MessageRef, check_id, check_messages, wording, wording_of
 from deltamem_agents.store.records import StoredRecord
 from deltamem_agents.store.revisions import Retention, Revision
 from deltamem_agents.store.selected import Select, is_select
 from deltamem_agents.store.store import Store
 from deltamem_agents.store.tombstones import Said
-from deltamem_agents.store.wording import wording, wording_of
 
 __all__ = [
     "AgentInfo",

@@ -1,4 +1,7 @@
-"""Checks messages and ids before they enter the journal. Knows nothing of SQL."""
+"""Checks messages and ids before they enter the journal. Knows nothing of SQL.
+
+The `wording` of a message is what a resent conversation is recognized by.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from uuid import uuid4
 
 from deltamem_agents import arguments, bounded_json
 from deltamem_agents.errors import InvalidMessageError, shown
+from deltamem_agents.search_form import compared_form
 from deltamem_agents.store.schema import ID_LIMIT, ROLES, in_utc
 
 # Limits of one message, so that an archive of it can be read within bounds; a quarter if it is not plain ASCII.
@@ -255,3 +259,36 @@ def _as_json(index: int, name: str, value: Any, limit: int) -> Any:
         raise InvalidMessageError(
             f"message {index} has {name} that JSON cannot hold ({error}); use strings, numbers, lists and mappings"
         ) from error
+
+
+TOOL_CALL = "tool_call"  # type of a block with a tool's name and arguments; stored, but not folded or retrieved
+
+
+def wording(role: str, text: str, blocks: list[Any] | None) -> str:
+    """A string equal for messages that say the same, ignoring whitespace, Unicode form and invisible characters.
+
+    Blocks count only if there is no text, except those of type "version", which always count. The id of a tool call
+    does not count.
+
+    >>> wording("user", "I like tea.\\n", None) == wording("user", "I like  tea.", None)
+    True
+    """
+    squeezed = compared_form(text)
+    chosen = blocks or []
+    if squeezed:
+        chosen = [each for each in chosen if isinstance(each, dict) and each.get("type") == VERSION]
+    told = json.dumps([_without_id(each) for each in chosen], sort_keys=True) if chosen else ""
+    return f"{role}\0{squeezed}\0{told}"
+
+
+def wording_of(message: Entry | NewMessage) -> str:
+    """The `wording` of a journalled or new message."""
+    if isinstance(message, NewMessage):
+        return wording(message.role, message.text, message.blocks)
+    return wording(message.role, message.text, message.content if isinstance(message.content, list) else None)
+
+
+def _without_id(block: Any) -> Any:
+    if not isinstance(block, dict) or block.get("type") != TOOL_CALL:
+        return block
+    return {name: value for name, value in block.items() if name != "id"}

@@ -17,10 +17,9 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from deltamem_agents.store.dialects import rows_among
 from deltamem_agents.store.journal import Agent
-from deltamem_agents.store.messages import NewMessage
+from deltamem_agents.store.messages import NewMessage, wording, wording_of
 from deltamem_agents.store.schema import SECRET_BYTES, AgentRow, MessageRow, TombstoneRow, chunked
 from deltamem_agents.store.timeline import versions_of
-from deltamem_agents.store.wording import wording, wording_of
 
 HASH = 16  # bytes
 

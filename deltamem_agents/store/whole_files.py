@@ -1,4 +1,7 @@
-"""Writes files that appear complete or not at all; a process that is killed leaves nothing behind."""
+"""Writes files that appear complete or not at all; a process that is killed leaves nothing behind.
+
+`check_target` refuses to write over an existing file unless asked, and over the database of the export itself always.
+"""
 
 from __future__ import annotations
 

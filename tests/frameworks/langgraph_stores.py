@@ -23,7 +23,7 @@ from langgraph.store.base import ensure_embeddings
 from deltamem_agents import DeltaMem
 from langchain_deltamem import DeltaMemStore
 from langchain_deltamem.store.journal import Items
-from langchain_deltamem.store.sweeper import Sweeper
+from langchain_deltamem.store.store import Sweeper
 
 NAMED = "WHERE prefix = %s AND key = %s"
 KEPT: list[DeltaMem] = []  # one that stays open, so that the model is loaded once

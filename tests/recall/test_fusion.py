@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from deltamem_agents.recall.fusion import DECAY, REACH, Messages, Sessions, Signals, fuse, standardised, varied
 from deltamem_agents.recall.questions import Question
-from deltamem_agents.recall.standing import RULE
+from deltamem_agents.recall.statements import RULE
 
 Lists = list[int]
 

@@ -19,11 +19,10 @@ from deltamem_agents.memory.prompting import not_in_prompt, prompt_messages, spl
 from deltamem_agents.memory.results import Reply
 from deltamem_agents.recall import Record, query_terms, recall_text, split_text, within_budget
 from deltamem_agents.recall.contradiction import contradicts, newer_first, outdated
-from deltamem_agents.recall.lexical import content_words, speaks_of_self, words_of
 from deltamem_agents.recall.records import sentences
 from deltamem_agents.recall.selection import is_weak, knows_nothing, select
 from deltamem_agents.recall.snapshot import joined
-from deltamem_agents.recall.words import forget_words, looked_for, text_terms
+from deltamem_agents.recall.words import content_words, forget_words, looked_for, speaks_of_self, text_terms, words_of
 from deltamem_agents.search_form import UNSPACED, normalized, spelled_out
 from deltamem_agents.store import Entry, StoredRecord, check_id, check_messages, wording
 from deltamem_agents.store.dialects import fts5, tsvector

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
+import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -23,13 +25,12 @@ from langgraph.store.base import (
 )
 
 from deltamem_agents import arguments
-from deltamem_agents.errors import ConfigError, shown
+from deltamem_agents.errors import ClosedError, ConfigError, DeltaMemError, shown
 from deltamem_agents.memory import DeltaMem
 from deltamem_agents.memory.async_methods import twin
 from langchain_deltamem.store.items import Namespace, Stored, content_of, session_of
 from langchain_deltamem.store.journal import Items, Name
 from langchain_deltamem.store.matching import beginning, check_filter, matches
-from langchain_deltamem.store.sweeper import Sweeper
 
 IN_MEMORY = ("sqlite://", "sqlite:///:memory:")
 FOREVER = 1e9  # minutes
@@ -269,3 +270,44 @@ def _check_put(op: PutOp) -> None:
         raise ConfigError(f"ttl is {shown(ttl)}; give minutes, or None for no end")
     if op.index is not None and op.index is not False:
         arguments.texts(op.index, "index")
+
+
+log = logging.getLogger(__name__)
+
+
+class Sweeper:
+    """Sweeps at an interval until it is stopped or the store is closed. A failed sweep is logged.
+
+    Args:
+        sweep: Erases expired items.
+        interval: Seconds between two sweeps.
+    """
+
+    def __init__(self, sweep: Callable[[], object], interval: float) -> None:
+        self.ended: Future[None] = Future()
+        self._sweep = sweep
+        self._interval = interval
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="deltamem-sweeper", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether it is still sweeping."""
+        return self._thread.is_alive() and not self._stop.is_set()
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Stop sweeping; returns whether the thread has ended within ``timeout`` seconds."""
+        self._stop.set()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        while not self._stop.wait(self._interval):
+            try:
+                self._sweep()
+            except ClosedError:
+                break
+            except DeltaMemError as error:
+                log.warning("a sweep of expired items failed, the next tries again: %s", error)
+        self.ended.set_result(None)
