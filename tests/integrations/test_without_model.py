@@ -54,5 +54,5 @@ def test_every_public_name_is_there(package: str) -> None:
 def test_what_needs_the_model_says_so(tmp_path: Path, make: Callable[[DeltaMem], object]) -> None:
     with DeltaMem.open(None, url=f"sqlite:///{tmp_path / 'memory.db'}") as mem:
         mem.agent("alice").write([{"role": "user", "content": "My favourite colour is teal."}])
-        with pytest.raises(ConfigError, match=r"needs a backbone.*DeltaMem\.open\('tiny'"):
+        with pytest.raises(ConfigError, match=r"needs a backbone.*backbone='tiny'"):
             make(mem)
