@@ -17,8 +17,8 @@ from deltamem_agents.store.database import Database
 from deltamem_agents.store.dialects.rows import plain_rows
 from deltamem_agents.store.dialects.select import AnySelect
 from deltamem_agents.store.held import MAX_POSITION, Held
-from deltamem_agents.store.index import Index
 from deltamem_agents.store.messages import MessageRef, check_id
+from deltamem_agents.store.record_index import Index
 from deltamem_agents.store.records import Words
 from deltamem_agents.store.schema import AgentRow, MessageRow
 

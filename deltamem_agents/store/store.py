@@ -28,10 +28,10 @@ from deltamem_agents.store.bulk_append import Append
 from deltamem_agents.store.database import Database, looked_at, open_database
 from deltamem_agents.store.erasing import Plan, Selection
 from deltamem_agents.store.fold_input import FoldInput, fold_input
-from deltamem_agents.store.index import check_scope
 from deltamem_agents.store.journal import AgentInfo
 from deltamem_agents.store.message_lookup import MessageLookup
 from deltamem_agents.store.messages import Entry, check_id, check_messages
+from deltamem_agents.store.record_index import check_scope
 from deltamem_agents.store.records import Splitter, Words
 from deltamem_agents.store.revisions import Retention, Revision, StoredStates, check_retention
 from deltamem_agents.store.selected import Select, Selected, is_select
