@@ -18,7 +18,7 @@ from deltamem_agents.store.dialects.rows import plain_rows
 from deltamem_agents.store.dialects.select import AnySelect
 from deltamem_agents.store.held import MAX_POSITION, Held
 from deltamem_agents.store.messages import MessageRef, check_id
-from deltamem_agents.store.record_index import Index
+from deltamem_agents.store.record_index import RecordIndex
 from deltamem_agents.store.records import Words
 from deltamem_agents.store.schema import AgentRow, MessageRow
 
@@ -51,15 +51,15 @@ class Described(NamedTuple):
         return MessageRef(self.session, self.id)
 
 
-class MessageLookup(Held, Index):
+class MessageLookup(Held, RecordIndex):
     """Finds messages by the ids that callers gave them. Every call is about one agent; an unknown one has no messages.
 
-    Methods raise what `Held` and `Index` raise, and ConfigError for an argument of the wrong type or out of range.
+    Methods raise what `Held` and `RecordIndex` raise, and ConfigError for an argument that is not valid.
     """
 
     def __init__(self, database: Database, words: Words) -> None:
         Held.__init__(self, database)
-        Index.__init__(self, database, words)
+        RecordIndex.__init__(self, database, words)
 
     def described(self, agent: str, session: str, ids: tuple[str, str]) -> list[Described]:
         """The live messages of a session with one of two ids, without their text, in journal order.

@@ -1,4 +1,4 @@
-"""`Index`: the part of `Store` that searches records and stores their embeddings, for `recall`."""
+"""`RecordIndex`: the part of `Store` that searches records and stores their embeddings, for `recall`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _check_limit(limit: object) -> None:
     arguments.whole(limit, "limit", -sys.maxsize, sys.maxsize)
 
 
-class Index:
+class RecordIndex:
     """Records, their full text and their embeddings. Every call is about one agent; an unknown one has no records.
 
     Every method raises InvalidAgentError for an agent or session id that is not valid, ConfigError for an argument of

@@ -45,7 +45,7 @@ class _Found:
 
 
 def cut_again(database: Database, words: Words, agent: str, after: int) -> Recut | None:
-    """See `Index.cut_again`."""
+    """See `RecordIndex.cut_again`."""
     rule = words.rule
     texts = database.read(lambda connection: _others(connection, agent, rule, after))
     if not texts:
