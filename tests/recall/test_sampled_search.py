@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,7 @@ def test_what_is_new_is_embedded_once(store: Store) -> None:
         seen.append(len(texts))
         return letters(texts)
 
-    retriever = Retriever(store, CallableEmbedder(embed, name="counting"), in_memory=0)
+    retriever = Retriever(store, CallableEmbedder(embed, name="counting"), in_memory=0, embed_seconds=inf)
     fill(store, 100)
     retriever.search("alice", "boat")
     fill(store, 3, seed=8)

@@ -214,7 +214,7 @@ def test_a_database_of_version_0002_is_brought_up_to_date(url: str, say: Say, en
         connection.execute(text("ALTER TABLE deltamem_messages DROP COLUMN folded"))
         connection.execute(text("ALTER TABLE deltamem_records DROP COLUMN cut"))
         connection.execute(text("DROP TABLE deltamem_tombstones"))
-        connection.execute(text("DROP INDEX deltamem_messages_live_id"))
+        connection.execute(text("DROP INDEX deltamem_messages_live_id, deltamem_messages_superseded_id"))
         live_id = "deltamem_messages_live_id ON deltamem_messages (agent_key, id) WHERE left_at IS NULL"
         connection.execute(text(f"CREATE UNIQUE INDEX {live_id}"))
         connection.execute(text("UPDATE deltamem_version SET version_num = '0002'"))
