@@ -56,7 +56,7 @@ def _split_page(text: str, limit: int, measure: Measure | None) -> list[str]:
     always = measure.count("") if measure is not None else 0
     for sentence in _sentences(text, limit, measure):
         solid = len(sentence.rstrip())
-        count = measure.count(sentence) - always if measure is not None and solid else 0
+        count = measure.count(sentence) - always if measure is not None and sentence else 0
         full = size + solid > limit or (measure is not None and always + counted + count > measure.limit)
         if solid and size and full:
             pieces.append("".join(packed))

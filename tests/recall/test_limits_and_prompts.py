@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deltamem_agents.errors import ConfigError
@@ -38,6 +38,7 @@ def by_bytes(limit: int) -> Measure:
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(alphabet="ab .\n。会é", max_size=200), st.integers(3, 40), st.integers(5, 60))
+@example("aa a。", 3, 5)  # a part of a sentence that is only a space
 def test_pieces_fit_and_nothing_is_lost(text: str, most: int, limit: int) -> None:
     measure = by_bytes(most)
     pieces = split_text(text, limit, measure)
