@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import ledger
+import numpy  # noqa: F401  # an interrupt within its first import makes it useless for the rest of the process
 import rows
 from journals import World
 from operations import Actor, Choosing, InMemory, OnStore, perform
