@@ -8,4 +8,4 @@ from deltamem_agents.cli.app import app
 
 from deltamem_agents.cli import talking, history, erasing, database, making, benching  # isort: skip  # in the order of --help
 
-__all__ = ["app", "benching", "database", "erasing", "history", "indexing", "making", "talking"]
+__all__ = ["app", "benching", "database", "erasing", "history", "making", "talking"]

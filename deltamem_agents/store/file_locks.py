@@ -29,13 +29,6 @@ _lock = threading.Lock()  # held during a fork by the thread that continues in t
 _hooks: list[str] = []  # registered hooks: none until a file is used
 
 
-class _Held:
-    """A thread's lock, freed with the thread."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-
-
 class FileUse:
     """Tracks which threads use an engine on a SQLite file; each thread holds a lock of its own meanwhile.
 
@@ -49,40 +42,45 @@ class FileUse:
     def __init__(self, engine: Engine, path: Path, *, owned: bool) -> None:
         self._engine, self._path, self._owned = engine, path, owned
         self._mine = threading.local()
-        self._locks: WeakSet[_Held] = WeakSet()  # locks of live threads
+        self._locks: WeakSet[threading.RLock] = WeakSet()  # locks of live threads
         self._began = threading.Lock()  # held while a thread's lock is created, and during a fork
-        self._taken: list[_Held] = []  # locks that the forking thread has taken
+        self._forking = False
+        self._taken: list[threading.RLock] = []  # locks that the forking thread has taken
         self._quiet = False  # whether no thread used the file at the fork
 
     def here(self) -> AbstractContextManager[Any]:
         """The context manager to enter around each use; uses may nest."""
-        held: _Held | None = getattr(self._mine, "held", None)
-        if held is None:
-            held = _Held()
+        lock: threading.RLock | None = getattr(self._mine, "lock", None)
+        if lock is None:
+            lock = threading.RLock()
             with self._began:
-                self._mine.held = held
-                self._locks.add(held)
-        return held.lock
+                self._mine.lock = lock
+                self._locks.add(lock)
+        return lock
 
     def close_idle(self) -> None:
         """Wait for the other threads, block new uses, and close all connections."""
-        mine: _Held | None = getattr(self._mine, "held", None)
+        mine: threading.RLock | None = getattr(self._mine, "lock", None)
         self._began.acquire()
+        self._forking, self._quiet = True, False
         others = [each for each in self._locks if each is not mine]
         # This thread's own use does not end while it forks, so there is nothing to wait for.
-        used_here = mine is not None and mine.lock._is_owned()  # type: ignore[attr-defined]
+        used_here = mine is not None and mine._is_owned()  # type: ignore[attr-defined]
         until = time.monotonic() + (0.0 if used_here else QUIET_SECONDS)
-        self._taken = [each for each in others if each.lock.acquire(timeout=max(until - time.monotonic(), 0.0))]
+        for each in others:
+            if each.acquire(timeout=max(until - time.monotonic(), 0.0)):
+                self._taken.append(each)
         self._quiet = not used_here and len(self._taken) == len(others)
         if self._owned and self._quiet:
             self._engine.dispose()
 
     def go_on(self) -> None:
-        """Release the threads that wait."""
-        for each in self._taken:
-            each.lock.release()
-        self._taken = []
-        self._began.release()
+        """Release the threads that wait; an interrupt may have come before `close_idle` took their locks."""
+        while self._taken:
+            self._taken.pop().release()
+        if self._forking:
+            self._forking = False
+            self._began.release()
 
     def inherited(self) -> _Identity | None:
         """The file's identity if a connection to it may still be open, else None."""

@@ -219,3 +219,53 @@ def test_what_a_killed_process_had_begun_ends_though_a_forked_one_lives(postgres
             assert time.monotonic() - started < 10
         finally:
             os.kill(child, signal.SIGKILL)
+
+
+INTERRUPTED = """
+import os, signal, sys, threading
+from deltamem_agents.store import Store
+
+def say(text):
+    return [{"role": "user", "content": text}]
+
+store = Store.open(sys.argv[1])
+others = [Store.open(f"{sys.argv[1]}.{number}") for number in range(8)]
+store.append("alice", say("before"), "s")
+started, stop = threading.Event(), threading.Event()
+
+def use(connection):
+    connection.exec_driver_sql("SELECT 1")
+    started.set()
+    stop.wait(30)
+
+using = threading.Thread(target=lambda: store._database.read(use))
+def rest():
+    store.live("alice")
+    stop.wait(30)
+    store.append("alice", say("rested"), "s")
+
+threads = [*(threading.Thread(target=rest, daemon=True) for _ in range(8)), using]
+for thread in threads:
+    thread.start()
+started.wait(30)
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+signal.setitimer(signal.ITIMER_REAL, 0.3)  # Ctrl-C while the fork waits for the thread that uses the file
+try:
+    child = os.fork()
+except KeyboardInterrupt:
+    child = None
+if child == 0:
+    os._exit(0)
+stop.set()
+for thread in threads:
+    thread.join(10)
+    assert not thread.is_alive()
+print([entry.text for entry in Store.open(sys.argv[1]).live("alice")])
+"""
+
+
+def test_an_interrupted_fork_keeps_nobody_waiting(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, f"sqlite:///{tmp_path / 'memory.db'}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(["before", *["rested"] * 8])
