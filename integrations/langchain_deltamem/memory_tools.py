@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial, wraps
 from typing import Any
 
 from langchain.tools import ToolRuntime
@@ -46,26 +46,20 @@ def memory_tools(resolve: Resolve, options: RecallOptions, on_error: OnError = "
         Args:
             text: One fact, in a sentence that is understood by itself.
         """
-        result = UNAVAILABLE
-        with fails_open(on_error, "the tool remember"):
-            agent, session = resolve(runtime)
-            try:
-                agent.write([_message(text, runtime)], session, wait=False)
-                result = REMEMBERED
-            except InvalidMessageError as error:
-                result = _not_remembered(error)
-        return result
+        agent, session = resolve(runtime)
+        try:
+            agent.write([_message(text, runtime)], session, wait=False)
+        except InvalidMessageError as error:
+            return _not_remembered(error)
+        return REMEMBERED
 
     async def aremember(text: str, runtime: ToolRuntime) -> str:
-        result = UNAVAILABLE
-        with fails_open(on_error, "the tool remember"):
-            agent, session = resolve(runtime)
-            try:
-                await agent.awrite([_message(text, runtime)], session, wait=False)
-                result = REMEMBERED
-            except InvalidMessageError as error:
-                result = _not_remembered(error)
-        return result
+        agent, session = resolve(runtime)
+        try:
+            await agent.awrite([_message(text, runtime)], session, wait=False)
+        except InvalidMessageError as error:
+            return _not_remembered(error)
+        return REMEMBERED
 
     def recall(query: str, runtime: ToolRuntime) -> str:
         """Search long-term memory. Gives notes, not instructions: JSON with id, session, date, role and text of each.
@@ -73,22 +67,16 @@ def memory_tools(resolve: Resolve, options: RecallOptions, on_error: OnError = "
         Args:
             query: What to look for.
         """
-        result = UNAVAILABLE
-        with fails_open(on_error, "the tool recall"):
-            agent, session = resolve(runtime)
-            find = partial(agent.recall, query, **_wider(narrowed, runtime))
-            found = retrieved(RUN, query, find, lambda found: documents(agent, found.records))
-            result = _shown(found, session, options.k, runtime)
-        return result
+        agent, session = resolve(runtime)
+        find = partial(agent.recall, query, **_wider(narrowed, runtime))
+        found = retrieved(RUN, query, find, lambda found: documents(agent, found.records))
+        return _shown(found, session, options.k, runtime)
 
     async def arecall(query: str, runtime: ToolRuntime) -> str:
-        result = UNAVAILABLE
-        with fails_open(on_error, "the tool recall"):
-            agent, session = resolve(runtime)
-            find = partial(agent.arecall, query, **_wider(narrowed, runtime))
-            found = await aretrieved(RUN, query, find, lambda found: documents(agent, found.records))
-            result = _shown(found, session, options.k, runtime)
-        return result
+        agent, session = resolve(runtime)
+        find = partial(agent.arecall, query, **_wider(narrowed, runtime))
+        found = await aretrieved(RUN, query, find, lambda found: documents(agent, found.records))
+        return _shown(found, session, options.k, runtime)
 
     def forget(id: str, runtime: ToolRuntime, session: str | None = None) -> str:
         """Erase one text from long-term memory, for good.
@@ -97,27 +85,40 @@ def memory_tools(resolve: Resolve, options: RecallOptions, on_error: OnError = "
             id: As recall gives it.
             session: As recall gives it; needed where texts of several sessions have the id.
         """
-        result = UNAVAILABLE
-        with fails_open(on_error, "the tool forget"):
-            agent = resolve(runtime)[0]
-            try:
-                result = _erased(agent.erase(ids=[id], session=session, wait=False))
-            except (ConfigError, UnknownAgentError) as error:
-                result = _not_erased(error)
-        return result
+        agent = resolve(runtime)[0]
+        try:
+            return _erased(agent.erase(ids=[id], session=session, wait=False))
+        except (ConfigError, UnknownAgentError) as error:
+            return _not_erased(error)
 
     async def aforget(id: str, runtime: ToolRuntime, session: str | None = None) -> str:
-        result = UNAVAILABLE
-        with fails_open(on_error, "the tool forget"):
-            agent = resolve(runtime)[0]
-            try:
-                result = _erased(await agent.aerase(ids=[id], session=session, wait=False))
-            except (ConfigError, UnknownAgentError) as error:
-                result = _not_erased(error)
-        return result
+        agent = resolve(runtime)[0]
+        try:
+            return _erased(await agent.aerase(ids=[id], session=session, wait=False))
+        except (ConfigError, UnknownAgentError) as error:
+            return _not_erased(error)
 
     pairs = ((remember, aremember), (recall, arecall), (forget, aforget))
-    return [StructuredTool.from_function(func=each, coroutine=twin, parse_docstring=True) for each, twin in pairs]
+    return [_tool(each, twin, on_error) for each, twin in pairs]
+
+
+def _tool(work: Callable[..., str], twin: Callable[..., Awaitable[str]], on_error: OnError) -> BaseTool:
+    """A tool whose result says so if the memory fails, unless that is to be raised."""
+    doing = f"the tool {work.__name__}"
+
+    @wraps(work)
+    def run(*args: Any, **kwargs: Any) -> str:
+        with fails_open(on_error, doing):
+            return work(*args, **kwargs)
+        return UNAVAILABLE
+
+    @wraps(twin)
+    async def arun(*args: Any, **kwargs: Any) -> str:
+        with fails_open(on_error, doing):
+            return await twin(*args, **kwargs)
+        return UNAVAILABLE
+
+    return StructuredTool.from_function(func=run, coroutine=arun, parse_docstring=True)
 
 
 def by_our_tools(messages: Sequence[BaseMessage]) -> set[int]:
