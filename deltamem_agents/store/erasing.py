@@ -233,9 +233,10 @@ def _erase(
     tombstone: bool,
 ) -> Erased:
     positions = [row.position for row in rows]
-    versions = [(row.position, row.session, row.id) for row in rows]
-    returning = [] if whole else timeline.returning(connection, found, versions)
-    first = 0 if whole else min([*positions, *returning], default=None)
+    erased_versions = [(row.position, row.session, row.id) for row in rows]
+    versions = [] if whole else timeline.versions_of(connection, found, erased_versions)
+    restored = timeline.restored(connection, found, versions, set(positions)) if versions else []
+    first = 0 if whole else min([*positions, *restored], default=None)
     erased = Erased(
         agent=agent,
         ids=tuple(_refs(rows)),
@@ -246,7 +247,7 @@ def _erase(
     if dry or first is None:
         return erased
     if tombstone:
-        tombstones.leave(connection, found, rows)
+        tombstones.leave(connection, found.key, rows, versions)
     records.delete_of(connection, found.key, positions)
     for chunk in chunked(positions):
         these = MessageRow.position.in_(chunk)
@@ -256,7 +257,7 @@ def _erase(
             connection.execute(delete(table).where(table.agent_key == found.key))
         connection.execute(delete(AgentRow).where(AgentRow.key == found.key))
     else:
-        timeline.settle(connection, words, found, returning, since=first)
+        timeline.settle(connection, words, found, restored, since=first)
     return erased
 
 

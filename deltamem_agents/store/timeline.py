@@ -67,12 +67,8 @@ def positions_at(connection: Connection, agent: Agent, at: int) -> list[int]:
     Raises:
         DamagedValue: A stored rollback does not go back to before its own position.
     """
-    query = (
-        select(MessageRow.position, MessageRow.session, MessageRow.id)
-        .where(MessageRow.agent_key == agent.key, MessageRow.position <= at)
-        .order_by(MessageRow.position)
-    )
-    return _newest(connection, agent, at, connection.execute(query))
+    query = _EVERY_VERSION.where(MessageRow.position <= bindparam("at"))
+    return _newest(connection, agent, at, connection.execute(query, {"key": agent.key, "at": at}))
 
 
 def _newest(connection: Connection, agent: Agent, at: int, versions: Iterable[Version]) -> list[int]:
@@ -111,25 +107,29 @@ def rollback(connection: Connection, words: records.Words, agent: str, target: i
     return entry
 
 
-def returning(connection: Connection, agent: Agent, deleted: Collection[Version]) -> list[int]:
-    """Positions of messages that become live again when the messages that superseded them are deleted."""
-    gone = {each[0] for each in deleted}
-    left = [each for each in versions_of(connection, agent, deleted) if each[0] not in gone]
+def restored(connection: Connection, agent: Agent, versions: Iterable[Version], deleted: Collection[int]) -> list[int]:
+    """Positions of messages that become live again when the messages that superseded them are deleted.
+
+    Args:
+        versions: All `versions_of` the deleted messages.
+        deleted: Positions of the deleted messages.
+    """
+    left = [each for each in versions if each[0] not in deleted]
     standing = _newest(connection, agent, agent.head, left)
     live = live_positions(connection, agent.key, standing)
     return [position for position in standing if position not in live]
 
 
 def settle(
-    connection: Connection, words: records.Words, agent: Agent, returning: Collection[int], *, since: int
+    connection: Connection, words: records.Words, agent: Agent, restored: Collection[int], *, since: int
 ) -> None:
     """Finish a deletion of messages: make others live again, delete states from ``since`` on, raise the epoch.
 
     Args:
-        returning: Positions that become live again; see the function `returning`.
+        restored: Positions that become live again; see the function of this name.
         since: The first position whose message was deleted or is live again.
     """
-    _make_live(connection, words, agent.key, returning)
+    _make_live(connection, words, agent.key, restored)
     revisions.forget(connection, agent.key, since=since, epoch=agent.epoch + 1)
     connection.execute(update(AgentRow).where(AgentRow.key == agent.key).values(epoch=agent.epoch + 1))
 

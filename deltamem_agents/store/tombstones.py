@@ -16,10 +16,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from deltamem_agents.store.dialects import rows_among
-from deltamem_agents.store.journal import Agent
 from deltamem_agents.store.messages import NewMessage, wording, wording_of
 from deltamem_agents.store.schema import SECRET_BYTES, AgentRow, MessageRow, TombstoneRow, chunked
-from deltamem_agents.store.timeline import versions_of
 
 HASH = 16  # bytes
 
@@ -127,21 +125,28 @@ def with_other_words(connection: Connection, agent: str, session: str, messages:
     return other
 
 
-def leave(connection: Connection, agent: Agent, rows: Iterable[Any]) -> None:
-    """Store tombstones of messages that are about to be deleted, given as rows of the messages table."""
+def leave(
+    connection: Connection, agent_key: int, rows: Iterable[Any], versions: Iterable[tuple[int, str, str]]
+) -> None:
+    """Store tombstones of messages that are about to be deleted.
+
+    Args:
+        rows: Rows of the messages table.
+        versions: Position, session and id of all versions of these messages, in journal order.
+    """
     rows = list(rows)
     if not rows:
         return
-    secret = connection.scalar(select(AgentRow.tombstone_key).where(AgentRow.key == agent.key))
+    secret = connection.scalar(select(AgentRow.tombstone_key).where(AgentRow.key == agent_key))
     if secret is None:
         secret = secrets.token_bytes(SECRET_BYTES)
-        connection.execute(update(AgentRow).where(AgentRow.key == agent.key).values(tombstone_key=secret))
+        connection.execute(update(AgentRow).where(AgentRow.key == agent_key).values(tombstone_key=secret))
     places: dict[tuple[str, str], int] = {}  # (session, id) -> position of its first version
-    for position, *named in versions_of(connection, agent, [(each.position, each.session, each.id) for each in rows]):
-        places.setdefault((named[0], named[1]), position)
+    for position, session, message_id in versions:
+        places.setdefault((session, message_id), position)
     left = [
         {
-            "agent_key": agent.key,
+            "agent_key": agent_key,
             "place": places[row.session, row.id],
             "session": _hash(secret, "session", row.session),
             "message": _hash(secret, "id", row.id),
