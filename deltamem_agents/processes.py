@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
+from functools import cache
 
 from deltamem_agents.errors import ForkedError
 
@@ -28,6 +30,12 @@ def check_process(opened_in: int, what: str) -> None:
             f"this {what} was opened in process {opened_in}, and process {here} was forked from it; "
             "open one in this process: DeltaMem.open(…) in the worker, after the fork"
         )
+
+
+@cache
+def at_fork(**hooks: Callable[[], None]) -> None:
+    """`os.register_at_fork`, once for the same hooks however often it is called."""
+    os.register_at_fork(**hooks)
 
 
 class ProcessLock:

@@ -19,6 +19,7 @@ from weakref import WeakSet
 from sqlalchemy import Engine
 
 from deltamem_agents.errors import ForkedError
+from deltamem_agents.processes import at_fork
 
 QUIET_SECONDS = 5.0  # how long a fork waits for the threads that use a file
 
@@ -26,7 +27,6 @@ _Identity = tuple[int, int]  # device and inode, by which SQLite identifies a fi
 _uses: WeakSet[FileUse] = WeakSet()
 _inherited: dict[_Identity, int] = {}  # file in use when this process was forked -> id of the parent process
 _lock = threading.Lock()  # held during a fork by the thread that continues in the new process
-_hooks: list[str] = []  # registered hooks: none until a file is used
 
 
 class FileUse:
@@ -103,9 +103,7 @@ def watch(engine: Engine, path: Path, *, owned: bool) -> FileUse:
         )
     use = FileUse(engine, path, owned=owned)
     with _lock:
-        if not _hooks:
-            _hooks.append("fork")
-            os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
+        at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
         _uses.add(use)
     return use
 

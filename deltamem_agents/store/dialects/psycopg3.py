@@ -13,6 +13,7 @@ from weakref import WeakSet
 from sqlalchemy import URL, Engine, NullPool, QueuePool, create_engine, event
 
 from deltamem_agents.errors import ConfigError, MissingExtraError, kind_of
+from deltamem_agents.processes import at_fork
 from deltamem_agents.store.masking import masked, misplaced
 
 DRIVER = "psycopg"
@@ -24,7 +25,6 @@ NOT_IN_A_URL = ("autocommit", "conninfo", "context", "cursor_factory", "row_fact
 REMEDY = "behind a transaction pooler add ?prepare_threshold=none to the URL, or to your engine's connect_args"
 
 _connections: WeakSet[Any] = WeakSet()  # connections of our engines
-_hooks: list[str] = []  # registered hooks: none until an engine is created
 
 
 @dataclass(slots=True)
@@ -84,9 +84,7 @@ def engine(url: URL) -> Engine:
     def taken(connection: Any, _entry: object, _proxy: object) -> None:
         connection.prepare_threshold = prepares.threshold
 
-    if not _hooks:
-        _hooks.append("fork")
-        os.register_at_fork(after_in_child=_let_go)
+    at_fork(after_in_child=_let_go)
     event.listen(made, "connect", connected)
     event.listen(made, "checkout", taken)
     return made
