@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
 from deltamem_agents import arguments
 from deltamem_agents.engine.limits import HOT_BYTES, Limits
-from deltamem_agents.errors import refuse_pickle
 from deltamem_agents.memory.agent import AgentMemory
 from deltamem_agents.memory.async_methods import twin
 from deltamem_agents.memory.backbone import Backbone, check_backbone, open_backbone
 from deltamem_agents.memory.background import CallPool
 from deltamem_agents.memory.opening import Opening
 from deltamem_agents.memory.results import MemoryStats
-from deltamem_agents.memory.runtime import Runtime
+from deltamem_agents.memory.runtime import Runtime, Shared
 from deltamem_agents.processes import ProcessLock
 from deltamem_agents.recall import (
     AnyEmbedder,
@@ -44,7 +43,7 @@ _lock = ProcessLock()
 _opened: WeakKeyDictionary[DeltaMem, None] = WeakKeyDictionary()  # in the order of opening
 
 
-class DeltaMem:
+class DeltaMem(Shared):
     """The memories of many agents, in one database and on one backbone. Threads may share it.
 
     It is a context manager that closes itself at the end. Methods other than `close` raise ClosedError once it is
@@ -302,16 +301,6 @@ class DeltaMem:
         everything open belongs to the parent.
         """
         self.runtime.close()
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Return this object itself: a database cannot be copied, so copies of its holders share it."""
-        return self
-
-    def __reduce__(self) -> NoReturn:
-        refuse_pickle("DeltaMem", "open the same url where it is needed")
 
     def __enter__(self) -> Self:
         return self

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from typing import NoReturn, Self
+from typing import NoReturn
 
 from deltamem_agents.errors import ClosedError, ConfigError, ForkedError, refuse_pickle
 from deltamem_agents.memory.deltamem import DeltaMem, opened
+from deltamem_agents.memory.runtime import Shared
+from deltamem_agents.store.sqlite_files import is_passing
 
 
-class Handle:
-    """Holds an open `DeltaMem` as an attribute: copies share it, and pickling raises NotPicklableError."""
+class Handle(Shared):
+    """Holds an open `DeltaMem` as an attribute."""
 
     __slots__ = ("mem",)
 
     def __init__(self, mem: DeltaMem) -> None:
         self.mem = mem
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, _: object) -> Self:
-        return self
 
     def __reduce__(self) -> NoReturn:
         refuse_pickle("a handle on a DeltaMem")
@@ -39,7 +35,7 @@ def find_open(url: str) -> DeltaMem:
             f"no DeltaMem is open for {url} in this process; open it with DeltaMem.open(url=…) before what belongs "
             "to it is restored, or pass an open one as mem="
         )
-    if len(found) > 1 and _in_memory(url):
+    if len(found) > 1 and is_passing(url):
         raise ConfigError(f"{len(found)} databases in memory are open as {url}; use a file, or close the others")
     if any(not mem.store.same_database(found[-1].store) for mem in found):
         raise ConfigError(f"{len(found)} databases are open as {url}; pass the one that is meant as mem=")
@@ -52,7 +48,3 @@ def _is_open(mem: DeltaMem) -> bool:
     except (ClosedError, ForkedError):
         return False
     return True
-
-
-def _in_memory(url: str) -> bool:
-    return url.rstrip("/").endswith((":memory:", "sqlite:")) or "mode=memory" in url

@@ -23,7 +23,22 @@ if TYPE_CHECKING:
 CALLS = 8  # blocking calls of async methods that run at once; the model runs in its own thread
 
 
-class Runtime:
+class Shared:
+    """What copies of its holders share, as a database cannot be copied; pickling raises NotPicklableError."""
+
+    __slots__ = ()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        refuse_pickle("DeltaMem", "open the same url where it is needed")
+
+
+class Runtime(Shared):
     """A database, a retriever, a backbone if there is one, and the threads that fold, embed and run async calls.
 
     Args:
@@ -119,16 +134,6 @@ class Runtime:
         self.backbone.close()
         self.retriever.close()
         self.store.close()
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Itself: a copy of what holds a memory shares the memory, as a database has no copy."""
-        return self
-
-    def __reduce__(self) -> NoReturn:
-        refuse_pickle("DeltaMem", "open the same url where it is needed")
 
     def _is_closed(self) -> bool:
         return self._closed
