@@ -17,8 +17,8 @@ from deltamem_agents.errors import InvalidAgentError
 from deltamem_agents.frameworks.sanitizing import plain_json, plain_text
 from deltamem_agents.frameworks.tool_output import ToolOutput, are_cuts
 from deltamem_agents.memory.results import ToolCall
+from deltamem_agents.messages import TEXT_TYPES, TOOL_CALL, NewMessage
 from deltamem_agents.store import Entry, check_id, check_messages, wording_of
-from deltamem_agents.store.messages import TEXT_TYPES, TOOL_CALL, NewMessage
 
 log = logging.getLogger(__name__)
 

@@ -22,9 +22,9 @@ from typing import Any
 
 from deltamem_agents.frameworks.alignment import aligned
 from deltamem_agents.frameworks.tool_output import are_cuts
+from deltamem_agents.messages import NewMessage
 from deltamem_agents.store import Held, Said, Store, check_messages, wording_of
 from deltamem_agents.store.held import MAX_POSITION
-from deltamem_agents.store.messages import NewMessage
 
 Message = dict[str, Any]
 NEWEST = 50  # entries at the end of a journal that are searched for a session's newest question

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deltamem_agents.errors import ConfigError, shown
-from deltamem_agents.store.messages import TEXT_TYPES
+from deltamem_agents.messages import TEXT_TYPES
 
 LIMIT = 4_000  # characters
 

@@ -1,8 +1,10 @@
 """SQL: schema, journal, revisions, records. Only this folder imports SQLAlchemy; torch loads when `codec` is used.
 
-May import: SQLAlchemy, `deltamem_agents.errors`. Knows nothing of models, adapters, or how records are ranked.
+May import: SQLAlchemy, and the modules beside the layers, such as `deltamem_agents.messages`. Knows nothing of models,
+adapters, or how records are ranked.
 """
 
+from deltamem_agents.messages import Entry, MessageRef, check_id, check_messages, wording, wording_of
 from deltamem_agents.store.archive import Progress
 from deltamem_agents.store.backlog import Backlog
 from deltamem_agents.store.erasing import Erased, Plan, Selection
@@ -11,7 +13,6 @@ from deltamem_agents.store.held import Held
 from deltamem_agents.store.journal import AgentInfo
 from deltamem_agents.store.masking import masked
 from deltamem_agents.store.message_lookup import Described
-from deltamem_agents.store.messages import Entry, MessageRef, check_id, check_messages, wording, wording_of
 from deltamem_agents.store.records import StoredRecord
 from deltamem_agents.store.revisions import Retention, Revision
 from deltamem_agents.store.selected import Select, is_select

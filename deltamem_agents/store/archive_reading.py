@@ -24,6 +24,7 @@ from sqlalchemy import Connection, insert, select
 
 from deltamem_agents import bounded_json
 from deltamem_agents.errors import ArchiveError, ConfigError, InvalidAgentError, shown
+from deltamem_agents.messages import ID_LIMIT, NewMessage, check_id, check_messages, in_utc
 from deltamem_agents.store import codec, journal, records, timeline
 from deltamem_agents.store.archive import (
     FETCHED,
@@ -36,8 +37,7 @@ from deltamem_agents.store.archive import (
     VERSION,
     Progress,
 )
-from deltamem_agents.store.messages import NewMessage, check_id, check_messages
-from deltamem_agents.store.schema import ID_LIMIT, RecordRow, RollbackRow, in_utc
+from deltamem_agents.store.schema import RecordRow, RollbackRow
 
 ALL_FOLDED = 3  # in versions before this one, every message was folded
 LINE = 64 << 20  # bytes of one message, escaped

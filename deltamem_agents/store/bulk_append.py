@@ -33,8 +33,8 @@ from sqlalchemy import (
     update,
 )
 
+from deltamem_agents.messages import NewMessage
 from deltamem_agents.store import records
-from deltamem_agents.store.messages import NewMessage
 from deltamem_agents.store.schema import LOOKUP, AgentRow, MessageRow, RecordRow
 
 SHARED = 100_000  # characters; a longer append gets its own transaction, so that others do not wait for it

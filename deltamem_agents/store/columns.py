@@ -18,6 +18,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from deltamem_agents.errors import StoreError
+from deltamem_agents.messages import in_utc
 
 LARGEST = 1 << 62  # bound of a whole number; SQLite turns a number of more than 63 bits into a float
 # May be a lone surrogate, NaN or an infinity, which JSON can hold and callers must not get.
@@ -209,11 +210,6 @@ class Json(Checked):
     def fits(self, value: Any) -> bool:
         """See `Checked.fits`."""
         return type(value) is self.kind and (self.kind is dict or all(isinstance(each, (str, dict)) for each in value))
-
-
-def in_utc(value: datetime) -> datetime:
-    """An aware time in UTC; a time without a zone is taken as UTC."""
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class _ReadInUtc(ColumnElement[datetime]):

@@ -19,9 +19,9 @@ from sqlalchemy import Connection, delete, func, insert, select
 
 from deltamem_agents import arguments
 from deltamem_agents.errors import ConfigError, shown
+from deltamem_agents.messages import MessageRef
 from deltamem_agents.store import records, timeline, tombstones
 from deltamem_agents.store.journal import Agent, agent_row
-from deltamem_agents.store.messages import MessageRef
 from deltamem_agents.store.schema import (
     AgentRow,
     EmbeddingRow,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from deltamem_agents.messages import Entry
 from deltamem_agents.store import journal, revisions, timeline
-from deltamem_agents.store.messages import Entry
 from deltamem_agents.store.revisions import Revision
 
 

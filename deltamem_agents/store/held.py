@@ -9,9 +9,9 @@ from sqlalchemy import Connection, bindparam, select
 
 from deltamem_agents import arguments
 from deltamem_agents.errors import ConfigError, shown
+from deltamem_agents.messages import Entry, MessageRef, NewMessage, check_id
 from deltamem_agents.store import journal, records, tombstones
 from deltamem_agents.store.dialects import rows_among
-from deltamem_agents.store.messages import Entry, MessageRef, NewMessage, check_id
 from deltamem_agents.store.schema import MessageRow
 from deltamem_agents.store.tombstones import Said
 

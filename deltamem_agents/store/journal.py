@@ -10,9 +10,9 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
+from deltamem_agents.messages import Entry, NewMessage
 from deltamem_agents.store import records, revisions
 from deltamem_agents.store.dialects import insert_missing, rows_among
-from deltamem_agents.store.messages import Entry, NewMessage
 from deltamem_agents.store.schema import AgentRow, MessageRow, chunked
 
 EPOCH_BITS = 48  # bits of a first epoch; a JSON number holds 53

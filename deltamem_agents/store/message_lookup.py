@@ -12,12 +12,12 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from deltamem_agents import arguments
 from deltamem_agents.errors import ConfigError, shown
+from deltamem_agents.messages import MessageRef, check_id
 from deltamem_agents.store import journal
 from deltamem_agents.store.database import Database
 from deltamem_agents.store.dialects.rows import plain_rows
 from deltamem_agents.store.dialects.select import AnySelect
 from deltamem_agents.store.held import MAX_POSITION, Held
-from deltamem_agents.store.messages import MessageRef, check_id
 from deltamem_agents.store.record_index import RecordIndex
 from deltamem_agents.store.records import Words
 from deltamem_agents.store.schema import AgentRow, MessageRow

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from deltamem_agents import arguments
 from deltamem_agents.errors import ConfigError, shown
+from deltamem_agents.messages import check_id
 from deltamem_agents.store import nearest, records, recutting
 from deltamem_agents.store.database import Database
 from deltamem_agents.store.dialects import Within
-from deltamem_agents.store.messages import check_id
 from deltamem_agents.store.records import StoredRecord, Words
 from deltamem_agents.store.recutting import Recut
 from deltamem_agents.store.schema import LOOKUP

@@ -24,9 +24,10 @@ from sqlalchemy import (
 from sqlalchemy.orm import InstrumentedAttribute
 
 from deltamem_agents.errors import ConfigError
+from deltamem_agents.messages import ID_LIMIT
 from deltamem_agents.store.columns import DamagedValue
 from deltamem_agents.store.dialects import FullText, Pgvector, Within, insert_missing, select_each
-from deltamem_agents.store.schema import ID_LIMIT, AgentRow, EmbeddingRow, MessageRow, RecordRow, chunked
+from deltamem_agents.store.schema import AgentRow, EmbeddingRow, MessageRow, RecordRow, chunked
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,9 +12,10 @@ from sqlalchemy import Connection, delete, func, insert, select, true, update
 
 from deltamem_agents import arguments
 from deltamem_agents.errors import ConfigError, StateMismatchError, UnknownAgentError, shown
+from deltamem_agents.messages import ID_LIMIT
 from deltamem_agents.store import damage
 from deltamem_agents.store.columns import DamagedValue
-from deltamem_agents.store.schema import ID_LIMIT, AgentRow, RevisionRow, chunked
+from deltamem_agents.store.schema import AgentRow, RevisionRow, chunked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

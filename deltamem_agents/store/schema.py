@@ -23,12 +23,11 @@ from typing import Any, TypeVar
 from sqlalchemy import ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from deltamem_agents.store.columns import Blob, Flag, Json, Name, UtcDateTime, Whole, Words, in_utc
+from deltamem_agents.messages import ID_LIMIT, ROLES
+from deltamem_agents.store.columns import Blob, Flag, Json, Name, UtcDateTime, Whole, Words
 
-__all__ = ["ID_LIMIT", "UtcDateTime", "chunked", "in_utc"]
+__all__ = ["UtcDateTime", "chunked"]
 
-ROLES = ("system", "user", "assistant", "tool")
-ID_LIMIT = 255  # characters of an agent, session, message or model id
 SECRET_BYTES = 32
 LOOKUP = 500  # values in one statement; SQLite allows no more than 999 parameters in old builds
 

@@ -12,9 +12,9 @@ from typing import Any, TypeGuard
 
 from sqlalchemy import Connection, delete
 
+from deltamem_agents.messages import NewMessage, check_messages
 from deltamem_agents.store import journal
 from deltamem_agents.store.held import Begun, Held
-from deltamem_agents.store.messages import NewMessage, check_messages
 from deltamem_agents.store.records import Words
 from deltamem_agents.store.schema import AgentRow
 

@@ -10,6 +10,7 @@ from sqlalchemy import URL, Connection, Engine
 
 from deltamem_agents import arguments
 from deltamem_agents.errors import ConfigError, shown
+from deltamem_agents.messages import Entry, check_id, check_messages
 from deltamem_agents.store import (
     archive,
     archive_reading,
@@ -30,7 +31,6 @@ from deltamem_agents.store.erasing import Plan, Selection
 from deltamem_agents.store.fold_input import FoldInput, fold_input
 from deltamem_agents.store.journal import AgentInfo
 from deltamem_agents.store.message_lookup import MessageLookup
-from deltamem_agents.store.messages import Entry, check_id, check_messages
 from deltamem_agents.store.record_index import check_scope
 from deltamem_agents.store.records import Splitter, Words
 from deltamem_agents.store.revisions import Retention, Revision, StoredStates, check_retention

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
+from deltamem_agents.messages import NewMessage, wording, wording_of
 from deltamem_agents.store.dialects import rows_among
-from deltamem_agents.store.messages import NewMessage, wording, wording_of
 from deltamem_agents.store.schema import SECRET_BYTES, AgentRow, MessageRow, TombstoneRow, chunked
 
 HASH = 16  # bytes

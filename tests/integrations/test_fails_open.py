@@ -40,7 +40,7 @@ from deltamem_agents import DeltaMem
 from deltamem_agents.errors import ClosedError, ConfigError, StoreError
 from deltamem_agents.frameworks.messages import SANITIZED, FrameworkMessage
 from deltamem_agents.frameworks.sanitizing import plain_json, plain_text
-from deltamem_agents.store.messages import check_messages
+from deltamem_agents.messages import check_messages
 from langchain_deltamem import ChatDeltaMem, DeltaMemChatMessageHistory, DeltaMemClassicMemory, DeltaMemMiddleware
 from langchain_deltamem.messages import from_langchain, to_langchain, without_orphans
 from llama_index_deltamem import DeltaMemory, DeltaMemoryBlock

@@ -16,9 +16,9 @@ from typing import Any, Self
 from langgraph.store.base import InvalidNamespaceError, Item, SearchItem, get_text_at_path, tokenize_path
 
 from deltamem_agents.errors import InvalidAgentError, InvalidMessageError
+from deltamem_agents.messages import VERSION
 from deltamem_agents.recall.records import PAGE_END
 from deltamem_agents.store import Described, Entry, MessageRef, check_id
-from deltamem_agents.store.messages import VERSION
 
 FIELD = "langgraph_item"  # metadata field that holds the item; a message without it is not an item
 UNNAMED = ("text", "content")  # fields whose names say nothing about their text

@@ -15,8 +15,9 @@ from uuid import uuid4
 from deltamem_agents import arguments, bounded_json
 from deltamem_agents.errors import InvalidMessageError, shown
 from deltamem_agents.search_form import compared_form
-from deltamem_agents.store.schema import ID_LIMIT, ROLES, in_utc
 
+ROLES = ("system", "user", "assistant", "tool")
+ID_LIMIT = 255  # characters of an agent, session, message or model id
 # Limits of one message, so that an archive of it can be read within bounds; a quarter if it is not plain ASCII.
 TEXT_BYTES = 10 << 20  # bytes of each text in UTF-8
 TEXT_AS_JSON = 15 << 20  # bytes of a text in an archive, where quotes and control characters take two to six bytes
@@ -88,6 +89,11 @@ class Entry:
     def ref(self) -> MessageRef:
         """The session and id that identify the message within its agent."""
         return MessageRef(self.session, self.id)
+
+
+def in_utc(value: datetime) -> datetime:
+    """An aware time in UTC; a time without a zone is taken as UTC."""
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 def check_id(value: object, kind: str = "agent") -> str:
