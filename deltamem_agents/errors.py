@@ -83,6 +83,10 @@ class ArchiveError(DeltaMemError, ValueError):
     """A file is not an exported agent, or is damaged."""
 
 
+class EpisodeError(DeltaMemError, ValueError):
+    """An episode of training data, or a file of them, is malformed; the message names file and line."""
+
+
 class EmbedderError(DeltaMemError, RuntimeError):
     """An embedding model failed, returned vectors of an unexpected shape, or its weights are not the published ones."""
 
