@@ -39,7 +39,8 @@ class Prompts:
     """Prompts of requests that generate; their rows then join `Decoding`.
 
     Args:
-        slots: The pool slot of each request's state; freed in `abandon` or when the answer has ended.
+        slots: The pool slot of each request's state; freed in `abandon` or when the answer has ended. If the adapter
+            writes while answering, no other request has that slot, and the prompt is written into it.
         end: Called with the rows that ended with their first token.
     """
 
@@ -53,16 +54,21 @@ class Prompts:
         end: Callable[[Sequence[Active]], None],
     ) -> None:
         self.requests = requests
+        self._attached = attached
         self._end = end
         self._pool = pool
+        self._slots = slots
         self._decoding = decoding
         states = pool.gather(slots)
         rows = [Row(each.ids, {n: t[i] for n, t in states.items()}) for i, each in enumerate(requests)]
-        self.run = Run(attached, rows, write=False, keep=1)
+        self.run = Run(attached, rows, write=attached.adapter.config.answer_writes, keep=1)
         self._active = [decoding.activate(each, slot) for each, slot in zip(requests, slots, strict=True)]
 
     def finish(self) -> Sequence[Request]:
         """See `Batch.finish`."""
+        if self.run.write:
+            self._attached.check()  # raises if the adapter wrote nothing
+            self._pool.put(self._slots, self.run.state)
         caches = [self.run.past(index) for index in range(len(self._active))]
         assert self.run.logits is not None  # the run is done
         self._end(self._decoding.join(self._active, caches, self.run.logits[:, -1]))
@@ -75,13 +81,13 @@ class Prompts:
 
 
 class Scores:
-    """The items of one scoring request."""
+    """The items of one scoring request; an adapter that writes while answering writes while it is scored, too."""
 
     def __init__(self, attached: Attached, request: Score) -> None:
         self._request = request
         self.requests = [request]
         rows = [Row([*prompt, *request.ids], state) for prompt, state in request.items]
-        self.run = Run(attached, rows, write=False, keep=len(request.ids) + 1)
+        self.run = Run(attached, rows, write=attached.adapter.config.answer_writes, keep=len(request.ids) + 1)
 
     def finish(self) -> list[Request]:
         """See `Batch.finish`."""
@@ -107,7 +113,7 @@ class Folds:
         spans = attached.adapter.config.write != "token"
         rows = [self._row(each, spans) for each in requests]
         # With span writes, all tokens of a segment read the state from before the segment, so they run in one chunk.
-        self.run = Run(attached, rows, write=True, whole=spans)
+        self.run = Run(attached, rows, write=True, spans=spans)
 
     def finish(self) -> Sequence[Request]:
         """See `Batch.finish`."""

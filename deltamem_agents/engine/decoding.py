@@ -84,6 +84,9 @@ class Active:
 class Decoding:
     """Rows that are generated together.
 
+    If the adapter writes while answering, each row's slot is a scratch state of its own, and each step's tokens are
+    written into it.
+
     Args:
         ends: Returns the tokens that end an answer.
     """
@@ -95,6 +98,7 @@ class Decoding:
         self._tokenizer = tokenizer
         self._pool = pool
         self._ends = ends
+        self._writes = attached.adapter.config.answer_writes
         self.active: list[Active] = []
         self._cache: DynamicCache | None = None
         self._nothing = torch.zeros(0, 0, dtype=torch.bool, device="cpu")
@@ -138,7 +142,7 @@ class Decoding:
         ones = torch.ones(len(self.active), 1, dtype=torch.bool, device=device)
         mask = torch.cat([self._mask, ones], dim=1)
         slots = torch.tensor([each.slot for each in self.active], device=device)
-        with self._attached.bind(self._pool.tensors, slots), few_rows(tokens):
+        with self._attached.bind(self._pool.tensors, slots, self._writes) as bound, few_rows(tokens):
             output = self._attached.model(
                 input_ids=tokens,
                 attention_mask=mask.long(),
@@ -147,6 +151,8 @@ class Decoding:
                 use_cache=True,
                 logits_to_keep=1,
             )
+        if self._writes and bound.state is not None:
+            self._pool.put(slots, bound.state)
         self._mask = mask
         self._advance(self.active, output.logits[:, -1])
         ended = [each for each in self.active if each.ended]

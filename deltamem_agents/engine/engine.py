@@ -187,12 +187,15 @@ class Engine:
         timeout: float | None = None,
         wait: bool = True,
     ) -> Future[Generation]:
-        """Continue a prompt with a state, which is read and not written.
+        """Continue a prompt with a state, which is read and not changed.
+
+        An adapter that was trained to write while answering (`answer_writes`) writes the prompt and the answer into a
+        scratch copy of the state, which is discarded with the request.
 
         Args:
             prompt: Token ids.
             state: None for the zero state.
-            key: Names the state, which then stays on the device for the next request.
+            key: Names the state, which then stays on the device for the next request, unless answers write.
             on_text: Called in the engine's thread with each piece of text as it comes.
             timeout: Seconds until the future fails with EngineTimeoutError, waiting included; None for no limit.
             wait: Whether to wait while the queue is full.
@@ -230,7 +233,7 @@ class Engine:
             state=self._checked(state, key[0].agent if key else None),
             sampling=chosen,
             drawing=Drawing(chosen, self.tokenizer, self._attached.device),
-            key=_NOBODY if state is None else key,
+            key=None if self.config.answer_writes else _NOBODY if state is None else key,
             on_text=on_text,
             prompt_tokens=len(prompt),
             deadline=deadline,
@@ -249,7 +252,7 @@ class Engine:
     ) -> Future[list[float]]:
         """Score an answer after each prompt and state: the mean log-probability of its tokens.
 
-        All items run in one padded batch.
+        All items run in one padded batch, read-only or on scratch copies as in `generate`.
 
         Raises:
             ConfigError: There are no items, a prompt or the answer is empty, or a token id is unknown to the backbone.

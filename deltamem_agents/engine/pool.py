@@ -84,6 +84,12 @@ class StatePool:
         if self._known.pop(("once", slot), None) is not None:
             self._free.append(slot)
 
+    def put(self, slots: Sequence[int] | Tensor, states: State) -> None:
+        """Replace the states of these slots, each held by one request only; ``states`` is batched."""
+        index = torch.as_tensor(slots, device=self._device)
+        for name, each in self.tensors.items():
+            each.index_copy_(0, index, states[name].to(each.device))
+
     def gather(self, slots: Sequence[int]) -> State:
         """Copy the states of these slots, batched."""
         index = torch.tensor(slots, device=self._device)

@@ -47,14 +47,14 @@ class Run:
     Args:
         write: Whether the tokens are written into the states.
         keep: Number of last positions whose logits are kept; 0 for none.
-        whole: Whether all tokens must run at once, as span writes must.
+        spans: Whether the rows' spans are written instead of single tokens; then all tokens run at once.
     """
 
     attached: Attached
     rows: Sequence[Row]
     write: bool
     keep: int = 0
-    whole: bool = False
+    spans: bool = False
     state: State = field(init=False)
     logits: Tensor | None = field(init=False, default=None)
     cache: DynamicCache = field(init=False)
@@ -79,7 +79,7 @@ class Run:
         self.state = _batched([each.state for each in self.rows], device)
         if any(each.read_state is not None for each in self.rows):
             self._read_state = _batched([each.read_state or each.state for each in self.rows], device)
-        if self.write and self.attached.adapter.config.write != "token":
+        if self.spans:
             self._spans = (self._padded_spans("messages", longest), self._padded_spans("sentences", longest))
 
     @property
@@ -90,7 +90,7 @@ class Run:
     def step(self, tokens: int) -> int:
         """Run enough columns for about ``tokens`` tokens over all rows; return how many tokens ran."""
         past = self.mask.shape[1] - self._ids.shape[1]
-        width = self._ids.shape[1] if self.whole else max(1, tokens // len(self.rows))
+        width = self._ids.shape[1] if self.spans else max(1, tokens // len(self.rows))
         end = min(self._done + width, self._ids.shape[1])
         if self._ids.shape[1] - end < self.keep:
             end = self._ids.shape[1]  # the columns whose logits are kept run together

@@ -130,7 +130,7 @@ def answer_logits(
     longest = max(sum(weight >= 1 for weight in row.weights) for row in rows)
     output, _ = attached.forward(
         state=select_state(state, slots),
-        write=False,
+        write=attached.adapter.config.answer_writes,
         input_ids=batch.ids,
         attention_mask=batch.mask.long(),
         use_cache=False,
