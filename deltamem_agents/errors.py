@@ -59,6 +59,14 @@ class InertAdapterError(DeltaMemError, RuntimeError):
     """An attached adapter ran in a forward pass that should have written, and wrote nothing."""
 
 
+class DivergedError(DeltaMemError, ArithmeticError):
+    """Training came upon a loss or gradient that is not a finite number, and stopped."""
+
+
+class TrainingFileError(DeltaMemError, OSError):
+    """A file of a training run, such as a checkpoint, cannot be written or read."""
+
+
 class StateMismatchError(DeltaMemError, ValueError):
     """A state does not fit the adapter: other modules, shape, dtype, batch size or fingerprint."""
 

@@ -30,6 +30,8 @@ from deltamem_agents.errors import AdapterFileError, ConfigError, kind_of, shown
 CONFIG_FILE = "deltamem_adapter.json"
 WEIGHTS_FILE = "deltamem_adapter.safetensors"
 CALIBRATION_FILE = "deltamem_calibration.json"  # optional
+TEMPLATE_FILE = "chat_template.jinja"  # optional
+TEMPLATE_BYTES = 1 << 20  # limit on it
 MAX_FILE_BYTES = 4 << 30
 HEADER_BYTES = 8 << 20  # limit on the list of tensor names and shapes
 SIDE = 1 << 22  # limit on one side of a tensor
@@ -80,6 +82,10 @@ def save_adapter(adapter: Adapter, folder: str | Path) -> Path:
             (target / CALIBRATION_FILE).unlink(missing_ok=True)  # left by another adapter
         else:
             _put(target / CALIBRATION_FILE, json.dumps(adapter.calibration.as_dict(), indent=1) + "\n")
+        if adapter.chat_template is None:
+            (target / TEMPLATE_FILE).unlink(missing_ok=True)
+        else:
+            _put(target / TEMPLATE_FILE, adapter.chat_template)
         _put(target / CONFIG_FILE, adapter.config.to_json())
     except (OSError, SafetensorError) as error:
         raise AdapterFileError(f"cannot write adapter to {str(target)!r}: {error}; choose a writable folder") from error
@@ -112,7 +118,7 @@ def _folder(source: str | Path, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        wanted = [CONFIG_FILE, WEIGHTS_FILE, CALIBRATION_FILE, AUTHORS_CONFIG, AUTHORS_WEIGHTS]
+        wanted = [CONFIG_FILE, WEIGHTS_FILE, CALIBRATION_FILE, TEMPLATE_FILE, AUTHORS_CONFIG, AUTHORS_WEIGHTS]
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except Exception as error:  # the hub client raises errors of several libraries
         raise AdapterFileError(
@@ -168,6 +174,7 @@ def _load_ours(folder: Path) -> Adapter:
     except (SafetensorError, OSError, RuntimeError, TypeError, OverflowError) as error:
         raise AdapterFileError(f"{str(path)!r} is truncated or malformed: {error}; fetch the adapter again") from error
     adapter.calibration = _load_calibration(folder / CALIBRATION_FILE)
+    adapter.chat_template = _load_template(folder / TEMPLATE_FILE)
     return _fill(adapter, tensors, path)
 
 
@@ -194,6 +201,18 @@ def _load_calibration(path: Path) -> Calibration:
         return Calibration.from_dict(data)
     except ValueError as error:
         raise AdapterFileError(f"{str(path)!r}: {error}; delete it, or fetch it again") from error
+
+
+def _load_template(path: Path) -> str | None:
+    """Read the chat template stored beside an adapter, if there is one."""
+    if not path.exists():
+        return None
+    if _check_size(path) > TEMPLATE_BYTES:
+        raise AdapterFileError(f"{str(path)!r} has more than {TEMPLATE_BYTES} bytes; fetch the adapter again")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AdapterFileError(f"cannot read {str(path)!r}: {error}; fetch the adapter again") from error
 
 
 def _load_authors(folder: Path) -> Adapter:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from deltamem_agents.engine.generation import Cancellation, Generation, Sampling
     from deltamem_agents.engine.keys import AgentKey, StateKey
     from deltamem_agents.engine.limits import HOT_BYTES, Limits
-    from deltamem_agents.engine.loading import Loaded, load
+    from deltamem_agents.engine.loading import Loaded, load, load_backbone
     from deltamem_agents.engine.rendering import MessageFormat, Rendering
     from deltamem_agents.engine.segments import Segment, cut
     from deltamem_agents.engine.sharing import release, shared, stamp
@@ -35,6 +35,7 @@ __all__ = [
     "Stats",
     "cut",
     "load",
+    "load_backbone",
     "release",
     "shared",
     "stamp",
@@ -59,6 +60,7 @@ __getattr__ = imported_on_use(
         "Stats": "statistics",
         "cut": "segments",
         "load": "loading",
+        "load_backbone": "loading",
         "release": "sharing",
         "shared": "sharing",
         "stamp": "sharing",

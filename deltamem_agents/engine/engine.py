@@ -58,6 +58,7 @@ class Engine:
         self.name = loaded.name
         self.tokenizer = loaded.tokenizer
         self.rendering = Rendering(loaded.tokenizer)
+        self._end = set(self.rendering.end())
         self.config = loaded.adapter.config
         self.calibration = loaded.adapter.calibration
         self._model = loaded.model
@@ -348,7 +349,8 @@ class Engine:
     def _ends(self) -> set[int]:
         ends = self._model.generation_config.eos_token_id if self._model.generation_config else None
         ends = ends if ends is not None else self.tokenizer.eos_token_id
-        return set(ends) if isinstance(ends, list) else {ends} if ends is not None else set()
+        own = set(ends) if isinstance(ends, list) else {ends} if ends is not None else set()
+        return own | self._end
 
 
 def _rows_of(embeddings: object, otherwise: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import re
 from contextlib import nullcontext
@@ -83,8 +84,11 @@ def load(
             )
     if model is None or tokenizer is None:
         source = str(folder) if folder.is_dir() else str(backbone)
-        model, tokenizer = _load_model(source, device, dtype, quantization, attention)
+        model, tokenizer = load_backbone(source, device, dtype, quantization, attention)
     loaded = load_adapter(adapter) if isinstance(adapter, str | Path) else adapter
+    if loaded.chat_template is not None:  # what it was trained with
+        tokenizer = copy.deepcopy(tokenizer)  # which may be the caller's
+        tokenizer.chat_template = loaded.chat_template
     model.eval()  # type: ignore[no-untyped-call]
     return Loaded(str(backbone), model, tokenizer, loaded)
 
@@ -140,9 +144,18 @@ def check_loading(
         arguments.text(attention, "attention")
 
 
-def _load_model(
-    source: str, device: str, dtype: str, quantization: str | None, attention: str | None
+def load_backbone(
+    source: str,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantization: str | None = None,
+    attention: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a backbone and its tokenizer without an adapter, from a folder or hub id; arguments as in `load`.
+
+    Raises:
+        ConfigError, MissingExtraError, BackboneFileError, UnsupportedModelError, ForkedError: See `load`.
+    """
     place = _device(device)
     options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     if quantization is not None:

@@ -123,6 +123,17 @@ class Rendering:
         """Tokens that begin a segment."""
         return [*self._start]
 
+    def end(self) -> list[int]:
+        """The token that ends an answer, in a list: the one after a message if it is special, or the tokenizer's own.
+
+        Of a base model with a chat template from elsewhere, the two differ.
+        """
+        after = self._markups["assistant"][1][:1]
+        if after and self.tokenizer.convert_ids_to_tokens(after[0]) in _control_tokens(self.tokenizer):
+            return after
+        own = self.tokenizer.eos_token_id
+        return [own] if isinstance(own, int) else []
+
     def text(self, content: str) -> list[int]:
         """Tokens of a message's content alone.
 
