@@ -6,6 +6,6 @@ by the commands that need them, as `deltamem --help` must be quick. May import e
 
 from deltamem_agents.cli.app import app
 
-from deltamem_agents.cli import talking, history, erasing, database, making, benching  # isort: skip  # in the order of --help
+from deltamem_agents.cli import talking, history, erasing, database, making, training, benching  # isort: skip  # in the order of --help
 
-__all__ = ["app", "benching", "database", "erasing", "history", "making", "talking"]
+__all__ = ["app", "benching", "database", "erasing", "history", "making", "talking", "training"]

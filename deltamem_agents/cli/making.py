@@ -1,9 +1,8 @@
-"""Commands about this machine and the model: doctor, demo, train."""
+"""Commands about this machine and the model: doctor, demo."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -80,50 +79,3 @@ def demo(
         terminal.print_json(shown.as_dict())
     else:
         shown.show(terminal.stdout())
-
-
-@app.command()
-def train(
-    out: Annotated[Path, typer.Option("--out", help="Folder for the backbone, its tokenizer and its adapter.")],
-    steps_backbone: Annotated[
-        int | None, typer.Option("--steps-backbone", help="Steps of the backbone; by default the bundled model's.")
-    ] = None,
-    steps_adapter: Annotated[
-        int | None, typer.Option("--steps-adapter", help="Steps of the adapter; by default the bundled model's.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Equal seeds give equal files.")] = 0,
-    conversations: Annotated[
-        int,
-        typer.Option("--conversations", help="Held-out ones behind each figure of the model card; 0 measures none."),
-    ] = 256,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Train a small backbone and its adapter as the bundled ones were, from generated conversations."""
-    reached: dict[str, dict[str, Any]] = {}
-    with terminal.progress("Loading torch") as advance, interruptible(f"no finished model is in {out}"):
-        from deltamem_agents.bench.outputs import check_folder
-        from deltamem_agents.training import StageProgress, train_tiny
-
-        def on_progress(now: StageProgress) -> None:
-            if now.stage == "evaluation":
-                advance(now.stage, now.step, now.steps)
-                return
-            reached[now.stage] = {"steps": now.step, "loss": now.loss, "right": now.right}
-            advance(f"{now.stage}: loss {now.loss:.3f}, {now.right:.0%} right", now.step, now.steps)
-
-        check_folder(out)  # before minutes are spent
-        trained = train_tiny(
-            out,
-            backbone_steps=steps_backbone,
-            adapter_steps=steps_adapter,
-            seed=seed,
-            conversations=conversations,
-            on_progress=on_progress,
-        )
-    if json:
-        terminal.print_json({"out": str(trained.folder), "seconds": trained.seconds, "stages": reached})
-        return
-    for stage, last in reached.items():
-        terminal.say(f"{stage}: {last['steps']} steps, loss {last['loss']:.3f}, {last['right']:.0%} right")
-    terminal.say(f"saved to {trained.folder}; use it with --backbone {trained.folder}")

@@ -55,8 +55,8 @@ def _training(facts: Mapping[str, Any]) -> str:
     minutes = ", ".join(f"{name} {value / 60:.0f} min" for name, value in seconds.items())
     return (
         "## Training\n\n"
-        f"`deltamem train --out FOLDER` (or `examples/train_tiny.py`) repeats it: seed {adapter['seed']}, backbone "
-        f"{backbone['steps']} steps of about {backbone['tokens']} tokens, adapter {adapter['steps']} steps of about "
+        f"`deltamem train tiny --out FOLDER` (or `examples/train_tiny.py`) repeats it: seed {adapter['seed']}, "
+        f"backbone {backbone['steps']} steps of about {backbone['tokens']} tokens, adapter {adapter['steps']} steps of about "
         f"{adapter['tokens']}. Took {minutes} on {machine['threads']} threads ({machine['processor']}, Python "
         f"{machine['python']}, torch {machine['torch']}, transformers {machine['transformers']}).\n\n"
         "The data is generated as it is used: facts of the user, of other people and of repositories, corrections, "

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from deltamem_agents.core import DeltaMemConfig, load_adapter
-from deltamem_agents.errors import ConfigError, DivergedError
 from deltamem_agents.training.adapters.config import AdapterTrainingConfig
 from deltamem_agents.training.adapters.data import Data, divided
-from deltamem_agents.training.adapters.run import AdapterProgress, train_adapter_for
+from deltamem_agents.training.adapters.progress import AdapterProgress
+from deltamem_agents.training.adapters.run import train_adapter_for
 
 SHAPE = DeltaMemConfig(rank=4, couple_lambda=False, layers=(1, 2), write_length=64)
 CONFIG = AdapterTrainingConfig(

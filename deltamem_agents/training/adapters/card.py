@@ -1,4 +1,4 @@
-"""The model card of a trained adapter, and ``training.json`` with the same facts as data."""
+"""The result of a run, its model card, and ``training.json`` with the same facts as data."""
 
 from __future__ import annotations
 
@@ -6,25 +6,46 @@ import json
 import platform
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+import transformers
 
 from deltamem_agents.core import Adapter
-from deltamem_agents.training.adapters.measuring import ARMS
-
-if TYPE_CHECKING:
-    from deltamem_agents.training.adapters.run import TrainedAdapter
+from deltamem_agents.training.adapters.measuring import ARMS, Measured
+from deltamem_agents.training.adapters.memory_plan import MemoryPlan
 
 NOT_STATED = "not stated"
 CARD_FILE, FACTS_FILE = "README.md", "training.json"
 _LICENCE = re.compile(r"^license(?:_name)?:\s*(.+?)\s*$", re.MULTILINE)
 
 
-def facts_of(
-    adapter: Adapter, record: Mapping[str, Any], result: TrainedAdapter, backbone: str, versions: Mapping[str, str]
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedAdapter:
+    """Result of a run.
+
+    Args:
+        folder: Holds the adapter.
+        steps: Steps that the run took; fewer than configured if it stopped early.
+        best_step: The step whose weights were kept.
+        seconds: Of training, over all processes that took part one after another.
+        losses: Reported losses by step.
+        measured: The kept adapter on held-out episodes; empty if nothing was evaluated.
+        plan: Memory, as estimated.
+    """
+
+    folder: Path
+    steps: int
+    best_step: int
+    seconds: float
+    losses: Mapping[int, float]
+    measured: tuple[Measured, ...]
+    plan: MemoryPlan
+
+
+def facts_of(adapter: Adapter, record: Mapping[str, Any], result: TrainedAdapter, backbone: str) -> dict[str, Any]:
     """Everything that the card says, JSON-ready."""
     return {
         **record,
@@ -34,7 +55,13 @@ def facts_of(
         "best_step": result.best_step,
         "minutes": round(result.seconds / 60, 1),
         "peak_memory": result.plan.peak,
-        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads(), **versions},
+        "machine": {
+            "processor": platform.machine(),
+            "threads": torch.get_num_threads(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
         "adapter": {
             "layers": list(adapter.layer_indices),
             "parameters": sum(each.numel() for each in adapter.parameters()),

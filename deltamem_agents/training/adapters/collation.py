@@ -6,7 +6,7 @@ Padding is on the right: in a causal model it changes nothing before it, and pos
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -27,8 +27,8 @@ class Writes(TypedDict):
 
     ids: Tensor
     mask: Tensor
-    message_ids: Tensor
-    sentence_ids: Tensor
+    message_ids: NotRequired[Tensor]
+    sentence_ids: NotRequired[Tensor]
 
 
 class EpisodeBatch(TypedDict):
@@ -89,18 +89,18 @@ class EpisodeCollator:
         )
 
     def _writes(self, ordered: Sequence[RenderedEpisode]) -> list[Writes]:
-        depth = max(len(each.segments) for each in ordered)
+        depth = max((len(each.segments) for each in ordered), default=0)
         return [self._write([e.segments[index] for e in ordered if index < len(e.segments)]) for index in range(depth)]
 
     def _write(self, segments: Sequence[Segment]) -> Writes:
-        written = {
-            "ids": _padded([each.ids for each in segments], self._pad),
-            "mask": _padded([[1] * len(each.ids) for each in segments], 0),
-        }
+        written = Writes(
+            ids=_padded([each.ids for each in segments], self._pad),
+            mask=_padded([[1] * len(each.ids) for each in segments], 0),
+        )
         if self._spans:
             written["message_ids"] = _padded([each.messages for each in segments], -1)
             written["sentence_ids"] = _padded([each.sentences for each in segments], -1)
-        return Writes(**written)  # type: ignore[typeddict-item]  # the optional keys
+        return written
 
 
 def in_order(episodes: Sequence[RenderedEpisode]) -> list[RenderedEpisode]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from deltamem_agents.errors import ConfigError, TrainingFileError, shown
 from deltamem_agents.training.adapters.samples import Source, repeated
-from deltamem_agents.training.episodes import Episode, generate, read_episodes
+from deltamem_agents.training.episodes import Episode, read_episodes
 
 GENERATED = "generated"
 SHARE = 10  # of a file that marks nothing as held out, at most one episode in so many is

@@ -174,7 +174,8 @@ class EpisodeLoss(nn.Module):
         device = batch["ids"].device
         drawn = torch.randint(self.vocabulary_size, (self.negatives,)).to(device)
         seen = [batch["ids"].flatten(), *(each["ids"].flatten() for each in batch["writes"]), drawn]
-        return torch.cat(seen).unique()
+        vocabulary: Tensor = torch.unique(torch.cat(seen))
+        return vocabulary
 
     def _loss(self, batch: EpisodeBatch, hidden: Tensor, vocabulary: Tensor | None) -> Tensor:
         targets = batch["targets"]
@@ -190,7 +191,7 @@ class EpisodeLoss(nn.Module):
     @torch.no_grad()
     def _bare(self, batch: EpisodeBatch, unchanged: Tensor, vocabulary: Tensor | None) -> Tensor:
         """The bare backbone's logits at the chosen reply tokens."""
-        kept, rows = batch["rows"][unchanged].unique(return_inverse=True)
+        kept, rows = torch.unique(batch["rows"][unchanged], return_inverse=True)
         part: Mapping[str, Tensor] = {"ids": batch["ids"][kept], "rows": rows, "places": batch["places"][unchanged]}
         return self.logits(self._hidden(part, None), vocabulary)  # type: ignore[arg-type]
 
