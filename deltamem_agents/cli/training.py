@@ -29,11 +29,10 @@ def _group() -> None:
 def adapter(
     backbone: Annotated[str, typer.Option("--backbone", help="Folder or hub id of the model; it stays as it is.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the adapter; an interrupted run in it goes on.")],
-    data: Annotated[
-        str, typer.Option("--data", help="File of JSON lines, data set on the hub, or 'generated'.")
-    ] = "generated",
+    data: Annotated[str, typer.Option("--data", help="File of episodes (JSON lines), or a data set on the hub.")],
     recipe: Annotated[
-        str | None, typer.Option("--config", help="Recipe: a JSON file, or the name of one that comes with the package.")
+        str | None,
+        typer.Option("--config", help="Recipe: a JSON file, or the name of one that comes with the package."),
     ] = None,
     begin_from: Annotated[
         Path | None, typer.Option("--from", help="Begin from this adapter's weights, with a new warm-up.")
@@ -57,11 +56,14 @@ def adapter(
         int | None, typer.Option("--checkpoint-every", help="Steps between checkpoints, and evaluations.")
     ] = None,
     patience: Annotated[
-        int | None, typer.Option("--patience", help="Stop after so many evaluations without a better one; 0 never does.")
+        int | None,
+        typer.Option("--patience", help="Stop after so many evaluations without a better one; 0 never does."),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Equal seeds give equal adapters.")] = None,
     device: Device = "auto",
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write logs for TensorBoard into the folder.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write logs for TensorBoard into the folder.")
+    ] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -82,7 +84,6 @@ def adapter(
         from deltamem_agents.bench.outputs import check_folder
         from deltamem_agents.training import (
             AdapterTrainingConfig,
-            open_data,
             read_recipe,
             read_template,
             train_adapter_for,
@@ -98,7 +99,7 @@ def adapter(
         advance(f"Loading {backbone}", 0, 0)
         trained = train_adapter_for(
             backbone,
-            open_data(data, seed=config.seed, evaluation=config.evaluation, mixture=config.mixture),
+            data,
             out,
             config,
             begin_from=begin_from,

@@ -56,9 +56,9 @@ def _training(facts: Mapping[str, Any]) -> str:
     return (
         "## Training\n\n"
         f"`deltamem train tiny --out FOLDER` (or `examples/train_tiny.py`) repeats it: seed {adapter['seed']}, "
-        f"backbone {backbone['steps']} steps of about {backbone['tokens']} tokens, adapter {adapter['steps']} steps of about "
-        f"{adapter['tokens']}. Took {minutes} on {machine['threads']} threads ({machine['processor']}, Python "
-        f"{machine['python']}, torch {machine['torch']}, transformers {machine['transformers']}).\n\n"
+        f"backbone {backbone['steps']} steps of about {backbone['tokens']} tokens, adapter {adapter['steps']} "
+        f"steps of about {adapter['tokens']}. Took {minutes} on {machine['threads']} threads ({machine['processor']}, "
+        f"Python {machine['python']}, torch {machine['torch']}, transformers {machine['transformers']}).\n\n"
         "The data is generated as it is used: facts of the user, of other people and of repositories, corrections, "
         "small talk, questions that cannot be answered, and repeated random tokens for the backbone. `training.json` "
         "holds the recipes and the figures as data. `adapter/deltamem_calibration.json` says what a gain in "

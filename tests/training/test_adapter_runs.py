@@ -16,7 +16,15 @@ from deltamem_agents.training.adapters.run import train_adapter_for
 
 SHAPE = DeltaMemConfig(rank=4, couple_lambda=False, layers=(1, 2), write_length=64)
 CONFIG = AdapterTrainingConfig(
-    adapter=SHAPE, steps=8, episodes=3, questions=2, negatives=40, evaluation=4, checkpoint_every=2, log_every=1, warmup=2
+    adapter=SHAPE,
+    steps=8,
+    episodes=3,
+    questions=2,
+    negatives=40,
+    evaluation=4,
+    checkpoint_every=2,
+    log_every=1,
+    warmup=2,
 )
 
 

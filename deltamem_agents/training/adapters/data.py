@@ -1,4 +1,4 @@
-"""What an adapter is trained and measured on: episodes of a file, of a data set on the hub, or generated ones.
+"""What an adapter is trained and measured on: episodes of a file, or of a data set on the hub.
 
 An episode with a held-out question is for measuring, and only its held-out questions are asked. Where a file marks
 none, its last episodes are held out.
@@ -7,7 +7,7 @@ none, its last episodes are held out.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from deltamem_agents.errors import ConfigError, TrainingFileError, shown
 from deltamem_agents.training.adapters.samples import Source, repeated
 from deltamem_agents.training.episodes import Episode, read_episodes
 
-GENERATED = "generated"
 SHARE = 10  # of a file that marks nothing as held out, at most one episode in so many is
 
 
@@ -35,12 +34,15 @@ class Data:
     identity: Mapping[str, Any]
 
 
-def open_data(data: str | Path, *, seed: int, evaluation: int, mixture: Mapping[str, Any]) -> Data:
+def open_data(
+    data: str | Path, *, seed: int, evaluation: int, check: Callable[[Episode], object] | None = None
+) -> Data:
     """Open what ``--data`` names.
 
     Args:
-        data: A file of JSON lines, "generated", or a data set on the hub, of which all ``.jsonl`` files are read.
-        seed: Of the order of a file's episodes, and of generated ones.
+        data: A file of JSON lines, or a data set on the hub, of which all ``.jsonl`` files are read.
+        seed: Of the order of the episodes.
+        check: Called with each episode; an `EpisodeError` that it raises names the line.
         evaluation: Number of held-out episodes that are wanted.
 
     Raises:
@@ -48,15 +50,13 @@ def open_data(data: str | Path, *, seed: int, evaluation: int, mixture: Mapping[
         EpisodeError: A line is not an episode.
         TrainingFileError: The data set cannot be fetched.
     """
-    if str(data) == GENERATED:
-        return generated(seed=seed, evaluation=evaluation, mixture=mixture)
-    path = Path(data)
-    files = [path] if path.is_file() else _fetched(str(data))
+    files = data_files(data)
     digest = hashlib.sha256()
     for each in files:
         digest.update(each.read_bytes())
     identity = {"files": [each.name for each in files], "sha256": digest.hexdigest()}
-    return divided([one for each in files for one in read_episodes(each)], identity, seed=seed, evaluation=evaluation)
+    episodes = [one for each in files for one in read_episodes(each, check=check)]
+    return divided(episodes, identity, seed=seed, evaluation=evaluation)
 
 
 def divided(episodes: Iterable[Episode], identity: Mapping[str, Any], *, seed: int, evaluation: int) -> Data:
@@ -86,22 +86,19 @@ def divided(episodes: Iterable[Episode], identity: Mapping[str, Any], *, seed: i
     return Data(source=repeated(training, seed), held_out=tuple(measuring[:evaluation]), identity=identity)
 
 
-def generated(*, seed: int, evaluation: int, mixture: Mapping[str, Any]) -> Data:
-    """Generated episodes without an end, and held-out ones."""
-    raise NotImplementedError
-
-
-def _fetched(name: str) -> list[Path]:
-    """The files of a data set on the hub.
+def data_files(data: str | Path) -> list[Path]:
+    """The files that ``data`` names; those of a data set are fetched from the hub.
 
     Raises:
         ConfigError: The name is neither a file's nor a data set's.
         TrainingFileError: It cannot be fetched, or holds no JSON lines.
     """
+    if Path(data).is_file():
+        return [Path(data)]
+    name = str(data)
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith((".jsonl", ".json")):
         raise ConfigError(
-            f"there is no file {shown(name)}; give a file of JSON lines, a data set's id such as 'org/name', or "
-            f"{GENERATED!r}"
+            f"there is no file {shown(name)}; give a file of JSON lines, or a data set's id such as 'org/name'"
         )
     from huggingface_hub import snapshot_download
 

@@ -55,18 +55,21 @@ class Report(TrainerCallback):
         return {int(each["step"]): each["loss"] for each in history if "loss" in each}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Begin to count."""
         self._first_step = state.global_step
         if state.global_step and self._file.is_file():
             self._earlier = float(json.loads(self._file.read_text(encoding="utf-8")))
         self._started = time.perf_counter()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Store the seconds next to the checkpoint."""
         if not args.should_save:
             return
         with suppress(OSError):  # only the card's minutes depend on it
             self._file.write_text(json.dumps(round(self.seconds, 1)), encoding="utf-8")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """Report a loss or an evaluation."""
         logs = logs or {}
         self._right = logs.get(f"eval_{METRIC}", self._right)
         if "loss" not in logs and f"eval_{METRIC}" not in logs:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import (
@@ -24,12 +23,12 @@ from deltamem_agents.training.adapter import start_as_linear_attention
 from deltamem_agents.training.adapters.card import TrainedAdapter, facts_of
 from deltamem_agents.training.adapters.collation import EpisodeCollator
 from deltamem_agents.training.adapters.config import AdapterTrainingConfig
-from deltamem_agents.training.adapters.data import Data
+from deltamem_agents.training.adapters.data import Data, data_files, open_data
 from deltamem_agents.training.adapters.episode_loss import EpisodeLoss, checkpointed
 from deltamem_agents.training.adapters.measuring import HeldOut, summary
 from deltamem_agents.training.adapters.memory_plan import MemoryPlan, plan_memory
 from deltamem_agents.training.adapters.progress import AdapterProgress, Report
-from deltamem_agents.training.adapters.rendered import EpisodeRenderer
+from deltamem_agents.training.adapters.rendered import EpisodeRenderer, RenderedEpisode
 from deltamem_agents.training.adapters.run_folder import CHECKPOINTS, begin, check_out, finish
 from deltamem_agents.training.adapters.samples import EpisodeSamples
 from deltamem_agents.training.adapters.trainer import METRIC, AdapterTrainer
@@ -39,7 +38,7 @@ SAMPLED = 16  # batches from which the peak memory is estimated
 
 def train_adapter_for(
     backbone: str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase],
-    data: Data,
+    data: str | Path | Data,
     out: str | Path,
     config: AdapterTrainingConfig,
     *,
@@ -54,6 +53,7 @@ def train_adapter_for(
 
     Args:
         backbone: A folder, a hub id, or a loaded model with its tokenizer.
+        data: A file of JSON lines, a data set on the hub, or `Data`.
         begin_from: An adapter for this backbone, to begin from its weights with a new warm-up; its shape is taken over.
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
         attention: Transformers' ``attn_implementation``; its own by default.
@@ -61,8 +61,9 @@ def train_adapter_for(
         on_plan: Called with the estimate of memory before the first step.
 
     Raises:
-        ConfigError: The folder holds something else or a run of other settings, the backbone has no chat template, or
-            a question is longer than the write length.
+        ConfigError: The folder holds something else or a run of other settings, there is no such data, or the backbone
+            has no chat template.
+        EpisodeError: A line of the data is no episode, or one of its questions is longer than the write length.
         DivergedError: A loss or gradient is not a finite number; the last checkpoint is kept.
         TrainingFileError: A checkpoint cannot be written; the one before is kept.
         MissingExtraError: ``tensorboard`` without the package of that name.
@@ -71,11 +72,18 @@ def train_adapter_for(
     folder = Path(out)
     check_out(folder)
     if tensorboard and find_spec("tensorboard") is None:
-        raise MissingExtraError("logs for TensorBoard need tensorboard, which is not installed; pip install tensorboard")
+        raise MissingExtraError(
+            "logs for TensorBoard need tensorboard, which is not installed; pip install tensorboard"
+        )
+    if not isinstance(data, Data):
+        data_files(data)  # before a model is loaded
     model, tokenizer = _backbone(backbone, device, attention, config)
     rendering = Rendering(_templated(tokenizer, config.chat_template, backbone))
     adapter = _adapter(model, config, begin_from)
     adapter.chat_template = config.chat_template or adapter.chat_template
+    render = EpisodeRenderer(rendering, adapter.config.write_length)
+    if not isinstance(data, Data):
+        data = open_data(data, seed=config.seed, evaluation=config.evaluation, check=render)
     record = {
         "config": config.as_dict(),
         "data": data.identity,
@@ -83,27 +91,19 @@ def train_adapter_for(
         "begins": adapter.fingerprint(),
     }
     resumed = begin(folder, record)
-    attached = attach(model, adapter)
     with ExitStack() as used:
+        attached = attach(model, adapter)
         used.callback(attached.detach)
         if config.checkpointing:
             used.enter_context(checkpointed(model))
         module = EpisodeLoss(attached, negatives=config.negatives, unchanged_weight=config.unchanged_weight)
-        render = EpisodeRenderer(rendering, adapter.config.write_length)
         collator = EpisodeCollator(tokenizer.pad_token_id or 0, adapter.config.write)
         arguments = _arguments(config, folder, attached.device)
-        samples = EpisodeSamples(
-            data.source,
-            render,
-            count=config.steps * config.accumulation * config.episodes * arguments.world_size,
-            questions=config.questions,
-            seed=config.seed,
-        )
-        plan = plan_memory(
-            module, [collator([samples[i] for i in batch]) for batch in _first(config)], negatives=config.negatives
-        )
+        count = config.steps * config.accumulation * config.episodes * arguments.world_size
+        samples = EpisodeSamples(data.source, render, count=count, questions=config.questions, seed=config.seed)
+        plan = plan_memory(module, [collator(each) for each in _some(samples, config)], negatives=config.negatives)
         on_plan(plan)
-        held_out = HeldOut([render(each) for each in data.held_out[: config.evaluation]], collator, size=config.episodes)
+        held_out = HeldOut([render(each) for each in data.held_out], collator, size=config.episodes)
         report = Report(on_progress, folder)
         trainer = AdapterTrainer(
             module,
@@ -221,14 +221,14 @@ def _callbacks(config: AdapterTrainingConfig, folder: Path, tensorboard: bool) -
         found.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
     if tensorboard:
         from torch.utils.tensorboard import SummaryWriter
-        from transformers.integrations import TensorBoardCallback
+        from transformers.integrations.integration_utils import TensorBoardCallback
 
         found.append(TensorBoardCallback(SummaryWriter(str(folder / "logs"))))  # type: ignore[no-untyped-call]
     return found
 
 
-def _first(config: AdapterTrainingConfig) -> list[range]:
-    """The numbers of the episodes of batches spread over the run."""
+def _some(samples: EpisodeSamples, config: AdapterTrainingConfig) -> list[list[RenderedEpisode]]:
+    """Some of a run's batches, spread over it."""
     batches = config.steps * config.accumulation
     chosen = sorted({round(index * (batches - 1) / max(1, SAMPLED - 1)) for index in range(SAMPLED)})
-    return [range(batch * config.episodes, (batch + 1) * config.episodes) for batch in chosen]
+    return [[samples[batch * config.episodes + index] for index in range(config.episodes)] for batch in chosen]

@@ -105,7 +105,9 @@ class AdapterTrainer(Trainer):
                 raise
             shutil.rmtree(folder, ignore_errors=True)
             kept = last_checkpoint(folder.parent)
-            left = f"{str(kept)!r} is kept; run the same command again to go on from it" if kept else "there is no other"
+            left = (
+                f"{str(kept)!r} is kept; run the same command again to go on from it" if kept else "there is no other"
+            )
             raise TrainingFileError(
                 f"the checkpoint of step {self.state.global_step} cannot be written to {str(folder)!r}: {error}; "
                 f"make room on the disk. {left}"
@@ -175,6 +177,6 @@ def _fill(module: EpisodeLoss, folder: Path) -> None:
 
 def _diverged(step: int, what: str, value: float) -> DivergedError:
     return DivergedError(
-        f"the {what} of step {step} is {value}; the last checkpoint is kept. Lower learning_rate, raise warmup, or look "
-        "for damaged episodes"
+        f"the {what} of step {step} is {value}; the last checkpoint is kept. Lower learning_rate, raise warmup, or "
+        "look for damaged episodes"
     )

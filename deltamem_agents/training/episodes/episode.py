@@ -12,7 +12,7 @@ A line of a file is one episode::
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast, get_args
@@ -145,8 +145,11 @@ class Episode:
         }
 
 
-def read_episodes(path: str | Path) -> Iterator[Episode]:
+def read_episodes(path: str | Path, *, check: Callable[[Episode], object] | None = None) -> Iterator[Episode]:
     """Read a file of JSON lines, one episode at a time; blank lines are skipped.
+
+    Args:
+        check: Called with each episode; an `EpisodeError` that it raises names the line too.
 
     Raises:
         ConfigError: ``path`` is not a path.
@@ -164,6 +167,8 @@ def read_episodes(path: str | Path) -> Iterator[Episode]:
                 found = True
                 try:
                     episode = _episode(line)
+                    if check is not None:
+                        check(episode)
                 except EpisodeError as error:
                     raise EpisodeError(f"{str(source)!r}, line {number}: {error}") from error
                 yield episode
