@@ -9,6 +9,7 @@ import pytest
 
 from deltamem_agents.store import Store, versions
 from deltamem_agents.store.database import open_database
+from tests.databases import migrations
 
 PLAIN = ("--embedder", "none")
 
@@ -21,7 +22,7 @@ def old(url, tmp_path):
     database = open_database(url, None)
 
     def make(connection):
-        upgrade(versions._config(connection), "0001")
+        upgrade(migrations(connection), "0001")
         connection.exec_driver_sql("DROP TABLE deltamem_version")  # 0001 kept its version elsewhere
         time = "2026-01-01 00:00:00.000000"
         connection.exec_driver_sql(f"INSERT INTO deltamem_agents VALUES (1, 'alice', 1, 1, '{time}')")

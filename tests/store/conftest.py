@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from sqlalchemy import Connection, Table, TextClause, delete, text
+from sqlalchemy import Table, TextClause, delete, text
 
 from deltamem_agents.store import Revision, Store
 from deltamem_agents.store.schema import Base
+from tests.databases import engine_of, execute
 
 
 @pytest.fixture(scope="session")
@@ -30,13 +31,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     else:
         url = {"file": f"sqlite:///{tmp_path / 'memory.db'}", "memory": "sqlite://"}.get(request.param)
     with Store.open(url or os.environ[request.param], split=by_lines) as opened:
-        opened._database.write(emptied)  # of what a test before has left
+        execute(opened, *map(delete, reversed(Base.metadata.sorted_tables)))  # of what a test before has left
         yield opened
-
-
-def emptied(connection: Connection) -> None:
-    for table in reversed(Base.metadata.sorted_tables):
-        connection.execute(delete(table))
 
 
 @pytest.fixture
@@ -74,10 +70,7 @@ def rows() -> Callable[..., dict[str, list[Any]]]:
 
 
 def all_rows(store: Store, agent: str | None = None) -> dict[str, list[Any]]:
-    def read(connection: Connection) -> dict[str, list[Any]]:
-        return {table.name: sorted(map(tuple, connection.execute(query(table))), key=repr) for table in tables}
-
-    def query(table: Table) -> TextClause:
+    def selected(table: Table) -> TextClause:
         if agent is None:
             return text(f"SELECT * FROM {table.name}")
         key = "(SELECT key FROM deltamem_agents WHERE id = :agent)"
@@ -87,7 +80,8 @@ def all_rows(store: Store, agent: str | None = None) -> dict[str, list[Any]]:
         return text(f"SELECT * FROM {table.name} WHERE {owned}").bindparams(agent=agent)
 
     tables = [table for table in Base.metadata.sorted_tables if agent is None or table.name != "deltamem_purges"]
-    return store._database.read(read)
+    with engine_of(store).connect() as connection:
+        return {table.name: sorted(map(tuple, connection.execute(selected(table))), key=repr) for table in tables}
 
 
 def by_lines(text: str) -> list[str]:

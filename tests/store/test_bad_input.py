@@ -8,6 +8,7 @@ import pytest
 
 from deltamem_agents.errors import ConfigError, InvalidMessageError, UnknownAgentError
 from deltamem_agents.store import Selection, Store
+from tests.databases import engine_of
 
 Say = Callable[..., dict[str, Any]]
 
@@ -163,8 +164,7 @@ def test_a_batch_is_all_or_nothing_where_the_database_fails(store: Store, say: S
             raise RuntimeError("the splitter failed")
         return [text]
 
-    broken = Store(store._database, failing)
-    with pytest.raises(RuntimeError):
+    with Store.open(engine=engine_of(store), split=failing) as broken, pytest.raises(RuntimeError):
         broken.append("alice", [say("pear", id="a"), say("stop")], "s")
     assert rows(store) == before
 

@@ -14,6 +14,7 @@ from sqlalchemy import create_engine
 from deltamem_agents.errors import StoreError
 from deltamem_agents.store import Selection, Store
 from deltamem_agents.store.dialects import sqlite
+from tests.databases import held as held_up
 
 SECONDS = 1.0
 THREADS = 8
@@ -102,22 +103,11 @@ def test_readers_too(store: Store, path: Path) -> None:
 def test_one_connection_for_all_and_a_thread_that_keeps_it(path: Path) -> None:
     with Store.open("sqlite://") as store:
         store.append("alice", [{"role": "user", "content": "Rex"}], "s")
-        free = threading.Event()
-        began = threading.Event()
-
-        def work(_: object) -> None:
-            began.set()
-            free.wait(20)
-
-        keeper = threading.Thread(target=lambda: store._database.read(work))
-        keeper.start()
-        began.wait(5)
         calls = [say(store, i) for i in range(4)] + [lambda: store.live("alice")] * 4
-        taken, raised = together(calls)
+        with held_up(store, lambda: store.live("alice")):
+            taken, raised = together(calls)
         assert len(raised) == 8 and max(taken) < 2 * SECONDS
         assert all(isinstance(error, StoreError) and "try again" in str(error) for error in raised)
-        free.set()
-        keeper.join()
         assert together(calls)[1] == []
 
 

@@ -7,15 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, Connection, SingletonThreadPool, StaticPool, create_engine, event, text
+from sqlalchemy import URL, SingletonThreadPool, StaticPool, create_engine, event, text
 
 from deltamem_agents.errors import ConfigError, StoreError
 from deltamem_agents.store import Revision, Store, masked
+from tests.databases import execute, query
 
 Say = Callable[..., dict[str, Any]]
 
@@ -74,21 +74,20 @@ def test_a_file_is_in_wal_mode_with_foreign_keys(tmp_path: Path, say: Say) -> No
             "busy_timeout": pytest.approx(30_000, abs=1_000),  # what is left of them
             "secure_delete": 1,
         }.items():
-            statement = f"PRAGMA {name}"
-            assert store._database.read(partial(scalar, statement)) == value
+            assert query(store, f"PRAGMA {name}") == [value]
 
 
 def test_rows_that_go_by_cascade_leave_the_full_text_index(tmp_path: Path, say: Say) -> None:
     with Store.open(f"sqlite:///{tmp_path}/m.db") as store:
         store.append("alice", [say("quicksilver")], "s")
-        store._database.write(lambda connection: connection.execute(text("DELETE FROM deltamem_agents")))
+        execute(store, "DELETE FROM deltamem_agents")
         for rest in (
             "messages",
             "records",
             "records_fts",
             "records_fts WHERE deltamem_records_fts MATCH 'quicksilver'",
         ):
-            assert store._database.read(partial(scalar, f"SELECT count(*) FROM deltamem_{rest}")) == 0
+            assert query(store, f"SELECT count(*) FROM deltamem_{rest}") == [0]
 
 
 @pytest.mark.parametrize("autobegin", [False, True])
@@ -179,10 +178,6 @@ def test_a_newer_schema_is_refused_untouched(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def scalar(statement: str, connection: Connection) -> Any:
-    return connection.exec_driver_sql(statement).scalar()
-
-
 def revision_of(store: Store, fingerprint: str = "f") -> Revision:
     info = store.agent("alice")
     assert info is not None
@@ -268,7 +263,7 @@ def test_an_error_carries_no_text_of_messages(tmp_path: Path, say: Say) -> None:
 def test_an_error_of_postgresql_quotes_no_row(postgresql_url: Callable[[], str], say: Say) -> None:
     with Store.open(postgresql_url()) as store:
         check = "ALTER TABLE deltamem_messages ADD CHECK (text <> 'a secret of mine')"
-        store._database.write(lambda connection: connection.execute(text(check)))
+        execute(store, check)
         with pytest.raises(StoreError, match="violates check constraint") as caught:
             store.append("alice", [say("a secret of mine")], "s")
         assert "secret" not in str(caught.value)

@@ -12,6 +12,7 @@ from sqlalchemy import create_engine, event
 
 from deltamem_agents.errors import ConfigError, UnknownAgentError
 from deltamem_agents.store import MessageRef, Selection, Store
+from tests.databases import query
 
 Say = Callable[..., dict[str, Any]]
 Commit = Callable[..., int]
@@ -342,7 +343,7 @@ def test_purging_finishes_what_was_erased(filled: Store) -> None:
     filled.erase("alice", Selection(ids=["a"]))
     filled.erase("bob", Selection(ids=["a"]))
     assert filled.purge() is None
-    assert filled._database.read(lambda c: c.exec_driver_sql("SELECT count(*) FROM deltamem_purges").scalar()) == 0
+    assert query(filled, "SELECT count(*) FROM deltamem_purges") == [0]
     assert [record.text for record, _ in filled.search_text("alice", ["cherry"], 5)] == ["cherry"]
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import delete
 
 from deltamem_agents.store import FoldInput, Selection, Store
 from deltamem_agents.store.schema import RevisionRow
+from tests.databases import execute
 
 Say = Callable[..., dict[str, Any]]
 Commit = Callable[..., int]
@@ -23,8 +24,7 @@ def filled(store: Store, say: Say, commit: Commit) -> Store:
 
 
 def thinned(store: Store, *gone: int) -> None:
-    these = delete(RevisionRow).where(RevisionRow.position.in_(gone))
-    store._database.write(lambda connection: connection.execute(these))
+    execute(store, delete(RevisionRow).where(RevisionRow.position.in_(gone)))
 
 
 def told(tail: FoldInput | None) -> tuple[int, int | None, int | None, list[int]]:

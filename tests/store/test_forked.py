@@ -42,10 +42,13 @@ if how == "threads":
             i += 1
     threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
 if how == "reader":
-    started, told = threading.Event(), []
-    def work():
-        store._database.read(lambda connection: (connection.exec_driver_sql("SELECT 1"), started.set(), stop.wait(30)))
-    threads = [threading.Thread(target=work)]
+    started = threading.Event()
+    def pause(connection, cursor, statement, *_):
+        if threading.current_thread() in threads and statement.startswith("SELECT"):
+            started.set()
+            stop.wait(30)
+    sqlalchemy.event.listen(sqlalchemy.Engine, "after_cursor_execute", pause)
+    threads = [threading.Thread(target=store.live, args=("alice",))]
 for thread in threads:
     thread.start()
 if how == "reader":
@@ -180,19 +183,21 @@ def test_the_parents_store_is_refused_at_once_whatever_its_threads_do(
 
 KILLED = """
 import os, sys, threading, time
+import sqlalchemy
 from deltamem_agents.store import Store
 
 store = Store.open(sys.argv[1])
 store.append("alice", [{"role": "user", "content": "parent"}], "s")
 begun = threading.Event()
 
-def never_ends(connection):
-    connection.exec_driver_sql("SELECT * FROM deltamem_agents FOR UPDATE")
-    begun.set()
-    time.sleep(100)
+def never_ends(connection, cursor, statement, *_):
+    if "FOR UPDATE" in statement:
+        begun.set()
+        time.sleep(100)
 
-threading.Thread(target=lambda: store._database.write(never_ends), daemon=True).start()
-begun.wait(30)
+sqlalchemy.event.listen(sqlalchemy.Engine, "after_cursor_execute", never_ends)
+threading.Thread(target=lambda: store.rollback("alice", 0), daemon=True).start()
+assert begun.wait(30)
 child = os.fork()
 if child == 0:
     time.sleep(60)
@@ -223,6 +228,7 @@ def test_what_a_killed_process_had_begun_ends_though_a_forked_one_lives(postgres
 
 INTERRUPTED = """
 import os, signal, sys, threading
+import sqlalchemy
 from deltamem_agents.store import Store
 
 def say(text):
@@ -233,12 +239,13 @@ others = [Store.open(f"{sys.argv[1]}.{number}") for number in range(8)]
 store.append("alice", say("before"), "s")
 started, stop = threading.Event(), threading.Event()
 
-def use(connection):
-    connection.exec_driver_sql("SELECT 1")
-    started.set()
-    stop.wait(30)
+def pause(connection, cursor, statement, *_):
+    if threading.current_thread() is using and statement.startswith("SELECT"):
+        started.set()
+        stop.wait(30)
 
-using = threading.Thread(target=lambda: store._database.read(use))
+using = threading.Thread(target=lambda: store.live("alice"))
+sqlalchemy.event.listen(sqlalchemy.Engine, "after_cursor_execute", pause)
 def rest():
     store.live("alice")
     stop.wait(30)

@@ -15,6 +15,7 @@ from deltamem_agents.store import Selection, Store, versions
 from deltamem_agents.store.database import open_database
 from deltamem_agents.store.dialects import fts5, purging
 from deltamem_agents.store.dialects.fts5_levels import Level, _decoded, _encoded, levels, merge
+from tests.databases import engine_of
 
 INDEX = "deltamem_records_fts"
 ERASURES = 2500
@@ -58,7 +59,7 @@ def test_erasing_one_by_one_leaves_the_number_of_levels_flat(path: Path, monkeyp
     each = ERASURES // len(agents)
     monkeypatch.setattr(os, "fsync", lambda _: None)  # what is tested does not depend on the disk
     with Store.open(f"sqlite:///{path}") as store:
-        event.listen(store._database._engine, "checkout", lambda driver, *_: driver.execute("PRAGMA synchronous=OFF"))
+        event.listen(engine_of(store), "checkout", lambda driver, *_: driver.execute("PRAGMA synchronous=OFF"))
         for agent in agents:
             store.append(agent, [say(f"note {i} on subject{i % 50}", id=f"m{i}") for i in range(each + 1)], "s")
         heights = []

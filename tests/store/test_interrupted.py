@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import sqlalchemy
-from sqlalchemy import create_engine
+from sqlalchemy import Engine, create_engine
 
 import deltamem_agents.store
 from deltamem_agents.store import Selection, Store
+from tests.databases import engine_of
 
 OURS = str(Path(deltamem_agents.store.__file__).parent)
 THEIRS = str(Path(sqlalchemy.__file__).parent)
@@ -87,11 +88,10 @@ def read(store: Store, turn: int) -> None:
 CALLS: dict[str, Callable[[Store, int], None]] = {"append": two, "replace": replaced, "erase": erased, "read": read}
 
 
-def check(store: Store, path: Path | None, turn: int, where: str) -> None:
+def check(store: Store, engine: Engine, path: Path | None, turn: int, where: str) -> None:
     """What must hold after a call was interrupted."""
     texts = [entry.text for entry in store.live("alice")]
     assert texts.count(f"first {turn}") == texts.count(f"second {turn}") <= 1, where
-    engine = store._database._engine
     if path is not None:
         other = sqlite3.connect(path, timeout=0, isolation_level=None)
         try:
@@ -120,6 +120,7 @@ def test_an_interrupt_at_any_line_leaves_nothing_behind(tmp_path: Path, call: An
         engine = create_engine(url)
     with Store.open(None if engine is not None else url, engine=engine) as store:
         store.append("alice", [say("to begin with"), say("something else")], "s")
+        used = engine_of(store)
         turn = 0
         for _ in range(3):  # until what is made once has been made
             turn += 1
@@ -139,7 +140,7 @@ def test_an_interrupt_at_any_line_leaves_nothing_behind(tmp_path: Path, call: An
                 except KeyboardInterrupt:
                     interrupted = True
             sys.settrace(None)
-            check(store, path, turn, interrupter.where)
+            check(store, used, path, turn, interrupter.where)
             if not interrupted:
                 break
         assert at > counting.seen / 2

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import event
 
 from deltamem_agents.store import MessageRef, Selection, Store
+from tests.databases import engine_of, statements
 
 
 @pytest.fixture
@@ -52,23 +52,17 @@ def test_more_ids_than_one_statement_takes(store: Store) -> None:
 
 def test_looking_up_goes_by_the_index_of_session_and_id(store: Store) -> None:
     """On SQLite, which says what it does; PostgreSQL decides by statistics, and reads the agent once at most."""
-    if store._database.url.get_backend_name() != "sqlite":
+    engine = engine_of(store)
+    if engine.dialect.name != "sqlite":
         return
-    seen: list[tuple[str, Any]] = []
-
-    def note(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
-        if "deltamem_messages.id" in statement and statement.startswith("SELECT"):
-            seen.append((statement, parameters))
-
     put(store, "a")
-    event.listen(store._database._engine, "before_cursor_execute", note)
-    store.find("alice", [("s", "a"), ("t", "b")])
-    put(store, "a", "Hello")
-    put(store, "a", session="t")
-    event.remove(store._database._engine, "before_cursor_execute", note)
-    plans = store._database.read(
-        lambda c: [c.exec_driver_sql(f"EXPLAIN QUERY PLAN {said}", given).fetchall() for said, given in seen]
-    )
+    with statements(store) as sent:
+        store.find("alice", [("s", "a"), ("t", "b")])
+        put(store, "a", "Hello")
+        put(store, "a", session="t")
+    seen = [each for each in sent if "deltamem_messages.id" in each[0] and each[0].startswith("SELECT")]
+    with engine.connect() as connection:
+        plans = [connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {said}", given).fetchall() for said, given in seen]
     assert len(plans) == 4
     assert all("deltamem_messages_live_id (agent_key=? AND session=? AND id=?)" in plan[0][-1] for plan in plans)
 

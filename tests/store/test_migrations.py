@@ -19,8 +19,10 @@ from deltamem_agents.store import Selection, Store, check_messages, versions
 from deltamem_agents.store.codec import decode, encode
 from deltamem_agents.store.database import Database, open_database
 from deltamem_agents.store.recutting import Recut
+from tests.databases import execute, migrations
 
 FreshUrl = Callable[[], str]
+KNOWN = sorted(path.name[:4] for path in (versions.MIGRATIONS / "versions").glob("[0-9]*.py"))
 AGENTS = {"alice": 9, "bób": 1, "carol": 3}  # and the last position of each
 OLD_STATE = {f"model.layers.{layer}.self_attn": torch.arange(4.0).reshape(2, 2) - layer for layer in (0, 2, 11)}
 STATES = {  # position: as version 0001 stored them, and whether they can be used
@@ -40,7 +42,7 @@ def run(database: Database, version: str) -> None:
     def work(connection: Connection) -> None:
         if database.schema is not None:
             connection.exec_driver_sql(f'SET LOCAL search_path TO "{database.schema}"')
-        command.upgrade(versions._config(connection), version)
+        command.upgrade(migrations(connection), version)
 
     database.write(work)
 
@@ -225,7 +227,7 @@ def test_what_was_folded_before_the_upgrade_stays_folded(
 
 @pytest.mark.parametrize(
     ("version", "kind"),
-    [*((version, "file") for version in versions._known()[:-1]), ("0004", "postgresql schema"), ("0005", "postgresql")],
+    [*((version, "file") for version in KNOWN[:-1]), ("0004", "postgresql schema"), ("0005", "postgresql")],
 )
 def test_erased_messages_leave_hashes_after_the_upgrade(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, kind: str
@@ -323,7 +325,7 @@ def test_an_upgrade_that_fails_changes_nothing(old: Database) -> None:
 def content(database: Database) -> Any:
     """The bytes of a file; the tables and rows of a server."""
     if database.url.database is not None and database.url.get_backend_name() == "sqlite":
-        database._engine.dispose()  # which writes the log back
+        database.read(lambda connection: connection.engine).dispose()  # which writes the log back
         return Path(database.url.database).read_bytes()
     engine = create_engine(database.url)
     dots = f"{database.schema}." if database.schema else ""
@@ -353,7 +355,7 @@ def test_a_newer_database_is_refused_untouched(database_url: str, version: str) 
     with Store.open(database_url) as store:
         store.append("alice", [{"role": "user", "content": "apple"}], "s")
         change = text("UPDATE deltamem_version SET version_num = :version").bindparams(version=version)
-        store._database.write(lambda connection: connection.execute(change))
+        execute(store, change)
     with opened(database_url) as database:
         before = content(database)
         for refused in (lambda: Store.open(database_url), lambda: versions.upgrade(database)):
@@ -376,4 +378,4 @@ def test_damage_is_told(tmp_path: Path) -> None:
 
 
 def test_every_migration_is_known_to_the_package() -> None:
-    assert versions._known()[-1] == versions.LATEST
+    assert KNOWN[-1] == versions.LATEST

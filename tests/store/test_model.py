@@ -73,9 +73,9 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.store = Store.open(engine=self.engine)
-        self.store._database.write(
-            lambda connection: [connection.execute(delete(t)) for t in reversed(Base.metadata.sorted_tables)]
-        )
+        with self.engine.begin() as connection:
+            for table in reversed(Base.metadata.sorted_tables):
+                connection.execute(delete(table))
         self.journals: dict[str, Journal] = {}
         self.folds: list[tuple[str, Revision, int]] = []  # under way in some process
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sqlalchemy import event, text
 
 from deltamem_agents.errors import ConfigError
-from deltamem_agents.store import Selection, Store, nearest, versions
+from deltamem_agents.store import Selection, Store, nearest
 from deltamem_agents.store.dialects import pgvector
+from tests import databases
+from tests.databases import engine_of, problems, statements
 
 FreshUrl = Callable[[], str]
 Say = Callable[..., dict[str, Any]]
@@ -132,7 +133,7 @@ def test_embeddings_by_key(store: Store) -> None:
 def test_where_there_is_no_index_that_is_said(store: Store) -> None:
     store.append("alice", said(3), "s")
     embed(store)
-    assert store.index_vectors("alice", "m") is (store._database.dialect.vectors is not None)
+    assert store.index_vectors("alice", "m") is (engine_of(store).dialect.name == "postgresql")
     assert store.index_vectors("alice", "other") is False and store.index_vectors("nobody", "m") is False
 
 
@@ -151,13 +152,11 @@ def indexed(postgresql_url: FreshUrl) -> Iterator[Store]:
 
 
 def in_index(store: Store) -> int:
-    count = text('SELECT count(*) FROM "Memory".deltamem_vectors')
-    return int(store._database.read(lambda connection: connection.scalar(count)) or 0)
+    return int(databases.query(store, 'SELECT count(*) FROM "Memory".deltamem_vectors')[0])
 
 
 def indexes(store: Store) -> list[str]:
-    names = text("SELECT indexname FROM pg_indexes WHERE indexdef LIKE '%hnsw%'")
-    return list(store._database.read(lambda connection: list(connection.scalars(names))))
+    return databases.query(store, "SELECT indexname FROM pg_indexes WHERE indexdef LIKE '%hnsw%'")
 
 
 def test_the_index_finds_what_is_nearest(postgresql_url: FreshUrl) -> None:
@@ -184,13 +183,11 @@ def test_the_index_finds_what_is_nearest(postgresql_url: FreshUrl) -> None:
 
 
 def test_the_index_is_used(indexed: Store, query: Floats) -> None:
-    sent: list[str] = []
-    engine = indexed._database._engine
-    event.listen(engine, "before_cursor_execute", lambda *given: sent.append(given[2]))
-    indexed.nearest("alice", "m", query, 5)
-    (statement,) = [each for each in sent if "<=>" in each]
+    with statements(indexed) as sent:
+        indexed.nearest("alice", "m", query, 5)
+    (statement,) = [each for each, _ in sent if "<=>" in each]
     vector = f"[{','.join(map(str, query.tolist()))}]"
-    with engine.connect() as connection:
+    with engine_of(indexed).connect() as connection:
         connection.exec_driver_sql("BEGIN")
         connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
         rows = connection.exec_driver_sql(f"EXPLAIN {statement}", {"vector": vector, "limit": 5})
@@ -229,7 +226,7 @@ def test_the_index_follows_every_change(indexed: Store, query: Floats) -> None:
     assert set(indexed.nearest("twin", "m", query, 400)[0]) == {record.key for record in indexed.records("twin")}
     indexed.erase("alice", Selection(whole=True))
     assert in_index(indexed) == 90
-    assert versions.differences(indexed._database) == []
+    assert problems(indexed, "Memory") == []
 
 
 def test_dropped_embeddings_leave_no_index(indexed: Store, query: Floats) -> None:

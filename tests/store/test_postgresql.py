@@ -1,17 +1,18 @@
 """What there is on PostgreSQL alone: schemas, a caller's engine, and its own way to find words."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import Engine, create_engine, inspect, text
 
 from deltamem_agents.errors import ConfigError, StoreError
 from deltamem_agents.store import Selection, Store, versions
 from deltamem_agents.store.database import open_database
+from tests.databases import engine_of, execute, held, pool_threads, problems, stand_still, statements, watched
 
 FreshUrl = Callable[[], str]
 Say = Callable[..., dict[str, Any]]
@@ -43,8 +44,8 @@ def test_two_schemas_of_one_database_do_not_see_each_other(url: str, say: Say, e
         assert one.purge() is None
         assert [entry.text for entry in one.live("twin")] == ["apple", "banana"]
         assert [entry.text for entry in two.live("alice")] == ["cherry"]
-        for store in (one, two, plain):
-            assert versions.differences(store._database) == []
+        for store, schema in ((one, "one"), (two, "Two_2"), (plain, None)):
+            assert problems(store, schema) == []
         assert one.url.endswith("(schema one)")
     with engine.connect() as connection:
         tables = inspect(connection).get_table_names(schema="Two_2")
@@ -108,54 +109,34 @@ def test_words_inside_names_addresses_and_numbers_are_found(url: str, say: Say) 
 def test_the_search_uses_the_index(url: str, say: Say) -> None:
     with Store.open(url) as store:
         store.append("alice", [say(f"word{i} common") for i in range(3000)], "s")
-        store._database.write(lambda connection: connection.execute(text("ANALYZE")))
-        statements: list[str] = []
-
-        def explained(connection: Any) -> str:
-            from sqlalchemy import select
-
-            from deltamem_agents.store.dialects.tsvector import _WORDS, _query
-            from deltamem_agents.store.schema import RecordRow
-
-            query = select(RecordRow.key).where(_WORDS.op("@@")(_query(["word77"])))
-            compiled = query.compile(connection.engine, compile_kwargs={"literal_binds": True})
+        execute(store, "ANALYZE")
+        with statements(store) as sent:
+            assert len(store.search_text("alice", ["word77"], 5)) == 1
+        (search,) = [each for each in sent if "ts_rank" in each[0]]
+        with engine_of(store).connect() as connection:
+            connection.exec_driver_sql("BEGIN")
             connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # reading so few rows is as quick
-            return "\n".join(
-                row[0] for row in connection.exec_driver_sql("EXPLAIN " + str(compiled).replace("%%", "%"))
-            )
-
-        statements.append(store._database.read(explained))
-        assert "deltamem_records_words" in statements[0]
+            plan = connection.exec_driver_sql(f"EXPLAIN {search[0]}", search[1])
+            assert "deltamem_records_words" in "\n".join(row[0] for row in plan)
 
 
 def test_appends_that_wait_are_one_statement_and_one_agent_may_be_among_them_twice(url: str, say: Say) -> None:
     with Store.open(url) as store:
         for agent in ("a", "b"):
             store.append(agent, [say("first")], "s")
-        held_up = threading.Event()
-        sizes: list[int] = []
-        queue = store._appends
-        assert queue is not None
-        transact = queue._transact
+        ids: set[tuple[str, ...]] = set()
 
-        def counted(appends: Any, until: float | None) -> list[Any]:
-            sizes.append(len(appends))
-            held_up.wait(10)
-            return transact(appends, until)
+        def first() -> None:
+            ids.add(tuple(store.append("a", [say("second")], "s")))
 
-        queue._transact = counted
-        with ThreadPoolExecutor(7) as pool:
-            first = pool.submit(store.append, "a", [say("second")], "s")
-            until = time.monotonic() + 20
-            while not sizes and time.monotonic() < until:
-                time.sleep(0.001)
-            said = [(agent, [say(f"{agent}{i}"), say("more")], f"s{i}") for i in range(3) for agent in ("a", "b")]
-            rest = [pool.submit(store.append, *each) for each in said]
-            while len(queue._waiting) < len(rest) and time.monotonic() < until:
-                time.sleep(0.001)
-            held_up.set()
-            ids = {tuple(each.result()) for each in rest} | {tuple(first.result())}
-        assert sizes == [1, 6]
+        said = [(agent, [say(f"{agent}{i}"), say("more")], f"s{i}") for i in range(3) for agent in ("a", "b")]
+        with ThreadPoolExecutor(6, thread_name_prefix="waits") as pool, statements(store) as sent:
+            with held(store, first, after=["WITH"]):
+                rest = [pool.submit(store.append, *each) for each in said]
+                stand_still(pool_threads("waits"))
+            ids |= {tuple(each.result()) for each in rest}
+        texts_sent = [[each["text"] for each in given["said"].obj] for _, given in sent if "said" in given]
+        assert [len(each) for each in texts_sent] == [1, 12]  # the six that waited are one statement
         for agent, count in (("a", 8), ("b", 7)):
             entries = store.live(agent)
             assert [entry.position for entry in entries] == list(range(1, count + 1))
@@ -186,16 +167,17 @@ def test_an_answer_that_was_lost_is_not_written_twice(url: str, say: Say) -> Non
     """The statement came through, the connection broke before it said so, and the same is tried again."""
     with Store.open(url) as store:
         store.append("a", [say("first")], "s")
-        queue = store._appends
-        assert queue is not None
-        transact = queue._transact
+        lost: list[str] = []
 
-        def lost(appends: Any, until: float | None) -> list[Any]:
-            transact(appends, until)
-            return transact(appends, until)  # as `Database` does where a statement failed for a passing reason
+        def lose(_connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+            if "said" in parameters and not lost:
+                lost.append(statement)
+                cursor.connection.close()
+                raise psycopg.OperationalError("server closed the connection unexpectedly")
 
-        queue._transact = lost
-        store.append("a", [say("second")], "s")
+        with watched(engine_of(store), "after_cursor_execute", lose):
+            store.append("a", [say("second")], "s")
+        assert len(lost) == 1
         assert [entry.text for entry in store.live("a")] == ["first", "second"]
 
 

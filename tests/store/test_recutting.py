@@ -8,11 +8,11 @@ from threading import Event, Thread
 
 import numpy as np
 import pytest
-from sqlalchemy import text
 
 from deltamem_agents.recall import CallableEmbedder, Cutting, Measure, Reindexed, Retriever, split_text
 from deltamem_agents.store import Store, recutting, versions
 from deltamem_agents.store.database import open_database
+from tests.databases import execute, watched
 
 
 class By:
@@ -146,25 +146,22 @@ def test_old_words_are_renewed_by_the_upgrade(url: str, monkeypatch: pytest.Monk
         store.append("a", said("ascii alone", "naïve", *texts), "s")
         good = [record for record, _ in store.search_text("a", ["データ"], 99)]
         assert len(good) == 8
-        store._database.write(
-            lambda connection: connection.execute(text("UPDATE deltamem_records SET terms = NULL, cut = NULL"))
-        )
+        execute(store, "UPDATE deltamem_records SET terms = NULL, cut = NULL")
         assert store.search_text("a", ["データ"], 99) == []
     database = open_database(url, None)
     try:
         database.enable_retries()
-        renew, left = recutting._renew, [2]
+        renewed: list[str] = []
 
-        def interrupted(*given: object) -> int | None:
-            left[0] -= 1
-            if left[0] < 0:
-                raise KeyboardInterrupt
-            return renew(*given)  # type: ignore[arg-type]
+        def interrupted(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+            if statement.startswith("UPDATE deltamem_records") and "cut=" in statement:
+                renewed.append(statement)
+                if len(renewed) == 3:  # inside the third batch
+                    raise KeyboardInterrupt
 
-        monkeypatch.setattr(recutting, "_renew", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        engine = database.read(lambda connection: connection.engine)
+        with watched(engine, "after_cursor_execute", interrupted), pytest.raises(KeyboardInterrupt):
             versions.upgrade(database)
-        monkeypatch.setattr(recutting, "_renew", renew)
         assert versions.upgrade(database) == (versions.LATEST, versions.LATEST)
         assert versions.differences(database) == []
     finally:

@@ -11,6 +11,7 @@ from deltamem_agents.errors import ConfigError
 from deltamem_agents.store import Revision, Store
 from deltamem_agents.store.revisions import check_retention, surplus
 from deltamem_agents.store.schema import RevisionRow
+from tests.databases import engine_of, execute
 
 Say = Callable[..., dict[str, Any]]
 NOW = datetime(2026, 6, 15, 15, 30, tzinfo=UTC)
@@ -82,7 +83,7 @@ def positions(store: Store, fingerprint: str = "f") -> list[int]:
 
 def other_retention(store: Store, say: Say, retention: Any) -> Store:
     store.append("alice", [say(f"message {i}") for i in range(12)], "s")
-    return Store(store._database, lambda text: [text], retention)
+    return Store.open(engine=engine_of(store), retention=retention)
 
 
 def test_the_last_n_of_a_store(store: Store, say: Say) -> None:
@@ -109,11 +110,7 @@ def test_all_of_a_store(store: Store, say: Say) -> None:
 
 def aged(store: Store, position: int, by: timedelta) -> None:
     values = {"created_at": datetime.now(UTC) - by}
-    store._database.write(
-        lambda connection: connection.execute(
-            update(RevisionRow).where(RevisionRow.position == position).values(values)
-        )
-    )
+    execute(store, update(RevisionRow).where(RevisionRow.position == position).values(values))
 
 
 def test_a_store_thins_by_itself(store: Store, say: Say) -> None:

@@ -14,6 +14,7 @@ from deltamem_agents.errors import ConfigError, StateMismatchError, UnknownAgent
 from deltamem_agents.store import Revision, Store
 from deltamem_agents.store.codec import decode, encode, module_names
 from deltamem_agents.store.schema import RevisionRow
+from tests.databases import execute
 
 Say = Callable[..., dict[str, Any]]
 
@@ -99,7 +100,7 @@ def test_unknown_agent_and_positions_out_of_range(filled: Store) -> None:
 
 def test_a_damaged_revision_names_the_remedy(filled: Store) -> None:
     filled.commit("alice", revision(filled, 1), after=0)
-    filled._database.write(lambda connection: connection.execute(update(RevisionRow).values(state=b"\0")))
+    execute(filled, update(RevisionRow).values(state=b"\0"))
     with pytest.raises(StateMismatchError, match="deltamem rebuild alice"):
         filled.newest_revision("alice", "f")
     with pytest.raises(StateMismatchError, match="deltamem rebuild alice"):

@@ -10,7 +10,11 @@ import pytest
 
 from deltamem_agents.errors import InvalidAgentError, InvalidMessageError
 from deltamem_agents.store import Held, Selection, Store, check_messages, wording_of
+from deltamem_agents.store.database import open_database
+from deltamem_agents.store.records import Words
 from deltamem_agents.store.selected import Selected
+from deltamem_agents.store.store import whole
+from tests.databases import engine_of
 
 TALK = [{"role": "user", "content": text} for text in ("one", "two", "three")]
 
@@ -115,19 +119,20 @@ def test_errors_of_selecting_come_through_and_write_nothing(store: Store) -> Non
 @pytest.mark.parametrize("came_through", [False, True])
 def test_a_write_whose_answer_was_lost_is_made_once(store: Store, named: bool, came_through: bool) -> None:
     told = [message | ({"id": message["content"]} if named else {}) for message in TALK]
-    selected = Selected(store._words, "alice", "s", lambda held: told)
-    store._database.read(selected.look)
+    database = open_database(None, engine_of(store))
+    selected = Selected(Words(whole, database.dialect.fulltext), "alice", "s", lambda held: told)
+    database.read(selected.look)
 
     def lost(connection: Any) -> None:
         selected.write(connection)
         raise KeyError("lost")
 
     if came_through:
-        store._database.write(selected.write)
+        database.write(selected.write)
     else:
         with pytest.raises(KeyError):
-            store._database.write(lost)
-    ids = store._database.write(selected.write)
+            database.write(lost)
+    ids = database.write(selected.write)
 
     assert [entry.id for entry in store.live("alice")] == ids
     assert texts(store) == ["one", "two", "three"]

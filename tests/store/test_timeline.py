@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import Connection
-from sqlalchemy import text as sql
 
 from deltamem_agents.errors import ConfigError, UnknownAgentError
 from deltamem_agents.store import Selection, Store
+from tests.databases import execute
 
 Say = Callable[..., dict[str, Any]]
 Commit = Callable[..., int]
@@ -210,7 +209,7 @@ def test_what_once_replaced_across_sessions_still_does(store: Store, say: Say, s
     """As in a journal that was written when ids were the agent's."""
     store.append("alice", [say("apple", id="1")], "s")
     store.append("alice", [say("banana", id="1")], "other")
-    store._database.write(as_before_version_4)
+    execute(store, *AS_BEFORE_VERSION_4)
     before = [[entry.text for entry in store.at("alice", position)] for position in range(3)]
     assert before == [[], ["apple"], ["banana"]] == [*before[:2], [entry.text for entry in store.live("alice")]]
     store.rollback("alice", 1)
@@ -226,7 +225,8 @@ def test_what_once_replaced_across_sessions_still_does(store: Store, say: Say, s
         assert live(store, agent) == [(1, "apple") if session == "other" else (5, "cherry")]
 
 
-def as_before_version_4(connection: Connection) -> None:
-    connection.execute(sql("UPDATE deltamem_messages SET left_at = 2 WHERE position = 1"))
-    connection.execute(sql("DELETE FROM deltamem_records WHERE position = 1"))
-    connection.execute(sql("UPDATE deltamem_agents SET agent_ids_until = head"))
+AS_BEFORE_VERSION_4 = (
+    "UPDATE deltamem_messages SET left_at = 2 WHERE position = 1",
+    "DELETE FROM deltamem_records WHERE position = 1",
+    "UPDATE deltamem_agents SET agent_ids_until = head",
+)
