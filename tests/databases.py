@@ -21,6 +21,7 @@ from deltamem_agents.store import Store, versions
 from deltamem_agents.store.database import open_database
 
 SECONDS = 20.0  # then something hangs
+IN_TABLES = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")  # how statements begin that read or write tables
 Statement = str | Executable
 
 
@@ -97,16 +98,15 @@ def statements(store: Store) -> Iterator[list[tuple[str, Any]]]:
 
 
 @contextmanager
-def held(store: Store, call: Callable[[], object], after: Sequence[str] = ("SELECT", "INSERT")) -> Iterator[None]:
-    """Run a call of a store in a thread, and hold it up inside its transaction meanwhile.
+def held(store: Store, call: Callable[[], object]) -> Iterator[None]:
+    """Run a call of a store in a thread, and hold it up meanwhile, inside its transaction.
 
-    Args:
-        after: Beginnings of statements; it is held up once the first such statement has run.
+    The call stops after its first statement that reads or writes a table.
     """
     reached, release = threading.Event(), threading.Event()
 
     def stop(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if threading.current_thread() is thread and statement.startswith(tuple(after)) and not reached.is_set():
+        if threading.current_thread() is thread and statement.startswith(IN_TABLES) and not reached.is_set():
             reached.set()
             release.wait(2 * SECONDS)
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from sqlalchemy import create_engine, text
 
-from deltamem_agents.store import Revision, Selection, Store, versions
+from deltamem_agents.store import Revision, Selection, Store
+from tests.databases import engine_of, problems
 
 IDS = ["xq-first-71c", "xq-second-71c", "xq-other-71c"]
 SESSION = "xqsession71c"
@@ -125,7 +126,7 @@ def test_erased_text_is_in_no_file(store: Store, path: Path, chosen: Selection) 
     assert {each.agent for each in plan.erased} == {"alice", "fork"}
     assert {agent: contents(store, agent) for agent in ("bystander", "zoe")} == others
     assert store.search_text("alice", ["quicksilvering"], 5) == store.search_text("fork", ["walrus"], 5) == []
-    assert versions.differences(store._database) == []
+    assert problems(store) == []
     if not chosen.whole:
         kept = [entry.text for entry in store.live("alice")]
         assert kept[:30] == [f"ordinary remark {i} of alice" for i in range(30)] and kept[30:] == [
@@ -207,7 +208,7 @@ def test_on_postgresql_no_row_is_left_and_no_dead_one(postgresql_url: Callable[[
     with Store.open(postgresql_url()) as store:
         tell(store)
         others = {agent: contents(store, agent) for agent in ("bystander", "zoe")}
-        engine = store._database._engine
+        engine = engine_of(store)
 
         def rows() -> str:
             with engine.connect() as connection:

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
 
-from deltamem_agents.store import Revision, Selection, Store, versions
+from deltamem_agents.store import Revision, Selection, Store
 from deltamem_agents.store.dialects import rewriting
+from tests.databases import problems
 
 FreshUrl = Callable[[], str]
 LETTERS = "bcdfghjklmnpqrstvwxz"
@@ -132,7 +133,7 @@ def test_nothing_is_left_in_the_servers_files(
         assert not any(name in str(files.run(STATISTICS)) for name in traces)
         assert [entry.text for entry in store.live("alice")] == kept
         assert len(store.search_text("alice", kept[0].split()[:1], 5)) == 1
-        assert versions.differences(store._database) == []
+        assert problems(store) == []
         files.run("ANALYZE")
         left = {"agent": b"alice", "text": kept[0].encode(), "secret key": store.secret("alice") or b""}
         assert len(files.traces(left)) == len(left)
@@ -158,16 +159,14 @@ def test_statistics_that_an_older_version_let_be_made_are_forgotten(url: str, fi
         assert not any(name in str(files.run(STATISTICS)) for name in traces)
         store.append("alice", [say("apples and pears")], "s")
         assert len(store.search_text("alice", ["apple"], 5)) == 1
-        assert versions.differences(store._database) == []
+        assert problems(store) == []
 
 
 @pytest.mark.parametrize("old", [False, True])
 def test_vectors_that_are_indexed(url: str, files: Files, old: bool) -> None:
-    from deltamem_agents.store.nearest import index_vectors
-
     with Store.open(url) as store:
         traces = tell(store, random.Random(4), "alice", 60, 20, 5)
-        assert index_vectors(store._database, "alice", "model")
+        assert store.index_vectors("alice", "model")
         halves = "SELECT v.record_key, halfvec_send(v.vector) FROM deltamem_vectors v JOIN deltamem_records r"
         halves += " ON r.key = v.record_key JOIN deltamem_messages m USING (agent_key, position)"
         for key, sent in files.run(f"{halves} WHERE m.session LIKE 'secret%'"):

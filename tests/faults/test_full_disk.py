@@ -16,7 +16,8 @@ from sqlalchemy import Engine, create_engine, event
 
 from deltamem_agents import DeltaMem
 from deltamem_agents.errors import StoreError
-from deltamem_agents.store import Selection, Store, versions
+from deltamem_agents.store import Selection, Store
+from tests.databases import problems
 
 PLENTY = 1 << 30
 Limited = tuple[Engine, Callable[[int], None]]
@@ -66,7 +67,7 @@ def test_a_full_disk_loses_nothing_and_says_what_to_do(limited: Limited) -> None
         assert [entry.id for entry in store.live("alice")] == acknowledged
         assert [entry.position for entry in store.live("alice")] == list(range(1, len(acknowledged) + 1))
         assert [hit.message_id for hit, _ in store.search_text("alice", ["after"], 9)] == acknowledged[-1:]
-        assert versions.differences(store._database) == []
+        assert problems(store) == []
 
 
 def test_erasing_on_a_full_disk_is_all_or_nothing_and_the_files_are_cleaned_later(limited: Limited) -> None:
@@ -85,7 +86,7 @@ def test_erasing_on_a_full_disk_is_all_or_nothing_and_the_files_are_cleaned_late
         store.erase("alice", Selection(ids=ids[:10]))
         assert store.purge() is None
         assert [entry.id for entry in store.live("alice")] == ids[10:]
-        assert versions.differences(store._database) == []
+        assert problems(store) == []
 
 
 def test_a_fold_that_cannot_be_stored_still_answers_and_is_stored_when_there_is_room(limited: Limited) -> None:
@@ -128,4 +129,4 @@ def test_a_file_that_may_not_grow_loses_nothing(tmp_path: Path) -> None:
     assert failure.startswith("full: cannot write sqlite:///")
     with Store.open(url) as store:
         assert [entry.id for entry in store.live("alice")] == [*acknowledged, "after"]
-        assert versions.differences(store._database) == []
+        assert problems(store) == []

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 
 from deltamem_agents import DeltaMem
-from deltamem_agents.store import Store, versions
+from deltamem_agents.store import Store
+from tests.databases import execute, problems
 
 SAME = 1e-4  # relative, float32
 
@@ -26,7 +26,7 @@ def test_writers_killed_at_random_moments_lose_and_double_nothing(shared_url, ro
     begun = [names for what, names in lines if what == "begun"]
     assert len(acknowledged) > rounds  # the writers came to write
     with Store.open(shared_url) as store:
-        assert versions.differences(store._database) == []
+        assert problems(store) == []
         entries = store.live("alice")
         stored = [entry.id for entry in entries]
         assert len(set(stored)) == len(stored)
@@ -47,11 +47,7 @@ def test_writers_killed_at_random_moments_lose_and_double_nothing(shared_url, ro
         newest = store.newest_revision("alice", "f")  # raises where its checksum does not match
         assert newest is not None and newest.state == f"state at {newest.position}".encode() * 100
         if shared_url.startswith("sqlite"):
-            store._database.write(
-                lambda connection: connection.execute(
-                    text("INSERT INTO deltamem_records_fts(deltamem_records_fts, rank) VALUES ('integrity-check', 1)")
-                )
-            )
+            execute(store, "INSERT INTO deltamem_records_fts(deltamem_records_fts, rank) VALUES ('integrity-check', 1)")
 
 
 @pytest.mark.slow  # 20 processes fold and are killed
@@ -71,7 +67,7 @@ def test_processes_killed_while_they_fold_leave_a_state_that_is_the_fold(run, tm
         DeltaMem.open("tiny", url=url, embedder=False) as mem,
         DeltaMem.open("tiny", url="sqlite://", embedder=False) as other,
     ):
-        assert versions.differences(mem.store._database) == []
+        assert problems(mem.store) == []
         entries = mem.agent("alice").log()
         assert {entry.id for entry in entries} >= set(acknowledged)
         assert len({entry.id for entry in entries}) == len(entries)

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, text, update
+from sqlalchemy import func, update
 
 from deltamem_agents import DeltaMem
 from deltamem_agents.errors import StateMismatchError, UnknownAgentError
-from deltamem_agents.store import Revision, Selection, Store, messages, revisions, versions
+from deltamem_agents.store import Revision, Selection, Store, messages, revisions
 from deltamem_agents.store.codec import encode
 from deltamem_agents.store.revisions import checksum_of
 from deltamem_agents.store.schema import RevisionRow
+from tests.databases import execute, problems
 
 SAME = 1e-4  # relative, float32
 
@@ -39,7 +40,7 @@ def test_sixteen_processes_that_write_to_one_agent_neither_lose_nor_double(share
             own = [entry.text for entry in entries if entry.session == f"s{writer}"]
             assert own == [f"{writer}-{i}" for i in range(50)]
         assert [record.message_id for record in store.records("alice")] == [entry.id for entry in entries]
-        assert versions.differences(store._database) == []
+        assert problems(store) == []
 
 
 @pytest.mark.slow  # loads the model
@@ -67,14 +68,8 @@ def test_a_damaged_state_is_refused_with_its_remedy_and_folded_again(tmp_path: P
         damaged = bytearray(mem.store.revisions("alice")[-1].state)
         damaged[-3] ^= 0x40
 
-        def damage(connection: Any) -> None:
-            connection.execute(
-                update(RevisionRow)
-                .where(RevisionRow.agent_key == 1, func.length(RevisionRow.state) == len(damaged))
-                .values(state=bytes(damaged))
-            )
-
-        mem.store._database.write(damage)
+        newest = (RevisionRow.agent_key == 1) & (func.length(RevisionRow.state) == len(damaged))
+        execute(mem.store, update(RevisionRow).where(newest).values(state=bytes(damaged)))
         for use in (alice.state, alice.verify, lambda: alice.recall("Where do I live?", mode="state")):
             with pytest.raises(StateMismatchError, match="deltamem rebuild alice"):
                 use()
@@ -88,9 +83,7 @@ def test_an_agent_with_a_damaged_state_is_still_written_to(tmp_path: Path) -> No
     with DeltaMem.open("tiny", url=f"sqlite:///{tmp_path / 'memory.db'}", embedder=False) as mem:
         alice = mem.agent("alice")
         alice.write([say("My dog is called Rex.")], "s1")
-        mem.store._database.write(
-            lambda connection: connection.execute(text("UPDATE deltamem_revisions SET state = x'00'"))
-        )
+        execute(mem.store, "UPDATE deltamem_revisions SET state = x'00'")
         assert alice.write([say("I live in Oslo.", id="a")], "s1") == ["a"]  # durable, whatever folding does
         with pytest.raises(StateMismatchError):
             alice.recall("Where do I live?", mode="state")

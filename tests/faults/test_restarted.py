@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from deltamem_agents.errors import StoreError
-from deltamem_agents.store import Revision, Selection, Store, versions
+from deltamem_agents.store import Revision, Selection, Store
 from deltamem_agents.store import database as databases
+from tests.databases import engine_of, problems
 
 GONE = 1.5  # seconds
 
@@ -112,7 +113,7 @@ def test_writers_carry_on_when_the_server_is_restarted_under_load(server: Server
                 assert [entry.id for entry in own] == acknowledged[writer]
                 assert [entry.text for entry in own] == [f"{writer} says {i}" for i in range(len(own))]
             assert [record.message_id for record in store.records(agent)] == [entry.id for entry in entries]
-        assert versions.differences(store._database) == []
+        assert problems(store) == []
 
 
 def test_a_server_that_stays_away_is_an_error_in_the_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +162,7 @@ def test_a_commit_whose_answer_is_lost_counts_once(postgresql_url: Callable[[], 
     for lost in (False, True):
         with Store.open(postgresql_url()) as store:
             store.append("alice", [say("one", id="a"), say("two", id="b"), say("three")], "s1")
-            engine = store._database._engine
+            engine = engine_of(store)
             if lost:
                 commit = engine.dialect.do_commit
 

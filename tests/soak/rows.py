@@ -8,14 +8,14 @@ from typing import Any
 from journals import Journal, World
 from sqlalchemy import select
 
-from deltamem_agents.store import Store
+from deltamem_agents.store.database import Database
 from deltamem_agents.store.schema import AgentRow, MessageRow, RollbackRow
 
 SHARED = ("shared-0", "shared-1")  # agents that all writers write to, each in sessions of its own
 Rows = dict[str, list[list[Any]]]  # by agent: [position, session, id, text, whether live] and [position, target]
 
 
-def stored(store: Store, writer: str) -> Rows:
+def stored(database: Database, writer: str) -> Rows:
     """Every row of the journals that a writer writes to: all of its own agents', and its sessions' in shared ones."""
     mine = AgentRow.id.startswith(f"{writer}-", autoescape=True)
     theirs = AgentRow.id.in_(SHARED) & MessageRow.session.startswith(f"{writer}.", autoescape=True)
@@ -36,7 +36,7 @@ def stored(store: Store, writer: str) -> Rows:
             found[agent].append(rollback)
         return {agent: sorted(rows) for agent, rows in found.items()}
 
-    return store._database.read(read)
+    return database.read(read)
 
 
 def differences(world: World, found: Rows) -> list[str]:

@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import worker
 from sqlalchemy import text
 
 from deltamem_agents.store import Store, versions
+from deltamem_agents.store.database import Database, open_database
 
 FLAT = 1.05  # of the memory that a process held after its first minute
 SAME = 1e-4  # relative, float32
@@ -36,7 +38,7 @@ def of(url: str, folder: Path, seconds: float, files: Path) -> Verdict:
     counts: Counter[str] = Counter()
     known, gone, kept = {*rows.SHARED, "probe"}, set[str](), set[str]()
     exported: set[str] = set()
-    with Store.open(url) as store:
+    with Store.open(url) as store, closing(open_database(url, None)) as database:
         for path in sorted((folder / "ledgers").iterdir()):
             lines = list(ledger.lines(path))
             counts.update(line["begin"]["what"] for line in lines if "begin" in line)
@@ -49,7 +51,7 @@ def of(url: str, folder: Path, seconds: float, files: Path) -> Verdict:
             exported |= {Path(each).name for each in world.exported}  # the writer was to import it next
             # Or it had, and was killed before it took the file away.
             exported |= {Path(line["begin"]["path"]).name for line in lines if _is_import(line)}
-            wrong = rows.differences(world, rows.stored(store, path.stem))
+            wrong = rows.differences(world, rows.stored(database, path.stem))
             found.faults += [f"{path.stem} at the end: {each}" for each in wrong]
             if pending is not None:
                 found.faults.append(f"{path.stem} did not finish {pending}")
@@ -60,9 +62,9 @@ def of(url: str, folder: Path, seconds: float, files: Path) -> Verdict:
         for agent in store.agents():
             _check_agent(store, agent.id, found)
         found.faults += [f"the purge has to wait: {reason}" for reason in [store.purge()] if reason]
-        found.faults += versions.differences(store._database)
+        found.faults += versions.differences(database)
         if url.startswith("sqlite"):
-            _check_index(store, found, counts)
+            _check_index(database, found, counts)
     left = [path.name for path in (folder / "archives").iterdir() if path.name not in exported]
     found.faults += [f"archives that were not finished are left: {left}"] if left else []
     _search_files(files, gone, found)
@@ -112,12 +114,12 @@ def _check_agent(store: Store, agent: str, found: Verdict) -> None:
         found.faults.append(f"{agent}: the state stored at {newest.position} is not the fold of its journal")
 
 
-def _check_index(store: Store, found: Verdict, counts: Counter[str]) -> None:
+def _check_index(database: Database, found: Verdict, counts: Counter[str]) -> None:
     """The full-text index is whole, and its levels have not become more."""
     check = "INSERT INTO deltamem_records_fts(deltamem_records_fts, rank) VALUES ('integrity-check', 1)"
-    store._database.write(lambda connection: connection.execute(text(check)))
+    database.write(lambda connection: connection.execute(text(check)))
     structure = "SELECT block FROM deltamem_records_fts_data WHERE id = 10"
-    block = store._database.read(lambda connection: connection.scalar(text(structure)))
+    block = database.read(lambda connection: connection.scalar(text(structure)))
     counts["levels of the full-text index"] = levels = levels_of(block)
     if levels > 64:
         found.faults.append(f"the full-text index has {levels} levels")

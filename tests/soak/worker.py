@@ -35,6 +35,7 @@ from sqlalchemy import create_engine, text
 
 from deltamem_agents.errors import DeltaMemError, ForkedError, UnknownAgentError
 from deltamem_agents.store import Entry, Revision, Store
+from deltamem_agents.store.database import Database, open_database
 
 LONGEST = 30.0  # seconds that a turn at the database may be waited for: what docs/storage.md promises
 FORKED = 45.0  # seconds that a forked process has: more than what it may wait for its turn
@@ -63,8 +64,8 @@ class Interruptible:
 class Writer:
     """One thread's operations, one after the other."""
 
-    def __init__(self, name: str, url: str, folder: Path, actor: Actor, seed: int) -> None:
-        self.name, self.url, self.folder, self.actor = name, url, folder, actor
+    def __init__(self, name: str, database: Database, url: str, folder: Path, actor: Actor, seed: int) -> None:
+        self.name, self.database, self.url, self.folder, self.actor = name, database, url, folder, actor
         self.interruptible: Interruptible | None = None
         self.random = random.Random(seed)
         self.choosing = Choosing(name, self.random, folder / "archives")
@@ -130,7 +131,7 @@ class Writer:
             failed: Whether it raised an error of ours: then it must not have been done.
         """
         self.world, pending = ledger.replay(self.ledger.path)
-        found = rows.stored(self.actor.store, self.name)
+        found = rows.stored(self.database, self.name)
         undone = rows.differences(self.world, found)
         if pending is None:
             if undone:
@@ -158,7 +159,7 @@ class Writer:
 
     def _look(self) -> None:
         store = self.actor.store
-        wrong = rows.differences(self.world, rows.stored(store, self.name))
+        wrong = rows.differences(self.world, rows.stored(self.database, self.name))
         if wrong:
             self.fault(f"differs: {wrong}")
         agent = self.random.choice([*rows.SHARED, *self.world.agents])
@@ -307,7 +308,9 @@ def main(url: str, folder: Path, slot: str, seed: int, writers: int, model: bool
         store = Store.open(url)
         actor, close = OnStore(store), store.close
     threading.Thread(target=measure, args=(folder, slot), daemon=True).start()  # what is loaded at the beginning counts
-    made = [Writer(f"w{slot}.{i}", url, folder, actor, seed + i) for i in range(writers)]
+    database = open_database(url, None)  # what the rows are read with
+    database.enable_retries()
+    made = [Writer(f"w{slot}.{i}", database, url, folder, actor, seed + i) for i in range(writers)]
     made[0].interruptible = interruptible
     threads = [threading.Thread(target=writer.live) for writer in made[1:]]
     for thread in threads:
@@ -316,6 +319,7 @@ def main(url: str, folder: Path, slot: str, seed: int, writers: int, model: bool
     for thread in threads:
         thread.join()
     close()
+    database.close()
 
 
 if __name__ == "__main__":

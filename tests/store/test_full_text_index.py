@@ -14,7 +14,7 @@ from deltamem_agents.errors import StoreError
 from deltamem_agents.store import Selection, Store, versions
 from deltamem_agents.store.database import open_database
 from deltamem_agents.store.dialects import fts5, purging
-from deltamem_agents.store.dialects.fts5_levels import Level, _decoded, _encoded, levels, merge
+from deltamem_agents.store.dialects.fts5_levels import Level, decoded, encoded, levels, merge
 from tests.databases import engine_of
 
 INDEX = "deltamem_records_fts"
@@ -79,9 +79,9 @@ def too_high(path: Path) -> None:
     with sqlite3.connect(path, isolation_level=None) as connection:
         merge(connection, INDEX)
         block = connection.execute(f"SELECT block FROM {INDEX}_data WHERE id = 10").fetchone()[0]
-        counters, found = _decoded(block)
+        counters, found = decoded(block)
         assert found is not None
-        block = _encoded(counters, [Level(0, ())] * 2100 + found)
+        block = encoded(counters, [Level(0, ())] * 2100 + found)
         connection.execute(f"UPDATE {INDEX}_data SET block = ? WHERE id = 10", (block,))
 
 

@@ -131,7 +131,7 @@ def test_appends_that_wait_are_one_statement_and_one_agent_may_be_among_them_twi
 
         said = [(agent, [say(f"{agent}{i}"), say("more")], f"s{i}") for i in range(3) for agent in ("a", "b")]
         with ThreadPoolExecutor(6, thread_name_prefix="waits") as pool, statements(store) as sent:
-            with held(store, first, after=["WITH"]):
+            with held(store, first):
                 rest = [pool.submit(store.append, *each) for each in said]
                 stand_still(pool_threads("waits"))
             ids |= {tuple(each.result()) for each in rest}

@@ -33,7 +33,7 @@ def levels(driver: sqlite3.Connection, index: str) -> list[Level] | None:
         row = driver.execute(f"SELECT block FROM {index}_data WHERE id = {STRUCTURE}").fetchone()
     except sqlite3.DatabaseError:
         return None
-    return None if row is None else _decoded(bytes(row[0]))[1]
+    return None if row is None else decoded(bytes(row[0]))[1]
 
 
 def merge(driver: sqlite3.Connection, index: str) -> None:
@@ -60,9 +60,9 @@ def _change(driver: sqlite3.Connection, index: str, first: str | None = None) ->
         row = driver.execute(f"SELECT block FROM {index}_data WHERE id = {STRUCTURE}").fetchone()
         counters, found = (0, b""), None
         if row is not None:
-            counters, found = _decoded(bytes(row[0]))
+            counters, found = decoded(bytes(row[0]))
         if found is not None and (kept := _without_gaps(found)) != found:
-            block = _encoded(counters, kept)
+            block = encoded(counters, kept)
             driver.execute(f"UPDATE {index}_data SET block = ? WHERE id = {STRUCTURE}", (block,))
         driver.execute("COMMIT")
     finally:
@@ -92,7 +92,7 @@ def _without_gaps(found: Sequence[Level]) -> list[Level]:
     return [*(Level(0, ()) for _ in range(height)), *kept]
 
 
-def _decoded(block: bytes) -> tuple[tuple[int, bytes], list[Level] | None]:
+def decoded(block: bytes) -> tuple[tuple[int, bytes], list[Level] | None]:
     """Write counter and cookie, and the levels; None for the levels if the record has another format."""
     cookie, numbers = block[:4], _varints(block[4:])
     if len(cookie) < 4 or len(numbers) < 3 or block[4:8] == b"\xff\x00\x00\x01":
@@ -113,7 +113,8 @@ def _decoded(block: bytes) -> tuple[tuple[int, bytes], list[Level] | None]:
     return (counter, cookie), found if at == len(numbers) else None
 
 
-def _encoded(counters: tuple[int, bytes], found: Sequence[Level]) -> bytes:
+def encoded(counters: tuple[int, bytes], found: Sequence[Level]) -> bytes:
+    """The record of counters, as `decoded` returns them, and levels."""
     counter, cookie = counters
     numbers = [len(found), sum(len(level.segments) for level in found), counter]
     for level in found:
