@@ -101,10 +101,12 @@ class InferenceLayer:
             outputs = packed.split(product)
         else:
             product, outputs = F.linear(x.to(layer.memory.dtype), layer.memory[:rows]), None
-        if layout is not None and not write and x.shape[1] == 1:
-            read = state if read_state is None else read_state
-            reads, output_addend = layout.read_and_correct(product, read, valid)
-            return reads, state, outputs, output_addend
+        if layout is not None and spans is None and x.shape[1] == 1:
+            after = layout.write(product, state, layer.gate_bias, valid) if write else state
+            if after is not None:
+                read = state if write or read_state is None else read_state
+                reads, output_addend = layout.read_and_correct(product, read, valid)
+                return reads, after, outputs, output_addend
         projected = product if packed is None else product[..., packed.offsets[-1] :]
         reads, after = layer.read_and_write(projected.float(), state, read_state, write=write, valid=valid, spans=spans)
         if packed is not None:
@@ -138,6 +140,7 @@ class InferenceLayer:
             queries=0 if through is None else through.offsets[-1],
             corrections={} if through is None else {self._columns[each]: corrections[each] for each in self._columns},
             output_addend=corrections.get("o") if self._adds and through is not None else None,
+            gates={"update": config.update, "own_lambda": config.own_lambda, "rankwise": config.rankwise_gates},
             dtype=layer.memory.dtype if through is None else dtype,
         )
         self._through, self._corrections, self._layout, self._dtype = through, corrections, layout, dtype

@@ -2,13 +2,14 @@
 
     q = l2norm(tanh(x)) per head;   reads[h·R + i] = <S[h,i,:], q[h]>;   output += weight @ reads
 
-Source: arXiv:2605.12357, section 3. Nothing here is differentiable, waits for a device, or writes a state.
+Source: arXiv:2605.12357, section 3. Nothing here is differentiable, waits for a device, or changes a given state.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ class Correction:
             self._add_small(output, reads)
             return
         flat, given = output.flatten(0, 1), reads.flatten(0, 1)
-        if output.is_cuda and rows <= _STREAMS and _triton(output.device):
+        if rows <= _STREAMS and _launches(output):
             from deltamem_kernels.gpu import decode
 
             decode.correct(flat, given.contiguous(), self.weight, 1.0)
@@ -70,6 +71,8 @@ class ProductLayout:
         queries: First column of the H·R queries.
         corrections: Correction by columns [start, stop), for up to three outputs.
         output_addend: Correction of a projection that runs later, if the caller can add it to a product.
+        gates: The arguments ``update``, ``own_lambda`` and ``rankwise`` of `gpu.decode.write`, for products that hold
+            q, k, v and gates side by side.
         dtype: Dtype of the product.
     """
 
@@ -82,9 +85,11 @@ class ProductLayout:
         queries: int,
         corrections: Mapping[tuple[int, int], Correction],
         output_addend: Correction | None = None,
+        gates: Mapping[str, Any] | None = None,
         dtype: torch.dtype,
     ) -> None:
         self._heads, self._rank, self._normalize, self._queries = heads, rank, normalize, queries
+        self._gates = gates
         self._corrections = dict(corrections)
         self._decode: decoding.Decoder | None = None
         structs = [each.struct for each in corrections.values()]
@@ -114,7 +119,7 @@ class ProductLayout:
         heads, width = self._heads, self._heads * self._rank
         queries = product[:, 0, self._queries : self._queries + width]
         valid = None if valid is None else valid[:, 0]
-        if product.is_cuda and _triton(product.device):
+        if _launches(product):
             from deltamem_kernels.gpu import decode
 
             targets = [(product[:, 0, start:stop], each.weight) for (start, stop), each in self._corrections.items()]
@@ -127,6 +132,32 @@ class ProductLayout:
         for (start, stop), each in self._corrections.items():
             each.add(product[..., start:stop], reads)
         return reads, None
+
+    def write(self, product: Tensor, state: Tensor, gate_bias: Tensor, valid: Tensor | None) -> Tensor | None:
+        """The states [B, …] after the product's token is written; None where no kernel writes a single token.
+
+        Args:
+            product: As in `read_and_correct`, with k, v and the gates behind the queries.
+            state: As in `read_and_correct`.
+            gate_bias: Float32, contiguous; one for each gate.
+            valid: [B, 1] bool; a False row is not written.
+        """
+        if self._gates is None or not _launches(product):
+            return None
+        from deltamem_kernels.gpu import decode
+
+        after = state.clone(memory_format=torch.contiguous_format)
+        decode.write(
+            product[:, 0, self._queries :],
+            gate_bias,
+            after,
+            _slots(product.shape[0], product.device),
+            heads=self._heads,
+            normalize=self._normalize,
+            valid=None if valid is None else valid[:, 0],
+            **self._gates,
+        )
+        return after
 
     def _read(self, projected: Tensor, state: Tensor, valid: Tensor | None) -> Tensor:
         batch, rank = projected.shape[0], self._rank
@@ -141,6 +172,11 @@ class ProductLayout:
 
 def _compiled() -> bool:
     return compiled.unavailable() is None
+
+
+def _launches(tensor: Tensor) -> bool:
+    """Whether the kernels of a GPU run on a tensor."""
+    return tensor.is_cuda and _triton(tensor.device)
 
 
 @cache

@@ -173,34 +173,6 @@ def expect_pool(pool: Tensor, wanted: Tensor, slots: Tensor, error: Error) -> No
     assert pool.cpu()[left].isnan().logical_or(wanted[left].float() == pool.cpu()[left]).all()
 
 
-@pytest.mark.parametrize(("heads", "rank"), [(1, 8), (2, 33)])
-def test_corrects_and_writes_in_one_launch(heads: int, rank: int, error: Error) -> None:
-    streams = Streams(heads, rank, gates=heads, dtype=torch.bfloat16)
-    bias, weight = streams.normal(heads).to(DEVICE), streams.weight(70)
-    wanted_reads, wanted = streams.reads(), streams.written(bias, "standard", False, False)
-    memory, out = streams.views()[3], streams.normal(3, 70).to(DEVICE)
-    before = out.clone()
-    reads = decode.read_and_correct(memory, streams.pool, streams.slots, [], 1.0, heads=heads, normalize=True)
-    decode.correct_and_write(
-        out,
-        reads,
-        weight,
-        0.5,
-        memory,
-        bias,
-        streams.pool,
-        streams.slots,
-        heads=heads,
-        update="standard",
-        own_lambda=False,
-        rankwise=False,
-        normalize=True,
-    )
-    assert error(reads.cpu(), wanted_reads) < 1e-6
-    expect(out, before, streams.active, 0.5 * wanted_reads @ weight.cpu().double().T, error)
-    expect_pool(streams.pool, wanted, streams.slots, error)
-
-
 @pytest.mark.parametrize("contiguous", [True, False])
 def test_an_invalid_stream_is_idle(contiguous: bool, error: Error) -> None:
     streams = Streams(1, 8, batch=4, gates=8)
@@ -302,16 +274,15 @@ def test_step(rank: int, dtype: Any, error: Error, poisoned: None) -> None:
     expect_pool(pool, wanted_pool, slots, error)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        dict(),
-        dict(heads=2, rankwise_gates=False, couple_lambda=False),
-        dict(heads=2, update="lambda_outside", couple_lambda=False),
-        dict(update="no_lambda", normalize_qk=False),
-    ],
-    ids=str,
-)
+OPTIONS: list[dict[str, Any]] = [
+    dict(),
+    dict(heads=2, rankwise_gates=False, couple_lambda=False),
+    dict(heads=2, update="lambda_outside", couple_lambda=False),
+    dict(update="no_lambda", normalize_qk=False),
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_tokens_one_by_one_do_as_the_layer_does(options: dict[str, Any], error: Error) -> None:
     from deltamem_agents.core.config import DeltaMemConfig  # here, for they import transformers
     from deltamem_agents.core.families import LayerShape
@@ -336,7 +307,46 @@ def test_tokens_one_by_one_do_as_the_layer_does(options: dict[str, Any], error: 
         projected = x[:, t] @ layer.memory.detach().T
         reads = decode.read_and_correct(projected, pool, slots, [(q[:, t], weights["q"])], scale, **shared)
         bias = layer.gate_bias.detach()
-        decode.correct_and_write(o[:, t], reads, weights["o"], scale, projected, bias, pool, slots, **shared, **gates)
+        decode.correct(o[:, t], reads, weights["o"], scale)
+        decode.write(projected, bias, pool, slots, **shared, **gates)
     assert error(q.cpu(), wanted[0]) < 3e-6
     assert error(o.cpu(), wanted[1]) < 3e-6
     assert error(pool.cpu().flip(0), after) < 3e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_an_attached_layer_writes_one_token_as_it_does_several(
+    options: dict[str, Any], dtype: Any, error: Error, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deltamem_agents.core.config import DeltaMemConfig  # here, for they import transformers
+    from deltamem_agents.core.families import LayerShape
+    from deltamem_agents.core.inference import InferenceLayer
+    from deltamem_agents.core.layer import AdapterLayer
+    from deltamem_kernels import decode as dispatch
+
+    config = DeltaMemConfig(rank=4, **options)
+    layer = AdapterLayer(config, LayerShape(16, {"q": 24, "k": 8, "v": 8, "o": 16}))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.5, generator=generator)
+    layer = layer.to(DEVICE)
+    inputs = [torch.nn.Linear(16, size, bias=False, dtype=dtype, device=DEVICE) for size in (24, 8, 8)]
+    if DEVICE == "cpu":  # as on a GPU, where the interpreter stands in for it
+        monkeypatch.setattr(dispatch, "_launches", lambda tensor: True)
+        monkeypatch.setattr(dispatch, "_compiled", lambda: False)
+    fast = InferenceLayer(layer, inputs, {"q": (0, 24)}, adds=True)
+    x = torch.randn(3, 1, 16, generator=generator).to(DEVICE, dtype)
+    state = torch.randn(3, *config.state_shape, generator=generator).to(DEVICE)
+    before, valid = state.clone(), torch.tensor([[True], [False], [True]], device=DEVICE)
+    fast.refresh()
+    for given in (None, valid):
+        with torch.no_grad():
+            _, after, outputs, _ = fast.read(x, state, None, write=True, valid=given, spans=None)
+            reads, wanted = layer(x, state, None, write=True, valid=given, spans=None)
+            plain = torch.nn.functional.linear(x, inputs[0].weight)
+        assert error(after, wanted.double()) < (3e-6 if dtype == torch.float32 else 2e-2)
+        assert outputs is not None
+        assert error(outputs[0], layer.correct("q", plain, reads).double()) < (3e-6 if dtype == torch.float32 else 2e-2)
+        assert torch.equal(state, before) and (given is None or torch.equal(after[1], state[1]))
+    fast.restore()

@@ -50,9 +50,8 @@ def test_captured_in_a_graph() -> None:
 
     def layer() -> Tensor:
         reads = decode.read_and_correct(projected, pool, slots, [(q, weight)], 1.0, heads=1, normalize=True)
-        decode.correct_and_write(
-            o, reads, weight, 1.0, projected, bias, pool, slots, heads=1, normalize=True, **options
-        )
+        decode.correct(o, reads, weight, 1.0)
+        decode.write(projected, bias, pool, slots, heads=1, normalize=True, **options)
         return reads
 
     layer()
@@ -152,7 +151,6 @@ def qwen3_4b(rank: int, heads: int) -> None:
     reads = decode.read_and_correct(memory, pool, slots, targets, 2.0, heads=heads, normalize=True)
     decode.correct(out, reads, weight, 2.0)
     decode.write(memory, bias, pool, slots, **options)
-    decode.correct_and_write(out, reads, weight, 2.0, memory, bias, pool, slots, **options)
     if heads == 1:
         decode.step([torch.empty(batch, rank)] * 6, pool[:, 0], slots)
 

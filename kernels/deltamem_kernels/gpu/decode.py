@@ -1,7 +1,7 @@
 """Decoding on a GPU: one token of each stream reads its slot in a pool of states, is corrected, and may be written.
 
-A layer costs two launches: `read_and_correct` before attention, then `correct`, or `correct_and_write` if the token is
-written. A state changes only in a launch after the one that reads it. `step` reads and writes in one launch.
+A layer costs two launches: `read_and_correct` before attention, then `correct`. A third, `write`, changes the state if
+the token is written. `step` reads and writes in one launch.
 
 Shapes: B streams, P slots, H heads, R rank, W = H·R. Reads and states are float32. Device code: ``decode_kernels.py``.
 Nothing here waits for the device or inspects a value, so all of it can be captured in a CUDA graph after one uncaptured
@@ -221,73 +221,6 @@ def write(
                 NORMALIZE=normalize,
                 ROWS=rows,
                 COLUMNS=power_of_two(rank),
-                num_warps=warps,
-                enable_fp_fusion=True,
-            )
-
-
-def correct_and_write(
-    out: Tensor,
-    reads: Tensor,
-    weight: Tensor,
-    scale: float | Tensor,
-    projected: Tensor,
-    gate_bias: Tensor,
-    pool: Tensor,
-    slots: Tensor,
-    *,
-    heads: int,
-    update: Update,
-    own_lambda: bool,
-    rankwise: bool,
-    normalize: bool,
-    valid: Tensor | None = None,
-) -> None:
-    """`correct` and `write` in one launch, with their arguments; ``out`` shares no element with ``projected``.
-
-    Raises:
-        ValueError: A shape, dtype, stride or device does not fit.
-        RuntimeError: The kernels cannot run on this device; the message says why.
-    """
-    batch, rank = check_streams(projected, pool, slots, heads, valid)
-    width = heads * rank
-    check_write(projected, gate_bias, heads, rank, update, own_lambda, rankwise)
-    if check_reads(reads) != (batch, width):
-        raise ValueError(f"reads has shape {shape(reads)}, expected {[batch, width]} to go with the pool and slots")
-    check_target("the target", out, weight, batch, width, projected.device)
-    factor, scales = multiplier(scale, 1, projected.device)
-    kernels = _kernels(projected.device)
-    read_rows, outputs, warps = _tiles(1, width)
-    rows, _ = _write_tiles(heads, rank)
-    if batch:
-        with current(projected.device):
-            kernels.correct_and_write[(batch, _blocks(width, rows) + _blocks(out.shape[1], outputs))](
-                out,
-                reads,
-                weight,
-                factor,
-                projected,
-                gate_bias,
-                pool,
-                slots,
-                slots if valid is None else valid,
-                out.stride(0),
-                out.shape[1],
-                projected.stride(0),
-                pool.stride(0),
-                0 if valid is None else valid.stride(0),
-                SCALES=scales,
-                HAS_VALID=valid is not None,
-                HEADS=heads,
-                RANK=rank,
-                UPDATE=update,
-                OWN_LAMBDA=own_lambda,
-                RANKWISE=rankwise,
-                NORMALIZE=normalize,
-                READ_ROWS=read_rows,
-                ROWS=rows,
-                COLUMNS=power_of_two(rank),
-                OUTPUTS=outputs,
                 num_warps=warps,
                 enable_fp_fusion=True,
             )

@@ -125,52 +125,6 @@ def write(
 
 
 @triton.jit
-def correct_and_write(
-    out,
-    reads,
-    weight,
-    scale,
-    projected,
-    gate_bias,
-    pool,
-    slots,
-    valid,
-    out_stride,
-    size,
-    projected_stride,
-    pool_stride,
-    valid_stride,
-    SCALES: tl.constexpr,
-    HAS_VALID: tl.constexpr,
-    HEADS: tl.constexpr,
-    RANK: tl.constexpr,
-    UPDATE: tl.constexpr,
-    OWN_LAMBDA: tl.constexpr,
-    RANKWISE: tl.constexpr,
-    NORMALIZE: tl.constexpr,
-    READ_ROWS: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    OUTPUTS: tl.constexpr,
-):
-    """Grid [B, blocks of rows, then blocks of outputs]: `write` and `correct` in one launch; they share no data."""
-    stream = tl.program_id(0).to(tl.int64)
-    block = tl.program_id(1)
-    row_blocks = tl.cdiv(HEADS * RANK, ROWS)
-    if block < row_blocks:
-        slot, active = _slot(slots, valid, stream, valid_stride, HAS_VALID)
-        _write(
-            projected + stream * projected_stride, gate_bias, pool + slot * pool_stride, active, block,
-            HEADS, RANK, UPDATE, OWN_LAMBDA, RANKWISE, NORMALIZE, ROWS, COLUMNS,
-        )  # fmt: skip
-    else:
-        _correct(
-            out + stream * out_stride, reads + stream * (HEADS * RANK), weight, _factor(scale, 0, SCALES),
-            size, block - row_blocks, HEADS * RANK, READ_ROWS, OUTPUTS,
-        )  # fmt: skip
-
-
-@triton.jit
 def step(
     q,
     k,
