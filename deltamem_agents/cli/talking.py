@@ -28,10 +28,10 @@ from deltamem_agents.cli.options import (
     opened,
 )
 from deltamem_agents.cli.remedies import note_unknown, spelled
-from deltamem_agents.errors import ConfigError, DeltaMemError, InvalidMessageError
+from deltamem_agents.errors import DeltaMemError, InvalidMessageError
 
 if TYPE_CHECKING:
-    from deltamem_agents.memory import AgentMemory, DeltaMem, Reply
+    from deltamem_agents.memory import AgentMemory, DeltaMem, RecallOptions, Reply
 
 
 @app.command()
@@ -97,12 +97,14 @@ def recall(
     debug: Debug = False,
 ) -> None:
     """What an agent's memory has to say to a query."""
-    _check_recall(agent, mode, k)
-    _check_handover(handover, budget)
-    within: dict[str, Any] = {"session": session, "since": since, "until": until, "budget": budget}
+    from deltamem_agents.memory.options import RecallOptions
+    from deltamem_agents.store import check_id
+
+    check_id(agent)
+    options = RecallOptions(mode=mode, k=k, budget=budget, handover=handover, since=since, until=until)
     with opened(where, model, embedder) as mem:
         with terminal.progress("Recalling"):
-            found = mem.agent(agent).recall(query, mode=mode, k=k, handover=handover, **within)
+            found = mem.agent(agent).recall(query, session=session, options=options)
         if not found.records and not found.left_out:
             note_unknown(mem.store, agent, session)
         found = replace(found, notes=tuple(map(spelled, found.notes)))
@@ -130,27 +132,29 @@ def chat(
     debug: Debug = False,
 ) -> None:
     """Talk with the backbone under an agent's memory; what is said is remembered."""
+    from deltamem_agents.memory.options import RecallOptions
     from deltamem_agents.store import check_id, check_messages
 
     if json and message is None:
         raise typer.BadParameter("give a message with --json", param_hint="MESSAGE")
-    _check_recall(agent, mode, k)
+    check_id(agent)
     check_id(session, "session")
+    options = RecallOptions(mode=mode, k=k)
     if message is not None:
         check_messages([{"role": "user", "content": message}])
     with opened(where, model, embedder, make=True) as mem:
-        memory, options = mem.agent(agent), {"mode": mode, "k": k}
+        memory = mem.agent(agent)
         if message is None:
             _converse(memory, session, options)
         elif json:
             with terminal.progress("Answering"), interruptible(_journalled_since(memory)):
-                terminal.print_json(_reply_json(memory.chat([_said(message)], session, **options)))
+                terminal.print_json(_reply_json(memory.chat([_said(message)], session, options=options)))
         else:
             _answer(memory, message, session, options)
         _tell_of_failures(mem)
 
 
-def _converse(memory: AgentMemory, session: str, options: dict[str, Any]) -> None:
+def _converse(memory: AgentMemory, session: str, options: RecallOptions) -> None:
     """Turns until a person has had enough; an error ends the turn, and the conversation only where nobody sees it."""
     with interruptible("every turn that was answered is journalled"):
         for each in spoken():
@@ -162,10 +166,10 @@ def _converse(memory: AgentMemory, session: str, options: dict[str, Any]) -> Non
                 terminal.say(f"error: {told(error)}", err=True)
 
 
-def _answer(memory: AgentMemory, message: str, session: str, options: dict[str, Any]) -> None:
+def _answer(memory: AgentMemory, message: str, session: str, options: RecallOptions) -> None:
     """One turn: the reply as it comes, and whether it was cut off."""
     with interruptible(_journalled_since(memory)):
-        reply = _shown(memory.chat_stream([_said(message)], session, **options))
+        reply = _shown(memory.chat_stream([_said(message)], session, options=options))
     terminal.say()
     if reply is not None and not reply.finished:
         tokens = terminal.counted(reply.usage.answer_tokens, "token")
@@ -216,28 +220,6 @@ def _tell_of_failures(mem: DeltaMem) -> None:
         if failed.agents:
             why = spelled(failed.last or "")
             terminal.say(terminal.printable(f"note: {kind} failed, the next recall tries again: {why}"), err=True)
-
-
-def _check_handover(handover: str, budget: int | None) -> None:
-    """Before a model is loaded."""
-    from deltamem_agents.memory.results import check_handover
-    from deltamem_agents.recall.budget import check_budget
-
-    check_handover(handover)
-    if budget is not None:
-        check_budget(budget)
-
-
-def _check_recall(agent: str, mode: str, k: int) -> None:
-    """Refuse what a recall would refuse, before a model is loaded or a database made."""
-    from deltamem_agents.store import check_id
-
-    check_id(agent)
-    if k < 1:
-        raise ConfigError(f"k is {k}; ask for 1 record or more")
-    from deltamem_agents.memory.results import check_mode
-
-    check_mode(mode)
 
 
 def _texts(given: list[str]) -> list[str]:

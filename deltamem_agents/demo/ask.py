@@ -49,18 +49,20 @@ def main() -> None:
 
 def _answers(mem: DeltaMem, memory: AgentMemory, stranger: AgentMemory, question: str) -> Iterator[Row]:
     from deltamem_agents.memory.answering import ask
+    from deltamem_agents.memory.async_methods import run
 
     for mode in MODES:
         yield recalled(mem, question, mode, memory.recall(question, mode=mode))
-    yield without_memory(question, "no state", ask(mem.engine, question, "", None))
+    yield without_memory(question, "no state", run(ask(mem.engine, question, "", None)))
     yield recalled(mem, question, "stranger", stranger.recall(question, mode="state"))
 
 
 def _warm_up(mem: DeltaMem) -> None:
     """Run one forward, as the first in a process is slower and its time would count for the first question."""
     from deltamem_agents.memory.answering import ask
+    from deltamem_agents.memory.async_methods import run
 
-    ask(mem.engine, "Hello.", "", None)
+    run(ask(mem.engine, "Hello.", "", None))
 
 
 if __name__ == "__main__":

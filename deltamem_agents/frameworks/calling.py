@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from deltamem_agents.engine.generation import Sampling
 from deltamem_agents.errors import ChatTemplateError, ConfigError, InvalidMessageError
 from deltamem_agents.frameworks.records import RecalledText
 from deltamem_agents.frameworks.tool_output import LIMIT, capped
+from deltamem_agents.memory.options import RecallOptions
 from deltamem_agents.memory.prompting import TURNS, not_in_prompt, prompt_messages, search_size
-from deltamem_agents.memory.results import (
-    Mode,
-    Outdated,
-    Placement,
-    Recall,
-    Reply,
-    check_k,
-    check_mode,
-    check_outdated,
-    check_placement,
-)
+from deltamem_agents.memory.results import Recall, Reply
 from deltamem_agents.recall import current
 from deltamem_agents.recall.given import recalled_in
 
@@ -33,54 +24,26 @@ if TYPE_CHECKING:
 _OPENS_CALL = "<tool_call>"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecallOptions:
-    """How much to recall, as in `AgentMemory.recall`, and where in the prompt it goes.
+def for_search(options: RecallOptions, present: Sequence[str], query: str = "") -> dict[str, Any]:
+    """Keyword arguments of a recall whose result goes to `beyond_prompt`; only mode "state" asks the state.
 
-    Raises:
-        ConfigError: An unknown mode, ``outdated`` or placement, k below 1, or a budget that is not a whole number from
-            0.
+    Args:
+        present: Texts that the prompt has already, oldest first.
+        query: The text to recall for. The texts right before it in ``present`` become its context.
     """
+    wide = replace(options, k=search_size(options.k, present), budget=None)
+    return {"options": wide, "generate": options.mode == "state", "context": _before(present, query)}
 
-    mode: Mode | str = "hybrid"
-    k: int = 5
-    budget: int | None = None
-    outdated: Outdated | str = "omit"
-    placement: Placement | str = "system"
 
-    def __post_init__(self) -> None:
-        check_mode(self.mode)
-        check_k(self.k)
-        check_outdated(self.outdated)
-        check_placement(self.placement)
-        budget = self.budget
-        if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 0):
-            raise ConfigError(f"budget is {budget!r}; give tokens, 0 for no records, or None for no limit")
+def for_reply(options: RecallOptions, messages: Sequence[Mapping[str, Any]], *, asks: bool = True) -> RecallOptions:
+    """Options of `AgentMemory.generate` for a prompt that may contain recalled text already.
 
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of `AgentMemory.recall`."""
-        return {"mode": self.mode, "k": self.k, "budget": self.budget, "outdated": self.outdated}
-
-    def for_search(self, present: Sequence[str], query: str = "") -> dict[str, Any]:
-        """Keyword arguments of a recall whose result goes to `beyond_prompt`; only mode "state" asks the state.
-
-        Args:
-            present: Texts that the prompt has already, oldest first.
-            query: The text to recall for. The texts right before it in ``present`` become its context.
-        """
-        k, before = search_size(self.k, present), _before(present, query)
-        return {"mode": self.mode, "k": k, "budget": None, "generate": self.mode == "state", "context": before}
-
-    def for_prompt(self, messages: Sequence[Mapping[str, Any]], *, asks: bool = True) -> dict[str, Any]:
-        """Keyword arguments of `AgentMemory.generate`, for a prompt that may contain recalled text already.
-
-        Args:
-            asks: Whether the newest user message is a question; false for a summary, for which nothing is recalled.
-        """
-        asked = self.arguments() | {"placement": self.placement}
-        if asks and not _holds_recall(messages):
-            return asked
-        return asked | {"mode": "state" if self.mode == "hybrid" else self.mode, "budget": 0}
+    Args:
+        asks: Whether the newest user message is a question; false for a summary, for which nothing is recalled.
+    """
+    if asks and not _holds_recall(messages):
+        return options
+    return replace(options, mode="state" if options.mode == "hybrid" else options.mode, budget=0)
 
 
 def beyond_prompt(
@@ -93,7 +56,7 @@ def beyond_prompt(
     """Recalled text without what the prompt contains already, such as messages of the same conversation.
 
     Args:
-        recalled: Result of a recall with `RecallOptions.for_search`.
+        recalled: Result of a recall with `for_search`.
         present: Texts of the prompt's messages.
         given: Session and id of the prompt's messages that have an id; earlier versions of them are left out too.
     """

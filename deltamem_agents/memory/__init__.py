@@ -2,13 +2,12 @@
 
 from deltamem_agents.memory.agent import AgentMemory
 from deltamem_agents.memory.deltamem import DeltaMem
+from deltamem_agents.memory.options import Handover, Mode, Outdated, Placement, RecallOptions
 from deltamem_agents.memory.results import (
     Difference,
     Drift,
-    Handover,
     Health,
     MemoryStats,
-    Mode,
     Recall,
     Receipt,
     Reply,
@@ -28,7 +27,10 @@ __all__ = [
     "MemoryStats",
     "MessageRef",
     "Mode",
+    "Outdated",
+    "Placement",
     "Recall",
+    "RecallOptions",
     "Receipt",
     "Reply",
     "Source",

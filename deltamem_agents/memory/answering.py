@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from deltamem_agents.engine.generation import Generation, Sampling
 from deltamem_agents.engine.keys import StateKey
 from deltamem_agents.engine.segments import cut
+from deltamem_agents.memory.async_methods import Steps, cancellable
 from deltamem_agents.memory.folding import Folded, state_and_key
 from deltamem_agents.memory.results import Source
 from deltamem_agents.recall import Record, knows_nothing
@@ -73,7 +74,7 @@ class _Part:
     key: StateKey | None = None
 
 
-def ask(engine: Engine, query: str, records: str, folded: Folded | None, scratch: State | None = None) -> Answer:
+def ask(engine: Engine, query: str, records: str, folded: Folded | None, scratch: State | None = None) -> Steps[Answer]:
     """Answer a query from a state, from records, or from both.
 
     The answer from the records has priority: they hold what was said word for word, and the newest of it.
@@ -90,7 +91,7 @@ def ask(engine: Engine, query: str, records: str, folded: Folded | None, scratch
     confidence = _Confidences(engine, folded, scratch)
     consulted = bool(records) or scratch is not None
     judged: list[Answer] = []
-    drawn = draw(engine, query, records, folded, scratch)
+    drawn = yield from draw(engine, query, records, folded, scratch)
     longest = max(each.generation.prompt_tokens for each in drawn)
     for each in drawn:
         by_records, by_state = confidence.of_records(each.by_records), confidence.of_state(each.by_state)
@@ -108,7 +109,7 @@ def ask(engine: Engine, query: str, records: str, folded: Folded | None, scratch
 
 def draw(
     engine: Engine, query: str, records: str, folded: Folded | None, scratch: State | None = None
-) -> list[Candidate]:
+) -> Steps[list[Candidate]]:
     """The answer from the records, if there are any, then the answer from the state, if there is one.
 
     With neither, the one candidate is what the backbone says by itself.
@@ -120,18 +121,27 @@ def draw(
     if folded is not None:
         remembered = _Part(nothing.prompt, *state_and_key(folded))
     parts = [part for part in (read, remembered) if part is not None]
-    begun = [
-        engine.generate(part.prompt, part.state, part.key, sampling=_short(engine.window - len(part.prompt)))
-        for part in parts or [nothing]
-    ]
-    drawn = [each.result() for each in begun]
+    with cancellable() as cancellation:
+        begun = []
+        for part in parts or [nothing]:
+            sampling = _short(engine.window - len(part.prompt))
+            begun.append(
+                engine.generate(part.prompt, part.state, part.key, sampling=sampling, cancellation=cancellation)
+            )
+        drawn: list[Generation] = []
+        for future in begun:
+            drawn.append((yield future))
     if not parts:
         return [Candidate(each) for each in drawn]
     items = [(part.prompt, part.state) for part in (nothing, *parts)]
-    scored = {tuple(each.ids): engine.score(items, each.ids) for each in drawn if each.ids}  # equal ones once
+    spoken = dict.fromkeys(each.ids for each in drawn if each.ids)  # equal answers are scored once
+    scored = {ids: engine.score(items, ids) for ids in spoken}
+    likelihoods = {}
+    for ids, scores in scored.items():
+        likelihoods[ids] = [math.exp(score) for score in (yield scores)]
     found: list[Candidate] = []
     for each in drawn:
-        unaided, *aided = map(math.exp, scored[tuple(each.ids)].result()) if each.ids else [0.0] * len(items)
+        unaided, *aided = likelihoods[each.ids] if each.ids else [0.0] * len(items)
         gains = {id(part): value - unaided for part, value in zip(parts, aided, strict=True)}
         found.append(Candidate(each, by_state=gains.get(id(remembered), 0.0), by_records=gains.get(id(read), 0.0)))
     return found
@@ -160,7 +170,7 @@ def _short(room: int) -> Sampling:
     return Sampling(max_tokens=min(ANSWER_TOKENS, max(1, room)))
 
 
-def preload(engine: Engine, state: State | None, records: Sequence[Record]) -> State:
+def preload(engine: Engine, state: State | None, records: Sequence[Record]) -> Steps[State]:
     """A copy of a state with records written into it, oldest first; the state itself does not change.
 
     Args:
@@ -172,5 +182,5 @@ def preload(engine: Engine, state: State | None, records: Sequence[Record]) -> S
     before = engine.zero_state() if state is None else state
     oldest_first = sorted(records, key=lambda record: (record.position, record.chunk))
     segments = list(cut(oldest_first, engine.rendering, engine.config.write_length))
-    states = engine.fold(before, segments).result()
+    states = yield engine.fold(before, segments)
     return states[-1] if states else before

@@ -6,6 +6,7 @@ recall does the work.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable
@@ -28,10 +29,23 @@ class CallPool(ThreadPoolExecutor):
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads, thread_name_prefix="deltamem-call")
-        self._under_way: set[Future[Any]] = set()
+        self._calls: dict[Future[None], asyncio.AbstractEventLoop] = {}
+        self._running: set[Future[Any]] = set()
+        self._closing = False
+
+    def admit(self, call: Future[None]) -> None:
+        """Count a call of this event loop as under way until its future is done. It may submit several pieces of work.
+
+        Raises:
+            ClosedError: The pool accepts no more calls.
+        """
+        if self._closing:
+            raise ClosedError("this DeltaMem was closed; open it again with DeltaMem.open")
+        self._calls[call] = asyncio.get_running_loop()
+        call.add_done_callback(lambda _: self._calls.pop(call, None))
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Submit a call, as `ThreadPoolExecutor.submit` does.
+        """Submit a piece of work, as `ThreadPoolExecutor.submit` does.
 
         Raises:
             ClosedError: The pool was shut down, or the interpreter is ending.
@@ -40,14 +54,23 @@ class CallPool(ThreadPoolExecutor):
             future = super().submit(fn, *args, **kwargs)
         except RuntimeError as error:
             raise ClosedError(f"this DeltaMem was closed ({error}); open it again with DeltaMem.open") from None
-        self._under_way.add(future)
-        future.add_done_callback(self._under_way.discard)
+        self._running.add(future)
+        future.add_done_callback(self._running.discard)
         return future
 
     def close(self, seconds: float) -> None:
-        """Accept no more calls, and wait for the running ones, for at most so many seconds."""
+        """Accept no more calls, wait for those under way, for at most so many seconds, and shut down.
+
+        Calls of an event loop that runs in this thread are not waited for: they cannot go on before this returns.
+        """
+        self._closing = True
+        try:
+            blocked = asyncio.get_running_loop()
+        except RuntimeError:
+            blocked = None
+        calls = [call for call, loop in list(self._calls.items()) if loop is not blocked]
+        wait([*calls, *list(self._running)], timeout=seconds)
         self.shutdown(wait=False)
-        wait(list(self._under_way), timeout=seconds)
 
 
 class Background:

@@ -1,21 +1,17 @@
-"""`History`: reading an agent's journal and states, forking, rolling back and erasing. Base class of `AgentMemory`."""
+"""`History`: time travel in an agent's journal and states, and erasure from both."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from deltamem_agents import arguments
 from deltamem_agents.errors import ConfigError, StateMismatchError, StoreError, UnknownAgentError, shown
-from deltamem_agents.memory.async_methods import twin
 from deltamem_agents.memory.folding import Folded
 from deltamem_agents.memory.results import Difference, Drift, Health, Receipt, state_hashes
 from deltamem_agents.memory.runtime import Runtime
 from deltamem_agents.recall import Record
-from deltamem_agents.store import AgentInfo, Entry, Selection
+from deltamem_agents.store import Entry, Selection
 from deltamem_agents.store.codec import encode
 from deltamem_agents.store.revisions import checksum_of
 
@@ -29,290 +25,109 @@ UNFOLDED = (
 
 
 class History:
-    """The journal and the states of one agent; see `AgentMemory`."""
+    """The journal and the states of one agent; see the methods of `AgentMemory` with the same names."""
 
-    def __init__(self, runtime: Runtime, agent_id: str) -> None:
+    def __init__(self, runtime: Runtime, agent: str) -> None:
         self._runtime = runtime
-        self.id = agent_id
+        self._agent = agent
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.id!r}, {self._runtime.store.url})"
-
-    @property
-    def pool(self) -> ThreadPoolExecutor:
-        """The threads that the async twins run in.
-
-        Raises:
-            ClosedError, ForkedError: See `AgentMemory`.
-        """
+    def log(self, session: str | None, at: int | None) -> list[Entry]:
+        """The live messages, in order."""
         self._runtime.check_open()
-        return self._runtime.pool
+        return self._runtime.store.log(self._agent, session, at)
 
-    def log(self, session: str | None = None, *, at: int | None = None) -> list[Entry]:
-        """The live messages, in order; empty for an unknown agent.
-
-        Args:
-            session: Only messages of this session.
-            at: The messages that were live when the journal ended at this position.
-
-        Raises:
-            ConfigError: The journal has no such position.
-            InvalidAgentError: The session id is not valid.
-        """
-        self._runtime.check_open()
-        return self._runtime.store.log(self.id, session, at)
-
-    def neighbours(self, record: Record, reach: int = 2) -> list[Entry]:
-        """The messages around a record's message in its session, with that message, oldest first; none if it is gone.
-
-        Args:
-            reach: How many messages on each side.
-
-        Raises:
-            ConfigError: ``record`` is not a `Record`, or ``reach`` is not a number of messages.
-        """
+    def neighbours(self, record: Record, reach: int) -> list[Entry]:
+        """The messages around a record's message in its session."""
         arguments.instance(record, "record", Record)
         if isinstance(reach, bool) or not isinstance(reach, int) or not 0 <= reach <= arguments.LARGEST:
             raise ConfigError(f"reach is {shown(reach)}; give a number of messages, 0 or more")
-        log = self.log(record.session)
+        log = self.log(record.session, None)
         for place, entry in enumerate(log):
             if entry.position == record.position:
                 return log[max(0, place - reach) : place + reach + 1]
         return []
 
-    def sessions(self) -> list[str]:
-        """The sessions that have live messages, in the order in which they began."""
-        self._runtime.check_open()
-        return self._runtime.store.sessions(self.id)
-
-    def state(self, *, at: int | None = None) -> State:
-        """The agent's state: module name to float32 tensor [R, R] or [H, R, R]; empty for an unknown agent.
-
-        Args:
-            at: The state of the journal as it was when it ended at this position.
-
-        Raises:
-            ConfigError: The journal has no such position, or the memory was opened without a backbone.
-            StateMismatchError: A stored state is damaged; see `rebuild`.
-            InertAdapterError: The adapter wrote nothing while folding.
-            EngineMemoryError: The device has too little memory for the fold.
-            EngineFailedError: The engine has stopped after an error of its own.
-        """
+    def state(self, at: int | None) -> State:
+        """The state of the whole live journal, or of the journal as it was at a position."""
         self._runtime.check_open()
         folder = self._runtime.folder
-        folded = folder.current(self.id) if at is None else folder.at(self.id, at)
+        folded = folder.current(self._agent) if at is None else folder.at(self._agent, at)
         return folded.state if folded else {}
 
     def rebuild(self) -> State:
-        """Delete the stored states and fold the whole journal again: the remedy for a damaged state.
-
-        Returns:
-            The new state, as `state` gives it.
-
-        Raises:
-            ConfigError: The memory was opened without a backbone.
-            StoreError: The database could not be written.
-            InertAdapterError: The adapter wrote nothing while folding.
-            EngineMemoryError: The device has too little memory for the fold.
-            EngineFailedError: The engine has stopped after an error of its own.
-        """
+        """Delete the stored states and fold the whole journal again."""
         self._runtime.check_open()
-        folded = self._runtime.folder.rebuild(self.id)
+        folded = self._runtime.folder.rebuild(self._agent)
         return folded.state if folded else {}
 
     def verify(self) -> Drift:
-        """Compare the state in use with a fresh fold of the whole journal.
-
-        Raises:
-            ConfigError: The memory was opened without a backbone.
-            StateMismatchError: The stored state is damaged, or not finite.
-            InertAdapterError: The adapter wrote nothing while folding.
-            EngineMemoryError: The device has too little memory for the fold.
-            EngineFailedError: The engine has stopped after an error of its own.
-        """
+        """Compare the state in use with a fresh fold of the whole journal."""
         self._runtime.check_open()
-        used, anew = self._runtime.folder.current(self.id), self._runtime.folder.anew(self.id)
+        used, anew = self._runtime.folder.current(self._agent), self._runtime.folder.anew(self._agent)
         if used is None or anew is None:
             return Drift(position=0, layers={})
         return Drift(position=used.position, layers=distances(used.state, anew.state))
 
-    def diff(self, a: int, b: int | None = None) -> Difference:
-        """What changed between two positions of the journal, and in the states if there is a backbone.
-
-        Args:
-            b: The second position, by default the journal's end; it may be smaller than ``a``.
-
-        Raises:
-            UnknownAgentError: Nothing was ever written to this agent.
-            ConfigError: The journal has no such position.
-            StateMismatchError: A stored state is damaged, or not finite.
-            InertAdapterError: The adapter wrote nothing while folding.
-            EngineMemoryError: The device has too little memory for the fold.
-            EngineFailedError: The engine has stopped after an error of its own.
-        """
+    def diff(self, a: int, b: int | None) -> Difference:
+        """What changed between two positions of the journal, and in the states if there is a backbone."""
         self._runtime.check_open()
-        end = self._known().position
-        first, second = self._runtime.store.at(self.id, a), self._runtime.store.at(self.id, end if b is None else b)
+        store = self._runtime.store
+        known = store.agent(self._agent)
+        if known is None:
+            raise UnknownAgentError(f"agent {self._agent!r} is not in {store.url}; it exists from its first write")
+        end = known.position if b is None else b
+        first, second = store.at(self._agent, a), store.at(self._agent, end)
         before, after = {entry.position for entry in first}, {entry.position for entry in second}
-        layers: dict[str, float] = {}
-        if self._runtime.folder.able:
-            layers = distances(self.state(at=end if b is None else b), self.state(at=a))
         return Difference(
             added=[entry for entry in second if entry.position not in before],
             removed=[entry for entry in first if entry.position not in after],
-            layers=layers,
+            layers=distances(self.state(end), self.state(a)) if self._runtime.folder.able else {},
         )
 
-    def fork(self, new: str) -> Self:
-        """Create another agent with the same journal and states; from then on the two are independent.
-
-        Args:
-            new: Id of the new agent.
-
-        Returns:
-            The memory of the new agent.
-
-        Raises:
-            UnknownAgentError: Nothing was ever written to this agent.
-            InvalidAgentError: The new id is not valid.
-            ConfigError: The new agent exists already.
-            StoreError: The database could not be written; nothing was created.
-        """
-        self._runtime.check_open()
-        self._runtime.store.fork(self.id, new)
-        return type(self)(self._runtime, new)
-
     def rollback(self, position: int) -> int:
-        """Continue the journal from ``position``. Later messages are no longer live, but they are not erased.
-
-        Returns:
-            The position of the rollback, which is a journal entry itself; rolling back to the entry before it undoes
-            it. If the rollback changes nothing, no entry is made and this is the journal's end.
-
-        Raises:
-            UnknownAgentError: Nothing was ever written to this agent.
-            ConfigError: The journal has no such position.
-            StoreError: The database could not be written; nothing was changed.
-        """
+        """Continue the journal from a position; returns the position of the rollback."""
         self._runtime.check_open()
-        entry = self._runtime.store.rollback(self.id, position)
-        self._runtime.folder.forget(self.id)
-        self._runtime.retriever.forget(self.id)
+        entry = self._runtime.store.rollback(self._agent, position)
+        self._forget(self._agent)
         return entry
 
-    def erase(
-        self,
-        *,
-        ids: Collection[str | tuple[str, str]] | None = None,
-        session: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        forks: bool = False,
-        dry_run: bool = False,
-        wait: bool = True,
-        tombstone: bool = True,
-    ) -> Receipt:
-        """Erase messages and all data derived from them, as if the agent had never seen them.
-
-        Only messages that match every filter are erased, live or not. A message that an erased one had replaced is live
-        again.
-
-        Args:
-            ids: Every version of these messages: ids, or pairs of session and id, such as `Entry.ref` and the refs of a
-                receipt. An id that several sessions have needs ``session``, or a pair.
-            session: Messages of this session.
-            since, until: Messages written at or after ``since`` and before ``until``; UTC if without a zone.
-            forks: Whether to erase the messages from agents that share them by forking, too; by default the receipt
-                lists these agents.
-            dry_run: Only report what would be erased.
-            wait: Whether to fold what is left now. False leaves that to the next use, and the receipt then has no hash
-                of the state after.
-            tombstone: Whether to keep a hash of each message, under a key of the agent's own. It keeps an integration
-                whose client sends its history again from bringing the messages back; `write` ignores it. The receipt's
-                ``remaining`` lists them. False keeps no hashes, and removes those that earlier erasures of these ids,
-                or of this session, have left.
-
-        Raises:
-            UnknownAgentError: Nothing was ever written to this agent.
-            ConfigError: No filter was given, a filter is not valid, or several sessions have an id; nothing was erased.
-            StoreError: The database could not be written; nothing was erased.
-            ClosedError, ForkedError: See `AgentMemory`; nothing was erased.
-        """
-        chosen = Selection(ids=ids, session=session, since=since, until=until)
-        return self._erase(chosen, forks=forks, dry_run=dry_run, wait=wait, tombstone=tombstone)
-
-    def delete(self, *, forks: bool = False, dry_run: bool = False) -> Receipt:
-        """Erase the whole agent: its messages, the agent itself, and the hashes of erased messages with their key.
-
-        Args:
-            forks: Whether to erase its messages from agents that share them by forking, too. These agents stay, with
-                hashes of the messages, as `erase` leaves them.
-            dry_run: Only report what would be erased.
-
-        Raises:
-            UnknownAgentError: Nothing was ever written to this agent.
-            StoreError: The database could not be written; nothing was erased.
-        """
-        return self._erase(Selection(whole=True), forks=forks, dry_run=dry_run)
-
     def health(self) -> Health:
-        """What is journalled, folded and stored of this agent. Folds nothing."""
+        """What is journalled, folded and stored."""
         self._runtime.check_open()
-        store, info = self._runtime.store, self._runtime.store.agent(self.id)
+        store, info = self._runtime.store, self._runtime.store.agent(self._agent)
         if info is None:
             return Health()
-        stored = store.stored_states(self.id, self._runtime.backbone.fingerprint)
+        stored = store.stored_states(self._agent, self._runtime.backbone.fingerprint)
         return Health(
             messages=info.messages,
             position=info.position,
             epoch=info.epoch,
-            unfolded=sum(entry.folded for entry in store.live(self.id, after=stored.position or 0)),
+            unfolded=sum(entry.folded for entry in store.live(self._agent, after=stored.position or 0)),
             revisions=stored.count,
             state_bytes=stored.bytes,
             folded_at=stored.created_at,
         )
 
-    alog = twin(log)
-    aneighbours = twin(neighbours)
-    asessions = twin(sessions)
-    astate = twin(state)
-    arebuild = twin(rebuild)
-    averify = twin(verify)
-    adiff = twin(diff)
-    afork = twin(fork)
-    arollback = twin(rollback)
-    aerase = twin(erase)
-    adelete = twin(delete)
-    ahealth = twin(health)
-
-    def _known(self) -> AgentInfo:
-        found = self._runtime.store.agent(self.id)
-        if found is None:
-            raise UnknownAgentError(
-                f"agent {self.id!r} is not in {self._runtime.store.url}; it exists from its first write"
-            )
-        return found
-
-    def _erase(
+    def erase(
         self, chosen: Selection, *, forks: bool, dry_run: bool, wait: bool = True, tombstone: bool = True
     ) -> Receipt:
+        """Erase the selected messages, and all data derived from them."""
         for name, value in (("forks", forks), ("dry_run", dry_run), ("wait", wait), ("tombstone", tombstone)):
             arguments.flag(value, name)
         self._runtime.check_open()
         store = self._runtime.store
-        before = store.stored_states(self.id, self._runtime.backbone.fingerprint).checksum
-        plan = store.erase(self.id, chosen, forks=forks, dry_run=dry_run, tombstone=tombstone)
+        before = store.stored_states(self._agent, self._runtime.backbone.fingerprint).checksum
+        plan = store.erase(self._agent, chosen, forks=forks, dry_run=dry_run, tombstone=tombstone)
         reason, after = None, before
         if not dry_run:
             for each in plan.erased:
-                self._runtime.folder.forget(each.agent)
-                self._runtime.retriever.forget(each.agent)
+                self._forget(each.agent)
             reason = self._purge()
             folded = self._folded_after_erasing() if wait and self._runtime.folder.able else None
             after = checksum_of(encode(folded.state)) if folded else None
-        unfolded = not dry_run and not self._runtime.folder.able and store.knows(self.id)
+        unfolded = not dry_run and not self._runtime.folder.able and store.knows(self._agent)
         return Receipt(
-            agent=self.id,
+            agent=self._agent,
             status="dry run" if dry_run else "pending" if reason else "complete",
             reason=reason,
             erased=tuple(plan.erased),
@@ -326,11 +141,11 @@ class History:
         """The state of what is left; None if it cannot be folded. The receipt must not be lost in either case."""
         try:
             try:
-                return self._runtime.folder.current(self.id)
+                return self._runtime.folder.current(self._agent)
             except (StateMismatchError, StoreError):
-                return self._runtime.folder.rebuild(self.id)
+                return self._runtime.folder.rebuild(self._agent)
         except Exception as error:  # whatever a model, a device or a database may raise
-            self._runtime.failures.failed("folding", self.id, error)
+            self._runtime.failures.failed("folding", self._agent, error)
             return None
 
     def _purge(self) -> str | None:
@@ -339,6 +154,11 @@ class History:
             return self._runtime.store.purge(whole=False)
         except StoreError as error:
             return str(error)
+
+    def _forget(self, agent: str) -> None:
+        """Drop what is cached for an agent whose live messages have changed."""
+        self._runtime.folder.forget(agent)
+        self._runtime.retriever.forget(agent)
 
 
 def distances(state: State, other: State) -> dict[str, float]:

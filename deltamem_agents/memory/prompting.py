@@ -10,10 +10,9 @@ from itertools import pairwise
 from typing import Any
 from uuid import uuid4
 
-from deltamem_agents import arguments
-from deltamem_agents.engine.generation import Sampling
-from deltamem_agents.errors import ConfigError, InvalidMessageError, kind_of, shown
-from deltamem_agents.memory.results import Placement, ToolCall
+from deltamem_agents.errors import InvalidMessageError, kind_of, shown
+from deltamem_agents.memory.options import Placement
+from deltamem_agents.memory.results import ToolCall
 from deltamem_agents.recall import Record, split_text
 from deltamem_agents.recall.records import RECORD_LIMIT
 
@@ -37,20 +36,6 @@ def prompt_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     return [_prompt_message(index, message) for index, message in enumerate(messages)]
 
 
-def check_generation(sampling: object, tools: object, budget: object, truncation: object) -> None:
-    """Raise ConfigError unless these are valid options of `AgentMemory.generate`."""
-    arguments.instance(sampling, "sampling", Sampling, optional=True)
-    arguments.flag(truncation, "truncation")
-    if budget is not None:
-        arguments.whole(budget, "budget")
-    if tools is None:
-        return
-    if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Sequence):
-        raise ConfigError(f"tools are {shown(tools)}; give a list of JSON schemas")
-    for each in tools:
-        arguments.jsonable(arguments.mapping(each, "a tool"), "a tool")
-
-
 def last_question(messages: Sequence[Mapping[str, Any]]) -> str:
     """The text of the newest user message, which is the query to memory; empty if there is none."""
     return next((str(m["content"]) for m in reversed(messages) if m["role"] == "user"), "")
@@ -63,7 +48,9 @@ def turns_before(messages: Sequence[Mapping[str, Any]]) -> list[str]:
     return [text for _, text in said[:newest]][-TURNS:]
 
 
-def with_recall(messages: Sequence[dict[str, Any]], text: str, placement: Placement = "system") -> list[dict[str, Any]]:
+def with_recall(
+    messages: Sequence[dict[str, Any]], text: str, placement: Placement | str = "system"
+) -> list[dict[str, Any]]:
     """The messages with recalled text at the end of the system message; adds a system message if there is none.
 
     Args:

@@ -8,84 +8,16 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 from uuid import uuid4
 
-from deltamem_agents import arguments
 from deltamem_agents.engine.statistics import Stats
-from deltamem_agents.errors import ConfigError, shown
 from deltamem_agents.failures import FailureStats
 from deltamem_agents.recall import Record
 from deltamem_agents.store import Backlog, Entry, Erased, MessageRef
 from deltamem_agents.store.erasing import keyed_hash
 
-Mode = Literal["state", "vector", "hybrid"]
-Outdated = Literal["omit", "mark"]
-Handover = Literal["context", "preload", "both"]
-Placement = Literal["system", "last_human"]
 Source = Literal["state", "records", "both", "neither"]
-
-
-def check_mode(mode: str) -> Mode:
-    """Return ``mode`` if it is valid.
-
-    Raises:
-        ConfigError: It is not.
-    """
-    return _one_of(Mode, mode, "mode")  # type: ignore[return-value]  # one of them
-
-
-def check_handover(handover: str) -> Handover:
-    """Return ``handover`` if it is valid.
-
-    Raises:
-        ConfigError: It is not.
-    """
-    return _one_of(Handover, handover, "handover")  # type: ignore[return-value]  # one of them
-
-
-def check_placement(placement: str) -> Placement:
-    """Return ``placement`` if it is valid.
-
-    Raises:
-        ConfigError: It is not.
-    """
-    return _one_of(Placement, placement, "placement")  # type: ignore[return-value]  # one of them
-
-
-def check_outdated(outdated: str) -> Outdated:
-    """Return ``outdated`` if it is valid.
-
-    Raises:
-        ConfigError: It is not.
-    """
-    return _one_of(Outdated, outdated, "outdated")  # type: ignore[return-value]  # one of them
-
-
-def _one_of(choices: object, given: str, what: str) -> str:
-    return arguments.one_of(given, what, get_args(choices))
-
-
-def check_k(k: object) -> None:
-    """Raise ConfigError unless ``k`` is a whole number of records, 1 or more."""
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= arguments.LARGEST:
-        raise ConfigError(f"k is {shown(k)}; ask for 1 record or more")
-
-
-def check_asked(session: object, since: object, until: object, metadata: object, budget: object) -> None:
-    """Check the filters and the budget of a recall before anything is read.
-
-    Raises:
-        ConfigError: A time, the metadata or the budget is not valid.
-        InvalidAgentError: The session id is not valid.
-    """
-    if session is not None:
-        arguments.identifier(session, "session")
-    arguments.moments(since, until)
-    if metadata is not None:
-        arguments.mapping(metadata, "metadata")
-    if budget is not None:
-        arguments.whole(budget, "budget")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

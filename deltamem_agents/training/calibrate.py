@@ -21,6 +21,7 @@ from deltamem_agents.core.calibration import LEAST
 from deltamem_agents.engine import Sampling
 from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.answering import ANSWER_TOKENS, draw
+from deltamem_agents.memory.async_methods import run
 from deltamem_agents.memory.folding import state_and_key
 from deltamem_agents.recall import current
 from deltamem_agents.training.conversations import Conversation, Shape, converse
@@ -99,7 +100,7 @@ def judge(mem: DeltaMem, agent: AgentMemory, conversation: Conversation, rng: ra
         records = mem.backbone.form.text(current(found), "")
         prompt = mem.engine.rendering.question(question.text, records)
         together = mem.engine.generate(prompt, *state_and_key(folded), sampling=Sampling(max_tokens=ANSWER_TOKENS))
-        candidates = draw(mem.engine, question.text, records, folded)
+        candidates = run(draw(mem.engine, question.text, records, folded))
         right = [each.generation.text == question.answer for each in candidates]
         last = candidates[-1]
         first = candidates[0] if records else None

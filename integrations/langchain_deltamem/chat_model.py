@@ -22,10 +22,10 @@ from pydantic import Field
 from deltamem_agents.engine.generation import Sampling
 from deltamem_agents.errors import UnsupportedModelError
 from deltamem_agents.frameworks.calling import (
-    RecallOptions,
     VisibleText,
     chosen_sampling,
     chosen_tools,
+    for_reply,
     prompt_length,
     reply_facts,
 )
@@ -33,7 +33,7 @@ from deltamem_agents.frameworks.failing import refuse_unknown
 from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.frameworks.sanitizing import plain_text
 from deltamem_agents.memory import AgentMemory, DeltaMem, Reply
-from deltamem_agents.memory.results import check_k
+from deltamem_agents.memory.options import RecallOptions
 from langchain_deltamem.messages import for_prompt, is_summary
 from langchain_deltamem.running import named_by_run, owner_of
 
@@ -98,7 +98,7 @@ class ChatDeltaMem(BaseChatModel):
 
     def __init__(self, **fields: Any) -> None:
         refuse_unknown(type(self).__name__, fields, type(self).model_fields.keys() | WITHOUT_MEANING)
-        check_k(fields.get("k", 5))  # before validation, which takes True for 1
+        RecallOptions(k=fields.get("k", 5))  # before validation, which takes True for 1
         super().__init__(**fields)
         self.mem.backbone.engine("ChatDeltaMem")
         self._owner()  # after validation, as pydantic would turn our errors into its own
@@ -253,11 +253,10 @@ class ChatDeltaMem(BaseChatModel):
         agent = self._owner().memory(self.mem, call=given.get("delta_agent_id"), **named_by_run(None))
         prompt = for_prompt(messages)
         human = [message for message in messages if message.type == "human"]
-        options = self._recall_options().for_prompt(prompt, asks=not human or not is_summary(human[-1]))
-        options["sampling"] = self._sampling(stop, given)
-        options["tools"] = chosen_tools(given.get("tools"), given.get("tool_choice"))
-        self._check_tools(options["tools"] or ())
-        return agent, prompt, options
+        tools = chosen_tools(given.get("tools"), given.get("tool_choice"))
+        self._check_tools(tools or ())
+        recall = for_reply(self._recall_options(), prompt, asks=not human or not is_summary(human[-1]))
+        return agent, prompt, {"options": recall, "sampling": self._sampling(stop, given), "tools": tools}
 
     def _check_tools(self, tools: Sequence[Any]) -> None:
         """Raise UnsupportedModelError if there are tools and the chat template does not take any."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -12,13 +11,14 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from pydantic import Field
 
 from deltamem_agents.errors import ConfigError, MissingExtraError
-from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
+from deltamem_agents.frameworks.calling import beyond_prompt, for_search
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open, is_open, refuse_unknown
 from deltamem_agents.frameworks.messages import session_name
 from deltamem_agents.frameworks.records import RecalledText
 from deltamem_agents.memory import DeltaMem
 from deltamem_agents.memory.async_methods import twin
-from deltamem_agents.memory.results import check_k
+from deltamem_agents.memory.background import CallPool
+from deltamem_agents.memory.options import RecallOptions
 from langchain_deltamem.history import DeltaMemChatMessageHistory
 from langchain_deltamem.messages import without_orphans
 from langchain_deltamem.retrieving import aretrieved, documents, retrieved
@@ -78,7 +78,7 @@ class DeltaMemClassicMemory(BaseMemory):
 
     def __init__(self, **fields: Any) -> None:
         refuse_unknown(type(self).__name__, fields, type(self).model_fields)
-        check_k(fields.get("k", 5))  # before validation, which takes True for 1
+        RecallOptions(k=fields.get("k", 5))  # before validation, which takes True for 1
         check_on_error(fields.get("on_error", "log"))
         super().__init__(**fields)
         self._options()  # after validation, as pydantic would turn our errors into its own
@@ -160,13 +160,13 @@ class DeltaMemClassicMemory(BaseMemory):
         return [HumanMessage(_text(inputs, asked)), AIMessage(_text(outputs, answered))]
 
     @property
-    def pool(self) -> ThreadPoolExecutor:
+    def pool(self) -> CallPool:
         """The threads that the async twins run in."""
         return self.mem.pool
 
     def _found(self, query: str, said: Sequence[BaseMessage]) -> RecalledText:
         present, options = [message.text for message in said], self._options()
-        recalled = self.mem.agent(self.agent_id).recall(query, **options.for_search(present, query))
+        recalled = self.mem.agent(self.agent_id).recall(query, **for_search(options, present, query))
         session = session_name(self.session_id)
         given = [(session, message.id) for message in said if message.id]
         return beyond_prompt(self.mem, recalled, options, present, given)

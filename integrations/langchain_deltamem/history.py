@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from langchain_core.chat_history import BaseChatMessageHistory
@@ -15,6 +14,7 @@ from deltamem_agents.frameworks.resent import several_turns, unwritten
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.async_methods import twin
+from deltamem_agents.memory.background import CallPool
 from deltamem_agents.store import check_id
 from langchain_deltamem.messages import check_kind, for_journal, to_langchain
 from langchain_deltamem.running import in_run
@@ -63,7 +63,7 @@ class DeltaMemChatMessageHistory(BaseChatMessageHistory):
         self._session = session_name(session_id)
 
     @property
-    def pool(self) -> ThreadPoolExecutor:
+    def pool(self) -> CallPool:
         """The threads that the async twins run in."""
         return self._agent.pool
 

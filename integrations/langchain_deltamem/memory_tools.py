@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial, wraps
 from typing import Any
 
@@ -13,11 +14,11 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.tools import BaseTool, StructuredTool
 
 from deltamem_agents.errors import ConfigError, InvalidMessageError, UnknownAgentError
-from deltamem_agents.frameworks.calling import RecallOptions
 from deltamem_agents.frameworks.failing import OnError, fails_open
 from deltamem_agents.frameworks.messages import id_name
 from deltamem_agents.frameworks.sanitizing import plain_text
 from deltamem_agents.memory import AgentMemory, Recall, Receipt
+from deltamem_agents.memory.options import RecallOptions
 from deltamem_agents.memory.prompting import not_in_prompt, search_size
 from langchain_deltamem.retrieving import aretrieved, documents, retrieved
 
@@ -38,7 +39,7 @@ def memory_tools(resolve: Resolve, options: RecallOptions, on_error: OnError = "
         options: How much `recall` returns.
         on_error: What to do if the memory fails: "log" gives the model a result that says so, "raise" ends the run.
     """
-    narrowed = {**options.arguments(), "mode": "vector", "generate": False}
+    narrowed = {"options": replace(options, mode="vector"), "generate": False}
 
     def remember(text: str, runtime: ToolRuntime) -> str:
         """Keep something in long-term memory.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import types
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal, NotRequired, cast
@@ -20,7 +19,7 @@ from langgraph.config import get_config
 from langgraph.runtime import Runtime
 
 from deltamem_agents.errors import ConfigError, kind_of
-from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
+from deltamem_agents.frameworks.calling import beyond_prompt, for_search
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open, is_open
 from deltamem_agents.frameworks.messages import id_name, session_name
 from deltamem_agents.frameworks.ownership import Owner
@@ -29,6 +28,8 @@ from deltamem_agents.frameworks.resent import newest_question
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.async_methods import twin
+from deltamem_agents.memory.background import CallPool
+from deltamem_agents.memory.options import RecallOptions
 from deltamem_agents.store import Held
 from langchain_deltamem.memory_tools import by_our_tools, memory_tools
 from langchain_deltamem.messages import is_summary
@@ -176,7 +177,7 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         return response
 
     @property
-    def pool(self) -> ThreadPoolExecutor:
+    def pool(self) -> CallPool:
         """The threads in which an async run writes the journal.
 
         Raises:
@@ -208,7 +209,7 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
 
     def _found(self, agent: AgentMemory, query: str, request: ModelRequest[Any]) -> RecalledText:
         present = _present(request)
-        recalled = agent.recall(query, **self._options.for_search(present, query))
+        recalled = agent.recall(query, **for_search(self._options, present, query))
         return beyond_prompt(self._mem, recalled, self._options, present, _given(request))
 
     _afound = twin(_found)

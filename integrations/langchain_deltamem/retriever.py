@@ -15,8 +15,7 @@ from pydantic import Field
 from deltamem_agents.frameworks.failing import refuse_unknown
 from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.frameworks.records import search_arguments
-from deltamem_agents.memory import AgentMemory, DeltaMem
-from deltamem_agents.memory.results import check_k
+from deltamem_agents.memory import AgentMemory, DeltaMem, RecallOptions
 from langchain_deltamem.retrieving import documents
 from langchain_deltamem.running import named_by_run, owner_of
 
@@ -66,7 +65,7 @@ class DeltaMemRetriever(BaseRetriever):
 
     def __init__(self, **fields: Any) -> None:
         refuse_unknown(type(self).__name__, fields, type(self).model_fields)
-        check_k(fields.get("k", 5))  # before validation, as pydantic would turn our error into its own
+        RecallOptions(k=fields.get("k", 5))  # before validation, as pydantic would turn our error into its own
         super().__init__(**fields)
         self._owner()
 

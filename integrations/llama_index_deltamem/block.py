@@ -14,7 +14,7 @@ from llama_index.core.memory import BaseMemoryBlock
 from llama_index.core.utils import get_tokenizer
 
 from deltamem_agents.errors import refuse_pickle
-from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
+from deltamem_agents.frameworks.calling import beyond_prompt, for_search
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open, is_open, refuse_unknown
 from deltamem_agents.frameworks.messages import for_journal, session_name
 from deltamem_agents.frameworks.ownership import Owner
@@ -23,6 +23,7 @@ from deltamem_agents.frameworks.resent import Handed, unwritten_portion
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.open_memories import Handle
+from deltamem_agents.memory.options import RecallOptions
 from deltamem_agents.store import Held
 from llama_index_deltamem.blocking import in_run
 from llama_index_deltamem.messages import checked, from_llama_index, question, texts, with_observations_cut
@@ -91,7 +92,7 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
         present = texts(messages or [])
         options = RecallOptions(mode=self.mode, k=self.k, budget=self.budget, outdated=self.outdated)
         with fails_open(self.on_error, "recall"):
-            found = await self._agent.arecall(asked, **options.for_search(present, asked))
+            found = await self._agent.arecall(asked, **for_search(options, present, asked))
             return beyond_prompt(self._handle.mem, found, options, present)
         return ""
 

@@ -27,10 +27,10 @@ from llama_index.core.tools.types import BaseTool
 
 from deltamem_agents.errors import ConfigError, refuse_pickle
 from deltamem_agents.frameworks.calling import (
-    RecallOptions,
     VisibleText,
     chosen_sampling,
     chosen_tools,
+    for_reply,
     reply_facts,
 )
 from deltamem_agents.frameworks.failing import refuse_unknown
@@ -38,6 +38,7 @@ from deltamem_agents.frameworks.messages import for_prompt
 from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.memory import AgentMemory, DeltaMem, Reply
 from deltamem_agents.memory.open_memories import Handle
+from deltamem_agents.memory.options import RecallOptions
 from llama_index_deltamem.messages import from_llama_index, tool_call_blocks
 from llama_index_deltamem.tokens import Tokenizer, tokenizer_of
 from llama_index_deltamem.window import announce
@@ -212,16 +213,23 @@ class DeltaMemLLM(FunctionCallingLLM):
         owner = Owner(agent_id=self.agent_id, default_agent_id=self.default_agent_id, ways=WAYS)
         agent = owner.memory(self._handle.mem, call=given.get("delta_agent_id"))
         prompt = for_prompt(map(from_llama_index, messages))
-        options = RecallOptions(**{name: getattr(self, name) for name in RECALL}).for_prompt(prompt)
-        options["sampling"] = chosen_sampling(self, given)
-        options["tools"] = chosen_tools(given.get("tools"), given.get("tool_choice"))
-        if options["tools"] and not self._handle.mem.engine.rendering.takes_tools:
+        tools = chosen_tools(given.get("tools"), given.get("tool_choice"))
+        if tools and not self._handle.mem.engine.rendering.takes_tools:
             raise ConfigError(
-                f"{len(options['tools'])} tools were given, and the chat template of {self._handle.mem.engine.name} "
+                f"{len(tools)} tools were given, and the chat template of {self._handle.mem.engine.name} "
                 "shows a model none; use ReActAgent, which writes them into its prompt, or another backbone"
             )
-        options["truncation"] = given.get("truncation", self.truncation)
-        return agent, prompt, options
+        recall = RecallOptions(**{name: getattr(self, name) for name in RECALL})
+        return (
+            agent,
+            prompt,
+            {
+                "options": for_reply(recall, prompt),
+                "sampling": chosen_sampling(self, given),
+                "tools": tools,
+                "truncation": given.get("truncation", self.truncation),
+            },
+        )
 
     def _stream(
         self, agent: AgentMemory, prompt: list[dict[str, Any]], options: dict[str, Any]

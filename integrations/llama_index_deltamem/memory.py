@@ -16,7 +16,7 @@ from llama_index.core.schema import QueryBundle
 from llama_index.core.storage.chat_store.base_db import MessageStatus
 
 from deltamem_agents.errors import ConfigError, UnknownAgentError, refuse_pickle, shown
-from deltamem_agents.frameworks.calling import RecallOptions, beyond_prompt
+from deltamem_agents.frameworks.calling import beyond_prompt, for_search
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open, is_open, refuse_unknown
 from deltamem_agents.frameworks.messages import clearing, own_role, session_name, since_cleared
 from deltamem_agents.frameworks.ownership import Owner
@@ -24,7 +24,7 @@ from deltamem_agents.frameworks.resent import Message, unwritten, unwritten_answ
 from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem, Receipt
 from deltamem_agents.memory.open_memories import find_open
-from deltamem_agents.memory.results import check_placement
+from deltamem_agents.memory.options import RecallOptions
 from deltamem_agents.store import Entry, Held, check_messages, wording_of
 from llama_index_deltamem.blocking import finished, in_run
 from llama_index_deltamem.messages import asks, checked, question, texts, to_llama_index, without_recall
@@ -147,7 +147,7 @@ class DeltaMemory(Memory):
         if placement is not None:
             if options.get("insert_method") is not None:
                 raise ConfigError("both placement and insert_method were given; they say the same, so leave one out")
-            last = check_placement(placement) == "last_human"
+            last = RecallOptions(placement=placement).placement == "last_human"
             options["insert_method"] = InsertMethod.USER if last else InsertMethod.SYSTEM
         options.setdefault("tokenizer_fn", tokenizer_of(mem))
         limit = DEFAULT_TOKEN_LIMIT if token_limit is None else token_limit
@@ -398,7 +398,7 @@ class DeltaMemory(Memory):
         if query not in recalled:
             options = RecallOptions(mode=self.mode, k=self.k, budget=self.budget, outdated=self.outdated)
             with fails_open(self.on_error, "recall"):
-                found = await self._agent.arecall(query, **options.for_search(present, query))
+                found = await self._agent.arecall(query, **for_search(options, present, query))
                 recalled[query] = beyond_prompt(self._turn.mem, found, options, present)
         return recalled[query].within(left, self._estimate_token_count) if query in recalled else ""
 

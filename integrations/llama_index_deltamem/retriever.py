@@ -11,8 +11,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
 from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.frameworks.records import record_facts, record_id, search_arguments
-from deltamem_agents.memory import DeltaMem
-from deltamem_agents.memory.results import check_k
+from deltamem_agents.memory import DeltaMem, RecallOptions
 from deltamem_agents.recall import Record
 
 WAYS = "give DeltaMemRetriever(mem, agent_id=…), a string, such as a user's id"
@@ -54,7 +53,7 @@ class DeltaMemRetriever(BaseRetriever):
         where: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        check_k(k)
+        RecallOptions(k=k)
         super().__init__(**options)
         self._agent = Owner(agent_id=agent_id, ways=WAYS).memory(mem)
         self._asked = search_arguments(k, session, since, until, where)

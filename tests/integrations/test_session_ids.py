@@ -19,7 +19,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from llama_index.core.llms import ChatMessage
 
 from deltamem_agents import DeltaMem
-from deltamem_agents.frameworks.calling import RecallOptions
+from deltamem_agents.memory import RecallOptions
 from langchain_deltamem import ChatDeltaMem, DeltaMemChatMessageHistory, DeltaMemMiddleware, DeltaMemStore
 from langchain_deltamem import DeltaMemRetriever as ForLangChain
 from langchain_deltamem.memory_tools import memory_tools

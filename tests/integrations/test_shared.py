@@ -16,7 +16,7 @@ from deltamem_agents.errors import (
     ConfigError,
     NotPicklableError,
 )
-from deltamem_agents.frameworks.calling import RecallOptions, VisibleText, beyond_prompt, chosen_tools
+from deltamem_agents.frameworks.calling import VisibleText, beyond_prompt, chosen_tools, for_search
 from deltamem_agents.frameworks.messages import (
     SANITIZED,
     FrameworkMessage,
@@ -26,7 +26,7 @@ from deltamem_agents.frameworks.messages import (
     session_name,
 )
 from deltamem_agents.frameworks.resent import unwritten
-from deltamem_agents.memory import Reply, ToolCall
+from deltamem_agents.memory import RecallOptions, Reply, ToolCall
 from deltamem_agents.memory.open_memories import Handle, find_open
 
 TOOLS = [{"type": "function", "function": {"name": name}} for name in ("add", "look_up")]
@@ -125,7 +125,7 @@ def test_recall_does_not_repeat_the_prompt(mem: DeltaMem) -> None:
     agent.write([{"role": "user", "content": text} for text in said])
     prompt = ["My locker code is 4417.", " What is my locker code? ", f"{long} And so on."]
     options = RecallOptions(mode="vector", k=2)
-    found = agent.recall("locker code", **options.for_search(prompt))
+    found = agent.recall("locker code", **for_search(options, prompt))
     text = beyond_prompt(mem, found, options, prompt)
     assert text.count(" - user: ") == 1 and " - user: The locker is green.\n" in text
     assert beyond_prompt(mem, found, RecallOptions(budget=2), prompt) == ""

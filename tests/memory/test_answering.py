@@ -11,6 +11,7 @@ from deltamem_agents import DeltaMem
 from deltamem_agents.core import Calibration, Logistic, state_norm
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.memory.answering import ask, draw, preload
+from deltamem_agents.memory.async_methods import run
 from deltamem_agents.recall import HEADER, recall_text
 
 FACTS = ("My favourite colour is teal.", "Mara plays the cello.", "Thanks for the report.")
@@ -46,8 +47,8 @@ def test_what_was_not_said_is_not_answered(mem: DeltaMem, mode: str, question: s
 
 def test_where_they_disagree_the_records_win(mem: DeltaMem) -> None:
     folded = mem.runtime.folder.current("a")
-    assert ask(mem.engine, COLOUR, "", folded).text == "teal"
-    found = ask(mem.engine, COLOUR, lines("My favourite colour is crimson."), folded)
+    assert run(ask(mem.engine, COLOUR, "", folded)).text == "teal"
+    found = run(ask(mem.engine, COLOUR, lines("My favourite colour is crimson."), folded))
     assert found.text == "crimson" and found.source == "records"
 
 
@@ -56,32 +57,32 @@ def test_what_no_record_says_the_state_still_does_where_it_is_sure(
 ) -> None:
     monkeypatch.setattr(mem.engine, "calibration", Calibration())
     folded = mem.runtime.folder.current("a")
-    found = ask(mem.engine, COLOUR, lines("Hugo has a dog called Biscuit."), folded)
+    found = run(ask(mem.engine, COLOUR, lines("Hugo has a dog called Biscuit."), folded))
     assert found.text == "teal" and found.source == "state"
 
 
 def test_a_doubtful_state_keeps_silent_where_records_do(mem: DeltaMem, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mem.engine, "calibration", Calibration(state=Logistic(bias=1.0, slope=0.0)))  # 0.73 always
     folded = mem.runtime.folder.current("a")
-    assert ask(mem.engine, COLOUR, "", folded).text == "teal"
-    found = ask(mem.engine, COLOUR, lines("Hugo has a dog called Biscuit."), folded)
+    assert run(ask(mem.engine, COLOUR, "", folded)).text == "teal"
+    found = run(ask(mem.engine, COLOUR, lines("Hugo has a dog called Biscuit."), folded))
     assert found.text is None and found.source == "neither"
     assert found.confidence == pytest.approx(0.214, abs=1e-3)  # odds of 2.718, of which a tenth
     assert found.generation.text == "teal"  # what was withheld
 
 
 def test_both_answers_are_drawn_with_what_raises_them(mem: DeltaMem) -> None:
-    read, remembered = draw(
-        mem.engine, COLOUR, lines("My favourite colour is crimson."), mem.runtime.folder.current("a")
+    read, remembered = run(
+        draw(mem.engine, COLOUR, lines("My favourite colour is crimson."), mem.runtime.folder.current("a"))
     )
     assert read.generation.text == "crimson" and read.by_records > 0.9 > 0.1 > read.by_state
     assert remembered.generation.text == "teal" and remembered.by_state > 0.9 > 0.1 > remembered.by_records
 
 
 def test_with_neither_the_backbone_is_heard_and_not_believed(mem: DeltaMem) -> None:
-    (only,) = draw(mem.engine, COLOUR, "", None)
+    (only,) = run(draw(mem.engine, COLOUR, "", None))
     assert only.by_state == only.by_records == 0
-    assert ask(mem.engine, COLOUR, "", None).text is None
+    assert run(ask(mem.engine, COLOUR, "", None)).text is None
 
 
 def test_the_states_hint_is_text_for_a_prompt_within_the_budget(mem: DeltaMem) -> None:
@@ -120,8 +121,8 @@ def test_records_are_handed_over_through_a_scratch_state(mem: DeltaMem, handover
 def test_a_scratch_state_is_that_of_the_records_alone(mem: DeltaMem) -> None:
     record = mem.agent("a").recall(INSTRUMENT, k=1, generate=False).records
     mem.agent("b").write([{"role": "user", "content": record[0].text}])
-    alone, empty = mem.agent("b").state(), preload(mem.engine, None, [])
-    assert all(torch.allclose(alone[n], matrix) for n, matrix in preload(mem.engine, None, record).items())
+    alone, empty = mem.agent("b").state(), run(preload(mem.engine, None, []))
+    assert all(torch.allclose(alone[n], matrix) for n, matrix in run(preload(mem.engine, None, record)).items())
     assert all(not matrix.any() for matrix in empty.values())
 
 

@@ -19,6 +19,7 @@ from deltamem_agents.core import attach, load_adapter, new_adapter, save_adapter
 from deltamem_agents.engine import Engine, load
 from deltamem_agents.errors import ConfigError, DeltaMemError, InvalidAgentError
 from deltamem_agents.memory import AgentMemory
+from deltamem_agents.memory.options import RecallFields, ReplyFields
 from deltamem_agents.recall import CallableEmbedder, load_embedder
 from deltamem_agents.store import Revision, Selection, Store
 
@@ -131,16 +132,20 @@ GOOD: dict[str, Any] = {
 }
 
 
+FIELDS: dict[str, Any] = {f"Unpack[{each.__name__}]": each for each in (RecallFields, ReplyFields)}
+
+
 def calls(kind: type, name: str) -> Iterator[tuple[str, dict[str, Any], Any]]:
     """Each parameter with each odd value, and what is right for the others that are required."""
     parameters = inspect.signature(getattr(kind, name)).parameters
     wanted = [each for each in parameters.values() if each.name not in ("self", "cls")]
-    wanted = [each for each in wanted if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
-    required = {each.name: GOOD.get(each.name) for each in wanted if each.default is each.empty}
-    for each in wanted:
+    named = [each for each in wanted if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
+    required = {each.name: GOOD.get(each.name) for each in named if each.default is each.empty}
+    fields = [FIELDS[each.annotation] for each in wanted if each.kind is each.VAR_KEYWORD and each.annotation in FIELDS]
+    for each in [*(each.name for each in named), *(field for kind in fields for field in kind.__annotations__)]:
         for odd in ODD:
-            if not (odd is int and each.name in ("progress", "on_text")):  # a function that raises: its own error
-                yield each.name, required, odd
+            if not (odd is int and each in ("progress", "on_text")):  # a function that raises: its own error
+                yield each, required, odd
 
 
 def tried(call: Callable[..., Any], given: dict[str, Any], what: str) -> DeltaMemError | None:

@@ -65,6 +65,7 @@ def test_the_cards_rates_hold_through_the_database_and_hybrid_is_no_worse(tmp_pa
 @pytest.mark.slow  # forty conversations
 def test_a_zero_state_and_anothers_know_nothing(tmp_path) -> None:
     from deltamem_agents.memory.answering import ask
+    from deltamem_agents.memory.async_methods import run
 
     rng = random.Random(3)
     with DeltaMem.open("tiny", url=f"sqlite:///{tmp_path / 'm.db'}", embedder=False) as mem:
@@ -72,6 +73,6 @@ def test_a_zero_state_and_anothers_know_nothing(tmp_path) -> None:
         right = {"zero": 0, "other": 0}
         for _ in range(40):
             (question,) = converse(rng, Shape(facts=1, held_out=True)).questions
-            right["zero"] += ask(mem.engine, question.text, "", None).generation.text == question.answer
+            right["zero"] += run(ask(mem.engine, question.text, "", None)).generation.text == question.answer
             right["other"] += mem.agent("other").recall(question.text, mode="state").answer == question.answer
     assert max(right.values()) <= 4

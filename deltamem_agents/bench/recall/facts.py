@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from deltamem_agents.engine import Sampling
 from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.answering import ask, preload
+from deltamem_agents.memory.async_methods import run
 from deltamem_agents.memory.prompting import newest_that_fit
 from deltamem_agents.recall import current, knows_nothing
 from deltamem_agents.training.calibrate import BUDGET, RECORDS, tell
@@ -159,9 +160,9 @@ def _asked(
             if mode != "preload":
                 records = mem.backbone.form.text(current(recalled.records), "")
             elif recalled.records:
-                scratch = preload(mem.engine, None, recalled.records)
+                scratch = run(preload(mem.engine, None, recalled.records))
         folded = None if mode == "vector" else mem.runtime.folder.current(agent.id)
-        found = ask(mem.engine, question.text, records, folded, scratch)
+        found = run(ask(mem.engine, question.text, records, folded, scratch))
         said, answered, confidence = found.generation.text, found.text is not None, found.confidence
         tokens = mem.engine.count(records)
     return Asked(

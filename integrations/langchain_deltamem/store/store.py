@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from itertools import islice
 
@@ -28,6 +28,7 @@ from deltamem_agents import arguments
 from deltamem_agents.errors import ClosedError, ConfigError, DeltaMemError, shown
 from deltamem_agents.memory import DeltaMem
 from deltamem_agents.memory.async_methods import twin
+from deltamem_agents.memory.background import CallPool
 from langchain_deltamem.store.items import Namespace, Stored, content_of, session_of
 from langchain_deltamem.store.journal import Items, Name
 from langchain_deltamem.store.matching import beginning, check_filter, matches
@@ -90,7 +91,7 @@ class DeltaMemStore(BaseStore):
         self.ttl_config = ttl
 
     @property
-    def pool(self) -> ThreadPoolExecutor:
+    def pool(self) -> CallPool:
         """The threads that the async twins run in."""
         return self._agent.pool
 
