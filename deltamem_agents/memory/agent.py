@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Generator, Iterator, Mapping, Sequence
 from datetime import datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
-from deltamem_agents import arguments
 from deltamem_agents.errors import ConfigError, kind_of
-from deltamem_agents.memory.async_methods import AsyncCall, Steps, stepped, twin
+from deltamem_agents.memory.async_methods import Steps, stepped, twin
 from deltamem_agents.memory.background import CallPool
 from deltamem_agents.memory.history import History
 from deltamem_agents.memory.options import RecallFields, RecallOptions, ReplyFields, ReplyOptions
@@ -19,7 +17,7 @@ from deltamem_agents.memory.results import Difference, Drift, Health, Recall, Re
 from deltamem_agents.memory.runtime import Runtime
 from deltamem_agents.memory.writer import Writer
 from deltamem_agents.recall import Record
-from deltamem_agents.store import Entry, Select, Selection, check_id, check_messages, is_select
+from deltamem_agents.store import Entry, Select, Selection, is_select
 
 if TYPE_CHECKING:
     from deltamem_agents.core import State
@@ -32,7 +30,7 @@ class AgentMemory:
 
     Every method has an async twin: the same name with an ``a`` in front. Every method raises ClosedError once the
     `DeltaMem` is closed, ForkedError in a process that was forked from the one that opened it, and StoreError if the
-    database cannot be read or written.
+    database cannot be read or written. A method that raises has written nothing, unless it says otherwise.
 
     A method that folds messages or reads the state also raises the *errors of folding*: ConfigError if the memory was
     opened without a backbone, StateMismatchError if a stored state is damaged (see `rebuild`), InertAdapterError if the
@@ -45,7 +43,7 @@ class AgentMemory:
         self._runtime = runtime
         self._writer = Writer(runtime, agent_id)
         self._reader = Reader(runtime, agent_id)
-        self._responder = Responder(runtime, agent_id, self._reader)
+        self._responder = Responder(runtime, agent_id, self._reader, self._writer)
         self._history = History(runtime, agent_id)
 
     def __repr__(self) -> str:
@@ -65,9 +63,8 @@ class AgentMemory:
         """Journal messages, then fold them into the state and index them.
 
         The messages are durable when this returns, even if folding or indexing failed: such a failure is counted in
-        `DeltaMem.stats` and logged once, and the next recall makes up for it. If this raises, nothing was journalled.
-        The one exception is an interrupt (Ctrl-C) while folding, whose notes name what is durable. A recall in any
-        process finds the messages by their words at once.
+        `DeltaMem.stats` and logged once, and the next recall makes up for it. An interrupt (Ctrl-C) while folding has
+        notes that name what is durable. A recall in any process finds the messages by their words at once.
 
         Args:
             messages: Mappings with ``role`` (system, user, assistant, tool) and ``content`` (text, or a list of
@@ -83,15 +80,10 @@ class AgentMemory:
             The messages' ids, in order.
 
         Raises:
-            InvalidMessageError: A message is empty, not text, or has an unknown role; nothing was written.
-            InvalidAgentError: The session id is not valid; nothing was written.
-            StoreError: The database could not be written; nothing was written.
-            ClosedError: The memory was closed; nothing was written.
+            InvalidMessageError: A message is empty, not text, or has an unknown role.
+            InvalidAgentError: The session id is not valid.
         """
-        wait = arguments.flag(wait, "wait")
-        ids = self._writer.append(messages, session)
-        self._writer.catch_up(ids, session, wait=wait)
-        return ids
+        return self._writer.write(messages, session, wait=wait)
 
     def write_selected(self, select: Select, session: str = "default", *, wait: bool = True) -> list[str]:
         """Write the messages that ``select`` chooses after it has seen what the session holds.
@@ -111,16 +103,12 @@ class AgentMemory:
 
         Raises:
             ConfigError: ``select`` is not a function.
-            InvalidMessageError, InvalidAgentError, StoreError, ClosedError: As for `write`; nothing was written.
-            Exception: Whatever ``select`` raises; nothing was written.
+            InvalidMessageError, InvalidAgentError: As for `write`.
+            Exception: Whatever ``select`` raises.
         """
-        wait = arguments.flag(wait, "wait")
         if not is_select(select):
             raise ConfigError(f"select is {kind_of(select)}; give a function of what the session holds")
-        ids = self._writer.append(select, session)
-        if ids:
-            self._writer.catch_up(ids, session, wait=wait)
-        return ids
+        return self._writer.write(select, session, wait=wait)
 
     @stepped
     def recall(
@@ -216,15 +204,10 @@ class AgentMemory:
             options: As for `generate`.
 
         Raises:
-            InvalidMessageError: A message cannot be journalled or rendered, or there are none; nothing was generated.
-            InvalidAgentError: The session id is not valid; nothing was generated.
-            StoreError: The database cannot be read; or the messages and the reply could not be written.
-            DeltaMemError: The other errors of `generate`; nothing was journalled.
+            InvalidMessageError: A message cannot be journalled or rendered, or there are none.
+            DeltaMemError: The other errors of `generate`.
         """
-        _check_chat(messages, session)
-        reply = yield from self._responder.generate(messages, ReplyOptions.of(session, **options))
-        self._journal(messages, reply, session)
-        return reply
+        return self._responder.chat(messages, session, options)
 
     def chat_stream(
         self, messages: Messages, session: str = "default", **options: Unpack[ReplyFields]
@@ -237,27 +220,13 @@ class AgentMemory:
         Raises:
             DeltaMemError: The errors of `chat`, when the first piece is requested or later.
         """
-        _check_chat(messages, session)
-        reply = None
-        for piece in self.stream(messages, session=session, **options):
-            if isinstance(piece, Reply):
-                reply = piece
-                self._journal(messages, reply, session)
-            else:
-                yield piece
-        return reply
+        return self._responder.chat_stream(messages, session, options)
 
-    async def achat_stream(
+    def achat_stream(
         self, messages: Messages, session: str = "default", **options: Unpack[ReplyFields]
     ) -> AsyncIterator[str]:
         """Async twin of `chat_stream`; never blocks the event loop."""
-        _check_chat(messages, session)
-        async for piece in self.astream(messages, session=session, **options):
-            if isinstance(piece, Reply):
-                async with AsyncCall(self.pool, "achat_stream") as call:
-                    await call.thread(partial(self._journal, messages, piece, session))
-            else:
-                yield piece
+        return self._responder.achat_stream(messages, session, options)
 
     def log(self, session: str | None = None, *, at: int | None = None) -> list[Entry]:
         """The live messages, in order; empty for an unknown agent.
@@ -301,13 +270,10 @@ class AgentMemory:
         return self._history.state(at)
 
     def rebuild(self) -> State:
-        """Delete the stored states and fold the whole journal again: the remedy for a damaged state.
-
-        Returns:
-            The new state, as `state` gives it.
+        """Delete the stored states, fold the whole journal again, and return the new state.
 
         Raises:
-            DeltaMemError: The errors of folding.
+            DeltaMemError: The errors of folding; the stored states are deleted all the same.
         """
         return self._history.rebuild()
 
@@ -337,19 +303,15 @@ class AgentMemory:
         return self._history.health()
 
     def fork(self, new: str) -> AgentMemory:
-        """Create another agent with the same journal and states; from then on the two are independent.
+        """Create another agent with the same journal and states, independent from then on, and return its memory.
 
         Args:
             new: Id of the new agent.
-
-        Returns:
-            The memory of the new agent.
 
         Raises:
             UnknownAgentError: Nothing was ever written to this agent.
             InvalidAgentError: The new id is not valid.
             ConfigError: The new agent exists already.
-            StoreError: The database could not be written; nothing was created.
         """
         self._runtime.check_open()
         self._runtime.store.fork(self.id, new)
@@ -365,7 +327,6 @@ class AgentMemory:
         Raises:
             UnknownAgentError: Nothing was ever written to this agent.
             ConfigError: The journal has no such position.
-            StoreError: The database could not be written; nothing was changed.
         """
         return self._history.rollback(position)
 
@@ -387,10 +348,7 @@ class AgentMemory:
         again.
 
         Args:
-            ids: Every version of these messages: ids, or pairs of session and id, such as `Entry.ref` and the refs of a
-                receipt. An id that several sessions have needs ``session``, or a pair.
-            session: Messages of this session.
-            since, until: Messages written at or after ``since`` and before ``until``; UTC if without a zone.
+            ids, session, since, until: Which messages; see `Selection`.
             forks: Whether to erase the messages from agents that share them by forking, too; by default the receipt
                 lists these agents.
             dry_run: Only report what would be erased.
@@ -403,9 +361,7 @@ class AgentMemory:
 
         Raises:
             UnknownAgentError: Nothing was ever written to this agent.
-            ConfigError: No filter was given, a filter is not valid, or several sessions have an id; nothing was erased.
-            StoreError: The database could not be written; nothing was erased.
-            ClosedError, ForkedError: See the class; nothing was erased.
+            ConfigError: No filter was given, a filter is not valid, or several sessions have an id.
         """
         chosen = Selection(ids=ids, session=session, since=since, until=until)
         return self._history.erase(chosen, forks=forks, dry_run=dry_run, wait=wait, tombstone=tombstone)
@@ -420,7 +376,6 @@ class AgentMemory:
 
         Raises:
             UnknownAgentError: Nothing was ever written to this agent.
-            StoreError: The database could not be written; nothing was erased.
         """
         return self._history.erase(Selection(whole=True), forks=forks, dry_run=dry_run)
 
@@ -441,15 +396,3 @@ class AgentMemory:
     arollback = twin(rollback)
     aerase = twin(erase)
     adelete = twin(delete)
-
-    def _journal(self, messages: Messages, reply: Reply, session: str) -> None:
-        """Journal the messages and the reply; metadata marks a cut-off reply as OpenAI's API does."""
-        said = {"role": "assistant", "content": reply.text}
-        cut = {} if reply.finished else {"metadata": {"finish_reason": "length"}}
-        self.write([*messages, *([said | cut] if reply.text.strip() else [])], session)
-
-
-def _check_chat(messages: Messages, session: str) -> None:
-    """Raise for messages that could not be journalled, before a reply is generated."""
-    check_messages(messages)
-    check_id(session, "session")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import queue
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deltamem_agents.engine.generation import Cancellation, Generation, Sampling
@@ -27,9 +28,11 @@ from deltamem_agents.memory.prompting import (
 from deltamem_agents.memory.reader import Reader, handed_over
 from deltamem_agents.memory.results import Recall, Reply, Usage
 from deltamem_agents.memory.runtime import Runtime
+from deltamem_agents.memory.writer import Writer
 from deltamem_agents.recall import leans
 from deltamem_agents.recall.notes import as_trained
 from deltamem_agents.recall.prompt import TRAINED
+from deltamem_agents.store import check_id, check_messages
 
 if TYPE_CHECKING:
     from deltamem_agents.core import State
@@ -50,10 +53,11 @@ class _Ready(NamedTuple):
 class Responder:
     """Generates replies of one agent; see `AgentMemory.generate`."""
 
-    def __init__(self, runtime: Runtime, agent: str, reader: Reader) -> None:
+    def __init__(self, runtime: Runtime, agent: str, reader: Reader, writer: Writer) -> None:
         self._runtime = runtime
         self._agent = agent
         self._reader = reader
+        self._writer = writer
 
     def generate(self, messages: Messages, options: ReplyOptions) -> Steps[Reply]:
         """Generate a whole reply."""
@@ -109,6 +113,41 @@ class Responder:
             yield self._reply(started, await asyncio.wrap_future(future), ready)
         finally:
             cancellation.cancel()
+
+    def chat(self, messages: Messages, session: str, fields: ReplyFields) -> Steps[Reply]:
+        """Generate a reply, then journal the messages and the reply in the session."""
+        _check_chat(messages, session)
+        reply = yield from self.generate(messages, ReplyOptions.of(session, **fields))
+        self._journal(messages, reply, session)
+        return reply
+
+    def chat_stream(self, messages: Messages, session: str, fields: ReplyFields) -> Generator[str, None, Reply | None]:
+        """Chat as `chat` does, but yield the reply's text as it is produced."""
+        _check_chat(messages, session)
+        reply = None
+        for piece in self.stream(messages, session, fields):
+            if isinstance(piece, Reply):
+                reply = piece
+                self._journal(messages, reply, session)
+            else:
+                yield piece
+        return reply
+
+    async def achat_stream(self, messages: Messages, session: str, fields: ReplyFields) -> AsyncIterator[str]:
+        """Async twin of `chat_stream`."""
+        _check_chat(messages, session)
+        async for piece in self.astream(messages, session, fields):
+            if isinstance(piece, Reply):
+                async with AsyncCall(self._runtime.pool, "achat_stream") as call:
+                    await call.thread(partial(self._journal, messages, piece, session))
+            else:
+                yield piece
+
+    def _journal(self, messages: Messages, reply: Reply, session: str) -> None:
+        """Journal the messages and the reply; metadata marks a cut-off reply as OpenAI's API does."""
+        said = {"role": "assistant", "content": reply.text}
+        cut = {} if reply.finished else {"metadata": {"finish_reason": "length"}}
+        self._writer.write([*messages, *([said | cut] if reply.text.strip() else [])], session)
 
     def _prepare(self, messages: Messages, options: ReplyOptions) -> Steps[_Ready]:
         """The prompt's tokens, the state, and what was recalled."""
@@ -180,3 +219,9 @@ class Responder:
             position=ready.folded.position if ready.folded else None,
             finished=generation.finished,
         )
+
+
+def _check_chat(messages: Messages, session: str) -> None:
+    """Raise for messages that could not be journalled, before a reply is generated."""
+    check_messages(messages)
+    check_id(session, "session")

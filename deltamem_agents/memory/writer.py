@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from deltamem_agents import arguments
 from deltamem_agents.memory.async_methods import transaction
 from deltamem_agents.memory.runtime import Runtime
 from deltamem_agents.store import Select
+
+Messages = Sequence[Mapping[str, Any]]
 
 
 class Writer:
@@ -17,16 +20,15 @@ class Writer:
         self._runtime = runtime
         self._agent = agent
 
-    def append(self, messages: Sequence[Mapping[str, Any]] | Select, session: str) -> list[str]:
-        """Journal messages, or those that a function selects; returns their ids."""
+    def write(self, messages: Messages | Select, session: str, *, wait: bool = True) -> list[str]:
+        """Journal messages, or those that a function selects; fold and index them now or in the background."""
+        wait = arguments.flag(wait, "wait")
         self._runtime.check_open()
         with transaction() as journalled:
             ids = self._runtime.store.append(self._agent, messages, session)
             journalled += ids
-        return ids
-
-    def catch_up(self, ids: Sequence[str], session: str, *, wait: bool) -> None:
-        """Fold and index what was journalled, now or in the background."""
+        if not ids:
+            return ids
         try:
             if wait:
                 self._runtime.background.now(self._agent)
@@ -35,6 +37,7 @@ class Writer:
         except BaseException as interrupt:  # Ctrl-C; all other errors are caught and counted
             interrupt.add_note(_durable(self._agent, session, ids))
             raise
+        return ids
 
 
 def _durable(agent: str, session: str, ids: Sequence[str]) -> str:

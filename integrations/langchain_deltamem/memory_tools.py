@@ -39,7 +39,6 @@ def memory_tools(resolve: Resolve, options: RecallOptions, on_error: OnError = "
         options: How much `recall` returns.
         on_error: What to do if the memory fails: "log" gives the model a result that says so, "raise" ends the run.
     """
-    narrowed = {"options": replace(options, mode="vector"), "generate": False}
 
     def remember(text: str, runtime: ToolRuntime) -> str:
         """Keep something in long-term memory.
@@ -69,13 +68,13 @@ def memory_tools(resolve: Resolve, options: RecallOptions, on_error: OnError = "
             query: What to look for.
         """
         agent, session = resolve(runtime)
-        find = partial(agent.recall, query, **_wider(narrowed, runtime))
+        find = partial(agent.recall, query, **_wider(options, runtime))
         found = retrieved(RUN, query, find, lambda found: documents(agent, found.records))
         return _shown(found, session, options.k, runtime)
 
     async def arecall(query: str, runtime: ToolRuntime) -> str:
         agent, session = resolve(runtime)
-        find = partial(agent.arecall, query, **_wider(narrowed, runtime))
+        find = partial(agent.arecall, query, **_wider(options, runtime))
         found = await aretrieved(RUN, query, find, lambda found: documents(agent, found.records))
         return _shown(found, session, options.k, runtime)
 
@@ -156,9 +155,10 @@ def _messages(runtime: ToolRuntime) -> list[BaseMessage]:
     return [each for each in found if isinstance(each, BaseMessage)]
 
 
-def _wider(narrowed: Mapping[str, Any], runtime: ToolRuntime) -> dict[str, Any]:
+def _wider(options: RecallOptions, runtime: ToolRuntime) -> dict[str, Any]:
     """The arguments of a recall, with a larger k to make up for records that the prompt already contains."""
-    return {**narrowed, "k": search_size(narrowed["k"], [str(each.text) for each in _messages(runtime)])}
+    k = search_size(options.k, [str(each.text) for each in _messages(runtime)])
+    return {"options": replace(options, mode="vector", k=k), "generate": False}
 
 
 def _shown(recalled: Recall, session: str, k: int, runtime: ToolRuntime) -> str:
