@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, TypedDict, Unpack, get_args
 from deltamem_agents import arguments
 from deltamem_agents.engine.generation import Sampling
 from deltamem_agents.errors import ConfigError, shown
+from deltamem_agents.recall.budget import check_budget
 
 Mode = Literal["state", "vector", "hybrid"]
 Outdated = Literal["omit", "mark"]
@@ -72,7 +73,7 @@ class RecallOptions:
         if isinstance(self.k, bool) or not isinstance(self.k, int) or not 1 <= self.k <= arguments.LARGEST:
             raise ConfigError(f"k is {shown(self.k)}; ask for 1 record or more")
         if self.budget is not None:
-            arguments.whole(self.budget, "budget")
+            check_budget(self.budget)
         arguments.moments(self.since, self.until)
         if self.metadata is not None:
             arguments.mapping(self.metadata, "metadata")

@@ -20,8 +20,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"placement": "first"}, "placement 'first' is not one of system, last_human"),
     ({"k": 0}, "k is 0; ask for 1 record or more"),
     ({"k": True}, "k is True; ask for 1 record or more"),
-    ({"budget": -1}, "budget is -1; give a whole number of 0 or more"),
-    ({"budget": 1.5}, "budget is 1.5; give a whole number of 0 or more"),
+    ({"budget": -1}, "budget -1 is negative or not whole; give 0 for no records"),
+    ({"budget": 1.5}, "budget 1.5 is negative or not whole; give 0 for no records"),
     ({"since": "yesterday"}, "since is 'yesterday'; give a datetime"),
     ({"metadata": ["a"]}, r"metadata is \['a'\]; give a mapping whose keys are strings"),
 ]
