@@ -187,7 +187,7 @@ def test_chat_for_programs(deltamem, written):
 
 
 def test_a_reply_that_is_cut_off_is_said_to_be(deltamem, written, monkeypatch):
-    monkeypatch.setattr("deltamem_agents.memory.agent.AgentMemory.stream", cut_off(AgentMemory.stream))
+    monkeypatch.setattr("deltamem_agents.memory.agent.AgentMemory.chat_stream", cut_off(AgentMemory.chat_stream))
     done = deltamem("chat", "Tell me about Mara.", "--agent", "alice", "--session", "c", "--url", written, *PLAIN)
     assert done.code == 0 and "cut off after 1 token," in done.err
     said = deltamem("log", "--agent", "alice", "--session", "c", "--url", written, "--json").json
