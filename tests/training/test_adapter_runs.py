@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import resource
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from deltamem_agents.core import DeltaMemConfig, load_adapter
+from deltamem_agents.engine import load
+from deltamem_agents.errors import ConfigError, DivergedError, EpisodeError, TrainingFileError
 from deltamem_agents.training.adapters.config import AdapterTrainingConfig
 from deltamem_agents.training.adapters.data import Data, divided
 from deltamem_agents.training.adapters.progress import AdapterProgress
@@ -72,6 +77,197 @@ def test_an_interrupted_run_goes_on_to_the_same_losses(small_backbone, tokenizer
         "deltamem_adapter.json",
         "deltamem_adapter.safetensors",
     }
+
+
+def test_a_stage_begins_from_earlier_weights_with_a_new_warm_up(small_backbone, tokenizer, data, tmp_path) -> None:
+    run(small_backbone, tokenizer, data, tmp_path / "first")
+    rates = []
+    run(
+        small_backbone,
+        tokenizer,
+        data,
+        tmp_path / "second",
+        replace(CONFIG, steps=2, adapter=DeltaMemConfig(rank=2), learning_rate=1e-9),
+        begin_from=tmp_path / "first",
+        on_progress=lambda now: rates.append(now.learning_rate) if now.loss is not None else None,
+    )
+    first, second = (load_adapter(tmp_path / name) for name in ("first", "second"))
+    assert second.config == first.config
+    for name, weight in second.state_dict().items():
+        assert torch.allclose(weight, first.state_dict()[name], atol=1e-7), name
+    assert rates[0] == 0.0 < rates[1]
+
+
+def test_the_best_weights_are_kept_and_training_stops_without_a_better_one(
+    small_backbone, tokenizer, data, tmp_path, monkeypatch
+) -> None:
+    """The evaluations say .1, .5, .3, .4: stop after the fourth, keep the second."""
+    from deltamem_agents.training.adapters import run as runs
+
+    shares = iter((0.1, 0.5, 0.3, 0.4))
+    monkeypatch.setattr(runs, "summary", lambda measured: {"right": next(shares)})
+    config = replace(CONFIG, steps=20, patience=2, keep=1)
+    seen: dict[int, str] = {}
+
+    def watch(now: AdapterProgress) -> None:
+        for each in (tmp_path / "out" / "checkpoints").glob("checkpoint-*"):
+            if (each / "complete").is_file() and (each / "deltamem_adapter.json").is_file():
+                seen[int(each.name.rpartition("-")[2])] = load_adapter(each).fingerprint()
+
+    trained = run(small_backbone, tokenizer, data, tmp_path / "out", config, on_progress=watch)
+    assert (trained.steps, trained.best_step) == (8, 4)
+    assert load_adapter(tmp_path / "out").fingerprint() == seen[4]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"learning_rate": 1e-3}, "config learning_rate: 0.003 then, 0.001 now"),
+        ({"adapter": replace(SHAPE, rank=5)}, "config adapter rank: 4 then, 5 now"),
+        ({"seed": 1}, "config seed: 0 then, 1 now"),
+    ],
+)
+def test_an_interrupted_run_of_other_settings_is_refused(
+    small_backbone, tokenizer, data, tmp_path, change, told
+) -> None:
+    with pytest.raises(Interrupted):
+        run(small_backbone, tokenizer, data, tmp_path, on_progress=interrupt_at(1))
+    with pytest.raises(ConfigError, match=told):
+        run(small_backbone, tokenizer, data, tmp_path, replace(CONFIG, **change))
+
+
+def test_an_interrupted_run_on_other_data_or_another_backbone_is_refused(
+    small_backbone, tokenizer, data, tmp_path
+) -> None:
+    with pytest.raises(Interrupted):
+        run(small_backbone, tokenizer, data, tmp_path, on_progress=interrupt_at(1))
+    with pytest.raises(ConfigError, match="another data file: 'test' then, 'other' now"):
+        run(small_backbone, tokenizer, replace(data, identity={"file": "other"}), tmp_path)
+    with pytest.raises(ConfigError, match="another backbone"):
+        run(lambda: small_backbone(rms_norm_eps=1e-5), tokenizer, data, tmp_path)
+
+
+def test_a_folder_that_holds_something_else_is_refused(small_backbone, tokenizer, data, tmp_path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="not an empty folder"):
+        run(small_backbone, tokenizer, data, tmp_path)
+    run(small_backbone, tokenizer, data, tmp_path / "out", replace(CONFIG, steps=1, evaluation=0))
+    with pytest.raises(ConfigError, match=r"holds a trained adapter.*begin_from="):
+        run(small_backbone, tokenizer, data, tmp_path / "out")
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_training_stops_at_what_is_not_a_number_and_keeps_the_checkpoint(
+    small_backbone, tokenizer, data, tmp_path, monkeypatch, what
+) -> None:
+    from deltamem_agents.training.adapters.episode_loss import EpisodeLoss
+
+    forward, calls = EpisodeLoss.forward, []
+
+    def broken(self, **batch: Any):
+        calls.append(1)
+        loss = forward(self, **batch)["loss"]
+        if len(calls) == 4 and what == "loss":
+            loss = loss * float("nan")
+        elif len(calls) == 4:
+            loss.register_hook(lambda gradient: gradient * float("inf"))
+        return {"loss": loss}
+
+    monkeypatch.setattr(EpisodeLoss, "forward", broken)
+    with pytest.raises(DivergedError, match=rf"the {what} of step 4 is (nan|inf); the last checkpoint is kept"):
+        run(small_backbone, tokenizer, data, tmp_path)
+    (kept,) = (tmp_path / "checkpoints").iterdir()
+    assert kept.name == "checkpoint-2"
+    assert all(bool(each.isfinite().all()) for each in load_adapter(kept).state_dict().values())
+
+
+def test_an_incomplete_checkpoint_is_not_used(small_backbone, tokenizer, data, tmp_path) -> None:
+    with pytest.raises(Interrupted):
+        run(small_backbone, tokenizer, data, tmp_path, on_progress=interrupt_at(5))
+    (tmp_path / "checkpoints" / "checkpoint-4" / "complete").unlink()  # killed while it was written
+    seen = []
+    run(small_backbone, tokenizer, data, tmp_path, on_progress=seen.append)
+    assert min(now.step for now in seen) == 3
+
+
+def test_a_backbone_without_a_chat_template_needs_one(small_backbone, tokenizer, data, tmp_path) -> None:
+    template = tokenizer.chat_template
+    base = copy.deepcopy(tokenizer)
+    base.chat_template = None
+    with pytest.raises(ConfigError, match=r"has no chat template.*chat_template="):
+        run(small_backbone, base, data, tmp_path)
+    assert not list(tmp_path.iterdir())
+    config = replace(CONFIG, steps=2, chat_template=template)
+    run(small_backbone, base, data, tmp_path / "out", config)
+    assert load_adapter(tmp_path / "out").chat_template == template
+    base.chat_template = None
+    loaded = load(adapter=tmp_path / "out", model=small_backbone(), tokenizer=base)
+    assert loaded.tokenizer.chat_template == template and base.chat_template is None
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(small_backbone, tokenizer, data, tmp_path) -> None:
+    """From step 3 on, no file of this process may grow, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(now: AdapterProgress) -> None:
+        if now.step == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+
+    try:
+        with pytest.raises(
+            TrainingFileError, match=r"the checkpoint of step 4 cannot be written.*checkpoint-2' is kept"
+        ):
+            run(small_backbone, tokenizer, data, tmp_path, on_progress=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [each.name for each in (tmp_path / "checkpoints").iterdir()] == ["checkpoint-2"]
+    seen = []
+    run(small_backbone, tokenizer, data, tmp_path, on_progress=seen.append)
+    assert min(now.step for now in seen) == 3
+
+
+LINES = {
+    "no question": ('{"sessions": [[{"role": "user", "content": "A."}]], "questions": []}', "line 2.*no question"),
+    "wrong role": ('{"sessions": [[{"role": "bot", "content": "A."}]], "questions": []}', "line 2.*role 'bot'"),
+    "too long": (
+        '{"sessions": [], "questions": [{"question": "Q?", "answer": "' + "red " * 80 + '"}]}',
+        r"line 2: a question of \d+ tokens with a reply of \d+ is longer than write_length, which is 64",
+    ),
+    "not JSON": ("{", "line 2.*JSON"),
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_bad_line_is_named(small_backbone, tokenizer, tmp_path, name) -> None:
+    line, told = LINES[name]
+    good = '{"sessions": [], "questions": [{"question": "Q?", "answer": "A"}]}'
+    (tmp_path / "data.jsonl").write_text(f"{good}\n{line}\n")
+    with pytest.raises(EpisodeError, match=told):
+        run(small_backbone, tokenizer, tmp_path / "data.jsonl", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_that_is_not_there_or_too_little(small_backbone, tokenizer, tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"there is no file 'no\.jsonl'"):
+        run(small_backbone, tokenizer, "no.jsonl", tmp_path / "out")
+    (tmp_path / "empty.jsonl").write_text("\n\n")
+    with pytest.raises(EpisodeError, match="holds no episode"):
+        run(small_backbone, tokenizer, tmp_path / "empty.jsonl", tmp_path / "out")
+    (tmp_path / "one.jsonl").write_text('{"sessions": [], "questions": [{"question": "Q?", "answer": "A"}]}\n')
+    with pytest.raises(ConfigError, match=r"0 of 1 episodes are held out.*evaluation=0"):
+        run(small_backbone, tokenizer, tmp_path / "one.jsonl", tmp_path / "out")
+
+
+def test_held_out_questions_are_never_trained_on(some_episodes) -> None:
+    training, measuring = some_episodes(7), some_episodes(4, seed=8, held_out=True)
+    split = divided([*training, *measuring], {}, seed=3, evaluation=9)
+    assert list(split.held_out) == measuring
+    drawn = [split.source(index) for index in range(21)]
+    assert all(sorted(map(str, drawn[n : n + 7])) == sorted(map(str, training)) for n in (0, 7, 14))
+    assert drawn[:7] != drawn[7:14]
+    assert drawn == [divided([*training, *measuring], {}, seed=3, evaluation=9).source(n) for n in range(21)]
+    unmarked = divided(some_episodes(40), {}, seed=0, evaluation=9)
+    assert len(unmarked.held_out) == 4
 
 
 @pytest.fixture(autouse=True)

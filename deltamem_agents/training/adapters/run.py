@@ -104,7 +104,7 @@ def train_adapter_for(
         samples = EpisodeSamples(data.source, render, count=count, questions=config.questions, seed=config.seed)
         plan = plan_memory(module, [collator(each) for each in _some(samples, config)], negatives=config.negatives)
         on_plan(plan)
-        held_out = HeldOut([render(each) for each in data.held_out], collator, size=config.episodes)
+        held_out = HeldOut([render(each) for each in data.held_out], collator, rendering, size=config.episodes)
         report = Report(on_progress, folder)
         trainer = AdapterTrainer(
             module,
@@ -160,7 +160,7 @@ def _templated(tokenizer: PreTrainedTokenizerBase, template: str | None, backbon
     elif not tokenizer.chat_template:
         name = shown(str(backbone)) if isinstance(backbone, str | Path) else "the model"
         raise ConfigError(
-            f"{name} has no chat template, as base models have none; give chat_template, a template of a known family, "
+            f"{name} has no chat template, as base models have none; give chat_template=…, one of a known family, "
             "such as recipes/gemma.jinja in this package"
         )
     return tokenizer

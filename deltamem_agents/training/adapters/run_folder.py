@@ -29,13 +29,13 @@ def check_out(folder: Path) -> None:
     """
     if not folder.exists():
         return
-    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / RUN_FILE).is_file()):
-        raise ConfigError(f"{str(folder)!r} exists and is not an empty folder; name a new one")
     if (folder / CONFIG_FILE).is_file():
         raise ConfigError(
             f"{str(folder)!r} holds a trained adapter; name a new folder, and begin from this adapter with "
             f"begin_from={str(folder)!r}"
         )
+    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / RUN_FILE).is_file()):
+        raise ConfigError(f"{str(folder)!r} exists and is not an empty folder; name a new one")
 
 
 def begin(folder: Path, record: Mapping[str, Any]) -> Path | None:
