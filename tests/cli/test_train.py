@@ -31,3 +31,45 @@ def test_an_occupied_folder_is_left_alone(deltamem, tmp_path):
     done = deltamem("train", "tiny", "--out", tmp_path / "model")
     assert done.code == 1 and "empty folder" in done.err
     assert [each.name for each in (tmp_path / "model").iterdir()] == ["mine.txt"]
+
+
+EPISODE = (
+    '{"sessions": [[{"role": "user", "content": "My dog is Rex."}]], '
+    '"questions": [{"question": "What is my dog called?", "answer": "Rex"}]}\n'
+)
+
+
+def test_an_adapter_is_trained_and_used(deltamem, tmp_path, url):
+    (tmp_path / "episodes.jsonl").write_text(EPISODE * 20)
+    options = ("--backbone", "tiny", "--data", "episodes.jsonl", "--out", "mine", "--config", "tiny")
+    done = deltamem("train", "adapter", *options, "--steps", 2, "--episodes", 2, "--evaluation", 2, "--json")
+    assert done.code == 0, done.err
+    assert done.err.startswith("peak memory about ")
+    assert (done.json["steps"], done.json["out"]) == (2, "mine") and done.json["loss"] > 0
+    assert [each["arm"] for each in done.json["measured"]] == ["state", "zero", "donor"]
+    card = (tmp_path / "mine" / "README.md").read_text()
+    assert "Licence of the backbone: not stated" in card and "| stated | 2 |" in card
+    used = ("--adapter", "mine", "--url", url, "--embedder", "none")
+    assert deltamem("write", "Mara plays the cello.", *used).code == 0
+    assert "cello" in deltamem("recall", "Mara", *used, "--json").json["text"]
+    again = deltamem("train", "adapter", *options)
+    assert again.code == 1 and "--from 'mine'" in again.err and again.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--config", "none-such"), "no recipe 'none-such'"),
+        (("--steps", 0), "steps is 0"),
+        (("--chat-template", "no.jinja"), "cannot be read"),
+        (("--from", "no-adapter"), "no adapter folder"),
+        ((), "no file 'episodes.jsonl'"),
+        (("--tensorboard",), "pip install tensorboard"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_in_one_line(deltamem, tmp_path, options, told):
+    if "--from" in options:
+        (tmp_path / "episodes.jsonl").write_text(EPISODE)
+    done = deltamem("train", "adapter", "--backbone", "tiny", "--data", "episodes.jsonl", "--out", "mine", *options)
+    assert done.code == 1 and done.err.startswith("error: ") and told in done.err and done.err.count("\n") == 1
+    assert not (tmp_path / "mine").exists()

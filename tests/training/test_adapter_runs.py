@@ -200,7 +200,7 @@ def test_a_backbone_without_a_chat_template_needs_one(small_backbone, tokenizer,
     config = replace(CONFIG, steps=2, chat_template=template)
     run(small_backbone, base, data, tmp_path / "out", config)
     assert load_adapter(tmp_path / "out").chat_template == template
-    base.chat_template = None
+    assert base.chat_template is None
     loaded = load(adapter=tmp_path / "out", model=small_backbone(), tokenizer=base)
     assert loaded.tokenizer.chat_template == template and base.chat_template is None
 

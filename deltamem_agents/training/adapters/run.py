@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -150,12 +151,13 @@ def _backbone(
 
 
 def _templated(tokenizer: PreTrainedTokenizerBase, template: str | None, backbone: object) -> PreTrainedTokenizerBase:
-    """The tokenizer with the given chat template, if there is one.
+    """The tokenizer with the given chat template, or its own.
 
     Raises:
         ConfigError: It has none of its own either.
     """
     if template is not None:
+        tokenizer = copy.deepcopy(tokenizer)  # which may be the caller's
         tokenizer.chat_template = template
     elif not tokenizer.chat_template:
         name = shown(str(backbone)) if isinstance(backbone, str | Path) else "the model"
