@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from deltamem_agents import arguments, bounded_json
-from deltamem_agents.errors import InvalidMessageError, shown
+from deltamem_agents.errors import ConfigError, InvalidMessageError, shown
 from deltamem_agents.search_form import compared_form
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -298,3 +298,17 @@ def _without_id(block: Any) -> Any:
     if not isinstance(block, dict) or block.get("type") != TOOL_CALL:
         return block
     return {name: value for name, value in block.items() if name != "id"}
+
+
+def check_descriptions(metadata: object) -> None:
+    """Check new metadata of messages.
+
+    Raises:
+        ConfigError: It does not map positions to JSON objects.
+    """
+    if not isinstance(metadata, Mapping):
+        raise ConfigError(f"metadata is {shown(metadata)}; give a mapping from position to metadata")
+    for position, details in metadata.items():
+        arguments.whole(position, "a position")
+        arguments.mapping(details, "metadata")
+        arguments.jsonable(details, "metadata")

@@ -251,11 +251,11 @@ def appending(place: Place, store: Store) -> Figure:
 def loading(place: Place, store: Store, agents: int) -> Figure:
     """Time loading the newest state of agents that were not loaded before."""
     chosen = random.Random(7).sample(range(agents), min(agents, 1100))
-    revision = store.newest_revision(f"agent-{chosen[-1]}", FINGERPRINT)
+    revision = store.states.newest(f"agent-{chosen[-1]}", FINGERPRINT)
     _check(revision is not None and len(module_names(revision.state)) == LAYERS, f"{place.name}: no state")
 
     def load(number: int) -> None:
-        store.newest_revision(f"agent-{chosen[number % len(chosen)]}", FINGERPRINT)
+        store.states.newest(f"agent-{chosen[number % len(chosen)]}", FINGERPRINT)
 
     return timed(LOAD.format(f"{agents:,}"), place.name, load, rounds=1000, unit="ms", reach=place.bar("load"))
 

@@ -169,7 +169,7 @@ def reindex(
     with Store.open(where.url, schema=where.schema, split=Cutting(chosen)) as store:
         if agent is not None:
             check_known(store, agent)
-        retriever = Retriever(store, chosen)
+        retriever = Retriever(store.records, chosen)
         kept = "what was embedded is stored; the same command goes on where it was"
         with terminal.progress("Embedding") as advance, interruptible(kept):
             for each in [agent] if agent is not None else [known.id for known in store.agents()]:

@@ -5,8 +5,8 @@ questions edited, line breaks trimmed, the middle or beginning left out. Each me
 the session ever held, by id and by wording, which ignores whitespace and Unicode forms. Replaced, rolled back and
 erased messages are known too, so a resent history does not bring them back.
 
-The `Held` used here is that of `AgentMemory.write_selected`, which finds and writes missing messages in one step, so
-that two simultaneous requests do not both write them.
+The `MessageLookup` used here is that of `AgentMemory.write_selected`, which finds and writes missing messages in one
+step, so that two simultaneous requests do not both write them.
 
 The newest question is treated differently, because it is asked now. It counts as known only if it is resent in its
 place, as when an answer is regenerated or a failed run is retried.
@@ -23,15 +23,15 @@ from typing import Any
 from deltamem_agents.frameworks.alignment import aligned
 from deltamem_agents.frameworks.tool_output import are_cuts
 from deltamem_agents.messages import NewMessage
-from deltamem_agents.store import Held, Said, Store, check_messages, wording_of
-from deltamem_agents.store.held import MAX_POSITION
+from deltamem_agents.store import MessageLookup, Said, Store, check_messages, wording_of
+from deltamem_agents.store.message_lookup import MAX_POSITION
 
 Message = dict[str, Any]
 NEWEST = 50  # entries at the end of a journal that are searched for a session's newest question
 
 
 def unwritten(
-    held: Held, agent: str, session: str, messages: Sequence[Message], *, history: bool = False
+    held: MessageLookup, agent: str, session: str, messages: Sequence[Message], *, history: bool = False
 ) -> list[Message]:
     """The messages to write of a conversation, or of its end, that may have been sent before.
 
@@ -65,7 +65,7 @@ def unwritten(
 
 
 def unwritten_turn(
-    held: Held,
+    held: MessageLookup,
     agent: str,
     session: str,
     messages: Sequence[Message],
@@ -115,7 +115,7 @@ def unwritten_turn(
 
 
 def unwritten_answer(
-    held: Held,
+    held: MessageLookup,
     agent: str,
     session: str,
     messages: Sequence[Message],
@@ -162,7 +162,7 @@ class Handed:
 
 
 def unwritten_portion(
-    held: Held,
+    held: MessageLookup,
     agent: str,
     session: str,
     messages: Sequence[Message],
@@ -231,7 +231,7 @@ def newest_question(store: Store, agent: str, session: str) -> str:
         InvalidAgentError: The agent's or session's id is not valid.
         StoreError: The database cannot be read.
     """
-    version = store.version(agent)
+    version = store.records.version(agent)
     log = [] if version is None else store.live(agent, max(0, version[1] - NEWEST), session)
     return next((entry.text.strip() for entry in reversed(log) if entry.role == "user"), "")
 
@@ -355,7 +355,7 @@ def _asked_before(
     return next((at for at in same if at > before[last]), None)
 
 
-def _position(held: Held, agent: str, session: str, question: NewMessage, *, known: bool) -> int | None:
+def _position(held: MessageLookup, agent: str, session: str, question: NewMessage, *, known: bool) -> int | None:
     """Position of the session's live message with a question's id and wording; None if there is none.
 
     Args:

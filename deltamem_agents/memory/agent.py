@@ -92,9 +92,9 @@ class AgentMemory:
         concurrent requests with the same history write it once, whether they run in threads, tasks or processes.
 
         Args:
-            select: Takes a `Held`, which it may query for what the session holds, and returns messages as `write` takes
-                them. It runs within a transaction, so it should be quick. It may be called several times; the messages
-                of the last call are written.
+            select: Takes a `MessageLookup`, which it may query for what the session holds, and returns messages as
+                `write` takes them. It runs within a transaction, so it should be quick. It may be called several times;
+                the messages of the last call are written.
             session: The conversation that they belong to.
             wait: As for `write`.
 

@@ -27,7 +27,7 @@ from deltamem_agents.recall import (
     choose_embedder,
     default_embedder,
 )
-from deltamem_agents.store import AgentInfo, Progress, Retention, Store, check_id
+from deltamem_agents.store import AgentInfo, Progress, Retention, Store, check_id, check_place, check_retention
 
 if TYPE_CHECKING:
     import sqlalchemy
@@ -128,7 +128,8 @@ class DeltaMem(Shared):
             "attention": attention,
         }
         check_backbone(backbone, adapter, model, tokenizer, options)
-        Store.check_opening(url, engine, schema, retention)
+        check_place(url, engine, schema)
+        check_retention(retention)
         chosen, note = choose_embedder(embedder, name, local=backbone is not None)
         # The model comes first, so that a database is created only if everything else works.
         loaded = open_backbone(backbone, adapter, model, tokenizer, options, limits, hot_bytes)

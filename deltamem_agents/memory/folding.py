@@ -114,7 +114,7 @@ class Folder:
             StoreError: The database cannot be read.
         """
         with self._turn(agent):
-            tail = self._store.fold_input(agent, self._engine.fingerprint)
+            tail = self._store.states.fold_input(agent, self._engine.fingerprint)
             return self._folded(agent, tail, keep=True, stopping=stopping or self._stopping)
 
     def at(self, agent: str, position: int) -> Folded | None:
@@ -124,18 +124,22 @@ class Folder:
             ConfigError: The journal has no such position, or there is no backbone.
             StateMismatchError: A stored state is damaged.
         """
-        return self._folded(agent, self._store.fold_input(agent, self._engine.fingerprint, at=position), keep=False)
+        return self._folded(
+            agent, self._store.states.fold_input(agent, self._engine.fingerprint, at=position), keep=False
+        )
 
     def anew(self, agent: str) -> Folded | None:
         """The state of the whole live journal, folded without stored states; None for an unknown agent."""
-        return self._folded(agent, self._store.fold_input(agent, self._engine.fingerprint, anew=True), keep=False)
+        return self._folded(
+            agent, self._store.states.fold_input(agent, self._engine.fingerprint, anew=True), keep=False
+        )
 
     def rebuild(self, agent: str) -> Folded | None:
         """Delete an agent's stored states and fold its whole journal again; None for an unknown agent."""
         self._backbone.engine("folding anew")  # raises before stored states are deleted
         self.forget(agent)
         with self._turn(agent):
-            self._store.drop_revisions(agent)
+            self._store.states.drop(agent)
         return self.current(agent)
 
     def forget(self, agent: str) -> None:
@@ -244,7 +248,7 @@ class Folder:
 
     def _commit(self, agent: str, epoch: int, position: int, state: State, *, after: int) -> None:
         revision = Revision(position=position, epoch=epoch, fingerprint=self._engine.fingerprint, state=encode(state))
-        self._store.commit(agent, revision, after=after)
+        self._store.states.commit(agent, revision, after=after)
 
 
 class _Fold:

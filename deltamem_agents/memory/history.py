@@ -97,7 +97,7 @@ class History:
         store, info = self._runtime.store, self._runtime.store.agent(self._agent)
         if info is None:
             return Health()
-        stored = store.stored_states(self._agent, self._runtime.backbone.fingerprint)
+        stored = store.states.summary(self._agent, self._runtime.backbone.fingerprint)
         return Health(
             messages=info.messages,
             position=info.position,
@@ -116,7 +116,7 @@ class History:
             arguments.flag(value, name)
         self._runtime.check_open()
         store = self._runtime.store
-        before = store.stored_states(self._agent, self._runtime.backbone.fingerprint).checksum
+        before = store.states.summary(self._agent, self._runtime.backbone.fingerprint).checksum
         plan = store.erase(self._agent, chosen, forks=forks, dry_run=dry_run, tombstone=tombstone)
         reason, after = None, before
         if not dry_run:

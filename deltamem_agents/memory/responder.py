@@ -194,7 +194,7 @@ class Responder:
 
     def _turns_before(self, question: str, session: str | None) -> list[str]:
         """The last turns of a session if a question depends on them; else none."""
-        version = self._runtime.store.version(self._agent) if session is not None and leans(question) else None
+        version = self._runtime.store.records.version(self._agent) if session is not None and leans(question) else None
         if version is None:
             return []
         newest = self._runtime.store.live(self._agent, max(0, version[1] - NEWEST), session)

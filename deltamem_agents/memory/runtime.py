@@ -65,7 +65,7 @@ class Runtime(Shared):
         self._lock = threading.Lock()
         self.folder = Folder(store, backbone, self._is_closed)
         self.retriever = Retriever(
-            store,
+            store.records,
             embedder,
             failures=self.failures,
             stopping=self._is_closed,

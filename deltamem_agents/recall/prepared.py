@@ -134,7 +134,7 @@ class Prepared:
         self._unstored[agent] = epoch, computed
         while len(self._unstored) > UNSTORED:
             self._unstored.popitem(last=False)
-        records = self._index.records(agent)
+        records = self._index.read(agent)
         vector_of |= {key: computed[key] for key, _ in missing if key in computed}
         given_up = embeddings.given_up(wanted)
         if not down and (rest := sum(key not in computed and key not in given_up for key, _ in missing)):

@@ -159,7 +159,7 @@ class RecordIndex(Protocol):
     def around(self, agent: str, keys: Sequence[int], reach: int) -> Sequence[IndexedRecord]:
         """Records with these keys, and those of ``reach`` messages on each side in their session, in order."""
 
-    def records(self, agent: str, keys: Sequence[int] | None = None, *, after: int = 0) -> Sequence[IndexedRecord]:
+    def read(self, agent: str, keys: Sequence[int] | None = None, *, after: int = 0) -> Sequence[IndexedRecord]:
         """Records after a position, in the journal's order; only those with the given keys, if any are given."""
 
     def missing_embeddings(

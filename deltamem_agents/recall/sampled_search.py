@@ -226,7 +226,7 @@ class LargeAgents:
             keys = dict.fromkeys(found)
             held = keys
             if scope.metadata or scope.holds:
-                records = self._index.records(agent, list(keys))
+                records = self._index.read(agent, list(keys))
                 held = dict.fromkeys(each.key for each in records if scope.has(each.session, each.metadata))
             if len(held) >= count or not full or limit >= MOST:
                 return [*held, *[key for key in keys if key not in held][: 2 * CANDIDATES]]

@@ -252,7 +252,7 @@ class Retriever:
         """The records with these keys, in their order, without those superseded in the meantime."""
         records = candidates.records
         if records is None:
-            records = {each.key: each for each in self._index.records(agent, keys)}
+            records = {each.key: each for each in self._index.read(agent, keys)}
         return [records[key] for key in keys if key in records]
 
     def embed_missing(self, agent: str, progress: Callable[[int], None] | None = None) -> int:

@@ -213,7 +213,7 @@ class Snapshots:
 
     def _read(self, agent: str, version: tuple[int, int], known: Snapshot | None, given_up: frozenset[int]) -> Snapshot:
         after = known.version[1] if known else 0
-        records = self._index.records(agent, after=after)
+        records = self._index.read(agent, after=after)
         vectors, pending = None, frozenset[int]()
         head = max(version[1], max((record.position for record in records), default=0))
         if self._model is not None:

@@ -13,7 +13,8 @@ from typing import Any, TypeVar, cast
 from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
-from deltamem_agents.errors import ClosedError, ConfigError, DeltaMemError, StoreError
+from deltamem_agents import arguments
+from deltamem_agents.errors import ClosedError, ConfigError, DeltaMemError, StoreError, shown
 from deltamem_agents.processes import check_process
 from deltamem_agents.store.columns import DamagedValue
 from deltamem_agents.store.dialects import Dialect, dialect_of, engine_for, sqlite
@@ -278,6 +279,19 @@ class Database:
         """The error, or None if its text quotes a message or a secret and so must not be in a traceback."""
         told = str(error)
         return None if _DETAIL in told or redacted(told, self.url) != told else error
+
+
+def check_place(url: object, engine: object, schema: object) -> None:
+    """Check what names a database, without opening it.
+
+    Raises:
+        ConfigError: An argument is not valid.
+    """
+    if url is not None and not isinstance(url, str | URL):
+        raise ConfigError(f"url is {shown(url)}; give one like sqlite:///memory.db")
+    arguments.instance(engine, "engine", Engine, optional=True)
+    if schema is not None:
+        arguments.text(schema, "schema")
 
 
 def open_database(url: str | URL | None, engine: Engine | None, schema: str | None = None) -> Database:

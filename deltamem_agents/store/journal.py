@@ -34,6 +34,9 @@ _AGENT = select(AgentRow.key, AgentRow.epoch, AgentRow.head, AgentRow.origin, Ag
     AgentRow.id == bindparam("agent")
 )
 _LOCKED_AGENT = _AGENT.with_for_update()
+_DESCRIBE = update(MessageRow).where(
+    MessageRow.agent_key == bindparam("key"), MessageRow.position == bindparam("at"), MessageRow.left_at.is_(None)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +176,16 @@ def append(
         rows = {first + i: message_row(key, first + i, session, message) for i, message in enumerate(messages)}
         store(connection, words, key, rows)
     return [message.id for message in messages]
+
+
+def describe(connection: Connection, agent: str, metadata: Mapping[int, Mapping[str, Any]]) -> None:
+    """Replace the metadata of the live messages at these positions; see `Store.describe`."""
+    found = agent_row(connection, agent)
+    if found is None:
+        return
+    for position, details in sorted(metadata.items()):
+        values = {MessageRow.details: dict(details) or None}
+        connection.execute(_DESCRIBE.values(values), {"key": found.key, "at": position})
 
 
 def create(

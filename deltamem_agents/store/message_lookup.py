@@ -1,26 +1,26 @@
-"""`MessageLookup`: the part of `Store` that finds live messages by session and id and replaces their metadata."""
+"""`MessageLookup`: the part of `Store` that finds messages, by session and id or by what they say."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, CursorResult, bindparam, collate, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, CursorResult, bindparam, collate, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 from deltamem_agents import arguments
 from deltamem_agents.errors import ConfigError, shown
-from deltamem_agents.messages import MessageRef, check_id
-from deltamem_agents.store import journal
-from deltamem_agents.store.database import Database
+from deltamem_agents.messages import Entry, MessageRef, NewMessage, check_id
+from deltamem_agents.store import journal, records, tombstones
+from deltamem_agents.store.dialects import rows_among
 from deltamem_agents.store.dialects.rows import plain_rows
 from deltamem_agents.store.dialects.select import AnySelect
-from deltamem_agents.store.held import MAX_POSITION, Held
-from deltamem_agents.store.record_index import RecordIndex
-from deltamem_agents.store.records import Words
 from deltamem_agents.store.schema import AgentRow, MessageRow
+from deltamem_agents.store.tombstones import Said
+
+MAX_POSITION = 2**63 - 1
 
 # Built once: building a statement takes longer than running it.
 _DESCRIBED = (
@@ -32,9 +32,13 @@ _DESCRIBED = (
 _ONE_OR_TWO = _DESCRIBED.where(
     MessageRow.session == bindparam("session"), MessageRow.id.in_((bindparam("id"), bindparam("other")))
 )
-_DESCRIBE = update(MessageRow).where(
-    MessageRow.agent_key == bindparam("key"), MessageRow.position == bindparam("at"), MessageRow.left_at.is_(None)
+_OF_SESSION = select(MessageRow).where(
+    MessageRow.agent_key == bindparam("key"),
+    MessageRow.left_at.is_(None),
+    MessageRow.session == bindparam("session"),
 )
+
+T = TypeVar("T")
 
 
 class Described(NamedTuple):
@@ -51,15 +55,97 @@ class Described(NamedTuple):
         return MessageRef(self.session, self.id)
 
 
-class MessageLookup(Held, RecordIndex):
-    """Finds messages by the ids that callers gave them. Every call is about one agent; an unknown one has no messages.
+class Reading(Protocol):
+    """A source to read from: a `Database`, or an open transaction."""
 
-    Methods raise what `Held` and `RecordIndex` raise, and ConfigError for an argument that is not valid.
+    def read(self, work: Callable[[Connection], T], *, alone: bool = False) -> T:
+        """Run ``work`` on a connection and return its result; ``alone`` if it runs a single statement."""
+
+
+class Begun:
+    """An open transaction: reads see its snapshot and its own writes."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def read(self, work: Callable[[Connection], T], *, alone: bool = False) -> T:
+        """See `Reading.read`."""
+        return work(self._connection)
+
+
+class MessageLookup:
+    """Finds the messages that an agent's sessions hold and held. An unknown agent has none.
+
+    Every method raises InvalidAgentError for an agent or session id that is not valid, ConfigError for another argument
+    that is not valid, and, if it reads from a `Database`, ClosedError, ForkedError and StoreError as `Database.read`
+    does.
+
+    Args:
+        source: Each call is one transaction of a `Database`, or part of a `Begun` transaction.
     """
 
-    def __init__(self, database: Database, words: Words) -> None:
-        Held.__init__(self, database)
-        RecordIndex.__init__(self, database, words)
+    def __init__(self, source: Reading) -> None:
+        self._source = source
+
+    def version(self, agent: str) -> tuple[int, int] | None:
+        """A version that changes whenever the agent's records do; None for an unknown agent.
+
+        Consists of a number that stays the same while records are only added, and the journal's last position.
+        """
+        check_id(agent)
+        return self._source.read(lambda connection: records.version(connection, agent), alone=True)
+
+    def find(self, agent: str, refs: Collection[MessageRef | tuple[str, str]]) -> list[Entry]:
+        """The live messages with these sessions and ids, in journal order.
+
+        Raises:
+            ConfigError: ``refs`` are not pairs of session and id.
+        """
+        check_id(agent)
+        check_refs(refs)
+
+        def work(connection: Connection) -> list[Entry]:
+            found = journal.agent_row(connection, agent)
+            if found is None:
+                return []
+            sessions: dict[str, list[str]] = {}
+            for session, message_id in dict.fromkeys(refs):
+                sessions.setdefault(session, []).append(message_id)
+            rows: list[Any] = []
+            for session, ids in sessions.items():
+                rows += rows_among(connection, _OF_SESSION, MessageRow.id, ids, {"key": found.key, "session": session})
+            return _in_order(rows)
+
+        return self._source.read(work)
+
+    def ever_said(self, agent: str, session: str, messages: Sequence[NewMessage] = (), *, after: int = 0) -> list[Said]:
+        """All messages that a session ever held, in conversation order: live, replaced and rolled back ones.
+
+        Args:
+            messages: Erased messages are included if they say the same as one of these.
+            after: Only messages at a later position; does not apply to erased ones.
+
+        Raises:
+            ConfigError: ``messages`` were not checked by `check_messages`, or ``after`` is not a position.
+        """
+        _check_told(agent, session, messages)
+        arguments.whole(after, "after", high=MAX_POSITION)
+
+        def work(connection: Connection) -> list[Said]:
+            return tombstones.ever_said(connection, agent, session, messages, after)
+
+        return self._source.read(work)
+
+    def with_other_words(self, agent: str, session: str, messages: Sequence[NewMessage]) -> list[int]:
+        """Indices of messages whose ids the session holds or held, but always with other words.
+
+        Counts live, replaced, rolled back and erased messages.
+
+        Raises:
+            ConfigError: ``messages`` were not checked by `check_messages`.
+        """
+        _check_told(agent, session, messages)
+        return self._source.read(lambda connection: tombstones.with_other_words(connection, agent, session, messages))
 
     def described(self, agent: str, session: str, ids: tuple[str, str]) -> list[Described]:
         """The live messages of a session with one of two ids, without their text, in journal order.
@@ -73,7 +159,7 @@ class MessageLookup(Held, RecordIndex):
             raise ConfigError(f"ids are {shown(ids)}; give a pair of ids")
         arguments.texts(ids, "ids")
         values = {"agent": agent, "session": session, "id": ids[0], "other": ids[1]}
-        found = self._database.read(lambda connection: _plain(connection.execute(_ONE_OR_TWO, values)), alone=True)
+        found = self._source.read(lambda connection: _plain(connection.execute(_ONE_OR_TWO, values)), alone=True)
         return sorted(found, key=lambda each: each.position)
 
     def newest(
@@ -98,7 +184,7 @@ class MessageLookup(Held, RecordIndex):
         def work(connection: Connection) -> list[Described]:
             return _plain(connection.execute(_newest(connection.dialect.name, bool(below), bool(id_prefix)), values))
 
-        return self._database.read(work, alone=True)
+        return self._source.read(work, alone=True)
 
     def id_ranges(self, agent: str, *, below: str = "", id_prefix: str = "") -> list[tuple[str, str, str]]:
         """Sessions that have live messages, each with the smallest and largest id among them, in no order.
@@ -116,33 +202,7 @@ class MessageLookup(Held, RecordIndex):
             query = _id_ranges(connection.dialect.name, bool(below), bool(id_prefix))
             return plain_rows(connection.execute(query, values))
 
-        return self._database.read(work, alone=True)
-
-    def describe(self, agent: str, metadata: Mapping[int, Mapping[str, Any]]) -> None:
-        """Replace the metadata of live messages; positions that are not live are skipped.
-
-        Metadata is not folded, so states, records and the epoch stay. A search filtered by metadata may use the old
-        metadata until the journal grows.
-
-        Args:
-            metadata: Position to the message's complete new metadata, which must be JSON.
-
-        Raises:
-            ConfigError: ``metadata`` does not map positions to JSON objects.
-            StoreError: The database could not be written; nothing was.
-        """
-        check_id(agent)
-        check_descriptions(metadata)
-
-        def work(connection: Connection) -> None:
-            found = journal.agent_row(connection, agent)
-            if found is None:
-                return
-            for position, details in sorted(metadata.items()):
-                values = {MessageRow.details: dict(details) or None}
-                connection.execute(_DESCRIBE.values(values), {"key": found.key, "at": position})
-
-        self._database.write(work)
+        return self._source.read(work, alone=True)
 
 
 def _plain(result: CursorResult[Any]) -> list[Described]:
@@ -153,18 +213,29 @@ def _plain(result: CursorResult[Any]) -> list[Described]:
     ]
 
 
-def check_descriptions(metadata: object) -> None:
-    """Check new metadata of messages.
+def check_refs(refs: object) -> None:
+    """Check pairs of session and id.
 
     Raises:
-        ConfigError: It does not map positions to JSON objects.
+        ConfigError: They are not a collection of such pairs.
     """
-    if not isinstance(metadata, Mapping):
-        raise ConfigError(f"metadata is {shown(metadata)}; give a mapping from position to metadata")
-    for position, details in metadata.items():
-        arguments.whole(position, "a position")
-        arguments.mapping(details, "metadata")
-        arguments.jsonable(details, "metadata")
+    given = refs if isinstance(refs, Collection) and not isinstance(refs, (str, bytes, Mapping)) else None
+    if given is None or not all(isinstance(each, tuple) and len(each) == 2 for each in given):
+        raise ConfigError(f"messages are {shown(refs)}; give a list of pairs of session and id")
+    for each in given:
+        arguments.texts(each, "a pair of session and id")
+
+
+def _check_told(agent: str, session: str, messages: Sequence[NewMessage]) -> None:
+    """Check ids of an agent and session, and that messages come from `check_messages`."""
+    check_id(agent)
+    check_id(session, "session")
+    if not isinstance(messages, Sequence) or not all(isinstance(each, NewMessage) for each in messages):
+        raise ConfigError(f"messages is {shown(messages)}; give what check_messages returns")
+
+
+def _in_order(rows: Iterable[Any]) -> list[Entry]:
+    return sorted(map(journal.entry, rows), key=lambda each: each.position)
 
 
 @cache

@@ -73,6 +73,11 @@ class RecordIndex:
             lambda connection: records.found(connection, self._words.fulltext, agent, terms, limit, session)
         )
 
+    def version(self, agent: str) -> tuple[int, int] | None:
+        """See `MessageLookup.version`."""
+        check_id(agent)
+        return self._database.read(lambda connection: records.version(connection, agent), alone=True)
+
     def size(self, agent: str, limit: int | None = None) -> int:
         """Number of an agent's records, counted up to ``limit``, since counting all of them takes longer."""
         check_id(agent)
@@ -163,7 +168,7 @@ class RecordIndex:
         arguments.whole(reach, "reach")
         return self._database.read(lambda connection: nearest.around(connection, agent, keys, reach))
 
-    def records(
+    def read(
         self, agent: str, keys: Sequence[int] | None = None, session: str | None = None, *, after: int = 0
     ) -> list[StoredRecord]:
         """An agent's records after a position, in journal order; only those with ``keys``, if given."""

@@ -157,7 +157,7 @@ def scores(
 
 
 def version(connection: Connection, agent: str) -> tuple[int, int] | None:
-    """The agent's epoch combined with how often its records were cut again, and its head; see `Held.version`."""
+    """The agent's epoch, with how often its records were cut again, and its head; see `MessageLookup.version`."""
     row = connection.execute(_VERSION, {"agent": agent}).first()
     return None if row is None else (row[0] + ((row[1] or 0) << 64), row[2])
 

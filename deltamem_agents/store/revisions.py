@@ -52,7 +52,7 @@ def checksum_of(state: bytes) -> str:
 def commit(
     connection: Connection, agent: str, revision: Revision, *, after: int, keep: Collection[int], retention: Retention
 ) -> int:
-    """Store a revision if it is newer and of the agent's epoch; see `Store.commit`. The caller has begun a write.
+    """Store a revision if it is newer and of the agent's epoch; see `States.commit`. The caller has begun a write.
 
     Raises:
         ConfigError: The position is not between ``after`` and the end of the journal, or a field is empty or not valid.

@@ -14,11 +14,11 @@ from sqlalchemy import Connection, delete
 
 from deltamem_agents.messages import NewMessage, check_messages
 from deltamem_agents.store import journal
-from deltamem_agents.store.held import Begun, Held
+from deltamem_agents.store.message_lookup import Begun, MessageLookup
 from deltamem_agents.store.records import Words
 from deltamem_agents.store.schema import AgentRow
 
-Select = Callable[[Held], Sequence[Mapping[str, Any]]]
+Select = Callable[[MessageLookup], Sequence[Mapping[str, Any]]]
 
 
 def is_select(value: object) -> TypeGuard[Select]:
@@ -44,7 +44,7 @@ class Selected:
         """Select the messages from what this transaction sees."""
         found = journal.agent_row(connection, self._agent)
         self._seen = None if found is None else (found.epoch, found.head)
-        self.messages = check_messages(self._select(Held(Begun(connection))))
+        self.messages = check_messages(self._select(MessageLookup(Begun(connection))))
 
     def cut_ahead(self) -> None:
         """Cut the messages now, so that no transaction waits for the cutting."""

@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from sqlalchemy import URL, Connection, Engine
 
 from deltamem_agents import arguments
-from deltamem_agents.errors import ConfigError, shown
-from deltamem_agents.messages import Entry, check_id, check_messages
+from deltamem_agents.messages import Entry, check_descriptions, check_id, check_messages
 from deltamem_agents.store import (
     archive,
     archive_reading,
     backlog,
-    bulk_append,
     damage,
     erasing,
     forking,
     journal,
-    revisions,
     timeline,
     versions,
 )
+from deltamem_agents.store.appender import Appender
 from deltamem_agents.store.backlog import Backlog
-from deltamem_agents.store.bulk_append import Append
-from deltamem_agents.store.database import Database, looked_at, open_database
+from deltamem_agents.store.database import Database, check_place, looked_at, open_database
 from deltamem_agents.store.erasing import Plan, Selection
-from deltamem_agents.store.fold_input import FoldInput, fold_input
 from deltamem_agents.store.journal import AgentInfo
 from deltamem_agents.store.message_lookup import MessageLookup
-from deltamem_agents.store.record_index import check_scope
+from deltamem_agents.store.record_index import RecordIndex, check_scope
 from deltamem_agents.store.records import Splitter, Words
-from deltamem_agents.store.revisions import Retention, Revision, StoredStates, check_retention
-from deltamem_agents.store.selected import Select, Selected, is_select
+from deltamem_agents.store.revisions import Retention, check_retention
+from deltamem_agents.store.selected import Select, is_select
 from deltamem_agents.store.sqlite_files import file_of
+from deltamem_agents.store.states import States
 from deltamem_agents.store.turns import Turn, in_turn
 from deltamem_agents.store.whole_files import check_target
-from deltamem_agents.store.write_queue import WriteQueue
 
 DEFAULT_URL = "sqlite:///memory.db"
 
@@ -48,10 +44,15 @@ def whole(text: str) -> list[str]:
     return [text] if text else []
 
 
-class Store(MessageLookup):
-    """Agents, their journals, revisions and records in one database. Safe to share among threads and processes.
+class Store:
+    """Agents, their journals, states and records in one database. Safe to share among threads and processes.
 
-    Every call is one transaction. Reading an unknown agent gives an empty result; `commit` to one raises.
+    Every call is one transaction. Reading an unknown agent gives an empty result; `States.commit` to one raises.
+
+    Attributes:
+        messages: Finds messages by session and id, or by what they say.
+        records: Searches the records of messages, and keeps their embeddings.
+        states: Keeps the states that were folded from the journals.
 
     Besides what each method lists, methods that read or write raise ClosedError after `close`, ForkedError in a process
     forked after the store was opened, InvalidAgentError for an agent or session id that is not valid, ConfigError for
@@ -59,12 +60,14 @@ class Store(MessageLookup):
     """
 
     def __init__(self, database: Database, split: Splitter, retention: Retention = "thin") -> None:
-        super().__init__(database, Words(split, database.dialect.fulltext))
-        self._retention = check_retention(retention)
+        self._database = database
+        self._words = Words(split, database.dialect.fulltext)
+        self.messages = MessageLookup(database)
+        self.records = RecordIndex(database, self._words)
+        self.states = States(database, retention)
+        self._appender = Appender(database, self._words)
         self._purging = Turn()
         database.look_for_damage(damage.found)
-        shared = database.dialect.writes_tables_at_once
-        self._appends: WriteQueue[Append] | None = WriteQueue(self._append_at_once) if shared else None
 
     @classmethod
     def open(
@@ -93,29 +96,13 @@ class Store(MessageLookup):
             MissingExtraError: The database's driver is not installed.
             StoreError: The database cannot be reached, is not a database, or its tables are of another version.
         """
-        cls.check_opening(url, engine, schema, retention)
+        check_place(url, engine, schema)
+        check_retention(retention)
         arguments.function(split, "split")
         database = open_database(DEFAULT_URL if url is None and engine is None else url, engine, schema)
         database, _ = looked_at(database, versions.prepare)
         database.enable_retries()
         return cls(database, split, retention)
-
-    @staticmethod
-    def check_opening(url: object, engine: object, schema: object, retention: object) -> None:
-        """Check arguments of `open` without opening anything.
-
-        Raises:
-            ConfigError: An argument is not valid.
-        """
-        if url is not None and not isinstance(url, str | URL):
-            raise ConfigError(f"url is {shown(url)}; give one like sqlite:///memory.db")
-        arguments.instance(engine, "engine", Engine, optional=True)
-        if schema is not None:
-            arguments.text(schema, "schema")
-        check_retention(retention)
-
-    def _append_at_once(self, appends: Sequence[Append], _until: float | None) -> list[bool]:
-        return self._database.write(lambda connection: bulk_append.append(connection, appends), alone=True)
 
     def close(self) -> None:
         """Close the database; calling it again does nothing."""
@@ -148,9 +135,9 @@ class Store(MessageLookup):
                 ``metadata``, ``created_at`` and ``folded`` (whether the text goes into the state; by default true for
                 all roles but tool). A message whose id the session already has is skipped if role and text are the
                 same. Otherwise it replaces the old message, which leaves the live journal, and the epoch rises.
-                Or a function that returns such mappings, given a `Held`; no other writer changes the agent between its
-                reads and the write. The `Held` shows one snapshot of the journal; the function must not use the store
-                otherwise. It may be called several times; its last result is journalled.
+                Or a function that returns such mappings, given a `MessageLookup`; no other writer changes the agent
+                between its reads and the write. The lookup shows one snapshot of the journal; the function must not use
+                the store otherwise. It may be called several times; its last result is journalled.
 
         Returns:
             The messages' ids, in order; once this returns they are durable.
@@ -164,25 +151,25 @@ class Store(MessageLookup):
         check_id(agent)
         check_id(session, "session")
         if is_select(messages):
-            return self._append_selected(Selected(self._words, agent, session, messages))
-        checked = check_messages(messages)
-        words = self._words.ahead(message.text for message in checked)
-        wanted = Append(agent, session, checked, words)
-        if self._appends is not None and wanted.fits() and self._appends.write(wanted):
-            return [message.id for message in checked]
+            return self._appender.append_selected(agent, session, messages)
+        return self._appender.append(agent, session, check_messages(messages))
 
-        def work(connection: Connection) -> list[str]:
-            again, wanted.tried = wanted.tried, True
-            return journal.append(connection, words, agent, checked, session, again=again)
+    def describe(self, agent: str, metadata: Mapping[int, Mapping[str, Any]]) -> None:
+        """Replace the metadata of live messages; positions that are not live are skipped.
 
-        return self._database.write(work)
+        Metadata is not folded, so states, records and the epoch stay. A search filtered by metadata may use the old
+        metadata until the journal grows.
 
-    def _append_selected(self, selected: Selected) -> list[str]:
-        self._database.read(selected.look)
-        if not selected.messages:
-            return []
-        selected.cut_ahead()
-        return self._database.write(selected.write)
+        Args:
+            metadata: Position to the message's complete new metadata, which must be JSON.
+
+        Raises:
+            ConfigError: ``metadata`` does not map positions to JSON objects.
+            StoreError: The database could not be written; nothing was.
+        """
+        check_id(agent)
+        check_descriptions(metadata)
+        self._database.write(lambda connection: journal.describe(connection, agent, metadata))
 
     def live(self, agent: str, after: int = 0, session: str | None = None) -> list[Entry]:
         """Live messages of an agent after position ``after``, in order; only those of ``session``, if given."""
@@ -401,82 +388,6 @@ class Store(MessageLookup):
 
         return self._database.write(work)
 
-    # Revisions
-
-    def commit(self, agent: str, revision: Revision, *, after: int, keep: Collection[int] = ()) -> int:
-        """Store a state folded from the live journal up to ``revision.position``.
-
-        It is stored if ``revision.epoch`` is the agent's and no revision of its fingerprint is as new. The store's
-        retention then decides which older ones are deleted.
-
-        Args:
-            after: Position of the revision this one was folded from, 0 for none.
-            keep: Positions whose revisions to keep, besides that at ``after``.
-
-        Returns:
-            The position now stored: this one's, or a newer one that another process stored first. If the epoch has
-            risen, the newest stored position, 0 for none.
-
-        Raises:
-            UnknownAgentError: No such agent, or it was erased meanwhile; nothing was written.
-            ConfigError: The position is not between ``after`` and the end of the journal, or a field is empty.
-        """
-        check_id(agent)
-        arguments.instance(revision, "revision", Revision)
-        arguments.whole(after, "after")
-        arguments.wholes(list(keep) if isinstance(keep, (set, frozenset)) else keep, "keep")
-        return self._database.write(
-            lambda connection: revisions.commit(
-                connection, agent, revision, after=after, keep=keep, retention=self._retention
-            )
-        )
-
-    def newest_revision(self, agent: str, fingerprint: str, at_or_before: int | None = None) -> Revision | None:
-        """The newest revision of the agent's present epoch with this fingerprint; None if there is none.
-
-        Raises:
-            StateMismatchError: Its checksum does not match its bytes.
-        """
-        check_id(agent)
-        arguments.text(fingerprint, "fingerprint")
-        arguments.whole(0 if at_or_before is None else at_or_before, "at_or_before")
-        return self._database.read(
-            lambda connection: revisions.newest(connection, agent, fingerprint, at_or_before), alone=True
-        )
-
-    def fold_input(
-        self, agent: str, fingerprint: str, at: int | None = None, *, anew: bool = False
-    ) -> FoldInput | None:
-        """Collect the input for folding an agent's journal; None for an unknown agent.
-
-        Args:
-            at: Fold the journal as it was at this position; None for now.
-            anew: Whether to ignore stored states.
-
-        Raises:
-            ConfigError: The journal has no such position.
-            StateMismatchError: A stored state is damaged.
-        """
-        check_id(agent)
-        arguments.text(fingerprint, "fingerprint")
-        anew = arguments.flag(anew, "anew")
-        return self._database.read(lambda connection: fold_input(connection, agent, fingerprint, at, anew=anew))
-
-    def revisions(self, agent: str) -> list[Revision]:
-        """All revisions of the agent's present epoch, oldest first; their checksums are not compared."""
-        check_id(agent)
-        return self._database.read(lambda connection: revisions.listed(connection, agent))
-
-    def stored_states(self, agent: str, fingerprint: str | None = None) -> StoredStates:
-        """Count and size of an agent's stored states, and the position of the newest of a fingerprint.
-
-        Args:
-            fingerprint: The newest is that of this fingerprint; None for any.
-        """
-        check_id(agent)
-        arguments.text("" if fingerprint is None else fingerprint, "fingerprint")
-        return self._database.read(lambda connection: revisions.summary(connection, agent, fingerprint))
-
     def backlog(self, fingerprint: str | None = None, model: str | None = None) -> Backlog:
         """Count what is left to fold, index and embed, over all agents.
 
@@ -487,12 +398,3 @@ class Store(MessageLookup):
         arguments.text("" if fingerprint is None else fingerprint, "fingerprint")
         arguments.text("" if model is None else model, "model")
         return self._database.read(lambda connection: backlog.count(connection, fingerprint, model))
-
-    def drop_revisions(self, agent: str) -> int:
-        """Delete an agent's stored states; folding the journal makes them again.
-
-        Returns:
-            The number deleted; 0 for an unknown agent.
-        """
-        check_id(agent)
-        return self._database.write(lambda connection: revisions.drop(connection, agent))

@@ -30,7 +30,7 @@ from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.async_methods import twin
 from deltamem_agents.memory.background import CallPool
 from deltamem_agents.memory.options import RecallOptions
-from deltamem_agents.store import Held
+from deltamem_agents.store import MessageLookup
 from langchain_deltamem.memory_tools import by_our_tools, memory_tools
 from langchain_deltamem.messages import is_summary
 from langchain_deltamem.retrieving import aretrieved, documents, retrieved
@@ -223,7 +223,7 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         last = told.last if isinstance(told, Told) else str(told)
         chosen = self._chosen(messages)
 
-        def select(held: Held) -> list[dict[str, Any]]:
+        def select(held: MessageLookup) -> list[dict[str, Any]]:
             return untold(
                 *(held, agent.id, session, last, messages, chosen, self._output),
                 edits=not reply,

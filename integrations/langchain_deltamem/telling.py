@@ -21,7 +21,7 @@ from deltamem_agents.frameworks.tool_output import ToolOutput
 from deltamem_agents.memory import DeltaMem
 from deltamem_agents.memory.open_memories import Handle
 from deltamem_agents.processes import ProcessLock
-from deltamem_agents.store import Held, check_messages
+from deltamem_agents.store import MessageLookup, check_messages
 from langchain_deltamem.messages import for_journal
 
 THREADS = 256  # most recent threads for which `Unchanged` remembers messages
@@ -138,7 +138,7 @@ def _fingerprint(message: BaseMessage) -> bytes:
 
 
 def untold(
-    held: Held,
+    held: MessageLookup,
     agent: str,
     session: str,
     told: str,
@@ -200,7 +200,7 @@ def untold(
 
 
 def _reworded(
-    held: Held, agent: str, session: str, gone: Sequence[BaseMessage], tools: ToolOutput
+    held: MessageLookup, agent: str, session: str, gone: Sequence[BaseMessage], tools: ToolOutput
 ) -> list[dict[str, Any]]:
     """Messages whose ids left the journal and that now have new words.
 

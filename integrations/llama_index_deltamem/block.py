@@ -24,7 +24,7 @@ from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.open_memories import Handle
 from deltamem_agents.memory.options import RecallOptions
-from deltamem_agents.store import Held
+from deltamem_agents.store import MessageLookup
 from llama_index_deltamem.blocking import in_run
 from llama_index_deltamem.messages import checked, from_llama_index, question, texts, with_observations_cut
 
@@ -131,7 +131,7 @@ class DeltaMemoryBlock(BaseMemoryBlock[str]):
         cut = [each | {"content": tools.of(each["content"])} if each["role"] == "tool" else each for each in whole]
         kept = [with_observations_cut(each, tools) for each in cut]
 
-        def select(held: Held) -> list[dict[str, Any]]:
+        def select(held: MessageLookup) -> list[dict[str, Any]]:
             new, handed = unwritten_portion(held, self.agent_id, session, kept, whole, before)
             after.append(handed)
             return new

@@ -25,7 +25,7 @@ from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem, Receipt
 from deltamem_agents.memory.open_memories import find_open
 from deltamem_agents.memory.options import RecallOptions
-from deltamem_agents.store import Entry, Held, check_messages, wording_of
+from deltamem_agents.store import Entry, MessageLookup, check_messages, wording_of
 from llama_index_deltamem.blocking import finished, in_run
 from llama_index_deltamem.messages import asks, checked, question, texts, to_llama_index, without_recall
 from llama_index_deltamem.tokens import counted_apart, counted_text, tokenizer_of
@@ -277,7 +277,7 @@ class DeltaMemory(Memory):
         question = given[-1].id if given and given[-1].message is messages[-1] and asks(messages[-1]) else None
         told, missing = journalled(given, self._tools), list[set[str]]()
 
-        def select(held: Held) -> list[Message]:
+        def select(held: MessageLookup) -> list[Message]:
             new = unwritten(held, self.agent_id, self._session, told, history=question is None)
             missing.append({each["id"] for each in new})
             return [each for each in new if each["id"] != question]
@@ -487,7 +487,7 @@ class DeltaMemory(Memory):
     async def _epoch(self) -> int | None:
         """The epoch of the agent's journal, which each erasure changes; None if there is no such agent."""
         agent = self._agent
-        version = await asyncio.wrap_future(agent.pool.submit(self._turn.mem.store.version, agent.id))
+        version = await asyncio.wrap_future(agent.pool.submit(self._turn.mem.store.records.version, agent.id))
         return version[0] if version else None
 
     def _wordings(self, message: ChatMessage) -> list[str]:

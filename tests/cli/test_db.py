@@ -216,8 +216,8 @@ def test_reindex(deltamem, url, tmp_path):
 
     pytest.importorskip("sentence_transformers")
     with Store.open(url) as store:
-        keys = [key for key, _ in store.missing_embeddings("bob", "another", 9)]
-        store.put_embeddings("bob", "another", keys, np.ones((2, 3), np.float32))
+        keys = [key for key, _ in store.records.missing_embeddings("bob", "another", 9)]
+        store.records.put_embeddings("bob", "another", keys, np.ones((2, 3), np.float32))
     done = deltamem("reindex", "--agent", "bob", "--url", url)
     assert (done.code, done.out) == (0, "2 records of 1 agent embedded\n")
     done = deltamem("reindex", "--prune", "--url", url, "--json")

@@ -67,25 +67,25 @@ def revise(store: Store, agent: str, state: bytes) -> None:
     info = store.agent(agent)
     assert info is not None
     last = store.live(agent)[-1].position
-    store.commit(agent, Revision(position=last, epoch=info.epoch, fingerprint="f", state=state), after=0)
+    store.states.commit(agent, Revision(position=last, epoch=info.epoch, fingerprint="f", state=state), after=0)
 
 
 def embed(store: Store, agent: str, value: float) -> None:
-    keys = [key for key, _ in store.missing_embeddings(agent, "model", 1000)]
-    store.put_embeddings(agent, "model", keys, np.full((len(keys), 8), value, np.float32))
+    keys = [key for key, _ in store.records.missing_embeddings(agent, "model", 1000)]
+    store.records.put_embeddings(agent, "model", keys, np.full((len(keys), 8), value, np.float32))
 
 
 def contents(store: Store, agent: str) -> list[Any]:
     """All there is of an agent."""
-    keys, vectors = store.embeddings(agent, "model")
+    keys, vectors = store.records.embeddings(agent, "model")
     return [
         store.agent(agent),
         store.live(agent),
-        store.records(agent),
-        store.revisions(agent),
+        store.records.read(agent),
+        store.states.revisions(agent),
         (keys, vectors.tolist()),
         # Without scores: how rare a word is, is counted over all agents.
-        {record.key for record, _ in store.search_text(agent, ["ordinary"], 100)},
+        {record.key for record, _ in store.records.search_text(agent, ["ordinary"], 100)},
     ]
 
 
@@ -125,7 +125,11 @@ def test_erased_text_is_in_no_file(store: Store, path: Path, chosen: Selection) 
     assert traces(path) == []
     assert {each.agent for each in plan.erased} == {"alice", "fork"}
     assert {agent: contents(store, agent) for agent in ("bystander", "zoe")} == others
-    assert store.search_text("alice", ["quicksilvering"], 5) == store.search_text("fork", ["walrus"], 5) == []
+    assert (
+        store.records.search_text("alice", ["quicksilvering"], 5)
+        == store.records.search_text("fork", ["walrus"], 5)
+        == []
+    )
     assert problems(store) == []
     if not chosen.whole:
         kept = [entry.text for entry in store.live("alice")]

@@ -91,17 +91,19 @@ def tell(store: Store, chance: random.Random, agent: str, count: int, secrets: i
         traces[f"text {i}"] = " ".join(words)[:200].encode()
     for session, message in said:
         store.append(agent, [message], session)
-    keys = [key for key, _ in store.missing_embeddings(agent, "model", 100_000)]
+    keys = [key for key, _ in store.records.missing_embeddings(agent, "model", 100_000)]
     matrix = np.random.default_rng(chance.randrange(2**32)).standard_normal((len(keys), 48)).astype(np.float32)
-    secret = {record.key for record in store.records(agent) if record.session.startswith("secret")}
+    secret = {record.key for record in store.records.read(agent) if record.session.startswith("secret")}
     for key, row in zip(keys, matrix, strict=True):
         if key in secret:
             traces[f"vector {key}"] = row[:8].tobytes()
-    store.put_embeddings(agent, "model", keys, matrix)
+    store.records.put_embeddings(agent, "model", keys, matrix)
     info = store.agent(agent)
     assert info is not None
     state = chance.randbytes(3000)
-    store.commit(agent, Revision(position=info.position, epoch=info.epoch, fingerprint="f", state=state), after=0)
+    store.states.commit(
+        agent, Revision(position=info.position, epoch=info.epoch, fingerprint="f", state=state), after=0
+    )
     traces["state"] = state[100:140]
     return traces
 
@@ -132,7 +134,7 @@ def test_nothing_is_left_in_the_servers_files(
         assert files.traces(traces) == {}
         assert not any(name in str(files.run(STATISTICS)) for name in traces)
         assert [entry.text for entry in store.live("alice")] == kept
-        assert len(store.search_text("alice", kept[0].split()[:1], 5)) == 1
+        assert len(store.records.search_text("alice", kept[0].split()[:1], 5)) == 1
         assert problems(store) == []
         files.run("ANALYZE")
         left = {"agent": b"alice", "text": kept[0].encode(), "secret key": store.secret("alice") or b""}
@@ -158,7 +160,7 @@ def test_statistics_that_an_older_version_let_be_made_are_forgotten(url: str, fi
         assert files.traces(traces) == {}
         assert not any(name in str(files.run(STATISTICS)) for name in traces)
         store.append("alice", [say("apples and pears")], "s")
-        assert len(store.search_text("alice", ["apple"], 5)) == 1
+        assert len(store.records.search_text("alice", ["apple"], 5)) == 1
         assert problems(store) == []
 
 
@@ -166,7 +168,7 @@ def test_statistics_that_an_older_version_let_be_made_are_forgotten(url: str, fi
 def test_vectors_that_are_indexed(url: str, files: Files, old: bool) -> None:
     with Store.open(url) as store:
         traces = tell(store, random.Random(4), "alice", 60, 20, 5)
-        assert store.index_vectors("alice", "model")
+        assert store.records.index_vectors("alice", "model")
         halves = "SELECT v.record_key, halfvec_send(v.vector) FROM deltamem_vectors v JOIN deltamem_records r"
         halves += " ON r.key = v.record_key JOIN deltamem_messages m USING (agent_key, position)"
         for key, sent in files.run(f"{halves} WHERE m.session LIKE 'secret%'"):
@@ -184,7 +186,7 @@ def test_vectors_that_are_indexed(url: str, files: Files, old: bool) -> None:
         assert store.purge(whole=False) is None
         files.run("ANALYZE")
         assert files.traces(traces) == {}
-        found, _ = store.nearest("alice", "model", np.ones(48, np.float32), 5)
+        found, _ = store.records.nearest("alice", "model", np.ones(48, np.float32), 5)
         assert len(found) == 5
 
 

@@ -60,13 +60,13 @@ def test_a_full_disk_loses_nothing_and_says_what_to_do(limited: Limited) -> None
         with pytest.raises(StoreError, match="disk is full"):
             store.append("alice", [{"role": "user", "content": "word " * 30_000}] * 3, "s1")
         assert [entry.id for entry in store.live("alice")] == acknowledged
-        assert len(store.records("alice")) == len(acknowledged)
+        assert len(store.records.read("alice")) == len(acknowledged)
 
         leave(PLENTY)
         acknowledged += store.append("alice", [{"role": "user", "content": "after " * 30_000}], "s1")
         assert [entry.id for entry in store.live("alice")] == acknowledged
         assert [entry.position for entry in store.live("alice")] == list(range(1, len(acknowledged) + 1))
-        assert [hit.message_id for hit, _ in store.search_text("alice", ["after"], 9)] == acknowledged[-1:]
+        assert [hit.message_id for hit, _ in store.records.search_text("alice", ["after"], 9)] == acknowledged[-1:]
         assert problems(store) == []
 
 
@@ -95,15 +95,15 @@ def test_a_fold_that_cannot_be_stored_still_answers_and_is_stored_when_there_is_
         alice = mem.agent("alice")
         alice.write([{"role": "user", "content": "My dog is called Rex."}], "s1", wait=False)
         mem.pool.shutdown(wait=True)  # the fold in the background is through
-        mem.store.drop_revisions("alice")
+        mem.store.states.drop("alice")
         with engine.connect() as connection:  # no free page that a state would fit into
             connection.exec_driver_sql("VACUUM")
         leave(0)
         state = alice.state()
-        assert state and mem.store.revisions("alice") == []
+        assert state and mem.store.states.revisions("alice") == []
         leave(PLENTY)
         again = alice.state()
-        assert [revision.position for revision in mem.store.revisions("alice")] == [1]
+        assert [revision.position for revision in mem.store.states.revisions("alice")] == [1]
         assert all(bool((again[name] == tensor).all()) for name, tensor in state.items())
 
 

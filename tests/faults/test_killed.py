@@ -36,15 +36,15 @@ def test_writers_killed_at_random_moments_lose_and_double_nothing(shared_url, ro
         # No position was skipped, and the order is that of writing.
         assert [entry.position for entry in entries] == list(range(1, len(entries) + 1))
         assert stored == [name for names in begun for name in names if name in set(stored)]
-        assert [(record.message_id, record.text) for record in store.records("alice")] == [
+        assert [(record.message_id, record.text) for record in store.records.read("alice")] == [
             (entry.id, entry.text) for entry in entries
         ]
-        hits = store.search_text("alice", ["kept"], len(entries) + 1)
+        hits = store.records.search_text("alice", ["kept"], len(entries) + 1)
         assert sorted(hit.message_id for hit, _ in hits) == sorted(stored)
         for name in (*acknowledged[:5], *acknowledged[-5:]):
             word = f"word{name.replace('-', 'x')}"
-            assert [hit.message_id for hit, _ in store.search_text("alice", [word], 5)] == [name]
-        newest = store.newest_revision("alice", "f")  # raises where its checksum does not match
+            assert [hit.message_id for hit, _ in store.records.search_text("alice", [word], 5)] == [name]
+        newest = store.states.newest("alice", "f")  # raises where its checksum does not match
         assert newest is not None and newest.state == f"state at {newest.position}".encode() * 100
         if shared_url.startswith("sqlite"):
             execute(store, "INSERT INTO deltamem_records_fts(deltamem_records_fts, rank) VALUES ('integrity-check', 1)")

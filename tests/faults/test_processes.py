@@ -39,7 +39,7 @@ def test_sixteen_processes_that_write_to_one_agent_neither_lose_nor_double(share
         for writer in range(16):
             own = [entry.text for entry in entries if entry.session == f"s{writer}"]
             assert own == [f"{writer}-{i}" for i in range(50)]
-        assert [record.message_id for record in store.records("alice")] == [entry.id for entry in entries]
+        assert [record.message_id for record in store.records.read("alice")] == [entry.id for entry in entries]
         assert problems(store) == []
 
 
@@ -50,7 +50,7 @@ def test_processes_that_fold_one_agent_at_once_come_to_one_state(shared_url: str
     (told,) = [json.loads(line) for line in (tmp_path / "report").read_text().splitlines()]
     with DeltaMem.open("tiny", url=shared_url, embedder=False) as mem:
         alice = mem.agent("alice")
-        entries, stored = alice.log(), mem.store.revisions("alice")
+        entries, stored = alice.log(), mem.store.states.revisions("alice")
         assert [entry.position for entry in entries] == list(range(1, len(entries) + 1))
         assert stored[-1].position == len(entries)
         assert len({revision.position for revision in stored}) == len(stored)
@@ -65,7 +65,7 @@ def test_a_damaged_state_is_refused_with_its_remedy_and_folded_again(tmp_path: P
         for agent in (alice, bob):
             agent.write([say("My dog is called Rex."), say("I live in Oslo.")], "s1")
         before = alice.state()
-        damaged = bytearray(mem.store.revisions("alice")[-1].state)
+        damaged = bytearray(mem.store.states.revisions("alice")[-1].state)
         damaged[-3] ^= 0x40
 
         newest = (RevisionRow.agent_key == 1) & (func.length(RevisionRow.state) == len(damaged))
@@ -110,14 +110,14 @@ def test_a_clock_that_goes_backwards_leaves_the_order_of_positions(
             assert info is not None
             state = f"state {i}".encode()
             revision = Revision(position=info.position, epoch=info.epoch, fingerprint="f", state=state)
-            assert store.commit("alice", revision, after=i) == i + 1
+            assert store.states.commit("alice", revision, after=i) == i + 1
             now[0] -= timedelta(hours=7)  # over days
         entries = store.live("alice")
         assert [entry.text for entry in entries] == [f"message {i}" for i in range(8)]
         assert [entry.created_at for entry in entries] == sorted((e.created_at for e in entries), reverse=True)
-        newest = store.newest_revision("alice", "f")
+        newest = store.states.newest("alice", "f")
         assert newest is not None and newest.state == b"state 7"
-        tail = store.fold_input("alice", "f")
+        tail = store.states.fold_input("alice", "f")
         assert tail is not None and tail.position == 8 and tail.entries == []
 
 
@@ -125,7 +125,7 @@ def test_a_clock_that_goes_backwards_leaves_the_order_of_positions(
 def test_a_fold_under_way_cannot_store_what_another_process_erased(shared_url: str, whole: bool) -> None:
     with Store.open(shared_url) as store:
         ids = store.append("alice", [say("one"), say("two"), say("three")], "s1")
-        tail = store.fold_input("alice", "f")
+        tail = store.states.fold_input("alice", "f")
         assert tail is not None
         revision = Revision(position=tail.position, epoch=tail.epoch, fingerprint="f", state=b"knows two")
 
@@ -138,15 +138,15 @@ def test_a_fold_under_way_cannot_store_what_another_process_erased(shared_url: s
         )
         subprocess.run([sys.executable, "-c", program, shared_url, str(whole), ids[1]], check=True, timeout=60)
 
-        assert store.commit("alice", revision, after=0) == 0  # of another epoch, though of the same name
-        assert store.revisions("alice") == [] and store.newest_revision("alice", "f") is None
-        again = store.fold_input("alice", "f")
+        assert store.states.commit("alice", revision, after=0) == 0  # of another epoch, though of the same name
+        assert store.states.revisions("alice") == [] and store.states.newest("alice", "f") is None
+        again = store.states.fold_input("alice", "f")
         assert again is not None and again.epoch != tail.epoch and again.newest is None
         assert "two" not in [entry.text for entry in again.entries]
 
         store.erase("alice", Selection(whole=True))
         with pytest.raises(UnknownAgentError):
-            store.commit("alice", revision, after=0)
+            store.states.commit("alice", revision, after=0)
 
 
 def test_a_fold_of_another_epoch_is_not_stored_by_the_memory_either(
@@ -165,7 +165,7 @@ def test_a_fold_of_another_epoch_is_not_stored_by_the_memory_either(
 
         monkeypatch.setattr(mem.runtime.folder, "_run", erased_meanwhile)
         alice.state()
-        assert mem.store.revisions("alice") == []
+        assert mem.store.states.revisions("alice") == []
         monkeypatch.setattr(mem.runtime.folder, "_run", fold)
         mem.agent("fresh").write([say("I live in Oslo.")], "s1")
         state, expected = alice.state(), mem.agent("fresh").state()

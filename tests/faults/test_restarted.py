@@ -112,7 +112,7 @@ def test_writers_carry_on_when_the_server_is_restarted_under_load(server: Server
                 own = [entry for entry in entries if entry.session == f"s{writer}"]
                 assert [entry.id for entry in own] == acknowledged[writer]
                 assert [entry.text for entry in own] == [f"{writer} says {i}" for i in range(len(own))]
-            assert [record.message_id for record in store.records(agent)] == [entry.id for entry in entries]
+            assert [record.message_id for record in store.records.read(agent)] == [entry.id for entry in entries]
         assert problems(store) == []
 
 
@@ -145,12 +145,12 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "append with ids": lambda store: store.append("alice", [say("new", id="x"), say("newer", id="y")], "s1"),
     "supersede": lambda store: store.append("alice", [say("changed", id="a")], "s1"),
     "the same id twice": lambda store: store.append("alice", [say("new", id="x"), say("newer", id="x")], "s1"),
-    "commit": lambda store: store.commit("alice", _revision(store), after=0),
+    "commit": lambda store: store.states.commit("alice", _revision(store), after=0),
     "rollback": lambda store: store.rollback("alice", 1),
     "fork": lambda store: store.fork("alice", "bob"),
     "erase": lambda store: store.erase("alice", Selection(ids=["a"])).erased[0].ids,
     "delete": lambda store: store.erase("alice", Selection(whole=True)).erased[0].ids,
-    "drop revisions": lambda store: store.drop_revisions("alice"),
+    "drop revisions": lambda store: store.states.drop("alice"),
 }
 
 
@@ -179,6 +179,6 @@ def test_a_commit_whose_answer_is_lost_counts_once(postgresql_url: Callable[[], 
                     (agent.id, agent.messages, agent.position, [entry.text for entry in store.live(agent.id)])
                     for agent in store.agents()
                 ]
-                + [len(store.revisions("alice")), [record.text for record in store.records("alice")]]
+                + [len(store.states.revisions("alice")), [record.text for record in store.records.read("alice")]]
             )
     assert found[0] == found[1]

@@ -29,7 +29,7 @@ def store(tmp_path: Path) -> Any:
 
 def under_way(store: Store) -> AbstractContextManager[None]:
     """A write that is under way meanwhile; others wait for it."""
-    return held(store, lambda: store.drop_revisions("alice"))
+    return held(store, lambda: store.states.drop("alice"))
 
 
 def say(text: str) -> list[dict[str, str]]:
@@ -54,7 +54,7 @@ def test_one_that_fails_harms_no_other(store: Store) -> None:
     refuse(store, "half")
     calls: list[Any] = [
         lambda: store.append("bob", [{"role": "user", "content": "one"}], "s"),
-        lambda: store.commit("nobody", Revision(position=1, epoch=1, fingerprint="f", state=b"x"), after=0),
+        lambda: store.states.commit("nobody", Revision(position=1, epoch=1, fingerprint="f", state=b"x"), after=0),
         lambda: store.append("half", [*say("whole"), *say("half")], "s"),
         lambda: store.fork("alice", "fork"),
         lambda: store.fork("alice", "alice"),

@@ -58,7 +58,7 @@ def _write_until_killed(url: str, number: int, choose: random.Random, told: int,
             assert info is not None
             state = f"state at {info.position}".encode() * 100
             revision = Revision(position=info.position, epoch=info.epoch, fingerprint="f", state=state)
-            store.commit(AGENT, revision, after=0)
+            store.states.commit(AGENT, revision, after=0)
 
 
 def together(url: str, writers: int, messages: int) -> None:

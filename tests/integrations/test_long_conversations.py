@@ -15,7 +15,7 @@ from llama_index.core.base.llms.types import ChatMessage
 
 from deltamem_agents import DeltaMem
 from deltamem_agents.frameworks.resent import unwritten_turn
-from deltamem_agents.store import Held
+from deltamem_agents.store import MessageLookup
 from langchain_deltamem import DeltaMemMiddleware
 from llama_index_deltamem import DeltaMemory
 from llama_index_deltamem.tokens import tokenizer_of
@@ -35,7 +35,7 @@ class Seen:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
         for name in ("find", "ever_said"):
-            monkeypatch.setattr(Held, name, self._counted(getattr(Held, name), name == "find"))
+            monkeypatch.setattr(MessageLookup, name, self._counted(getattr(MessageLookup, name), name == "find"))
 
     def _counted(self, call: Any, asks: bool) -> Any:
         def counted(*given: Any, **options: Any) -> Any:
@@ -116,13 +116,13 @@ def test_an_answer_without_its_question_reads_the_end_of_a_session(
     mem.agent("a").write(told, "s", wait=False)
     seen, answer = Seen(monkeypatch), {"role": "assistant", "content": f"assistant {turns - 1}"}
     question = {"role": "user", "content": f"user {turns - 1}"}
-    assert unwritten_turn(mem.store, "a", "s", [answer], question) == []
+    assert unwritten_turn(mem.store.messages, "a", "s", [answer], question) == []
     assert seen.since() <= 60
     # One that is far back is found, too.
     early = {"role": "assistant", "content": "assistant 2"}
-    assert unwritten_turn(mem.store, "a", "s", [early], {"role": "user", "content": "user 2"}) == []
-    assert unwritten_turn(mem.store, "a", "s", [early], {"role": "user", "content": "user 3"}) == [early]
-    assert unwritten_turn(mem.store, "a", "s", [early], {"role": "user", "content": "never"}) == [early]
+    assert unwritten_turn(mem.store.messages, "a", "s", [early], {"role": "user", "content": "user 2"}) == []
+    assert unwritten_turn(mem.store.messages, "a", "s", [early], {"role": "user", "content": "user 3"}) == [early]
+    assert unwritten_turn(mem.store.messages, "a", "s", [early], {"role": "user", "content": "never"}) == [early]
 
 
 async def test_a_buffer_counts_each_message_once_and_is_the_callers(mem: DeltaMem) -> None:

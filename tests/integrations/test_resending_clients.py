@@ -162,7 +162,7 @@ def test_what_is_redacted_within_the_run_is_nowhere(mem: DeltaMem) -> None:
     for text in ("I am ann@example.org.", "I like tea."):
         agent.invoke({"messages": [HumanMessage(text)]}, THREAD)
     assert texts(mem) == ["I am [REDACTED_EMAIL].", "Noted.", "I like tea.", "Noted."]
-    said = mem.store.ever_said("alice", "t")
+    said = mem.store.messages.ever_said("alice", "t")
     assert not any("ann@example" in each.wording for each in said)
 
 

@@ -40,7 +40,7 @@ def held(store: Store) -> list[str]:
 
 
 def new(store: Store, *said: str, ids: bool = False) -> list[str]:
-    return texts(unwritten(store, "a", "s", talk(*said, ids=ids)))
+    return texts(unwritten(store.messages, "a", "s", talk(*said, ids=ids)))
 
 
 TALK = ("Hi", "Hello", "Tea?", "Green.", "ok", "Noted", "ok", "Noted", "And?", "No.")
@@ -71,17 +71,17 @@ TALK = ("Hi", "Hello", "Tea?", "Green.", "ok", "Noted", "ok", "Noted", "And?", "
 def test_what_is_new(store: Store, came: Sequence[str], added: list[str], ids: bool) -> None:
     store.append("a", talk(*TALK), "s")
     assert new(store, *came, ids=ids) == added
-    store.append("a", unwritten(store, "a", "s", talk(*came, ids=ids)), "s")
+    store.append("a", unwritten(store.messages, "a", "s", talk(*came, ids=ids)), "s")
     assert new(store, *came, ids=ids) == [] and held(store) == [*TALK, *added]
-    assert unwritten(store, "a", "other", talk(*came)) == talk(*came)
+    assert unwritten(store.messages, "a", "other", talk(*came)) == talk(*came)
 
 
 def test_ids_that_number_the_messages_of_each_request_replace_nothing(store: Store) -> None:
     store.append("a", talk(*TALK, ids=True), "s")
-    came = unwritten(store, "a", "s", talk(*TALK[6:], "Well?", ids=True))
+    came = unwritten(store.messages, "a", "s", talk(*TALK[6:], "Well?", ids=True))
     assert came == [{"role": "user", "content": "Well?"}]
     assert new(store, *TALK[:3], "Black.", *TALK[4:], ids=True) == ["Black."]  # but an edit with its id does
-    (edit,) = unwritten(store, "a", "s", talk(*TALK[:3], "Black.", ids=True))
+    (edit,) = unwritten(store.messages, "a", "s", talk(*TALK[:3], "Black.", ids=True))
     store.append("a", [edit], "s")
     assert "Green." not in held(store) and new(store, *TALK, ids=True) == []  # a client that has not heard of it
 
@@ -115,7 +115,7 @@ def test_an_answer_of_the_same_words_is_written_once(store: Store) -> None:
     def turn(*replies: str) -> list[str]:
         messages = [{"role": "assistant", "content": each, "id": f"new-{i}"} for i, each in enumerate(replies)]
         question = {"role": "user", "content": "And?", "id": "fresh"}
-        return texts(unwritten_turn(store, "a", "s", messages, question))
+        return texts(unwritten_turn(store.messages, "a", "s", messages, question))
 
     store.append("a", talk(*TALK), "s")
     assert turn("No.") == turn("No.\n") == [] and turn("Yes.") == ["Yes."] and turn("No.", "No.") == ["No."]
@@ -141,7 +141,7 @@ def test_an_answer_of_the_same_words_is_written_once(store: Store) -> None:
 def test_a_history_that_is_all_past(store: Store, came: Sequence[str], added: list[str], gone: Sequence[int]) -> None:
     ids = store.append("a", talk(*TALK), "s")
     store.erase("a", Selection(ids=[ids[i] for i in gone])) if gone else None
-    assert texts(unwritten(store, "a", "s", talk(*came), history=True)) == added
+    assert texts(unwritten(store.messages, "a", "s", talk(*came), history=True)) == added
 
 
 FORMS: list[Callable[[str], str]] = [
@@ -186,7 +186,7 @@ def test_whatever_a_client_does_nothing_is_doubled_or_lost(store: Store, seed: i
     for turn in range(24):
         question = f"question {turn}" if chance.random() < 0.8 else "ok"
         came = [*client(history, chance), question] if history else [question]
-        store.append("a", unwritten(store, "a", "s", talk(*came)), "s")
+        store.append("a", unwritten(store.messages, "a", "s", talk(*came)), "s")
         reply = "Noted." if chance.random() < 0.5 else f"answer {turn}"
         store.append("a", talk(question, reply)[1:], "s")
         history, told = [*history, question, reply], [*told, question, reply]
@@ -212,7 +212,7 @@ def test_portions_of_a_conversation(store: Store, portions: list[int], edit: int
     def hand_over(said: Sequence[str]) -> None:
         handed, rest = None, talk(*said)
         for portion in portions:
-            written, handed = unwritten_portion(store, "a", "s", rest[:portion], rest[:portion], handed)
+            written, handed = unwritten_portion(store.messages, "a", "s", rest[:portion], rest[:portion], handed)
             store.append("a", written, "s")
             del rest[:portion]
 

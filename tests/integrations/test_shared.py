@@ -92,11 +92,11 @@ def test_a_resent_conversation_is_written_once(mem: DeltaMem) -> None:
         return [m | {"id": f"{ids}{i}"} for i, m in enumerate(messages)] if ids else messages
 
     agent.write(said("Hi", "Hello", "More?", "Yes", ids="k"), "s")
-    new = partial(unwritten, mem.store, "a", "s")
+    new = partial(unwritten, mem.store.messages, "a", "s")
     assert new(said("Hi", "Hello", "More?", "Yes", "Well?", "No")) == said("Well?", "No")
     assert new(said("More?", "Yes", "Well?")) == said("Well?")
     assert new(said("Something else")) == said("Something else")
-    assert unwritten(mem.store, "a", "other", said("Hi")) == said("Hi")
+    assert unwritten(mem.store.messages, "a", "other", said("Hi")) == said("Hi")
     edited = said("Hi", "Hello there", "More?", "Yes", "Well?", ids="k")
     assert [m["content"] for m in new(edited)] == ["Hello there", "Well?"]
     agent.write([clearing()], "s")

@@ -139,11 +139,11 @@ def test_a_resent_conversation_is_known_at_another_limit(mem: DeltaMem) -> None:
     agent = mem.agent("resent")
     agent.write(for_journal(SPOKEN, ToolOutput(limit=None)), "s", wait=False)
     anew = [each.model_copy(update={"id": None}) for each in SPOKEN]
-    assert unwritten(mem.store, "resent", "s", for_journal(anew)) == []
+    assert unwritten(mem.store.messages, "resent", "s", for_journal(anew)) == []
     agent.write(for_journal(SPOKEN, ToolOutput(limit=100)), "t", wait=False)
-    assert unwritten(mem.store, "resent", "t", for_journal(anew, ToolOutput(limit=None))) == []
+    assert unwritten(mem.store.messages, "resent", "t", for_journal(anew, ToolOutput(limit=None))) == []
     other = FrameworkMessage(role="tool", content=PAGE + "!").for_journal()
-    assert other is not None and unwritten(mem.store, "resent", "t", [other]) == [other]
+    assert other is not None and unwritten(mem.store.messages, "resent", "t", [other]) == [other]
 
 
 @given(st.text(max_size=80), st.integers(0, 20))

@@ -66,7 +66,7 @@ def words_alone(found: Recall) -> list[str]:
 
 
 def embedded(mem: DeltaMem, agent: str = "alice") -> int:
-    return mem.store.embedding_models(agent).get("slow", 0)
+    return mem.store.records.embedding_models(agent).get("slow", 0)
 
 
 def test_recall_finds_a_backlog_by_words_at_once_and_the_background_embeds_it(mem, slow) -> None:
@@ -81,8 +81,8 @@ def test_recall_finds_a_backlog_by_words_at_once_and_the_background_embeds_it(me
     (note,) = words_alone(found)
     assert "of 400 records are still to be embedded" in note
     assert 0 < embedded(mem) < COUNT
-    newest = set(mem.store.embeddings("alice", "slow")[0])
-    assert max(record.key for record in mem.store.records("alice")) in newest  # what was said last comes first
+    newest = set(mem.store.records.embeddings("alice", "slow")[0])
+    assert max(record.key for record in mem.store.records.read("alice")) in newest  # what was said last comes first
     until(lambda: not words_alone(alice.recall("What is on shelf 17?", generate=False)))
     assert embedded(mem) == COUNT and max(slow.texts.values()) == 1
 
@@ -141,7 +141,9 @@ def test_what_is_erased_while_others_are_embedded_is_not_embedded_afterwards(mem
     mem.reindex("alice")
     assert not any(slow.texts[text] > before[text] for text in gone[100:])
     assert embedded(mem) == COUNT - len(chosen)
-    assert set(mem.store.embeddings("alice", "slow")[0]) == {each.key for each in mem.store.records("alice")}
+    assert set(mem.store.records.embeddings("alice", "slow")[0]) == {
+        each.key for each in mem.store.records.read("alice")
+    }
 
 
 def test_a_vector_of_what_is_erased_while_it_is_embedded_is_not_stored(mem, slow) -> None:
@@ -155,7 +157,9 @@ def test_a_vector_of_what_is_erased_while_it_is_embedded_is_not_stored(mem, slow
     slow.embedded = erase
     mem.agent("alice").recall("crate", generate=False)
     until(lambda: embedded(mem) == 5)
-    assert set(mem.store.embeddings("alice", "slow")[0]) == {each.key for each in mem.store.records("alice")}
+    assert set(mem.store.records.embeddings("alice", "slow")[0]) == {
+        each.key for each in mem.store.records.read("alice")
+    }
 
 
 def test_closing_while_the_background_embeds_keeps_what_is_done(mem, open_mem, slow, url) -> None:
@@ -168,7 +172,7 @@ def test_closing_while_the_background_embeds_keeps_what_is_done(mem, open_mem, s
     assert time.monotonic() - began < 3
     assert not any(thread.name == "deltamem-background" for thread in threading.enumerate())
     with Store.open(url) as store:
-        assert 8 <= store.embedding_models("alice")["slow"] < COUNT
+        assert 8 <= store.records.embedding_models("alice")["slow"] < COUNT
     again = open_mem(backbone=None, embedder=CallableEmbedder(Slow(0), name="slow", query=slow.query))
     assert again.reindex()["alice"].embedded + 8 <= COUNT and embedded(again) == COUNT
 
@@ -193,13 +197,15 @@ def test_an_embedder_that_goes_away_in_the_background_is_noted_and_made_up_for(m
 def test_a_large_agent_and_one_that_is_read_only_wait_no_longer(mem, slow, url) -> None:
     told(mem)
     notes: list[str] = []
-    asked = Retriever(mem.store, CallableEmbedder(slow, name="slow", query=slow.query), in_memory=0, embed_seconds=0.1)
+    asked = Retriever(
+        mem.store.records, CallableEmbedder(slow, name="slow", query=slow.query), in_memory=0, embed_seconds=0.1
+    )
     began = time.monotonic()
     assert asked.search("alice", "What is on shelf 17?", tell=notes.append)[0].text == "Shelf 17 holds crate 119."
     assert time.monotonic() - began < 1.5 and "still to be embedded" in notes[0]
     mem.close()
     with Store.open(url.replace("///", "///file:") + "?mode=ro&uri=true") as store:
-        held = Retriever(store, CallableEmbedder(slow, name="slow", query=slow.query), embed_seconds=0.1)
+        held = Retriever(store.records, CallableEmbedder(slow, name="slow", query=slow.query), embed_seconds=0.1)
         before = slow.texts.copy()
         for _ in range(3):
             began = time.monotonic()
@@ -221,7 +227,7 @@ def embed(texts):
     return [[1.0, 2.0] for _ in texts]
 counts = []
 with Store.open(sys.argv[1], split=split_text) as store:
-    retriever = Retriever(store, CallableEmbedder(embed, name="slow"))
+    retriever = Retriever(store.records, CallableEmbedder(embed, name="slow"))
     print("ready", flush=True)
     sys.stdin.readline()
     retriever.catch_up("alice")
@@ -247,5 +253,5 @@ def test_processes_that_embed_one_agent_at_once_share_the_work(url) -> None:
         for each in workers:
             each.kill()
     with Store.open(url) as store:
-        assert store.embedding_models("alice") == {"slow": count}
+        assert store.records.embedding_models("alice") == {"slow": count}
     assert sum(done) <= 1.3 * count and min(done) > 0, done

@@ -18,7 +18,7 @@ from deltamem_agents.engine import Engine
 from deltamem_agents.errors import ClosedError, EmbedderError, EngineMemoryError, InvalidMessageError, StoreError
 from deltamem_agents.memory import MemoryStats
 from deltamem_agents.recall import CallableEmbedder
-from deltamem_agents.store import Store
+from deltamem_agents.store import RecordIndex, Store
 
 LOCKER = {"role": "user", "content": "My locker is number 4417."}
 TEA = {"role": "user", "content": "I like green tea."}
@@ -144,7 +144,7 @@ def test_a_backbone_that_fails_fails_no_write(error, open_mem, monkeypatch, capl
 def test_embeddings_that_cannot_be_stored_fail_no_write(served, monkeypatch) -> None:
     alice = served.agent("alice")
     with monkeypatch.context() as full:
-        failing(full, Store, "put_embeddings", StoreError("cannot write: disk full"))
+        failing(full, RecordIndex, "put_embeddings", StoreError("cannot write: disk full"))
         assert len(alice.write([LOCKER])) == 1
         assert "4417" in alice.recall("Which locker is mine?", generate=False).text
         assert served.stats().embedding.last == "StoreError: cannot write: disk full"

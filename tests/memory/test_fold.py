@@ -81,7 +81,7 @@ def test_writing_without_waiting_folds_in_the_background(mem) -> None:
         agent.write([message], "s1", wait=False)
     end = len(told(1))
     deadline = time.monotonic() + 30
-    while not any(revision.position == end for revision in mem.store.revisions("a")):
+    while not any(revision.position == end for revision in mem.store.states.revisions("a")):
         assert time.monotonic() < deadline, "nothing was folded"
         time.sleep(0.02)
 
@@ -94,7 +94,7 @@ def test_a_long_journal_folds_only_its_tail_whatever_is_retained(
     agent = mem.agent("a")
     for seed in range(12):
         agent.write(told(seed), f"s{seed // 4}")
-    stored = len(mem.store.revisions("a"))
+    stored = len(mem.store.states.revisions("a"))
     assert stored <= most if isinstance(retention, int) else stored >= 12
     state = agent.state()
     folded: list[int] = []
@@ -121,7 +121,7 @@ def test_a_state_that_was_not_stored_is_folded_again(mem, open_mem, distance, mo
     agent = mem.agent("a")
     agent.write(told(1)[:3], "s1")
     with monkeypatch.context() as patch:
-        patch.setattr(mem.store, "commit", crash)
+        patch.setattr(mem.store.states, "commit", crash)
         agent.write(told(1)[3:], "s1")
     fresh = mem.agent("fresh")
     fresh.write(told(1), "s1")

@@ -204,16 +204,16 @@ def test_verify_finds_a_state_that_is_not_the_journals(mem, agent) -> None:
 
 
 def test_verify_and_looking_back_store_nothing(mem, agent) -> None:
-    before = [(each.position, each.checksum) for each in mem.store.revisions("a")]
+    before = [(each.position, each.checksum) for each in mem.store.states.revisions("a")]
     agent.verify(), agent.state(at=7), agent.diff(1, 9)
-    assert [(each.position, each.checksum) for each in mem.store.revisions("a")] == before
+    assert [(each.position, each.checksum) for each in mem.store.states.revisions("a")] == before
 
 
 def test_health(mem, agent) -> None:
     health = agent.health()
     count = len(told())
     assert (health.messages, health.position, health.unfolded) == (count, count, 0)
-    assert health.revisions == len(mem.store.revisions("a")) and health.state_bytes >= mem.engine.state_bytes
+    assert health.revisions == len(mem.store.states.revisions("a")) and health.state_bytes >= mem.engine.state_bytes
     assert abs(health.folded_at - datetime.now(UTC)) < timedelta(minutes=5)
     mem.store.append("a", [{"role": "user", "content": "Not folded yet."}], "s1")
     assert (agent.health().unfolded, agent.health().messages) == (1, count + 1)

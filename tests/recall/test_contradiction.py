@@ -15,7 +15,7 @@ def records(store: Store, *texts: str, roles: str = "") -> list:  # type: ignore
     for number, text in enumerate(texts):
         role = "assistant" if roles[number : number + 1] == "a" else "user"
         store.append("a", [{"role": role, "content": text}], "s")
-    return list(store.records("a"))
+    return list(store.records.read("a"))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_the_newer_comes_first_and_the_older_is_marked(store: Store) -> None:
         "My favourite colour is now red.",
         "My favourite colour is blue.",
     )
-    found = Retriever(store).search("a", "Is my favourite colour teal?", 5)
+    found = Retriever(store.records).search("a", "Is my favourite colour teal?", 5)
     texts = [record.text for record in found]
     assert texts.index("My favourite colour is blue.") < texts.index("My favourite colour is teal.")
     marks = {record.text: record.outdated for record in found}
@@ -130,4 +130,4 @@ def test_the_newer_comes_first_and_the_older_is_marked(store: Store) -> None:
 
 def test_an_unweeded_search_marks_nothing(store: Store) -> None:
     records(store, "My favourite colour is teal.", "My favourite colour is now red.")
-    assert not any(record.outdated for record in Retriever(store).search("a", "colour", deduplicate=False))
+    assert not any(record.outdated for record in Retriever(store.records).search("a", "colour", deduplicate=False))

@@ -133,7 +133,7 @@ def test_queries_are_embedded_their_own_way(tmp_path: Path) -> None:
     with Store.open(f"sqlite:///{tmp_path}/m.db") as store:
         for text in ("an apple", "a pear"):
             store.append("alice", [{"role": "user", "content": text}], text)
-        assert Retriever(store, found).search("alice", "xyzzy")[0].text == "an apple"
+        assert Retriever(store.records, found).search("alice", "xyzzy")[0].text == "an apple"
     failing = CallableEmbedder(lambda texts: np.ones((len(texts), 2)), name="n", query=lambda text: [float("nan")] * 2)
     failing.embed(["a"])
     with pytest.raises(EmbedderError, match="not finite"):

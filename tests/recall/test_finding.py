@@ -110,7 +110,7 @@ def missed(retriever: Retriever, agent: str, cases: list[Case], k: int = 5) -> l
 
 @pytest.mark.slow
 def test_a_fact_among_small_talk(store: Store, embedder: Embedder) -> None:
-    retriever = Retriever(store, embedder)
+    retriever = Retriever(store.records, embedder)
     for place, case in enumerate(NAMED_AGAIN + OTHERWISE_NAMED):
         said = list(SMALL_TALK)
         said.insert(place % 12, ("user", case.fact))
@@ -119,7 +119,7 @@ def test_a_fact_among_small_talk(store: Store, embedder: Embedder) -> None:
 
 
 def test_a_dozen_facts(store: Store, embedder: Embedder) -> None:
-    retriever = Retriever(store, embedder)
+    retriever = Retriever(store.records, embedder)
     draw = random.Random(0)
     for group in range(6):
         cases = draw.sample(NAMED_AGAIN + OTHERWISE_NAMED, 12)
@@ -130,20 +130,20 @@ def test_a_dozen_facts(store: Store, embedder: Embedder) -> None:
 def test_all_facts_in_one_memory(store: Store, embedder: Embedder) -> None:
     cases = NAMED_AGAIN + OTHERWISE_NAMED
     tell(store, "alice", SMALL_TALK + [("user", case.fact) for case in cases])
-    assert missed(Retriever(store, embedder), "alice", cases) == []
-    assert missed(Retriever(store, embedder), "alice", cases, k=3) == []
+    assert missed(Retriever(store.records, embedder), "alice", cases) == []
+    assert missed(Retriever(store.records, embedder), "alice", cases, k=3) == []
 
 
 def test_full_text_alone_finds_what_is_named_again(store: Store) -> None:
     tell(store, "alice", SMALL_TALK + [("user", case.fact) for case in NAMED_AGAIN + OTHERWISE_NAMED])
-    assert missed(Retriever(store), "alice", NAMED_AGAIN) == []
+    assert missed(Retriever(store.records), "alice", NAMED_AGAIN) == []
 
 
 @pytest.mark.parametrize("meaning", [True, False])
 def test_earlier_questions_do_not_push_the_fact_out(store: Store, embedder: Embedder, meaning: bool) -> None:
     noise = [("user", text) for text in ASKED_BEFORE] + [("assistant", text) for text in UNKNOWING]
     tell(store, "alice", [("user", "My locker code is 4417."), *noise, *noise, ("user", "It rained all day.")])
-    retriever = Retriever(store, embedder if meaning else None)
+    retriever = Retriever(store.records, embedder if meaning else None)
     cases = [Case("", question, "4417") for question in [*ASKED_BEFORE, "locker code", "Remind me of my locker code"]]
     assert missed(retriever, "alice", cases) == []
     assert missed(retriever, "alice", cases, k=1) == []

@@ -75,7 +75,7 @@ def test_a_question_is_found_with_the_turn_before_it(embedder: Embedder) -> None
         for number, fact in enumerate(facts):
             small = [f"{text} on day {number}." for text in rng.sample(talk, 6)]
             store.append("a", [{"role": "user", "content": text} for text in [*small, fact]], f"s{number // 5}")
-        retriever = Retriever(store, embedder)
+        retriever = Retriever(store.records, embedder)
         alone, together = (
             [case for case in CASES if not found(retriever, case, case.before if with_it else ())]
             for with_it in (False, True)
@@ -111,7 +111,7 @@ def test_a_question_that_stands_by_itself_is_not_touched(embedder: Embedder) -> 
     with Store.open("sqlite://", split=split_text) as store:
         facts = [fact.strip() for line in FACTS.strip().splitlines() for fact in line.split("|")]
         store.append("a", [{"role": "user", "content": fact} for fact in facts], "s")
-        retriever = Retriever(store, embedder)
+        retriever = Retriever(store.records, embedder)
         for query in ("What is the capital of Chile?", "Where does Ingrid live?", "What is the gate code?"):
             alone = retriever.search("a", query)
             assert retriever.search("a", query, context=["Who wrote the report?", "Olga."]) == alone

@@ -223,7 +223,7 @@ def test_the_bundled_model_sees_all_of_a_record(bundled: SentenceTransformerEmbe
         assert with_it @ without < 0.9999
     with Store.open("sqlite://", split=Cutting(bundled)) as store:
         store.append("a", [{"role": "tool", "content": f"{HEX}. The kitten sleeps on the sofa."}], "s")
-        found = Retriever(store, bundled).search("a", "Where does the young cat nap?", 1)
+        found = Retriever(store.records, bundled).search("a", "Where does the young cat nap?", 1)
         assert found[0].text.endswith("The kitten sleeps on the sofa.")
 
 

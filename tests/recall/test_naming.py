@@ -175,4 +175,4 @@ def test_open_takes_a_name(tmp_path: Path) -> None:
         with DeltaMem.open(None, url=url, embedder=embedder, name=name) as mem:
             mem.agent("a").write([{"role": "user", "content": f"note {name}"}])
             mem.agent("a").recall("note", mode="vector")
-            assert mem.retriever.model == name and name in mem.store.embedding_models("a")
+            assert mem.retriever.model == name and name in mem.store.records.embedding_models("a")

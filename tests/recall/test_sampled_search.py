@@ -69,7 +69,7 @@ def test_where_all_records_are_sampled_the_ranking_is_that_in_memory(
 ) -> None:
     monkeypatch.setattr(sampled_search, "SAMPLE", 300)
     fill(store, 300)
-    held, asked = Retriever(store, embedder), Retriever(store, embedder, in_memory=0)
+    held, asked = Retriever(store.records, embedder), Retriever(store.records, embedder, in_memory=0)
     for query in QUERIES:
         expected = held.search("alice", query, 10)
         found = asked.search("alice", query, 10)
@@ -83,7 +83,7 @@ def test_where_some_are_sampled_the_first_ten_are_mostly_those_in_memory(
     store: Store, embedder: CallableEmbedder | None
 ) -> None:
     fill(store, 3000)
-    held, asked = Retriever(store, embedder), Retriever(store, embedder, in_memory=2_999)
+    held, asked = Retriever(store.records, embedder), Retriever(store.records, embedder, in_memory=2_999)
     shared = []
     for query in QUERIES[:-1]:
         expected = ids(held.search("alice", query, 10))
@@ -97,7 +97,7 @@ def test_where_some_are_sampled_the_first_ten_are_mostly_those_in_memory(
 def test_scopes(store: Store, embedder: CallableEmbedder | None) -> None:
     fill(store, 600)
     store.append("bob", [{"role": "user", "content": "the painted boat of bob"}], "s1")
-    held, asked = Retriever(store, embedder), Retriever(store, embedder, in_memory=0)
+    held, asked = Retriever(store.records, embedder), Retriever(store.records, embedder, in_memory=0)
     scopes: list[dict[str, Any]] = [
         {"session": "s3"},
         {"session": "nowhere"},
@@ -130,7 +130,7 @@ def test_more_candidates_are_asked_for_where_a_filter_leaves_few(
     for number in range(400):
         said = {"role": "user", "content": f"apple number {number}", "metadata": {"last": number > 396}}
         store.append("alice", [said], "s")
-    found = Retriever(store, embedder, in_memory=0).search("alice", "apple", 5, metadata={"last": True})
+    found = Retriever(store.records, embedder, in_memory=0).search("alice", "apple", 5, metadata={"last": True})
     assert {record.text for record in found} == {f"apple number {number}" for number in (397, 398, 399)}
 
 
@@ -138,7 +138,7 @@ def test_more_candidates_are_asked_for_where_a_filter_leaves_few(
 def test_what_was_written_superseded_rolled_back_or_erased_is_seen(
     store: Store, embedder: CallableEmbedder | None
 ) -> None:
-    retriever = Retriever(store, embedder, in_memory=0)
+    retriever = Retriever(store.records, embedder, in_memory=0)
 
     def found() -> set[str]:
         return {record.text for record in retriever.search("alice", "apple", 9)}
@@ -161,7 +161,7 @@ def test_what_was_written_superseded_rolled_back_or_erased_is_seen(
 
 
 def test_an_agent_that_grows_is_no_longer_held(store: Store) -> None:
-    retriever = Retriever(store, EMBEDDERS[1], in_memory=30)
+    retriever = Retriever(store.records, EMBEDDERS[1], in_memory=30)
     fill(store, 30)
     retriever.search("alice", "boat")
     assert "alice" in retriever._snapshots._kept and not retriever._large._prepared
@@ -181,7 +181,7 @@ def test_what_is_new_is_embedded_once(store: Store) -> None:
         seen.append(len(texts))
         return letters(texts)
 
-    retriever = Retriever(store, CallableEmbedder(embed, name="counting"), in_memory=0, embed_seconds=inf)
+    retriever = Retriever(store.records, CallableEmbedder(embed, name="counting"), in_memory=0, embed_seconds=inf)
     fill(store, 100)
     retriever.search("alice", "boat")
     fill(store, 3, seed=8)
@@ -192,19 +192,19 @@ def test_what_is_new_is_embedded_once(store: Store) -> None:
 
 def test_another_dimension_under_the_same_name(store: Store) -> None:
     fill(store, 20)
-    Retriever(store, EMBEDDERS[1]).embed_missing("alice")
+    Retriever(store.records, EMBEDDERS[1]).embed_missing("alice")
     shorter = CallableEmbedder(lambda texts: np.ones((len(texts), 3)), name="letters")
     with pytest.raises(EmbedderError, match="dimension 3"):
-        Retriever(store, shorter, in_memory=0).search("alice", "boat")
+        Retriever(store.records, shorter, in_memory=0).search("alice", "boat")
 
 
 def test_a_read_only_store(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with Store.open(f"sqlite:///{tmp_path}/m.db", split=split_text) as store:
         fill(store, 60)
-        Retriever(store, EMBEDDERS[1]).embed_missing("alice")
+        Retriever(store.records, EMBEDDERS[1]).embed_missing("alice")
         store.append("alice", [{"role": "user", "content": "zzzz sleeping"}], "t")
     with Store.open(f"sqlite:///file:{tmp_path}/m.db?mode=ro&uri=true", split=split_text) as store:
-        retriever = Retriever(store, EMBEDDERS[1], in_memory=0)
+        retriever = Retriever(store.records, EMBEDDERS[1], in_memory=0)
         with caplog.at_level(logging.WARNING):
             found = retriever.search("alice", "sleeping zzz", 2)
             retriever.search("alice", "boat")
@@ -214,10 +214,10 @@ def test_a_read_only_store(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
 
 def test_reindex_indexes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     indexed: list[tuple[str, str]] = []
-    index: Callable[[str, str], bool] = store.index_vectors
-    monkeypatch.setattr(store, "index_vectors", lambda *each: indexed.append(each) or index(*each))
+    index: Callable[[str, str], bool] = store.records.index_vectors
+    monkeypatch.setattr(store.records, "index_vectors", lambda *each: indexed.append(each) or index(*each))
     fill(store, 20)
-    Retriever(store, EMBEDDERS[1]).reindex("alice")
+    Retriever(store.records, EMBEDDERS[1]).reindex("alice")
     assert indexed == []
-    Retriever(store, EMBEDDERS[1], in_memory=19).reindex("alice")
+    Retriever(store.records, EMBEDDERS[1], in_memory=19).reindex("alice")
     assert indexed == [("alice", "letters")]

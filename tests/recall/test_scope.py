@@ -25,7 +25,7 @@ EMBEDDERS = [None, CallableEmbedder(letters, name="letters")]
 
 @pytest.fixture(params=EMBEDDERS, ids=["words", "words and meaning"])
 def retriever(request: pytest.FixtureRequest, store: Store) -> Retriever:
-    return Retriever(store, request.param)
+    return Retriever(store.records, request.param)
 
 
 def tell(store: Store, text: str, days: int = 0, session: str = "s", **metadata: Any) -> None:
@@ -90,7 +90,7 @@ def test_what_was_written_superseded_rolled_back_or_erased_is_seen(store: Store,
 
 def test_a_record_that_nobody_has_embedded_is_not_lost(store: Store) -> None:
     """Another process writes between the embedding of what is new and the reading of it."""
-    retriever = Retriever(store, CallableEmbedder(letters, name="letters"))
+    retriever = Retriever(store.records, CallableEmbedder(letters, name="letters"))
     tell(store, "apple one")
     embed_missing = retriever.embed_missing
 
@@ -102,9 +102,9 @@ def test_a_record_that_nobody_has_embedded_is_not_lost(store: Store) -> None:
 
     retriever.embed_missing = late  # type: ignore[method-assign,assignment]
     assert texts(retriever.search("alice", "apple")) == {"apple one", "apple two"}  # the new one by its words
-    assert len(store.missing_embeddings("alice", "letters", 9)) == 1
+    assert len(store.records.missing_embeddings("alice", "letters", 9)) == 1
     assert texts(retriever.search("alice", "apple")) == {"apple one", "apple two"}
-    assert not store.missing_embeddings("alice", "letters", 9)
+    assert not store.records.missing_embeddings("alice", "letters", 9)
 
 
 def test_threads_search_while_others_write(store: Store, retriever: Retriever) -> None:
@@ -130,16 +130,16 @@ def test_threads_search_while_others_write(store: Store, retriever: Retriever) -
 
 
 def test_the_vectors_in_memory_are_those_of_the_store(store: Store) -> None:
-    retriever = Retriever(store, CallableEmbedder(letters, name="letters"))
+    retriever = Retriever(store.records, CallableEmbedder(letters, name="letters"))
     for number in range(3):
         tell(store, f"apple {number}\n" + "sentence after sentence. " * 100, session=f"s{number % 2}")
         retriever.search("alice", "apple")
     snapshot = retriever._snapshots.of("alice", lambda agent, known: frozenset())
-    keys, vectors = store.embeddings("alice", "letters")
+    keys, vectors = store.records.embeddings("alice", "letters")
     assert snapshot is not None and snapshot.vectors is not None and len(snapshot) > 3
     assert snapshot.keys.tolist() == keys and np.array_equal(snapshot.vectors, vectors)
     # A memory that has grown knows of each record's neighbourhood what one that was read at once does.
-    whole = Retriever(store, CallableEmbedder(letters, name="letters"))._snapshots.of(
+    whole = Retriever(store.records, CallableEmbedder(letters, name="letters"))._snapshots.of(
         "alice", lambda agent, known: frozenset()
     )
     assert whole is not None and np.allclose(snapshot.lengths, whole.lengths, rtol=1e-6)

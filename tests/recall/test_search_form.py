@@ -77,7 +77,7 @@ def test_in_the_databases_index(store: Store) -> None:
     missed, unasked = [], []
     for number, (text, query) in enumerate(FOUND):
         for way, said, asked in (("a", text, query), ("b", query, text)):
-            found = [record.text for record, _ in store.search_text(f"{way}{number}", query_terms(asked), 9)]
+            found = [record.text for record, _ in store.records.search_text(f"{way}{number}", query_terms(asked), 9)]
             if said not in found:  # what is stored is what was written
                 missed.append((said, asked))
             unasked += [each for each in found if each != said]
@@ -106,5 +106,5 @@ def test_embedders_get_it_but_for_joiners_that_spell() -> None:
 
     with Store.open("sqlite://") as store:
         store.append("a", [{"role": "user", "content": "the ﬁle is ４"}], "s")
-        (found,) = Retriever(store, CallableEmbedder(embed, name="n")).search("a", "ﬁle ４")
+        (found,) = Retriever(store.records, CallableEmbedder(embed, name="n")).search("a", "ﬁle ４")
     assert given == ["the file is 4", "file 4"] and found.text == "the ﬁle is ４"

@@ -101,14 +101,14 @@ def _forks(store: Store, folder: Path, found: Verdict, counts: Counter[str], kno
 def _check_agent(store: Store, agent: str, found: Verdict) -> None:
     """Records and full text are those of the live messages, and the stored state is the fold."""
     live = store.live(agent)
-    if {entry.position for entry in live} != {record.position for record in store.records(agent)}:
+    if {entry.position for entry in live} != {record.position for record in store.records.read(agent)}:
         found.faults.append(f"{agent}: the records are not those of the live messages")
     for entry in live[:: max(1, len(live) // 20)]:
         token = entry.text.split()[0]
-        hits = [record.text.split()[0] for record, _ in store.search_text(agent, [token], 5)]
+        hits = [record.text.split()[0] for record, _ in store.records.search_text(agent, [token], 5)]
         if token not in hits:
             found.faults.append(f"{agent}: a search for {token} gives {hits}")
-    newest = store.newest_revision(agent, worker.FINGERPRINT)
+    newest = store.states.newest(agent, worker.FINGERPRINT)
     known = [entry for entry in live if newest is not None and entry.position <= newest.position]
     if newest is not None and worker.folded(known) != newest.state:
         found.faults.append(f"{agent}: the state stored at {newest.position} is not the fold of its journal")

@@ -166,7 +166,7 @@ class Writer:
         live = self.world.agents[agent].live() if agent in self.world.agents else []
         if live:
             token = self.random.choice(live)[3].split()[0]
-            hits = [record.text.split()[0] for record, _ in store.search_text(agent, [token], 5)]
+            hits = [record.text.split()[0] for record, _ in store.records.search_text(agent, [token], 5)]
             if hits != [token]:
                 self.fault(f"{agent}: a search for {token} gives {hits}")
             if isinstance(self.actor, InMemory):
@@ -176,7 +176,7 @@ class Writer:
         gone = sorted(self.world.gone)
         if gone:
             token = self.random.choice(gone).split()[0]
-            if store.search_text(agent, [token], 5):
+            if store.records.search_text(agent, [token], 5):
                 self.fault(f"{agent}: a search finds {token}, which is erased")
 
     def fold(self, agent: str) -> None:
@@ -240,14 +240,14 @@ class Writer:
 
 def fold(store: Store, agent: str) -> None:
     """As a memory folds: from the state that the stored one was folded from, or the beginning."""
-    tail = store.fold_input(agent, FINGERPRINT)
+    tail = store.states.fold_input(agent, FINGERPRINT)
     if tail is None or not tail.entries:
         return
     state = folded(tail.entries, tail.base.state if tail.base else b"")
     after = tail.base.position if tail.base else 0
     revision = Revision(position=tail.position, epoch=tail.epoch, fingerprint=FINGERPRINT, state=state)
     with contextlib.suppress(UnknownAgentError):  # deleted meanwhile
-        store.commit(agent, revision, after=after)
+        store.states.commit(agent, revision, after=after)
 
 
 def folded(entries: list[Entry], state: bytes = b"") -> bytes:

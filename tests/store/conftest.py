@@ -58,7 +58,7 @@ def commit(store: Store) -> Commit:
         assert info is not None
         data = state or f"{agent} {position}".encode()
         revision = Revision(position=position, epoch=info.epoch, fingerprint=fingerprint, state=data)
-        return store.commit(agent, revision, after=after)
+        return store.states.commit(agent, revision, after=after)
 
     return committed
 

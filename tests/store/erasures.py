@@ -41,7 +41,7 @@ def main(count: int) -> None:
                     show((i + 1) * AGENTS, time.perf_counter() - began, max(of_each // 10, 1) * AGENTS, path)
                     began = time.perf_counter()
             assert all(len(store.live(f"agent{agent}")) == 10 for agent in range(AGENTS))
-            found = store.search_text("agent0", ["note"], 99)
+            found = store.records.search_text("agent0", ["note"], 99)
             assert len(found) == 10, found
         database = open_database(f"sqlite:///{path}", None)
         assert versions.differences(database) == []

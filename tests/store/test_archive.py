@@ -42,8 +42,8 @@ def filled(store: Store, say: Say, commit: Commit) -> Store:
     commit("alice", 6, 1, state=STATE)
     commit("alice", 2, fingerprint="g", state=STATE)
     for model, dim in (("m", 2), ("other model", 3)):
-        keys = [key for key, _ in store.missing_embeddings("alice", model, 10)][1:]
-        store.put_embeddings(
+        keys = [key for key, _ in store.records.missing_embeddings("alice", model, 10)][1:]
+        store.records.put_embeddings(
             "alice", model, keys, np.random.default_rng(dim).normal(size=(len(keys), dim)).astype("f4")
         )
     return store
@@ -60,18 +60,20 @@ def told(store: Store, agent: str) -> dict[str, Any]:
     """All that a caller can see of an agent, but its name, epoch and keys."""
     info = store.agent(agent)
     assert info is not None
-    texts = {record.key: (record.position, record.chunk, record.text) for record in store.records(agent)}
+    texts = {record.key: (record.position, record.chunk, record.text) for record in store.records.read(agent)}
     return {
         "at": [store.at(agent, position) for position in range(info.position + 1)],
         "live": store.live(agent),
         "records": list(texts.values()),
-        "words": sorted(record.text for record, _ in store.search_text(agent, ["apple", "blackberry", "pie"], 9)),
+        "words": sorted(
+            record.text for record, _ in store.records.search_text(agent, ["apple", "blackberry", "pie"], 9)
+        ),
         "revisions": [
             (each.position, each.fingerprint, each.parent, each.state, each.created_at)
-            for each in store.revisions(agent)
+            for each in store.states.revisions(agent)
         ],
         "embeddings": [
-            [(texts[key], vector.tolist()) for key, vector in zip(*store.embeddings(agent, model), strict=True)]
+            [(texts[key], vector.tolist()) for key, vector in zip(*store.records.embeddings(agent, model), strict=True)]
             for model in ("m", "other model")
         ],
         "position": info.position,
@@ -97,7 +99,7 @@ def test_there_and_back(filled: Store, other: Store, tmp_path: Path) -> None:
 def test_an_imported_agent_goes_on(filled: Store, tmp_path: Path, say: Say) -> None:
     filled.export("alice", tmp_path / "a.zip")
     filled.import_(tmp_path / "a.zip", "bob")
-    tail = filled.fold_input("bob", "f")
+    tail = filled.states.fold_input("bob", "f")
     assert tail is not None and tail.newest is None and len(tail.entries) == len(filled.live("alice"))
     filled.append("bob", [say("apricot", id="a"), say("damson", id="b")], "s1")
     assert [entry.position for entry in filled.live("bob")][-2:] == [10, 11]
@@ -180,9 +182,9 @@ def archive(other: Store, tmp_path: Path, say: Say) -> Path:
     other.rollback("alice", 10)
     info = other.agent("alice")
     assert info is not None
-    keys = [key for key, _ in other.missing_embeddings("alice", "m", 99)]
-    other.put_embeddings("alice", "m", keys, np.ones((len(keys), 2), np.float32))
-    other.commit("alice", Revision(position=5, epoch=info.epoch, fingerprint="f", state=STATE), after=0)
+    keys = [key for key, _ in other.records.missing_embeddings("alice", "m", 99)]
+    other.records.put_embeddings("alice", "m", keys, np.ones((len(keys), 2), np.float32))
+    other.states.commit("alice", Revision(position=5, epoch=info.epoch, fingerprint="f", state=STATE), after=0)
     path = tmp_path / "a.zip"
     other.export("alice", path)
     return path
@@ -449,8 +451,10 @@ def test_records_cut_otherwise_are_embedded_again(filled: Store, tmp_path: Path)
     filled.export("alice", tmp_path / "a.zip")
     with Store.open("sqlite://") as whole:
         whole.import_(tmp_path / "a.zip")
-        assert [record.chunk for record in whole.records("alice")] == [0, 0, 0, 0]
-        assert len(whole.embeddings("alice", "m")[0]) + len(whole.missing_embeddings("alice", "m", 9)) == 4
+        assert [record.chunk for record in whole.records.read("alice")] == [0, 0, 0, 0]
+        assert (
+            len(whole.records.embeddings("alice", "m")[0]) + len(whole.records.missing_embeddings("alice", "m", 9)) == 4
+        )
 
 
 def test_sessions_that_number_alike(store: Store, other: Store, tmp_path: Path, say: Say) -> None:
@@ -508,7 +512,11 @@ def test_in_an_archive_of_version_1_ids_are_the_agents(other: Store, tmp_path: P
     rewritten(path, old)
     other.import_(path, "new")
     assert [[entry.text for entry in other.at("new", at)] for at in range(3)] == [[], ["apple"], ["banana"]]
-    assert [entry.text for entry in other.live("new")] == [record.text for record in other.records("new")] == ["banana"]
+    assert (
+        [entry.text for entry in other.live("new")]
+        == [record.text for record in other.records.read("new")]
+        == ["banana"]
+    )
     other.export("new", path, overwrite=True)  # as version 2
     other.import_(path, "again")
     assert told(other, "again") == told(other, "new")

@@ -33,7 +33,7 @@ def test_strange_text_comes_back_unchanged(store: Store, say: Say, text: str) ->
     assert (first.content, first.id, first.metadata, first.session) == (text, text.strip(), {text: [text]}, text)
     assert second.content == [{"type": "image", "alt": text}, text]
     assert store.sessions(text) == [text]
-    store.search_text(text, [text], 5, session=text)
+    store.records.search_text(text, [text], 5, session=text)
     store.fork(text, text + "2")
     assert store.live(text + "2") == [first, second]
 
@@ -99,10 +99,10 @@ def test_ten_megabytes(store: Store, say: Say, unit: str) -> None:
     text = unit * (10_000_000 // len(unit.encode()))
     store.append("alice", [say(text, id="m"), say("short")], "s")
     assert store.live("alice")[0].text == text
-    assert len(store.records("alice")[0].text) == len(text)
-    assert [record.text for record, _ in store.search_text("alice", ["short"], 5)] == ["short"]
+    assert len(store.records.read("alice")[0].text) == len(text)
+    assert [record.text for record, _ in store.records.search_text("alice", ["short"], 5)] == ["short"]
     store.erase("alice", Selection(ids=["m"]))
-    assert len(store.records("alice")) == 1
+    assert len(store.records.read("alice")) == 1
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ def test_a_hundred_thousand_messages_in_one_write(store: Store, say: Say) -> Non
     assert time.monotonic() - began < 60
     info = store.agent("alice")
     assert info is not None and (info.messages, info.position) == (200_000, 200_000)
-    assert len(store.search_text("alice", ["message 99999"], 5)) == 2
+    assert len(store.records.search_text("alice", ["message 99999"], 5)) == 2
 
 
 @pytest.mark.slow
@@ -127,21 +127,27 @@ def test_a_hundred_thousand_messages_in_one_write(store: Store, say: Say) -> Non
 def test_a_query_of_many_terms(store: Store, say: Say, count: int) -> None:
     store.append("alice", [say("needle"), say("hay")], "s")
     terms = [*(f"w{i}" for i in range(count)), "needle"]
-    assert [record.text for record, _ in store.search_text("alice", terms, 5)] == ["needle"]
+    assert [record.text for record, _ in store.records.search_text("alice", terms, 5)] == ["needle"]
     cjk = "".join(chr(0x4E00 + i) for i in range(count))
     store.append("alice", [say(cjk[-2:])], "s")
-    assert [record.text for record, _ in store.search_text("alice", [cjk], 5)] == [cjk[-2:]]
-    assert store.search_text("alice", ["x" * 100_000, "猫" * 100_000], 5) == []
+    assert [record.text for record, _ in store.records.search_text("alice", [cjk], 5)] == [cjk[-2:]]
+    assert store.records.search_text("alice", ["x" * 100_000, "猫" * 100_000], 5) == []
 
 
 def test_unknown_agents_read_empty_and_cannot_be_changed(store: Store, tmp_path: Any) -> None:
     assert (
-        store.live("nobody") == store.records("nobody") == store.sessions("nobody") == store.revisions("nobody") == []
+        store.live("nobody")
+        == store.records.read("nobody")
+        == store.sessions("nobody")
+        == store.states.revisions("nobody")
+        == []
     )
-    assert store.agent("nobody") is None and store.fold_input("nobody", "f") is None
-    assert store.newest_revision("nobody", "f") is None and store.embeddings("nobody", "m")[0] == []
-    assert store.search_text("nobody", ["x"], 5) == [] and store.missing_embeddings("nobody", "m", 5) == []
-    assert store.drop_revisions("nobody") == 0 and store.stored_states("nobody", "f").count == 0
+    assert store.agent("nobody") is None and store.states.fold_input("nobody", "f") is None
+    assert store.states.newest("nobody", "f") is None and store.records.embeddings("nobody", "m")[0] == []
+    assert (
+        store.records.search_text("nobody", ["x"], 5) == [] and store.records.missing_embeddings("nobody", "m", 5) == []
+    )
+    assert store.states.drop("nobody") == 0 and store.states.summary("nobody", "f").count == 0
     changes: list[Callable[[], object]] = [
         lambda: store.erase("nobody", Selection(whole=True)),
         lambda: store.fork("nobody", "twin"),

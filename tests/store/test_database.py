@@ -32,7 +32,7 @@ def test_what_one_process_wrote_another_reads(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", script, url], check=True)
     with Store.open(url) as store:
         assert [entry.text for entry in store.live("alice")] == ["hello from afar"]
-        assert [record.text for record, _ in store.search_text("alice", ["afar"], 5)] == ["hello from afar"]
+        assert [record.text for record, _ in store.records.search_text("alice", ["afar"], 5)] == ["hello from afar"]
 
 
 @pytest.mark.slow
@@ -47,7 +47,7 @@ def test_processes_neither_lose_nor_double(tmp_path: Path) -> None:
         "    store.append('alice', [{'role': 'user', 'content': name, 'id': name},"
         " {'role': 'user', 'content': 'shared', 'id': 'shared'}], worker)\n"
         "    info = store.agent('alice'); at, epoch = info.position, info.epoch\n"
-        "    store.commit('alice', Revision(position=at, epoch=epoch, fingerprint='f', state=b'x'), after=0)\n"
+        "    store.states.commit('alice', Revision(position=at, epoch=epoch, fingerprint='f', state=b'x'), after=0)\n"
     )
     workers = [subprocess.Popen([sys.executable, "-c", script, url, str(worker)]) for worker in range(4)]
     assert [worker.wait(60) for worker in workers] == [0, 0, 0, 0]
@@ -61,8 +61,8 @@ def test_processes_neither_lose_nor_double(tmp_path: Path) -> None:
         for worker in range(4):  # each one's messages are in the order in which it wrote them
             own = [entry.id for entry in entries if entry.id.startswith(f"{worker}-")]
             assert own == [f"{worker}-{i}" for i in range(12)]
-        assert len(store.records("alice")) == 52 and len(store.search_text("alice", ["shared"], 100)) == 4
-        assert [stored.position for stored in store.revisions("alice")][-1] == 52
+        assert len(store.records.read("alice")) == 52 and len(store.records.search_text("alice", ["shared"], 100)) == 4
+        assert [stored.position for stored in store.states.revisions("alice")][-1] == 52
 
 
 def test_a_file_is_in_wal_mode_with_foreign_keys(tmp_path: Path, say: Say) -> None:
@@ -187,18 +187,18 @@ def revision_of(store: Store, fingerprint: str = "f") -> Revision:
 def filled(path: Path, say: Say) -> None:
     with Store.open(URL.create("sqlite", database=str(path))) as store:
         store.append("alice", [say("we indent with two spaces", id="m")], "s")
-        store.commit("alice", revision_of(store), after=0)
+        store.states.commit("alice", revision_of(store), after=0)
 
 
 def test_a_read_only_database_reads_and_refuses_to_write(tmp_path: Path, say: Say) -> None:
     filled(tmp_path / "m.db", say)
     with Store.open(f"sqlite:///file:{tmp_path}/m.db?mode=ro&uri=true") as store:
         assert [entry.id for entry in store.live("alice")] == ["m"]
-        assert len(store.search_text("alice", ["indent"], 5)) == 1
+        assert len(store.records.search_text("alice", ["indent"], 5)) == 1
         with pytest.raises(StoreError, match=r"cannot write .*readonly.*permission"):
             store.append("alice", [say("more")], "s")
         with pytest.raises(StoreError, match="readonly"):
-            store.commit("alice", revision_of(store, fingerprint="g"), after=0)
+            store.states.commit("alice", revision_of(store, fingerprint="g"), after=0)
         assert len(store.live("alice")) == 1
     with pytest.raises(StoreError, match="unable to open"):
         Store.open(f"sqlite:///file:{tmp_path}/absent.db?mode=ro&uri=true")
@@ -222,7 +222,7 @@ def test_a_database_in_a_folder_without_write_permission(tmp_path: Path, say: Sa
         "if os.getuid() == 0: os.setuid(65534)\n"  # root may write anywhere
         "store = Store.open(URL.create('sqlite', database=sys.argv[1]))\n"
         "assert [entry.id for entry in store.live('alice')] == ['m']\n"
-        "assert store.newest_revision('alice', 'f').state == b'x'\n"
+        "assert store.states.newest('alice', 'f').state == b'x'\n"
         "try: store.append('alice', [{'role': 'user', 'content': 'x'}], 's')\n"
         "except StoreError as error: print(error)\n"
     )
@@ -246,7 +246,7 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(tmp_path: Path, say: Sa
             for _ in range(200):
                 store.append("alice", [say("word " * 200), say("another " * 100)], "s")
                 written += 2
-        assert 0 < written == len(store.live("alice")) == len(store.records("alice"))
+        assert 0 < written == len(store.live("alice")) == len(store.records.read("alice"))
 
 
 def test_an_error_carries_no_text_of_messages(tmp_path: Path, say: Say) -> None:

@@ -35,12 +35,14 @@ def filled(store: Store, say: Say, commit: Commit) -> Store:
         store.append("alice", [say(text, id=name, created_at=NOON + timedelta(hours=position))], session)
     for position in range(1, 6):
         commit("alice", position, position - 1)
-    keys = [key for key, _ in store.missing_embeddings("alice", "m", 10)]
-    store.put_embeddings("alice", "m", keys, np.ones((4, 2), np.float32))
+    keys = [key for key, _ in store.records.missing_embeddings("alice", "m", 10)]
+    store.records.put_embeddings("alice", "m", keys, np.ones((4, 2), np.float32))
     store.append("bob", [say("apple", id="a"), say("banana", id="b")], "s1")
     store.append("bob", [say("berry", id="b")], "s1")
     commit("bob", 3)
-    store.put_embeddings("bob", "m", [key for key, _ in store.missing_embeddings("bob", "m", 9)], np.ones((2, 2), "f4"))
+    store.records.put_embeddings(
+        "bob", "m", [key for key, _ in store.records.missing_embeddings("bob", "m", 9)], np.ones((2, 2), "f4")
+    )
     return store
 
 
@@ -49,7 +51,7 @@ def live(store: Store, agent: str = "alice") -> list[tuple[int, str]]:
 
 
 def revisions(store: Store, agent: str = "alice") -> list[int]:
-    return [stored.position for stored in store.revisions(agent)]
+    return [stored.position for stored in store.states.revisions(agent)]
 
 
 def test_by_ids_every_version_goes(filled: Store, rows: Rows) -> None:
@@ -71,11 +73,11 @@ def test_by_ids_every_version_goes(filled: Store, rows: Rows) -> None:
 
 
 def test_no_word_of_it_is_found(filled: Store) -> None:
-    assert filled.search_text("alice", ["blackberry"], 5) != []
+    assert filled.records.search_text("alice", ["blackberry"], 5) != []
     filled.erase("alice", Selection(ids=["b"]))
-    assert filled.search_text("alice", ["blackberry", "banana"], 5) == []
-    assert [record.text for record in filled.records("alice")] == ["apple", "cherry", "damson"]
-    assert len(filled.embeddings("alice", "m")[0]) == 3
+    assert filled.records.search_text("alice", ["blackberry", "banana"], 5) == []
+    assert [record.text for record in filled.records.read("alice")] == ["apple", "cherry", "damson"]
+    assert len(filled.records.embeddings("alice", "m")[0]) == 3
 
 
 def test_a_message_that_an_erased_one_had_superseded_is_live_again(filled: Store) -> None:
@@ -83,8 +85,8 @@ def test_a_message_that_an_erased_one_had_superseded_is_live_again(filled: Store
 
     assert plan.erased[0].ids == (("s1", "b"), ("s2", "d"))
     assert live(filled) == [(1, "apple"), (2, "banana"), (3, "cherry")]
-    assert [record.text for record, _ in filled.search_text("alice", ["banana", "blackberry"], 5)] == ["banana"]
-    assert [text for _, text in filled.missing_embeddings("alice", "m", 9)] == ["banana"]
+    assert [record.text for record, _ in filled.records.search_text("alice", ["banana", "blackberry"], 5)] == ["banana"]
+    assert [text for _, text in filled.records.missing_embeddings("alice", "m", 9)] == ["banana"]
     assert filled.sessions("alice") == ["s1"] and revisions(filled) == [1]
 
 
@@ -148,7 +150,9 @@ def test_the_whole_agent(filled: Store, rows: Rows) -> None:
     erased = plan.erased[0]
     refs = (("s1", "a"), ("s1", "b"), ("s1", "c"), ("s2", "d"))
     assert (erased.ids, erased.messages, erased.records, erased.revisions) == (refs, 5, 3, 1)
-    assert filled.agent("alice") is None and live(filled) == [] and filled.search_text("alice", ["apple"], 5) == []
+    assert (
+        filled.agent("alice") is None and live(filled) == [] and filled.records.search_text("alice", ["apple"], 5) == []
+    )
     assert all(found == [] for found in rows(filled, "alice").values())
     with pytest.raises(UnknownAgentError):
         filled.erase("alice", Selection(whole=True))
@@ -221,24 +225,24 @@ def test_as_if_it_had_never_been(filled: Store, store: Store, say: Say) -> None:
 
 
 def test_an_agent_written_to_again_is_another(filled: Store, say: Say, commit: Commit) -> None:
-    old, info = filled.revisions("alice")[-1], filled.agent("alice")
+    old, info = filled.states.revisions("alice")[-1], filled.agent("alice")
     filled.erase("alice", Selection(whole=True))
     with pytest.raises(UnknownAgentError, match="'alice'"):
-        filled.commit("alice", old, after=0)
+        filled.states.commit("alice", old, after=0)
 
     filled.append("alice", [say(f"new {i}") for i in range(9)], "s")
 
     again = filled.agent("alice")
     assert info is not None and again is not None and again.epoch != info.epoch
-    assert filled.commit("alice", old, after=0) == 0 and filled.revisions("alice") == []
+    assert filled.states.commit("alice", old, after=0) == 0 and filled.states.revisions("alice") == []
 
 
 def test_a_fold_under_way_cannot_store_what_was_erased(filled: Store, commit: Commit) -> None:
-    tail = filled.fold_input("alice", "g")
+    tail = filled.states.fold_input("alice", "g")
     assert tail is not None
-    old = filled.revisions("alice")[-1]
+    old = filled.states.revisions("alice")[-1]
     filled.erase("alice", Selection(ids=["d"]))
-    assert filled.commit("alice", old, after=0) == 4 and revisions(filled) == [1, 2, 3, 4]
+    assert filled.states.commit("alice", old, after=0) == 4 and revisions(filled) == [1, 2, 3, 4]
 
 
 def test_hashes_differ_between_two_erasures_of_the_same(filled: Store) -> None:
@@ -305,7 +309,7 @@ def test_many_messages(store: Store, say: Say) -> None:
     store.append("alice", [say(f"message {i}", id=str(i)) for i in range(3000)], "s")
     plan = store.erase("alice", Selection(ids=[str(i) for i in range(2500)]))
     assert plan.erased[0].messages == plan.erased[0].records == 2500
-    assert plan.erased[0].ids[0] == ("s", "0") and len(store.live("alice")) == len(store.records("alice")) == 500
+    assert plan.erased[0].ids[0] == ("s", "0") and len(store.live("alice")) == len(store.records.read("alice")) == 500
 
 
 def test_what_was_superseded_in_many_sessions_is_live_again(store: Store, say: Say) -> None:
@@ -317,7 +321,7 @@ def test_what_was_superseded_in_many_sessions_is_live_again(store: Store, say: S
         store.append("alice", [say("new", id="a")], session)
     store.erase("alice", Selection(since=since))
     assert {(entry.session, entry.text) for entry in store.live("alice")} == set(product(sessions, ("old", "other")))
-    assert len(store.records("alice")) == 220
+    assert len(store.records.read("alice")) == 220
 
 
 def test_an_erasure_does_not_read_the_whole_journal(tmp_path: Path, say: Say) -> None:
@@ -344,7 +348,7 @@ def test_purging_finishes_what_was_erased(filled: Store) -> None:
     filled.erase("bob", Selection(ids=["a"]))
     assert filled.purge() is None
     assert query(filled, "SELECT count(*) FROM deltamem_purges") == [0]
-    assert [record.text for record, _ in filled.search_text("alice", ["cherry"], 5)] == ["cherry"]
+    assert [record.text for record, _ in filled.records.search_text("alice", ["cherry"], 5)] == ["cherry"]
 
 
 @pytest.fixture

@@ -24,15 +24,15 @@ def filled(store: Store, say: Say, commit: Commit) -> Store:
     commit("alice", 1)
     commit("alice", 3, 1)
     commit("alice", 2, fingerprint="g")
-    keys = [key for key, _ in store.missing_embeddings("alice", "m", 10)]
-    store.put_embeddings("alice", "m", keys[1:], np.arange(6, dtype=np.float32).reshape(3, 2))
+    keys = [key for key, _ in store.records.missing_embeddings("alice", "m", 10)]
+    store.records.put_embeddings("alice", "m", keys[1:], np.arange(6, dtype=np.float32).reshape(3, 2))
     return store
 
 
 def told(store: Store, agent: str) -> dict[str, Any]:
     """All that a caller can see of an agent, but its name, epoch and keys."""
-    keys, vectors = store.embeddings(agent, "m")
-    texts = {record.key: (record.position, record.chunk, record.text) for record in store.records(agent)}
+    keys, vectors = store.records.embeddings(agent, "m")
+    texts = {record.key: (record.position, record.chunk, record.text) for record in store.records.read(agent)}
     info = store.agent(agent)
     assert info is not None
     return {
@@ -40,10 +40,14 @@ def told(store: Store, agent: str) -> dict[str, Any]:
         "live": store.live(agent),
         "sessions": store.sessions(agent),
         "records": list(texts.values()),
-        "words": sorted(record.text for record, _ in store.search_text(agent, ["apple", "banana", "blackberry"], 9)),
-        "revisions": [(each.position, each.fingerprint, each.parent, each.state) for each in store.revisions(agent)],
+        "words": sorted(
+            record.text for record, _ in store.records.search_text(agent, ["apple", "banana", "blackberry"], 9)
+        ),
+        "revisions": [
+            (each.position, each.fingerprint, each.parent, each.state) for each in store.states.revisions(agent)
+        ],
         "embeddings": [(texts[key], vector.tolist()) for key, vector in zip(keys, vectors, strict=True)],
-        "missing": [text for _, text in store.missing_embeddings(agent, "m", 10)],
+        "missing": [text for _, text in store.records.missing_embeddings(agent, "m", 10)],
         "info": (info.messages, info.position),
     }
 
@@ -113,4 +117,4 @@ def test_a_fold_of_the_one_is_not_accepted_for_the_other(filled: Store, say: Say
     filled.append("alice", [say("damson")], "s")
     filled.append("twin", [say("fig")], "s")
     commit("alice", 6, 3)
-    assert filled.commit("twin", filled.revisions("alice")[-1], after=3) == 3
+    assert filled.states.commit("twin", filled.states.revisions("alice")[-1], after=3) == 3

@@ -141,7 +141,7 @@ CALLS = {
     "fork": lambda: store.fork("busy 0", "another"),
     "delete": lambda: store.erase("busy 0", Selection(whole=True)),
     "read": lambda: store.live("busy 0"),
-    "search": lambda: store.search_text("busy 0", ["child"], 5),
+    "search": lambda: store.records.search_text("busy 0", ["child"], 5),
     "purge": lambda: store.purge(),
 }
 store.append("alice", say("parent"), "s")

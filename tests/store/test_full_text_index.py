@@ -70,7 +70,7 @@ def test_erasing_one_by_one_leaves_the_number_of_levels_flat(path: Path, monkeyp
             heights.append(height(path))
             store.append("meanwhile", [say(f"meanwhile {i}")], "s")
         assert max(heights) <= 8 and heights[-1] <= heights[0] + 1
-        assert all(len(store.search_text(agent, ["note"], 99)) == 1 for agent in agents)
+        assert all(len(store.records.search_text(agent, ["note"], 99)) == 1 for agent in agents)
     assert problems(path) == []
 
 
@@ -118,7 +118,7 @@ DAMAGE = {
 def test_a_broken_index_is_found_and_made_anew(path: Path, damage: object) -> None:
     with Store.open(f"sqlite:///{path}") as store:
         store.append("alice", [say(f"Rex is dog number {i}", id=f"m{i}") for i in range(20)], "s")
-        before = store.search_text("alice", ["rex"], 99)
+        before = store.records.search_text("alice", ["rex"], 99)
         assert len(before) == 20
     damage(path)  # type: ignore[operator]
 
@@ -128,12 +128,12 @@ def test_a_broken_index_is_found_and_made_anew(path: Path, damage: object) -> No
 
     assert problems(path) == []
     with Store.open(f"sqlite:///{path}") as store:
-        assert store.search_text("alice", ["rex"], 99) == before
+        assert store.records.search_text("alice", ["rex"], 99) == before
         store.append("alice", [say("Rex barks")], "s")
-        assert len(store.search_text("alice", ["rex"], 99)) == 21
+        assert len(store.records.search_text("alice", ["rex"], 99)) == 21
         store.erase("alice", Selection(ids=["m3"]))
         assert store.purge() is None
-        assert len(store.search_text("alice", ["rex"], 99)) == 20
+        assert len(store.records.search_text("alice", ["rex"], 99)) == 20
 
 
 def test_erasing_from_a_broken_index_says_what_to_do(path: Path) -> None:
@@ -152,11 +152,11 @@ def test_erasing_from_a_broken_index_says_what_to_do(path: Path) -> None:
 def test_another_connection_that_has_it_open_notices_a_repair(path: Path) -> None:
     with Store.open(f"sqlite:///{path}") as store:
         store.append("alice", [say("Rex", id="m1")], "s")
-        assert len(store.search_text("alice", ["rex"], 9)) == 1
+        assert len(store.records.search_text("alice", ["rex"], 9)) == 1
         repair(path)
-        assert len(store.search_text("alice", ["rex"], 9)) == 1
+        assert len(store.records.search_text("alice", ["rex"], 9)) == 1
         store.append("alice", [say("Rex again")], "s")
-        assert len(store.search_text("alice", ["rex"], 9)) == 2
+        assert len(store.records.search_text("alice", ["rex"], 9)) == 2
     assert problems(path) == []
 
 

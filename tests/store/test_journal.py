@@ -50,8 +50,8 @@ def test_agents_are_apart(store: Store, say: Say) -> None:
 
 def test_unknown_agents_are_empty(store: Store) -> None:
     assert store.live("nobody") == [] and store.sessions("nobody") == [] and store.agents() == []
-    assert store.agent("nobody") is None and store.newest_revision("nobody", "f") is None
-    assert store.search_text("nobody", ["word"], 5) == [] and store.records("nobody") == []
+    assert store.agent("nobody") is None and store.states.newest("nobody", "f") is None
+    assert store.records.search_text("nobody", ["word"], 5) == [] and store.records.read("nobody") == []
     assert store.append("nobody", [], "s") == [] and store.agent("nobody") is None
 
 
@@ -78,8 +78,8 @@ def test_same_id_with_other_text_supersedes(store: Store, say: Say) -> None:
     info = store.agent("alice")
     assert before is not None and info is not None
     assert (info.messages, info.position, info.epoch) == (2, 3, before.epoch + 1)
-    assert [record.text for record in store.records("alice")] == ["And I ski", "I live in Bergen"]
-    assert store.search_text("alice", ["Oslo"], 5) == []
+    assert [record.text for record in store.records.read("alice")] == ["And I ski", "I live in Bergen"]
+    assert store.records.search_text("alice", ["Oslo"], 5) == []
     store.append("alice", [say("I live in Oslo", id="m1")], "s")  # and back again
     assert [entry.position for entry in store.live("alice")] == [2, 4]
 
@@ -97,16 +97,18 @@ def test_ids_are_those_of_their_session(store: Store, say: Say) -> None:
     ]  # fmt: skip
     store.append("alice", [say("I like coffee.", id="1")], "b")
     assert [entry.text for entry in store.live("alice", session="b")] == ["Noted.", "I like coffee."]
-    assert len(store.live("alice")) == len(store.records("alice")) == 5
-    assert [record.text for record, _ in store.search_text("alice", ["locker"], 5)] == ["My locker is 4417."] * 2
+    assert len(store.live("alice")) == len(store.records.read("alice")) == 5
+    assert [record.text for record, _ in store.records.search_text("alice", ["locker"], 5)] == [
+        "My locker is 4417."
+    ] * 2
 
 
 def test_supersession_within_one_append(store: Store, say: Say) -> None:
     store.append("alice", [say("a", id="m"), say("b", id="m"), say("c", id="m")], "s")
 
     assert [(entry.position, entry.text) for entry in store.live("alice")] == [(3, "c")]
-    assert [record.text for record in store.records("alice")] == ["c"]
-    assert store.search_text("alice", ["a", "b"], 5) == []
+    assert [record.text for record in store.records.read("alice")] == ["c"]
+    assert store.records.search_text("alice", ["a", "b"], 5) == []
 
 
 def test_another_role_supersedes_too(store: Store, say: Say) -> None:
@@ -129,7 +131,7 @@ def test_blocks_are_kept_whole_and_their_text_is_joined(store: Store, say: Say) 
     first, second = store.live("alice")
     assert first.content == blocks and first.text == "Look at this:\nand that"
     assert second.content == [{"type": "image", "url": "y"}] and second.text == ""
-    assert [record.text for record in store.records("alice")] == ["Look at this:", "and that"]
+    assert [record.text for record in store.records.read("alice")] == ["Look at this:", "and that"]
 
 
 def test_results_of_tools_are_not_folded_unless_that_is_asked_for(store: Store, say: Say) -> None:
@@ -141,7 +143,7 @@ def test_results_of_tools_are_not_folded_unless_that_is_asked_for(store: Store, 
         given = [say("x", role, folded=value) for role, value, _ in asked]
         store.append("alice", [each | {"id": str(i)} if named else each for i, each in enumerate(given)], "s")
     assert [entry.folded for entry in store.live("alice")] == [stored for *_, stored in asked] * 2
-    assert len(store.records("alice")) == 2 * len(asked)  # all are found
+    assert len(store.records.read("alice")) == 2 * len(asked)  # all are found
 
     store.append("alice", [say("x", "tool", id="3", folded=True)], "s")  # known, with the same text
     assert store.live("alice")[len(asked) + 3].folded is False and len(store.live("alice")) == 2 * len(asked)
@@ -288,9 +290,11 @@ def test_live_journal_agrees_with_a_model_in_memory(store: Store, writes: list[l
 
     live = sorted((position, message_id, text) for message_id, (position, text) in model.items())
     assert [(entry.position, entry.id, entry.text) for entry in store.live(agent)] == live
-    assert [(record.position, record.text) for record in store.records(agent)] == [(p, text) for p, _, text in live]
+    assert [(record.position, record.text) for record in store.records.read(agent)] == [
+        (p, text) for p, _, text in live
+    ]
     for word in ("one", "zwei", "三"):
-        hits = {record.position for record, _ in store.search_text(agent, [word], 10)}
+        hits = {record.position for record, _ in store.records.search_text(agent, [word], 10)}
         assert hits == {position for position, _, text in live if text == word}
     info = store.agent(agent)
     if not head:
@@ -313,4 +317,4 @@ def test_text_is_cut_before_the_database_is_locked(tmp_path: Path) -> None:
     with Store.open(f"sqlite:///{path}", split=split) as store:
         store.append("alice", [{"role": "user", "content": "one"}, {"role": "user", "content": "two"}], "s")
         store.append("alice", [{"role": "user", "content": "three", "id": "m3"}], "s")
-        assert seen == ["one", "two", "three"] and store.size("alice") == 3
+        assert seen == ["one", "two", "three"] and store.records.size("alice") == 3

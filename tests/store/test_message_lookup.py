@@ -28,26 +28,29 @@ def test_found_are_live_messages_of_the_agent_in_order(store: Store) -> None:
     put(store, "a", "Not Alice's", agent="bob")
     put(store, "a", "In another session", session="t")
     assert [
-        (each.ref, each.text) for each in store.find("alice", [("s", each) for each in ("b", "a", "none", "a")])
+        (each.ref, each.text)
+        for each in store.messages.find("alice", [("s", each) for each in ("b", "a", "none", "a")])
     ] == [
         (("s", "a"), "Hi"),
         (("s", "b"), "Hello"),
     ]
-    assert [each.text for each in store.find("alice", [("t", "a"), ("t", "b"), ("u", "a")])] == ["In another session"]
-    assert len(store.find("alice", [MessageRef("t", "a"), ("s", "a")])) == 2
-    assert store.find("alice", []) == store.find("nobody", [("s", "a")]) == []
+    assert [each.text for each in store.messages.find("alice", [("t", "a"), ("t", "b"), ("u", "a")])] == [
+        "In another session"
+    ]
+    assert len(store.messages.find("alice", [MessageRef("t", "a"), ("s", "a")])) == 2
+    assert store.messages.find("alice", []) == store.messages.find("nobody", [("s", "a")]) == []
     store.erase("alice", Selection(ids=[("s", "a")]))
-    assert store.find("alice", [("s", "a")]) == [] != store.find("alice", [("t", "a")])
+    assert store.messages.find("alice", [("s", "a")]) == [] != store.messages.find("alice", [("t", "a")])
 
 
 def test_more_ids_than_one_statement_takes(store: Store) -> None:
     ids = [f"m{i}" for i in range(1100)]
     store.append("alice", [{"role": "user", "content": "Hi", "id": each} for each in ids], "s")
-    assert [each.id for each in store.find("alice", [("s", each) for each in ids[::-1]])] == ids
+    assert [each.id for each in store.messages.find("alice", [("s", each) for each in ids[::-1]])] == ids
     for session in range(9):
         put(store, "1", session=str(session))
     refs = [(str(session), "1") for session in range(9)]
-    assert [each.ref for each in store.find("alice", refs)] == refs
+    assert [each.ref for each in store.messages.find("alice", refs)] == refs
 
 
 def test_looking_up_goes_by_the_index_of_session_and_id(store: Store) -> None:
@@ -57,7 +60,7 @@ def test_looking_up_goes_by_the_index_of_session_and_id(store: Store) -> None:
         return
     put(store, "a")
     with statements(store) as sent:
-        store.find("alice", [("s", "a"), ("t", "b")])
+        store.messages.find("alice", [("s", "a"), ("t", "b")])
         put(store, "a", "Hello")
         put(store, "a", session="t")
     seen = [each for each in sent if "deltamem_messages.id" in each[0] and each[0].startswith("SELECT")]
@@ -87,7 +90,7 @@ def test_sessions_below_one(store: Store) -> None:
     put(store, "item:0", session="users", agent="bob")
 
     def found(**given: Any) -> list[tuple[str, str]]:
-        return [(each.session, each.id) for each in store.newest("alice", 100, **given)]
+        return [(each.session, each.id) for each in store.messages.newest("alice", 100, **given)]
 
     below = [("users", "item:0"), ("users.ann", "other"), ("users.", "item:9"), ("users.bob", "item:2")]
     assert found(below="users") == [*below, ("users.ann", "item:1")]
@@ -98,7 +101,7 @@ def test_sessions_below_one(store: Store) -> None:
     assert found(below="users%x") == [("users%x", "item:4")]
     assert found(below="üsers") == [("üsers.ann", "item:8")]
     assert len(found()) == 11 and found()[0] == ("users", "item:0")
-    assert store.newest("nobody", 100) == []
+    assert store.messages.newest("nobody", 100) == []
 
 
 def test_pages_of_the_newest(store: Store) -> None:
@@ -106,12 +109,14 @@ def test_pages_of_the_newest(store: Store) -> None:
         put(store, f"m{number}", session=f"s.{number % 2}", metadata={"n": number, "text": "ünï"})
     for below in ("", "s"):
         pages: list[list[Any]] = [[]]
-        while page := store.newest("alice", 3, below=below, before=pages[-1][-1].position if pages[-1] else None):
+        while page := store.messages.newest(
+            "alice", 3, below=below, before=pages[-1][-1].position if pages[-1] else None
+        ):
             pages.append(page)
         assert [len(page) for page in pages] == [0, 3, 3, 1]
         assert [each.metadata for page in pages for each in page] == [{"n": n, "text": "ünï"} for n in range(6, -1, -1)]
     put(store, "bare", session="t")
-    assert store.newest("alice", 1)[0].metadata == {}
+    assert store.messages.newest("alice", 1)[0].metadata == {}
 
 
 def test_described_by_two_ids(store: Store) -> None:
@@ -119,12 +124,14 @@ def test_described_by_two_ids(store: Store) -> None:
     put(store, "b", metadata={"n": 2})
     put(store, "b", "Newer", metadata={"n": 3})
     put(store, "a", session="t", metadata={"n": 4})
-    assert [(each.ref, each.metadata) for each in store.described("alice", "s", ("b", "a"))] == [
+    assert [(each.ref, each.metadata) for each in store.messages.described("alice", "s", ("b", "a"))] == [
         (("s", "a"), {"n": 1}),
         (("s", "b"), {"n": 3}),
     ]
-    assert [each.metadata for each in store.described("alice", "t", ("a", "none"))] == [{"n": 4}]
-    assert store.described("alice", "u", ("a", "b")) == store.described("nobody", "s", ("a", "b")) == []
+    assert [each.metadata for each in store.messages.described("alice", "t", ("a", "none"))] == [{"n": 4}]
+    assert (
+        store.messages.described("alice", "u", ("a", "b")) == store.messages.described("nobody", "s", ("a", "b")) == []
+    )
 
 
 def test_ranges_of_ids(store: Store) -> None:
@@ -135,23 +142,26 @@ def test_ranges_of_ids(store: Store) -> None:
     }.items():
         for each in ids:
             put(store, each, session=session)
-    assert sorted(store.id_ranges("alice", id_prefix="item")) == [
+    assert sorted(store.messages.id_ranges("alice", id_prefix="item")) == [
         ("a", "item-ttl:2", "item:1"),
         ("a.b", "item:9", "item:9"),
         ("c", "item-ttl:1", "item-ttl:1"),
     ]
-    assert sorted(store.id_ranges("alice", below="a")) == [("a", "item-ttl:2", "other"), ("a.b", "Item:1", "item:9")]
-    assert store.id_ranges("nobody") == []
+    assert sorted(store.messages.id_ranges("alice", below="a")) == [
+        ("a", "item-ttl:2", "other"),
+        ("a.b", "Item:1", "item:9"),
+    ]
+    assert store.messages.id_ranges("nobody") == []
 
 
 def test_described_anew_in_place(store: Store) -> None:
     put(store, "a", metadata={"seen": 1})
     put(store, "b")
-    before = store.version("alice")
+    before = store.records.version("alice")
     first, second = store.live("alice")
     store.describe("alice", {first.position: {"seen": 2, "by": ["ann"]}, second.position: {}, 99: {"no": "such"}})
     assert [each.metadata for each in store.live("alice")] == [{"seen": 2, "by": ["ann"]}, {}]
-    assert store.version("alice") == before
+    assert store.records.version("alice") == before
     store.describe("nobody", {1: {"a": 1}})
     assert store.agent("nobody") is None
 

@@ -155,11 +155,11 @@ def test_everything_reads_after_the_upgrade(old: Database) -> None:
         assert entries[0].created_at.isoformat() == "2025-03-04T05:06:07.000008+00:00"
         info = store.agent("alice")
         assert info is not None and (info.epoch, info.position, info.messages) == (3, 9, 8)
-        assert len(store.records("alice")) == 8 and store.live("bób")[0].text == "indent"
-        keys, vectors = store.embeddings("alice", "m")
+        assert len(store.records.read("alice")) == 8 and store.live("bób")[0].text == "indent"
+        keys, vectors = store.records.embeddings("alice", "m")
         assert keys == [11] and vectors.tolist() == [[1, 2]]
-        assert [record.text for record, _ in store.search_text("alice", ["奥斯陆"], 9)] == ["我住在奥斯陆"]
-        assert len(store.search_text("alice", ["indent"], 9)) == 6
+        assert [record.text for record, _ in store.records.search_text("alice", ["奥斯陆"], 9)] == ["我住在奥斯陆"]
+        assert len(store.records.search_text("alice", ["indent"], 9)) == 6
 
         store.append("alice", [{"role": "user", "content": "indented anew", "id": "m1"}], "s")
         assert [entry.position for entry in store.live("alice")] == [2, 4, 5, 6, 7, 8, 9, 10]
@@ -192,7 +192,7 @@ def test_ids_are_those_of_their_session_after_the_upgrade(
                 store.append(agent, [{"role": "user", "content": "newer", "id": "m1"}], "new session")
                 store.append(agent, [{"role": "user", "content": "indent", "id": "m1"}], before[0].session)
                 assert store.rollback(agent, before[-1].position) and store.live(agent) == before
-                assert [record.text for record in store.records(agent)] == [entry.text for entry in before]
+                assert [record.text for record in store.records.read(agent)] == [entry.text for entry in before]
             store.fork("carol", "twin")
             store.export("carol", tmp_path / "carol.zip")
             store.import_(tmp_path / "carol.zip", "again")
@@ -239,9 +239,9 @@ def test_erased_messages_leave_hashes_after_the_upgrade(
             said = store.live("alice")
             assert store.erase("alice", Selection(ids=["m1", "m3"])).remaining == {"alice": [("s", "m1"), ("s", "m3")]}
             messages = check_messages([{"role": "user", "content": each.text} for each in said])
-            erased = [each for each in store.ever_said("alice", "s", messages) if each.erased]
+            erased = [each for each in store.messages.ever_said("alice", "s", messages) if each.erased]
             assert [(each.place, each.id) for each in erased] == [(1, ""), (3, "")]
-            assert len(store.ever_said("alice", "s")) == len(said) - 2
+            assert len(store.messages.ever_said("alice", "s")) == len(said) - 2
         assert versions.differences(database) == []
 
 
@@ -259,23 +259,23 @@ def test_words_are_searched_in_their_form_after_the_upgrade(
         assert versions.differences(database) == []
         with Store.open(database.url, split=lambda given: [given]) as store:
             for asked in ("データ", "4417", "password", "lodz"):
-                assert [record.text for record, _ in store.search_text("bób", [asked], 9)] == [written], asked
-            assert store.cut_again("bób") is None  # cut without a rule, as here
-            assert store.cut_again("alice") == Recut(position=9, changed=0, kept=7)
-            assert store.cut_again("alice") is None
+                assert [record.text for record, _ in store.records.search_text("bób", [asked], 9)] == [written], asked
+            assert store.records.cut_again("bób") is None  # cut without a rule, as here
+            assert store.records.cut_again("alice") == Recut(position=9, changed=0, kept=7)
+            assert store.records.cut_again("alice") is None
 
 
 def test_states_are_the_same_and_damaged_ones_are_dropped(old: Database) -> None:
     versions.upgrade(old)
     with again(old) as store:
-        kept = store.revisions("alice")
+        kept = store.states.revisions("alice")
         assert [each.position for each in kept] == [position for position, (_, good) in STATES.items() if good]
         for revision, factor in zip(kept, (1, 2), strict=True):
             expected = {name: tensor * factor for name, tensor in OLD_STATE.items()}
             state = decode(revision.state)
             assert list(state) == list(expected) and all(torch.equal(state[name], expected[name]) for name in state)
             assert decode(encode(expected)).keys() == state.keys()
-        newest = store.newest_revision("alice", "f")  # compares the checksum
+        newest = store.states.newest("alice", "f")  # compares the checksum
         assert newest is not None and newest.position == 2 and newest.parent == 1
 
 

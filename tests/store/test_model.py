@@ -151,7 +151,7 @@ class Machine(RuleBasedStateMachine):
             shared = [position for position, entry in theirs.messages() if entry in said]
             if other != agent and theirs.family is journal.family and shared:
                 gone[other] = shared
-        states, records = self.counts(self.store.revisions), self.counts(self.store.records)
+        states, records = self.counts(self.store.states.revisions), self.counts(self.store.records.read)
         plan = self.store.erase(agent, Selection(ids=ids, session=session), forks=forks, dry_run=dry)
         assert set(plan.held_by) == (set() if forks else gone.keys() - {agent})
         assert {each.agent for each in plan.erased} == (gone.keys() if forks else {agent})
@@ -162,7 +162,7 @@ class Machine(RuleBasedStateMachine):
             if not dry:
                 live = {at for at, *_ in self.journals[each.agent].live()}
                 assert each.records == len(live.intersection(gone[each.agent])) <= records[each.agent]
-                assert each.revisions == states[each.agent] - len(self.store.revisions(each.agent))
+                assert each.revisions == states[each.agent] - len(self.store.states.revisions(each.agent))
                 for position in gone[each.agent]:
                     del self.journals[each.agent].entries[position]
 
@@ -192,8 +192,8 @@ class Machine(RuleBasedStateMachine):
             if late:
                 self.folds.append((name, revision, 0))
             else:
-                newest = self.store.newest_revision(name, "f", revision.position - 1)
-                self.store.commit(name, revision, after=newest.position if newest else 0)
+                newest = self.store.states.newest(name, "f", revision.position - 1)
+                self.store.states.commit(name, revision, after=newest.position if newest else 0)
 
     @rule(which=st.integers(0, 9))
     @precondition(lambda self: self.folds)
@@ -201,12 +201,12 @@ class Machine(RuleBasedStateMachine):
         agent, revision, after = self.folds.pop(which % len(self.folds))
         if agent not in self.journals:
             with pytest.raises(UnknownAgentError):
-                self.store.commit(agent, revision, after=after)
+                self.store.states.commit(agent, revision, after=after)
         elif revision.position > self.journals[agent].head:  # of an agent of that name before
             with pytest.raises(ConfigError):
-                self.store.commit(agent, revision, after=after)
+                self.store.states.commit(agent, revision, after=after)
         else:
-            self.store.commit(agent, revision, after=after)
+            self.store.states.commit(agent, revision, after=after)
 
     @rule()
     def reopen(self) -> None:
@@ -224,10 +224,10 @@ class Machine(RuleBasedStateMachine):
             live = journal.live()
             entries = self.store.live(agent)
             assert [(entry.position, entry.id, entry.text, entry.session) for entry in entries] == live
-            records = [(record.position, record.text) for record in self.store.records(agent)]
+            records = [(record.position, record.text) for record in self.store.records.read(agent)]
             assert records == [(at, text) for at, _, text, _ in live]
             for word in WORDS:
-                hits = sorted(record.position for record, _ in self.store.search_text(agent, [word], 100))
+                hits = sorted(record.position for record, _ in self.store.records.search_text(agent, [word], 100))
                 assert hits == [at for at, _, text, _ in live if text == word]
             middle = journal.head // 2
             assert [(entry.id, entry.position) for entry in self.store.at(agent, middle)] == sorted(
@@ -237,9 +237,9 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def revisions_stand_for_what_is_live(self) -> None:
         for agent, journal in self.journals.items():
-            for revision in self.store.revisions(agent):
+            for revision in self.store.states.revisions(agent):
                 assert revision.state == journal.digest(revision.position)
-            tail = self.store.fold_input(agent, "f")
+            tail = self.store.states.fold_input(agent, "f")
             assert tail is not None
             start = tail.base.position if tail.base else 0
             if tail.newest is not None and not tail.entries:
@@ -247,7 +247,7 @@ class Machine(RuleBasedStateMachine):
             else:
                 assert [entry.position for entry in tail.entries] == [at for at, *_ in journal.live() if at > start]
             past = journal.head // 2
-            then = self.store.fold_input(agent, "f", past)
+            then = self.store.states.fold_input(agent, "f", past)
             texts = [text for _, text in sorted(journal.at(past).values())]
             assert then is not None and (
                 then.newest is None or then.newest.state == digest(texts[: count(then, journal, past)])

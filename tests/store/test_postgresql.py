@@ -37,7 +37,10 @@ def test_two_schemas_of_one_database_do_not_see_each_other(url: str, say: Say, e
 
         assert [entry.text for entry in one.live("alice")] == ["apple", "banana"]
         assert [entry.text for entry in two.live("alice")] == ["cherry"] and plain.agents() == []
-        assert two.search_text("alice", ["apple"], 5) == [] and len(one.search_text("alice", ["apple"], 5)) == 1
+        assert (
+            two.records.search_text("alice", ["apple"], 5) == []
+            and len(one.records.search_text("alice", ["apple"], 5)) == 1
+        )
         one.fork("alice", "twin")
         one.rollback("alice", 1)
         one.erase("alice", Selection(ids=["a"]))
@@ -103,7 +106,9 @@ def test_words_inside_names_addresses_and_numbers_are_found(url: str, say: Say) 
             "app": 0, "src app py": 0, "src/app.py": 0, "smith": 1, "bob.smith@example.org": 1, "guide": 2, "page 7": 2,
             "docs": 2, "4012": 3, "-4012": 3, "3.14": 3, "bold": 4, "snake": 4, "snake_case": 4,
         }.items():  # fmt: skip
-            assert [record.text for record, _ in store.search_text("alice", [word], 9)] == [contents[index]], word
+            assert [record.text for record, _ in store.records.search_text("alice", [word], 9)] == [contents[index]], (
+                word
+            )
 
 
 def test_the_search_uses_the_index(url: str, say: Say) -> None:
@@ -111,7 +116,7 @@ def test_the_search_uses_the_index(url: str, say: Say) -> None:
         store.append("alice", [say(f"word{i} common") for i in range(3000)], "s")
         execute(store, "ANALYZE")
         with statements(store) as sent:
-            assert len(store.search_text("alice", ["word77"], 5)) == 1
+            assert len(store.records.search_text("alice", ["word77"], 5)) == 1
         (search,) = [each for each in sent if "ts_rank" in each[0]]
         with engine_of(store).connect() as connection:
             connection.exec_driver_sql("BEGIN")
@@ -145,7 +150,7 @@ def test_appends_that_wait_are_one_statement_and_one_agent_may_be_among_them_twi
                 at = texts.index(text_)
                 assert texts[at + 1] == "more" and entries[at].session == entries[at + 1].session == session
                 assert (entries[at].id, entries[at + 1].id) in ids
-            assert [record.text for record, _ in store.search_text(agent, [f"{agent}1"], 5)] == [f"{agent}1"]
+            assert [record.text for record, _ in store.records.search_text(agent, [f"{agent}1"], 5)] == [f"{agent}1"]
 
 
 def test_an_agent_that_another_process_holds_keeps_no_other_waiting(url: str, say: Say, engine: Engine) -> None:
@@ -207,10 +212,10 @@ def test_a_database_of_version_0002_is_brought_up_to_date(url: str, say: Say, en
     database.close()
     with Store.open(url) as store:
         for word in ("apple", "zurich", "奥斯陆"):
-            assert len(store.search_text("alice", [word], 5)) == 1, word
+            assert len(store.records.search_text("alice", [word], 5)) == 1, word
         store.append("alice", [say("banana")], "s")
         store.fork("alice", "twin")
-        assert len(store.search_text("twin", ["banana", "apple"], 5)) == 2
+        assert len(store.records.search_text("twin", ["banana", "apple"], 5)) == 2
     with engine.connect() as connection:
         shape = "SELECT column_name, data_type FROM information_schema.columns WHERE table_name = 'deltamem_records'"
         assert ("words", "tsvector") in {tuple(row) for row in connection.execute(text(shape))}

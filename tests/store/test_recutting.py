@@ -38,7 +38,7 @@ def said(*texts: str) -> list[dict[str, str]]:
 
 
 def pieces(store: Store, agent: str = "a") -> list[tuple[int, int, str]]:
-    return [(record.position, record.chunk, record.text) for record in store.records(agent)]
+    return [(record.position, record.chunk, record.text) for record in store.records.read(agent)]
 
 
 def embedder(limit: int | None = None, name: str = "n") -> CallableEmbedder:
@@ -50,18 +50,18 @@ def test_what_comes_out_the_same_keeps_its_embedding(url: str) -> None:
     with Store.open(url, split=By(12)) as store:
         store.append("a", said("short", "two parts. of it.", "short too"), "s")
         store.append("b", said("two parts. of it."), "s")
-        keys = [record.key for record in store.records("a")]
-        store.put_embeddings("a", "n", keys, np.eye(4, dtype=np.float32))
-        before = store.version("a")
-        assert store.cut_again("a") is None and store.version("a") == before
+        keys = [record.key for record in store.records.read("a")]
+        store.records.put_embeddings("a", "n", keys, np.eye(4, dtype=np.float32))
+        before = store.records.version("a")
+        assert store.records.cut_again("a") is None and store.records.version("a") == before
     with Store.open(url, split=By(99)) as store:
-        assert store.cut_again("a") == recutting.Recut(position=3, changed=1, kept=2)
+        assert store.records.cut_again("a") == recutting.Recut(position=3, changed=1, kept=2)
         assert pieces(store) == [(1, 0, "short"), (2, 0, "two parts. of it."), (3, 0, "short too")]
-        assert store.embeddings("a", "n")[0] == [keys[0], keys[3]]
-        assert store.version("a") != before and store.cut_again("a") is None
-        assert [record.text for record, _ in store.search_text("a", ["parts"], 9)] == ["two parts. of it."]
+        assert store.records.embeddings("a", "n")[0] == [keys[0], keys[3]]
+        assert store.records.version("a") != before and store.records.cut_again("a") is None
+        assert [record.text for record, _ in store.records.search_text("a", ["parts"], 9)] == ["two parts. of it."]
         assert len(pieces(store, "b")) == 2  # every call is about one agent
-        assert store.cut_again("nobody") is None
+        assert store.records.cut_again("nobody") is None
 
 
 def test_batches_go_on_where_they_were(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,12 +69,12 @@ def test_batches_go_on_where_they_were(url: str, monkeypatch: pytest.MonkeyPatch
     with Store.open(url, split=By(12)) as store:
         store.append("a", said(*["two parts. of it."] * 10), "s")
     with Store.open(url, split=By(99)) as store:
-        first = store.cut_again("a")
+        first = store.records.cut_again("a")
         assert first == recutting.Recut(position=4, changed=4, kept=0) and len(pieces(store)) == 4 + 6 * 2
     with Store.open(url, split=By(99)) as store:
-        assert Retriever(store, embedder()).reindex("a") == Reindexed(embedded=10, dropped=0, recut=6)
+        assert Retriever(store.records, embedder()).reindex("a") == Reindexed(embedded=10, dropped=0, recut=6)
         assert len(pieces(store)) == 10
-        assert Retriever(store, embedder()).reindex("a") == Reindexed(embedded=0, dropped=0, recut=0)
+        assert Retriever(store.records, embedder()).reindex("a") == Reindexed(embedded=0, dropped=0, recut=0)
 
 
 def test_messages_that_are_not_live_get_no_records(url: str) -> None:
@@ -84,7 +84,7 @@ def test_messages_that_are_not_live_get_no_records(url: str) -> None:
         store.fork("a", "twin")
     with Store.open(url, split=By(99)) as store:
         for agent in ("a", "twin"):
-            assert store.cut_again(agent) == recutting.Recut(position=3, changed=2, kept=0)
+            assert store.records.cut_again(agent) == recutting.Recut(position=3, changed=2, kept=0)
             assert pieces(store, agent) == [(1, 0, "two parts. of it."), (3, 0, "another. one of them.")]
         assert store.rollback("a", 2) == 4 and pieces(store)[1] == (2, 0, "left. behind by it.")
 
@@ -92,9 +92,9 @@ def test_messages_that_are_not_live_get_no_records(url: str) -> None:
 def test_a_search_under_way_sees_the_new_records(url: str) -> None:
     with Store.open(url, split=By(30)) as old, Store.open(url, split=By(99)) as new:
         old.append("a", said("The cat is grey and sleeps well. The dog is brown and barks.", "Something else."), "s")
-        retriever = Retriever(old, embedder())
+        retriever = Retriever(old.records, embedder())
         assert "The cat is grey and sleeps" in [record.text for record in retriever.search("a", "cat")]
-        Retriever(new, embedder()).reindex("a")
+        Retriever(new.records, embedder()).reindex("a")
         assert any(record.text.endswith("barks.") for record in retriever.search("a", "cat"))
 
 
@@ -129,7 +129,7 @@ def test_others_write_meanwhile(url: str, monkeypatch: pytest.MonkeyPatch, reque
     end = request.getfixturevalue("writing")
     with Store.open(url, split=By(99)) as store:
         at = 0
-        while (done := store.cut_again("a", after=at)) is not None and at < 100:
+        while (done := store.records.cut_again("a", after=at)) is not None and at < 100:
             at = done.position
         end()
         assert {text for position, _, text in pieces(store) if position <= 100} == {"two parts. of it."}
@@ -144,10 +144,10 @@ def test_old_words_are_renewed_by_the_upgrade(url: str, monkeypatch: pytest.Monk
     texts = [f"ＡＢ{number} ﾃﾞｰﾀ" for number in range(8)]
     with Store.open(url) as store:
         store.append("a", said("ascii alone", "naïve", *texts), "s")
-        good = [record for record, _ in store.search_text("a", ["データ"], 99)]
+        good = [record for record, _ in store.records.search_text("a", ["データ"], 99)]
         assert len(good) == 8
         execute(store, "UPDATE deltamem_records SET terms = NULL, cut = NULL")
-        assert store.search_text("a", ["データ"], 99) == []
+        assert store.records.search_text("a", ["データ"], 99) == []
     database = open_database(url, None)
     try:
         database.enable_retries()
@@ -167,8 +167,11 @@ def test_old_words_are_renewed_by_the_upgrade(url: str, monkeypatch: pytest.Monk
     finally:
         database.close()
     with Store.open(url) as store:
-        assert [record for record, _ in store.search_text("a", ["データ"], 99)] == good
-        assert len(store.search_text("a", ["ab5"], 99)) == 1 and len(store.search_text("a", ["naive"], 99)) == 1
+        assert [record for record, _ in store.records.search_text("a", ["データ"], 99)] == good
+        assert (
+            len(store.records.search_text("a", ["ab5"], 99)) == 1
+            and len(store.records.search_text("a", ["naive"], 99)) == 1
+        )
 
 
 def test_records_are_cut_by_the_embedders_limit(url: str) -> None:
@@ -177,10 +180,10 @@ def test_records_are_cut_by_the_embedders_limit(url: str) -> None:
     with Store.open(url, split=Cutting(embedder())) as store:
         store.append("a", said(long), "s")
         assert len(pieces(store)) == 1
-        assert store.embeddings("a", "n")[0] == []
-        retriever = Retriever(store, embedder(60))
+        assert store.records.embeddings("a", "n")[0] == []
+        retriever = Retriever(store.records, embedder(60))
         assert retriever.search("a", "kitten")[0].text == long
     with Store.open(url, split=Cutting(embedder(60))) as store:
-        assert Retriever(store, embedder(60)).reindex("a").recut == 1
+        assert Retriever(store.records, embedder(60)).reindex("a").recut == 1
         assert all(len(piece) <= 60 for _, _, piece in pieces(store)) and len(pieces(store)) > 7
-        assert Retriever(store, embedder(60)).search("a", "kitten", 1)[0].text.endswith("The kitten sleeps.")
+        assert Retriever(store.records, embedder(60)).search("a", "kitten", 1)[0].text.endswith("The kitten sleeps.")

@@ -74,11 +74,11 @@ def commit(store: Store, position: int, after: int, keep: tuple[int, ...] = (), 
     info = store.agent("alice")
     assert info is not None
     revision = Revision(position=position, epoch=info.epoch, fingerprint=fingerprint, state=b"state")
-    store.commit("alice", revision, after=after, keep=keep)
+    store.states.commit("alice", revision, after=after, keep=keep)
 
 
 def positions(store: Store, fingerprint: str = "f") -> list[int]:
-    return [stored.position for stored in store.revisions("alice") if stored.fingerprint == fingerprint]
+    return [stored.position for stored in store.states.revisions("alice") if stored.fingerprint == fingerprint]
 
 
 def other_retention(store: Store, say: Say, retention: Any) -> Store:
@@ -132,5 +132,5 @@ def test_a_clock_set_back_loses_no_newest_state(store: Store, say: Say) -> None:
     aged(store, 1, -timedelta(days=400))
     commit(store, 2, 1)
     commit(store, 3, 2)
-    newest = store.newest_revision("alice", "f")
+    newest = store.states.newest("alice", "f")
     assert newest is not None and newest.position == 3 and positions(store) == [1, 2, 3]

@@ -33,92 +33,92 @@ def filled(store: Store, say: Say) -> Store:
 
 
 def positions(store: Store) -> list[int]:
-    return [stored.position for stored in store.revisions("alice")]
+    return [stored.position for stored in store.states.revisions("alice")]
 
 
 def test_commit_and_newest(filled: Store) -> None:
-    assert filled.commit("alice", revision(filled, 3), after=0) == 3
-    assert filled.commit("alice", revision(filled, 5), after=3) == 5
+    assert filled.states.commit("alice", revision(filled, 3), after=0) == 3
+    assert filled.states.commit("alice", revision(filled, 5), after=3) == 5
 
-    newest = filled.newest_revision("alice", "f")
+    newest = filled.states.newest("alice", "f")
 
     assert newest is not None and (newest.position, newest.parent, newest.state) == (5, 3, b"state 5")
     assert newest.created_at is not None and newest.created_at.tzinfo is not None
-    older = filled.newest_revision("alice", "f", at_or_before=4)
+    older = filled.states.newest("alice", "f", at_or_before=4)
     assert older is not None and older.position == 3
-    assert filled.newest_revision("alice", "f", at_or_before=2) is None
-    assert filled.newest_revision("alice", "another") is None
+    assert filled.states.newest("alice", "f", at_or_before=2) is None
+    assert filled.states.newest("alice", "another") is None
 
 
 def test_an_older_or_equal_one_is_not_stored(filled: Store) -> None:
-    filled.commit("alice", revision(filled, 5), after=0)
-    assert filled.commit("alice", revision(filled, 4), after=0) == 5
-    assert filled.commit("alice", revision(filled, 5, state=b"other"), after=0) == 5
-    assert positions(filled) == [5] and filled.revisions("alice")[0].state == b"state 5"
+    filled.states.commit("alice", revision(filled, 5), after=0)
+    assert filled.states.commit("alice", revision(filled, 4), after=0) == 5
+    assert filled.states.commit("alice", revision(filled, 5, state=b"other"), after=0) == 5
+    assert positions(filled) == [5] and filled.states.revisions("alice")[0].state == b"state 5"
 
 
 def test_fingerprints_are_apart(filled: Store) -> None:
-    filled.commit("alice", revision(filled, 5), after=0)
-    assert filled.commit("alice", revision(filled, 2, fingerprint="g"), after=0) == 2
-    stored = filled.newest_revision("alice", "g")
+    filled.states.commit("alice", revision(filled, 5), after=0)
+    assert filled.states.commit("alice", revision(filled, 2, fingerprint="g"), after=0) == 2
+    stored = filled.states.newest("alice", "g")
     assert stored is not None and stored.position == 2
 
 
 def test_one_of_another_epoch_is_not_stored(filled: Store, say: Say) -> None:
-    filled.commit("alice", revision(filled, 2), after=0)
+    filled.states.commit("alice", revision(filled, 2), after=0)
     of_before = revision(filled, 10)
     filled.append("alice", [say("changed", id="m7")], "s")
-    assert filled.commit("alice", of_before, after=0) == 2
-    assert filled.commit("alice", revision(filled, 11), after=2) == 11
+    assert filled.states.commit("alice", of_before, after=0) == 2
+    assert filled.states.commit("alice", revision(filled, 11), after=2) == 11
 
 
 def test_superseding_keeps_only_revisions_that_did_not_know_the_text(filled: Store, say: Say) -> None:
     for position, after in ((2, 0), (6, 2), (7, 6), (10, 7)):
-        filled.commit("alice", revision(filled, position), after=after, keep=(2, 6, 7, 10))
+        filled.states.commit("alice", revision(filled, position), after=after, keep=(2, 6, 7, 10))
 
     before = revision(filled, 1).epoch
     filled.append("alice", [say("changed", id="m7")], "s")
 
-    assert positions(filled) == [2, 6] and {stored.epoch for stored in filled.revisions("alice")} == {before + 1}
-    newest = filled.newest_revision("alice", "f")
+    assert positions(filled) == [2, 6] and {stored.epoch for stored in filled.states.revisions("alice")} == {before + 1}
+    newest = filled.states.newest("alice", "f")
     assert newest is not None and (newest.position, newest.epoch) == (6, before + 1)
 
 
 def test_unknown_agent_and_positions_out_of_range(filled: Store) -> None:
     with pytest.raises(UnknownAgentError, match="'bob'"):
-        filled.commit("bob", revision(filled, 1), after=0)
+        filled.states.commit("bob", revision(filled, 1), after=0)
     for position, after in ((0, 0), (-1, 0), (3, 3), (3, -1), (11, 0)):
         said = f"after is {after}" if after < 0 else f"position.* {position}"
         with pytest.raises(ConfigError, match=said):
-            filled.commit("alice", revision(filled, position), after=after)
+            filled.states.commit("alice", revision(filled, position), after=after)
     good = revision(filled, 3)
     for bad in (replace(good, state=b""), replace(good, fingerprint=""), replace(good, fingerprint="f" * 256)):
         with pytest.raises(ConfigError, match="fingerprint"):
-            filled.commit("alice", bad, after=0)
+            filled.states.commit("alice", bad, after=0)
     assert positions(filled) == []
 
 
 def test_a_damaged_revision_names_the_remedy(filled: Store) -> None:
-    filled.commit("alice", revision(filled, 1), after=0)
+    filled.states.commit("alice", revision(filled, 1), after=0)
     execute(filled, update(RevisionRow).values(state=b"\0"))
     with pytest.raises(StateMismatchError, match="deltamem rebuild alice"):
-        filled.newest_revision("alice", "f")
+        filled.states.newest("alice", "f")
     with pytest.raises(StateMismatchError, match="deltamem rebuild alice"):
-        filled.fold_input("alice", "f")
-    assert filled.drop_revisions("alice") == 1 and filled.newest_revision("alice", "f") is None
+        filled.states.fold_input("alice", "f")
+    assert filled.states.drop("alice") == 1 and filled.states.newest("alice", "f") is None
 
 
 def test_states_are_told_at_a_glance(filled: Store) -> None:
-    filled.commit("alice", revision(filled, 2), after=0)
-    filled.commit("alice", revision(filled, 4, state=b"longer state"), after=2)
-    filled.commit("alice", revision(filled, 3, fingerprint="g"), after=0)
+    filled.states.commit("alice", revision(filled, 2), after=0)
+    filled.states.commit("alice", revision(filled, 4, state=b"longer state"), after=2)
+    filled.states.commit("alice", revision(filled, 3, fingerprint="g"), after=0)
 
-    told = filled.stored_states("alice", "f")
+    told = filled.states.summary("alice", "f")
 
-    newest = filled.newest_revision("alice", "f")
+    newest = filled.states.newest("alice", "f")
     assert newest is not None and (told.count, told.bytes, told.position) == (3, 7 + 12 + 7, 4)
     assert (told.checksum, told.created_at) == (newest.checksum, newest.created_at)
-    assert filled.stored_states("alice", "another").position is None and filled.stored_states("bob", "f").count == 0
+    assert filled.states.summary("alice", "another").position is None and filled.states.summary("bob", "f").count == 0
 
 
 def test_codec_round_trip_is_exact_and_stable() -> None:

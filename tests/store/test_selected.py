@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deltamem_agents.errors import InvalidAgentError, InvalidMessageError
-from deltamem_agents.store import Held, Selection, Store, check_messages, wording_of
+from deltamem_agents.store import MessageLookup, Selection, Store, check_messages, wording_of
 from deltamem_agents.store.database import open_database
 from deltamem_agents.store.records import Words
 from deltamem_agents.store.selected import Selected
@@ -30,7 +30,7 @@ class Missing:
         self.looks = 0
         self._between = between
 
-    def __call__(self, held: Held) -> list[dict[str, Any]]:
+    def __call__(self, held: MessageLookup) -> list[dict[str, Any]]:
         checked = check_messages(TALK)
         said = {each.wording for each in held.ever_said("alice", "s", checked)}
         self.looks += 1
@@ -87,10 +87,10 @@ def test_an_agent_that_others_make_in_between_is_seen(several: Store) -> None:
 
 
 def test_an_agent_exists_from_its_first_message(several: Store) -> None:
-    def nothing(held: Held) -> list[dict[str, Any]]:
+    def nothing(held: MessageLookup) -> list[dict[str, Any]]:
         return []
 
-    def only_what_is_known(held: Held) -> list[dict[str, Any]]:
+    def only_what_is_known(held: MessageLookup) -> list[dict[str, Any]]:
         found = held.find("alice", [("s", "m")])
         if found:
             with ThreadPoolExecutor(1) as another:
@@ -103,7 +103,7 @@ def test_an_agent_exists_from_its_first_message(several: Store) -> None:
 
 
 def test_errors_of_selecting_come_through_and_write_nothing(store: Store) -> None:
-    def broken(held: Held) -> list[dict[str, Any]]:
+    def broken(held: MessageLookup) -> list[dict[str, Any]]:
         raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):

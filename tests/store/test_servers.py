@@ -205,7 +205,7 @@ def test_a_transaction_pooler(pooled: str, more: str, say: Say) -> None:
             other.append("alice", [say(f"remark {i}")], "s")
             other.append("bob", [say(f"remark {i}")], "s")
             assert len(store.live("alice")) == 2 * i + 2
-        assert len(other.search_text("alice", ["note"], 50)) == 12
+        assert len(other.records.search_text("alice", ["note"], 50)) == 12
         store.fork("alice", "twin")
         store.rollback("alice", 4)
         other.erase("alice", Selection(ids=["n0"]), forks=True)
@@ -300,7 +300,7 @@ def read_and_found(store: Store, say: Say) -> None:
     store.fork("alice", "twin")
     for agent in ("alice", "twin"):
         assert [entry.created_at for entry in store.live(agent)] == TIMES * 2
-        assert [record.created_at for record in store.records(agent)] == TIMES * 2
+        assert [record.created_at for record in store.records.read(agent)] == TIMES * 2
     east, west = timezone(timedelta(hours=14)), timezone(timedelta(hours=-12))
     everything = Selection(since=datetime.min.replace(tzinfo=east), until=datetime.max.replace(tzinfo=west))
     assert store.erase("alice", everything, dry_run=True).erased[0].messages >= 10
@@ -407,8 +407,8 @@ def test_a_query_of_more_words_than_a_statement_takes_values(
             words[-1] = "quokka"
             if count == 4_097:
                 words += ["y" * 3_000, "z" * 200_000, "\0", "'", "|&!:*()<->\\"]
-                assert len(store.text_scores("alice", words, 5)) == 2
-            found = [record.text for record, _ in store.search_text("alice", words, 5)]
+                assert len(store.records.text_scores("alice", words, 5)) == 2
+            found = [record.text for record, _ in store.records.search_text("alice", words, 5)]
             assert sorted(found) == ["a quokka", "the xylograph of Lisbon"]
 
 
@@ -418,8 +418,8 @@ def test_a_query_of_more_words_than_a_statement_takes_values(
 def test_terms_are_values_and_never_syntax(term: str, url: str, say: Say) -> None:
     with Store.open(url) as store:
         store.append("alice", [say("a quokka")], "s")
-        store.search_text("alice", [term], 5)
-        assert [record.text for record, _ in store.search_text("alice", [term, "quokka"], 5)] == ["a quokka"]
+        store.records.search_text("alice", [term], 5)
+        assert [record.text for record, _ in store.records.search_text("alice", [term, "quokka"], 5)] == ["a quokka"]
 
 
 def test_the_lowest_versions_that_are_allowed_are_those_that_make_test_lowest_takes() -> None:

@@ -21,10 +21,10 @@ def a_round(store: Store, say: Say, number: int, folder: Path) -> None:
     store.append(agent, [say(f"damson {i}", id=str(i)) for i in range(2 + number)], "t")
     store.append(agent, [say("elder", id="0")], "t")
     store.live(agent)
-    store.described(agent, "t", ("0", "1"))
-    store.search_text(agent, ["damson"], 5)
-    keys = [key for key, _ in store.missing_embeddings(agent, "m", 50)]
-    store.put_embeddings(agent, "m", keys, np.ones((len(keys), 2), np.float32))
+    store.messages.described(agent, "t", ("0", "1"))
+    store.records.search_text(agent, ["damson"], 5)
+    keys = [key for key, _ in store.records.missing_embeddings(agent, "m", 50)]
+    store.records.put_embeddings(agent, "m", keys, np.ones((len(keys), 2), np.float32))
     store.fork(agent, other)
     store.erase(agent, Selection(ids=[("t", "1")]))
     store.erase(other, Selection(ids=["0"]))

@@ -34,7 +34,7 @@ def epoch(store: Store, agent: str = "alice") -> int:
 
 
 def hits(store: Store, *words: str, agent: str = "alice") -> set[str]:
-    return {record.text for record, _ in store.search_text(agent, words, 10)}
+    return {record.text for record, _ in store.records.search_text(agent, words, 10)}
 
 
 def test_a_rollback_brings_the_journal_back_to_where_it_stood(filled: Store) -> None:
@@ -43,7 +43,7 @@ def test_a_rollback_brings_the_journal_back_to_where_it_stood(filled: Store) -> 
     assert filled.rollback("alice", 3) == 6
 
     assert live(filled) == [(1, "apple"), (2, "banana"), (3, "cherry")]
-    assert [record.text for record in filled.records("alice")] == ["apple", "banana", "cherry"]
+    assert [record.text for record in filled.records.read("alice")] == ["apple", "banana", "cherry"]
     assert hits(filled, "banana", "blackberry", "damson") == {"banana"}
     assert filled.sessions("alice") == ["s1"]
     info = filled.agent("alice")
@@ -75,7 +75,7 @@ def test_a_rollback_can_be_rolled_back(filled: Store, say: Say) -> None:
 
 def test_to_the_beginning(filled: Store, say: Say) -> None:
     assert filled.rollback("alice", 0) == 6
-    assert live(filled) == [] and filled.records("alice") == [] and hits(filled, "apple", "damson") == set()
+    assert live(filled) == [] and filled.records.read("alice") == [] and hits(filled, "apple", "damson") == set()
     info = filled.agent("alice")
     assert info is not None and (info.messages, info.position) == (0, 6)
     filled.append("alice", [say("apple", id="a")], "s")
@@ -103,7 +103,7 @@ def test_positions_that_are_none(filled: Store) -> None:
                 call("alice", position)
     for position in bad[:-1]:  # None is the journal as it stands
         with pytest.raises(ConfigError, match="from 0 to 5"):
-            filled.fold_input("alice", "f", position)
+            filled.states.fold_input("alice", "f", position)
     assert filled.agent("alice") == before
 
 
@@ -138,32 +138,36 @@ def test_only_states_that_still_hold_are_kept(filled: Store, commit: Commit) -> 
         commit("alice", position, position - 1)
 
     filled.rollback("alice", 4)
-    assert [stored.position for stored in filled.revisions("alice")] == [1, 2, 3, 4]
+    assert [stored.position for stored in filled.states.revisions("alice")] == [1, 2, 3, 4]
 
     filled.rollback("alice", 3)  # banana is back, at 2
-    assert [stored.position for stored in filled.revisions("alice")] == [1]
-    newest = filled.newest_revision("alice", "f")
+    assert [stored.position for stored in filled.states.revisions("alice")] == [1]
+    newest = filled.states.newest("alice", "f")
     assert newest is not None and newest.epoch == epoch(filled)
 
 
 def test_a_fold_of_before_is_not_accepted(filled: Store, commit: Commit) -> None:
     commit("alice", 3)
-    revision = filled.revisions("alice")[0]
-    filled.drop_revisions("alice")
+    revision = filled.states.revisions("alice")[0]
+    filled.states.drop("alice")
     filled.rollback("alice", 3)
-    assert filled.commit("alice", revision, after=0) == 0
-    assert filled.revisions("alice") == []
+    assert filled.states.commit("alice", revision, after=0) == 0
+    assert filled.states.revisions("alice") == []
 
 
 def test_records_that_come_back_are_to_be_embedded_again(filled: Store) -> None:
-    keys = [key for key, _ in filled.missing_embeddings("alice", "m", 10)]
-    filled.put_embeddings("alice", "m", keys, np.ones((4, 2), np.float32))
+    keys = [key for key, _ in filled.records.missing_embeddings("alice", "m", 10)]
+    filled.records.put_embeddings("alice", "m", keys, np.ones((4, 2), np.float32))
 
     filled.rollback("alice", 1)
     filled.rollback("alice", 5)
 
-    assert [text for _, text in filled.missing_embeddings("alice", "m", 10)] == ["cherry", "blackberry", "damson"]
-    assert len(filled.embeddings("alice", "m")[0]) == 1
+    assert [text for _, text in filled.records.missing_embeddings("alice", "m", 10)] == [
+        "cherry",
+        "blackberry",
+        "damson",
+    ]
+    assert len(filled.records.embeddings("alice", "m")[0]) == 1
 
 
 def test_other_agents_are_as_they_were(filled: Store, say: Say, rows: Callable[..., dict[str, list[Any]]]) -> None:
@@ -184,7 +188,7 @@ def test_a_long_journal(store: Store, say: Say) -> None:
     assert live(store) == [(i, f"message {i}") for i in range(1, 1101)]
     store.rollback("alice", 2400)
     assert live(store) == [(1200 + i, f"other {i}") for i in range(1, 1201)]
-    assert len(store.records("alice")) == 1200
+    assert len(store.records.read("alice")) == 1200
 
 
 def test_supersession_after_a_rollback_is_of_one_session(store: Store, say: Say) -> None:

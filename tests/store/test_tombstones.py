@@ -24,7 +24,7 @@ def filled(store: Store, say: Say) -> Store:
 
 def said(store: Store, *texts: str, session: str = "s1", agent: str = "alice", **more: Any) -> list[Said]:
     messages = check_messages([{"role": "user", "content": text, **more} for text in texts])
-    return store.ever_said(agent, session, messages)
+    return store.messages.ever_said(agent, session, messages)
 
 
 def erased(store: Store, *texts: str, **more: Any) -> list[int]:

@@ -94,7 +94,7 @@ def test_writers_and_readers_meanwhile_lose_nothing(tmp_path: Path) -> None:
             with Store.open(f"sqlite:///{path}") as store:
                 while not stop.is_set():
                     written.extend(store.append(name, [{"role": "user", "content": f"remark of {name} " * 20}], "s"))
-                    assert len(store.search_text(name, ["remark"], 1)) == 1
+                    assert len(store.records.search_text(name, ["remark"], 1)) == 1
         except BaseException as error:
             failed.append(error)
 

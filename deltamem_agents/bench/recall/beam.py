@@ -115,10 +115,10 @@ def measure(path: Path, embedder: Embedder, progress: Advance = lambda *_: None)
         with Store.open("sqlite://", split=Cutting(embedder)) as store:
             for session, messages in _by_session(told):
                 store.append("a", messages, session)
-            retriever = Retriever(store, embedder)
+            retriever = Retriever(store.records, embedder)
             retriever.embed_missing("a")
             for question in questions:
-                for way, positions in _ways(retriever, embedder, store.version("a") or (0, 0), question.text):
+                for way, positions in _ways(retriever, embedder, store.records.version("a") or (0, 0), question.text):
                     share = len(question.evidence & set(positions)) / len(question.evidence)
                     for kind in (question.kind, OVERALL):
                         shares.setdefault(kind, {}).setdefault(way, []).append(share)

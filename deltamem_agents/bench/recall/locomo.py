@@ -134,11 +134,11 @@ def measure(path: Path, embedder: Embedder) -> list[Figure]:
         with Store.open("sqlite://", split=Cutting(embedder)) as store:
             for session, said in turns:
                 store.append("a", [said], session)
-            retriever = Retriever(store, embedder)
+            retriever = Retriever(store.records, embedder)
             retriever.embed_missing("a")
-            records = store.records("a")
+            records = store.records.read("a")
             positions = np.array([record.position for record in records])
-            snapshot = retriever._prepared.snapshot("a", store.version("a") or (0, 0), [], [], print)
+            snapshot = retriever._prepared.snapshot("a", store.records.version("a") or (0, 0), [], [], print)
             assert snapshot is not None and snapshot.vectors is not None
             for question in questions:
                 vector = retriever._of_query("a", question.text, snapshot.vectors.shape[1], [])

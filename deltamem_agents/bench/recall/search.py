@@ -84,7 +84,7 @@ def measure(place: Place, sizes: list[int], say: Callable[[str], None] = print) 
             agent = f"agent-{size}"
             began = time.perf_counter()
             tell(store, agent, numbered, size)
-            held = Retriever(store, embedder, in_memory=sizes[0])
+            held = Retriever(store.records, embedder, in_memory=sizes[0])
             held.embed_missing(agent)
             say(f"{place.name}: {size:,} records told and embedded in {time.perf_counter() - began:.0f} s")
             began = time.perf_counter()
@@ -96,7 +96,7 @@ def measure(place: Place, sizes: list[int], say: Callable[[str], None] = print) 
             bar = BARS["search"][which] if size <= TOLD else ""
             figures.append(searching(place, numbered, agent, size, how, held, bar))
             if small:
-                asked = Retriever(store, embedder, in_memory=0)
+                asked = Retriever(store.records, embedder, in_memory=0)
                 figures.append(shared(place, numbered, agent, size, held, asked))
                 figures.append(searching(place, numbered, agent, size, "through the database", asked, ""))
     return figures
@@ -109,11 +109,11 @@ def indexing(place: Place, store: Store, numbered: Numbered, embedder: CallableE
         agent = f"told-{number}"
         began = time.perf_counter()
         tell(store, agent, numbered, TOLD)
-        Retriever(store, embedder).embed_missing(agent)
+        Retriever(store.records, embedder).embed_missing(agent)
         times.append(time.perf_counter() - began)
-        if store.embedding_models(agent) != {"numbered": TOLD}:
+        if store.records.embedding_models(agent) != {"numbered": TOLD}:
             raise SystemExit(
-                f"{place.name}: {store.embedding_models(agent)} embedded: nothing is timed that is not right"
+                f"{place.name}: {store.records.embedding_models(agent)} embedded: nothing is timed that is not right"
             )
     what = f"index {TOLD:,} messages with embeddings that are there"
     return figure(what, place.name, times, "s", reach)

@@ -62,10 +62,10 @@ def tell(agent: AgentMemory, mem: DeltaMem, count: int) -> None:
 def give_placeholders(mem: DeltaMem, agent: AgentMemory, dim: int) -> None:
     """Store random vectors for all records."""
     model, source = mem.retriever.model or "", np.random.default_rng(7)
-    while missing := mem.store.missing_embeddings(agent.id, model, 2_000):
+    while missing := mem.store.records.missing_embeddings(agent.id, model, 2_000):
         vectors = source.standard_normal((len(missing), dim), np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        mem.store.put_embeddings(agent.id, model, [key for key, _ in missing], vectors)
+        mem.store.records.put_embeddings(agent.id, model, [key for key, _ in missing], vectors)
 
 
 def check(agent: AgentMemory, count: int) -> None:
@@ -114,7 +114,7 @@ def backlog(mem: DeltaMem) -> list[Figure]:
     first = time.perf_counter() - began
     if not any("shelf 17 " in each.text.lower() for each in found.records):
         raise SystemExit("shelf 17 is not found: nothing is timed that is not right")
-    while mem.store.missing_embeddings(agent.id, mem.retriever.model or "", 1):
+    while mem.store.records.missing_embeddings(agent.id, mem.retriever.model or "", 1):
         time.sleep(0.05)
     whole = time.perf_counter() - began
     on = f"{BACKLOG:,} messages"

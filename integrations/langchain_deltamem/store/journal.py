@@ -31,14 +31,14 @@ class Items:
 
     def get(self, name: Name) -> Stored | None:
         """The item with this name, without its content; None if there is none, or it is hidden."""
-        found = self._mem.store.described(self._agent.id, ".".join(name[0]), ids_of(*name))
+        found = self._mem.store.messages.described(self._agent.id, ".".join(name[0]), ids_of(*name))
         item = Stored.of(found[-1]) if found else None  # the newer of two
         return item if item is not None and self._shows(item) else None
 
     def named(self, names: Iterable[Name]) -> dict[Name, Stored]:
         """The items with these names, hidden ones included, by name."""
         refs = [(".".join(namespace), each) for namespace, key in names for each in ids_of(namespace, key)]
-        found = map(Stored.of, self._mem.store.find(self._agent.id, refs)) if refs else ()
+        found = map(Stored.of, self._mem.store.messages.find(self._agent.id, refs)) if refs else ()
         return {(each.namespace, each.key): each for each in found if each is not None}  # the newer of two
 
     def newest(self, prefix: Namespace, wanted: Mapping[str, Any] | None, *, least: int = 0) -> Iterator[Stored]:
@@ -50,7 +50,9 @@ class Items:
         seen: set[Name] = set()
         size, before = FIRST_PAGE * GROWTH if wanted else least or FIRST_PAGE, None
         while True:
-            entries = self._mem.store.newest(self._agent.id, size, below=".".join(prefix), id_prefix=ANY, before=before)
+            entries = self._mem.store.messages.newest(
+                self._agent.id, size, below=".".join(prefix), id_prefix=ANY, before=before
+            )
             for entry in entries:
                 kept: Any = entry.metadata.get(FIELD)
                 # The values are checked first: most of them may not match.
@@ -72,7 +74,9 @@ class Items:
         Items without text come last, newest first, with similarity 0.
         """
         best = self._most_alike(query, count, _below(prefix, wanted))
-        found = {item.ref: item for item in map(Stored.of, self._mem.store.find(self._agent.id, list(best))) if item}
+        found = {
+            item.ref: item for item in map(Stored.of, self._mem.store.messages.find(self._agent.id, list(best))) if item
+        }
         ranked = [(found[ref], score) for ref, score in best.items() if ref in found and self._shows(found[ref])]
         if len(ranked) < count:
             others = (item for item in self.newest(prefix, wanted) if item.ref not in best)
@@ -88,9 +92,9 @@ class Items:
 
     def _indexed(self, prefix: Namespace) -> tuple[Set[Namespace], bool]:
         """Namespaces with items that last, and whether any items expire; cached until the journal changes."""
-        version = self._mem.store.version(self._agent.id)
+        version = self._mem.store.records.version(self._agent.id)
         if (version, prefix) != self._listed[0]:
-            ranges = self._mem.store.id_ranges(self._agent.id, below=".".join(prefix), id_prefix=ANY)
+            ranges = self._mem.store.messages.id_ranges(self._agent.id, below=".".join(prefix), id_prefix=ANY)
             lasting = frozenset(tuple(session.split(".")) for session, _, greatest in ranges if greatest >= LASTING)
             self._listed = (version, prefix), (lasting, any(least < LASTING for _, least, _ in ranges))
         return self._listed[1]

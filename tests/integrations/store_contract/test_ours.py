@@ -290,7 +290,7 @@ def test_fields_of_the_store(semantic_mem: DeltaMem) -> None:
 
 
 async def test_no_call_blocks_the_loop(ours: DeltaMemStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ours._mem.store, "find", lambda *_: time.sleep(0.3) or [])
+    monkeypatch.setattr(ours._mem.store.messages, "find", lambda *_: time.sleep(0.3) or [])
     late, done = [0.0], asyncio.Event()
 
     async def tick() -> None:
