@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from sqlalchemy import func, update
 
-from deltamem_agents import DeltaMem
+from deltamem_agents import DeltaMem, messages
 from deltamem_agents.errors import StateMismatchError, UnknownAgentError
-from deltamem_agents.store import Revision, Selection, Store, messages, revisions
+from deltamem_agents.store import Revision, Selection, Store, revisions
 from deltamem_agents.store.codec import encode
 from deltamem_agents.store.revisions import checksum_of
 from deltamem_agents.store.schema import RevisionRow
