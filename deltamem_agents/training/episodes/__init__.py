@@ -14,16 +14,23 @@ from deltamem_agents.training.episodes.episode import (
     read_episodes,
     write_episodes,
 )
+from deltamem_agents.training.episodes.facts import HeldOut
+from deltamem_agents.training.episodes.generate import draw_episode, generate
+from deltamem_agents.training.episodes.mixture import Mixture
 
 __all__ = [
     "UNKNOWN",
     "Checker",
     "Episode",
+    "HeldOut",
     "Message",
+    "Mixture",
     "Question",
     "Reference",
     "Role",
     "checker_from_json",
+    "draw_episode",
+    "generate",
     "read_episodes",
     "write_episodes",
 ]
