@@ -183,7 +183,8 @@ def test_no_template_shows(seen: list[Episode], unseen: list[Episode]) -> None:
         for message in (*episode.messages, *(m for q in episode.questions for m in q.messages)):
             text = message["content"]
             assert not re.search(
-                r"[{}|~]|\b[Aa] [aio]\w+|\b[Aa]n (?!hour|honest)[bcdfghjklmnpqrstvwxyz]|\bI (?:is|has|does)\b|  ", text
+                r"[{}|]|~(?!/)|\b[Aa] [aio]\w+|\b[Aa]n (?!hour|honest)[bcdfghjklmnpqrstvwxyz]|\bI (?:is|has|does)\b|  ",
+                text,
             ), text
             assert text[:1].isupper() or not text[:1].isalpha() or message["role"] == "system", text
 
