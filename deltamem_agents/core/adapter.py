@@ -134,9 +134,18 @@ def new_adapter(model: nn.Module, config: DeltaMemConfig, seed: int = 0) -> Adap
 def place(adapter: Adapter, backbone: Backbone) -> None:
     """Move each adapted layer to the device of its attention module's parameters."""
     for index in adapter.layer_indices:
-        device = next(backbone.attentions[index].parameters()).device
-        if device.type != "meta":
-            adapter.layer(index).to(device)
+        if not _placed(adapter, backbone, index):
+            adapter.layer(index).to(next(backbone.attentions[index].parameters()).device)
+
+
+def placed(adapter: Adapter, backbone: Backbone) -> bool:
+    """Whether the first and last adapted layers are where `place` puts them, as they are until a model is moved."""
+    return all(_placed(adapter, backbone, index) for index in {adapter.layer_indices[0], adapter.layer_indices[-1]})
+
+
+def _placed(adapter: Adapter, backbone: Backbone, index: int) -> bool:
+    device = next(backbone.attentions[index].parameters()).device
+    return device.type == "meta" or adapter.layer(index).memory.device == device
 
 
 def raw_bytes(tensor: Tensor) -> bytes:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deltamem_agents import arguments
-from deltamem_agents.core.adapter import Adapter, place
+from deltamem_agents.core.adapter import Adapter, place, placed
 from deltamem_agents.core.families import inspect_backbone
 from deltamem_agents.core.forward_pass import Frame, Pass, by_key, by_layer
 from deltamem_agents.core.hooks import Hooks, opened
@@ -57,12 +57,12 @@ class Attached:
             self.model = model
             self.adapter = adapter
             self.keys = adapter.keys
-            self._decoder = backbone.decoder
+            self._backbone = backbone
+            with torch.inference_mode(False):
+                self._hooks: Hooks | None = Hooks(model, backbone, adapter, self._ended)
             self._trainable = [each for each in model.parameters() if each.requires_grad]
             for parameter in self._trainable:
                 parameter.requires_grad_(False)
-            with torch.inference_mode(False):
-                self._hooks: Hooks | None = Hooks(backbone, adapter, self._ended)
             self._doubts: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
             _attached[backbone.decoder] = ref(self)
 
@@ -159,13 +159,16 @@ class Attached:
         self._settle(wait=True)
 
     def detach(self) -> None:
-        """Remove the adapter; the model is as before, bit for bit. Detaching again does nothing."""
+        """Remove the adapter; the model is as before, bit for bit. Detaching again does nothing.
+
+        What others have put on the model since stays, also where it replaced or wraps a module of the adapter's.
+        """
         with _lock:
             if self._hooks is None:
                 return
             self._hooks.remove()
             self._hooks = None
-            _attached.pop(self._decoder, None)
+            _attached.pop(self._backbone.decoder, None)
             for parameter in self._trainable:
                 parameter.requires_grad_(True)
             self._trainable = []
@@ -181,6 +184,8 @@ class Attached:
         if self._hooks is None:
             raise ClosedError("this adapter was detached; attach it again")
         self._settle(wait=False)
+        if not torch.compiler.is_compiling() and not placed(self.adapter, self._backbone):
+            place(self.adapter, self._backbone)
         found: list[dict[int, Tensor] | None] = []
         for given in (state, read_state):
             if given is not None:
@@ -243,7 +248,12 @@ class Attached:
 
 
 def attach(model: nn.Module, adapter: Adapter) -> Attached:
-    """Attach an adapter to a loaded causal LM with hooks; the model's parameters are frozen until `Attached.detach`.
+    """Attach an adapter to a loaded causal LM; the model's parameters are frozen until `Attached.detach`.
+
+    The adapted attention modules and their projections are wrapped in place, see ``wrappers``. The model's state dict
+    and the names of its modules and parameters stay as they are. A copy or a pickle of the model is one of the backbone
+    alone, without the adapter. PEFT's adapters and the wrappers and hooks of others may be added before or after, and
+    removed in any order.
 
     Raises:
         ConfigError: ``adapter`` is not an `Adapter`.

@@ -1,6 +1,6 @@
 """The registry of backbone families, and how to find the parts of a model.
 
-Hooks need four facts: which module holds the decoder layers, the attention class, whether q, k and v are separate
+Attaching needs four facts: which module holds the decoder layers, the attention class, whether q, k and v are separate
 projections, and their widths. A family is listed once its attention is known to take its input as ``hidden_states``
 and to call ``q_proj`` (or ``qkv_proj``) and ``o_proj`` exactly once per forward.
 """
@@ -60,12 +60,14 @@ class Backbone:
 
     Args:
         decoder: The module that takes ids and masks and runs the layers.
-        attentions: The attention module of each layer.
+        layers: The decoder's layers.
+        attentions: The attention module of each layer, its ``self_attn``.
         shapes: Widths of each attention module.
     """
 
     family: Family
     decoder: nn.Module
+    layers: tuple[nn.Module, ...]
     attentions: tuple[nn.Module, ...]
     shapes: tuple[LayerShape, ...]
 
@@ -99,7 +101,7 @@ def inspect_backbone(model: nn.Module) -> Backbone:
         attentions = [each for each in found if isinstance(each, nn.Module) and _is(each, family.attention)]
         if len(attentions) == len(found):
             shapes = tuple(_layer_shape(attention, family) for attention in attentions)
-            return Backbone(family, module, tuple(attentions), shapes)
+            return Backbone(family, module, tuple(layers), tuple(attentions), shapes)
     raise UnsupportedModelError(
         f"no decoder layers with {family.attention} in this {model_type!r} model; load it with AutoModelForCausalLM"
     )

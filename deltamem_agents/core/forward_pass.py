@@ -1,4 +1,4 @@
-"""What one forward of an attached model reads, writes and leaves behind. Knows states and masks, nothing about hooks.
+"""What one forward of an attached model reads, writes and leaves behind. Knows states and masks, nothing about modules.
 
 A *frame* is what a caller sets up: `Attached.forward` for one forward, `Attached.bind` for the forwards inside it. A
 *pass* is one run of the decoder under a frame. A pass never changes a given state, as checkpointed backward runs, beam

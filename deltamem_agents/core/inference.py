@@ -67,7 +67,7 @@ class InferenceLayer:
 
     def refresh(self) -> None:
         """Detect parameters, the adapter's or the backbone's, that have changed since the last pass."""
-        found = [parameters[name] for parameters, name in self._watched]
+        found = [parameters.get(name) for parameters, name in self._watched]
         # An inference tensor has no version counter, and cannot be changed in place either.
         stamp = tuple(
             [(each.data_ptr(), 0 if each.is_inference() else each._version) for each in found if each is not None]

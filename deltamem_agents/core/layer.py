@@ -4,7 +4,7 @@
     write  S_t[i,:] = keep_t[i] S_{t-1}[i,:] + (write_t[i] v_t[i] - erase_t[i] <S_{t-1}[i,:], k_t>) k_t
 
 Source: arXiv:2605.12357, section 3. Shapes: B rows, T tokens, H heads, R rank, D backbone width, G gates, W = H·R.
-Knows nothing about models or hooks.
+Knows nothing about models.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One matrix product for a backbone's q, k, v and the memory's projections of the same input.
 
 The packed buffer [q + k + v + memory, D] holds the backbone's own weights, which become views of it: no second copy
-remains, and an unbound forward multiplies by the same numbers as before. Knows nothing about states or hooks.
+remains, and an unbound forward multiplies by the same numbers as before. Knows nothing about states.
 """
 
 from __future__ import annotations
@@ -43,9 +43,7 @@ class PackedProjections:
 
     def intact(self) -> bool:
         """Whether the backbone still uses the buffer: moving or converting a model gives it new weights."""
-        return all(
-            linear.weight.data_ptr() == address for linear, address in zip(self._linears, self._addresses, strict=True)
-        )
+        return all(map(self._holds, self._linears, self._addresses))
 
     def fill(self, memory: Tensor) -> None:
         """Copy the memory's rows [M, D], rounded to the backbone's dtype."""
@@ -70,16 +68,22 @@ class PackedProjections:
         return found
 
     def restore(self) -> None:
-        """Give each projection its own weight again, bit for bit the same."""
-        for linear in self._linears if self.intact() else ():
-            linear.weight.data = linear.weight.detach().clone()
+        """Give each projection that still uses the buffer its own weight again, bit for bit the same."""
+        for linear, address in zip(self._linears, self._addresses, strict=True):
+            if self._holds(linear, address):
+                linear.weight.data = linear.weight.detach().clone()
+
+    @staticmethod
+    def _holds(linear: nn.Linear, address: int) -> bool:
+        weight = linear._parameters.get("weight")  # none if it was parametrised or pruned
+        return weight is not None and weight.data_ptr() == address
 
 
 def packable(linears: Sequence[nn.Module]) -> list[nn.Linear] | None:
     """The modules if their weights can share one buffer, else None.
 
     They can if all are plain ``nn.Linear`` without bias (not quantised, not wrapped, with their class's forward and no
-    pre-hook), of one dtype and device.
+    pre-hook, not made in inference mode), of one dtype and device.
     """
     plain = [each for each in linears if isinstance(each, nn.Linear) and _plain(each)]
     kinds = {(each.weight.dtype, each.weight.device, each.in_features) for each in plain}
@@ -94,5 +98,6 @@ def _plain(linear: nn.Linear) -> bool:
         and not linear._forward_pre_hooks
         and not hasattr(linear, "parametrizations")
         and linear.weight.is_floating_point()
+        and not linear.weight.is_inference()
         and linear.weight.device.type != "meta"
     )

@@ -1,4 +1,4 @@
-"""What hooks do while ``torch.compile`` traces them: no graph break, and never another thread's state.
+"""What hooks and wrappers do while ``torch.compile`` traces them: no graph break, and never another thread's state.
 
 A tracer follows neither context variables nor thread-local memory (it bakes in the current values of the latter). There
 are two cases:
@@ -30,7 +30,7 @@ _owners: WeakValueDictionary[int, Tracing] = WeakValueDictionary()
 
 
 class Tracing:
-    """The tracing side of one adapter's hooks.
+    """The tracing side of one attached adapter.
 
     Args:
         innermost: Returns, at run time, the frame that is open in the calling context.

@@ -123,7 +123,7 @@ PYTHON = re.compile(
 )
 ELSEWHERE = {  # files whose messages no command can print, with the reason
     "arguments.py": "of arguments that no option sets",
-    "core/hooks.py": "of training in a program",
+    "core/delta_layers.py": "of training in a program",
     "engine/engine.py": "of keys that a program gives",
     "engine/options.py": "of arguments that no option sets",
     "memory/open_memories.py": "of objects that a program restores",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 
 import pytest
@@ -102,6 +104,17 @@ def test_a_compiled_model_reads_what_is_bound(family, backbone, strong_adapter, 
         assert all(relative(left[key], after[key]) < 1e-5 for key in after)
         attached.detach()
         assert torch.allclose(run(input_ids=ids, use_cache=False).logits, frozen, atol=1e-6), "detached"
+
+
+def test_a_copy_of_an_attached_model_is_one_graph_without_memory(backbone, strong_adapter, tokens):
+    model = backbone(num_hidden_layers=2)
+    ids = tokens(1, 7)
+    with torch.no_grad():
+        frozen = model(input_ids=ids, use_cache=False).logits
+        attached = attach(model, strong_adapter(model))
+        for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            with attached.bind(drawn(attached, 1)):
+                assert torch.allclose(compiled(copied)(input_ids=ids, use_cache=False).logits, frozen, atol=1e-6)
 
 
 def test_threads_that_share_a_compiled_model_read_their_own_states(backbone, strong_adapter, tokens, relative):
