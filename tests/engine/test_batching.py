@@ -14,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deltamem_agents.core import State
+from deltamem_agents.core import Attached, State, attach
 from deltamem_agents.engine import AgentKey, Cancellation, Engine, Limits, Sampling, Segment, StateKey, cut, load
 from deltamem_agents.engine.runs import Pace, Row, Run
 from deltamem_agents.errors import (
@@ -25,6 +25,7 @@ from deltamem_agents.errors import (
     EngineTimeoutError,
     StateMismatchError,
 )
+from tests.faulty import before_forwards, endless, every_slot_is_free
 
 SAME = 1e-5  # relative, float32
 COLOURS = ("red", "blue", "green", "teal", "black", "white", "brown", "pink")
@@ -110,13 +111,22 @@ def test_answers_and_states_do_not_depend_on_neighbours(crowded: Engine, data: s
         assert answer.result().ids == answers[i]
 
 
-def test_a_neighbours_secret_changes_no_logit(engine: Engine) -> None:
+@pytest.fixture(scope="module")
+def attached() -> Iterator[Attached]:
+    """What an engine runs on, without an engine."""
+    loaded = load("tiny")
+    made = attach(loaded.model, loaded.adapter)
+    yield made
+    made.detach()
+
+
+def test_a_neighbours_secret_changes_no_logit(engine: Engine, attached: Attached) -> None:
     ids = engine.rendering.question("What is my favourite colour?")
     mine, secret, plain = told(engine, "red"), told(engine, "teal"), told(engine, "blue")
 
     def logits(neighbour: State, write: bool) -> torch.Tensor:
         with torch.inference_mode():
-            run = Run(engine._attached, [Row(ids, mine), Row(ids, neighbour)], write=write, keep=len(ids))
+            run = Run(attached, [Row(ids, mine), Row(ids, neighbour)], write=write, keep=len(ids))
             run.step(1000)
         assert run.logits is not None
         return run.logits[0]
@@ -125,18 +135,18 @@ def test_a_neighbours_secret_changes_no_logit(engine: Engine) -> None:
         assert torch.equal(logits(secret, write), logits(plain, write))
 
 
-def test_chunks_padding_and_past_change_nothing(engine: Engine) -> None:
+def test_chunks_padding_and_past_change_nothing(engine: Engine, attached: Attached) -> None:
     long, short = engine.rendering.question("What is my dog, my cat and my favourite colour?"), [5, 6, 7]
     a, b = told(engine, "red"), told(engine, "blue")
     with torch.inference_mode():
-        whole = Run(engine._attached, [Row(long, a)], write=True, keep=1)
+        whole = Run(attached, [Row(long, a)], write=True, keep=1)
         whole.step(1000)
-        first = Run(engine._attached, [Row(long[:9], a), Row(short, b)], write=True)
+        first = Run(attached, [Row(long[:9], a), Row(short, b)], write=True)
         while not first.done:
             assert first.step(8) <= 8
         state = {name: each[0] for name, each in first.state.items()}
         rows = [Row(short, b), Row(long[9:], state, past=first.past(0))]
-        second = Run(engine._attached, rows, write=True, keep=1)
+        second = Run(attached, rows, write=True, keep=1)
         while not second.done:
             second.step(6)
     assert whole.logits is not None and second.logits is not None
@@ -213,12 +223,11 @@ def test_cancelled_waiting_and_under_way(engine: Engine) -> None:
         engine.generate(prompt, state, cancellation=gone).result()
 
 
-def test_too_late(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_late(engine: Engine) -> None:
     prompt, state = engine.rendering.question("Tell me"), told(engine, "red")
     with pytest.raises(EngineTimeoutError, match="longer timeout"):
         engine.generate(prompt, state, timeout=-1.0).result()
-    with monkeypatch.context() as patch, pytest.raises(EngineTimeoutError):
-        patch.setattr(engine._scheduler._decoding, "_ends", set)  # nothing ends it
+    with endless(engine), pytest.raises(EngineTimeoutError):
         engine.generate(prompt, state, sampling=Sampling(max_tokens=400), timeout=0.2).result()
     assert engine.generate(prompt, state, sampling=Sampling(max_tokens=2)).result().ids
 
@@ -243,9 +252,8 @@ def test_a_full_queue_refuses_or_waits() -> None:
         busy.close()
 
 
-def test_close_under_load_fails_what_is_not_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_under_load_fails_what_is_not_finished() -> None:
     busy = opened(rows=2)
-    monkeypatch.setattr(busy._scheduler._decoding, "_ends", set)  # nothing ends an answer before its time
     prompt = busy.rendering.question("Tell me")
     begun = threading.Event()
 
@@ -254,10 +262,11 @@ def test_close_under_load_fails_what_is_not_finished(monkeypatch: pytest.MonkeyP
         time.sleep(0.01)
 
     sampling = Sampling(max_tokens=300, temperature=2.0)
-    slow = [busy.generate(prompt, None, sampling=sampling, on_text=show) for _ in range(6)]
-    fold = busy.fold(None, segments(busy, ["My dog is Rex."] * 300))
-    begun.wait(20)
-    busy.close()
+    with endless(busy):
+        slow = [busy.generate(prompt, None, sampling=sampling, on_text=show) for _ in range(6)]
+        fold = busy.fold(None, segments(busy, ["My dog is Rex."] * 300))
+        begun.wait(20)
+        busy.close()
     for each in (*slow, fold):
         with pytest.raises(ClosedError):
             each.result(timeout=10)
@@ -266,26 +275,25 @@ def test_close_under_load_fails_what_is_not_finished(monkeypatch: pytest.MonkeyP
     busy.close()
 
 
-def test_out_of_memory_halves_the_batch(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_halves_the_batch() -> None:
     small = opened(rows=8, batch=4096)
-    prompt, forward = small.rendering.question("What is my favourite colour?"), small._attached.forward
+    prompt = small.rendering.question("What is my favourite colour?")
     seen: list[int] = []
 
-    def little_memory(*args: object, **kwargs: object) -> object:
-        rows = kwargs["input_ids"].shape[0]  # type: ignore[attr-defined]
-        seen.append(rows)
-        if rows > 2 or int((kwargs["input_ids"] == 7).sum()) > 2:  # type: ignore[attr-defined]
-            raise torch.OutOfMemoryError("no room")
-        return forward(*args, **kwargs)
+    def little_memory(ids: torch.Tensor) -> None:
+        if ids.shape[1] > 1:  # a chunk
+            seen.append(ids.shape[0])
+            if ids.shape[0] > 2 or int((ids == 7).sum()) > 2:
+                raise torch.OutOfMemoryError("no room")
 
     try:
         states = [told(small, colour) for colour in COLOURS]
-        monkeypatch.setattr(small._attached, "forward", little_memory)
-        answers = [small.generate(prompt, state, sampling=Sampling(max_tokens=8)) for state in states]
-        hopeless = small.generate([7, 7, 7], None)
-        assert [each.result().text for each in answers] == list(COLOURS)
-        with pytest.raises(EngineMemoryError, match="shorter prompt"):
-            hopeless.result()
+        with before_forwards(small, little_memory):
+            answers = [small.generate(prompt, state, sampling=Sampling(max_tokens=8)) for state in states]
+            hopeless = small.generate([7, 7, 7], None)
+            assert [each.result().text for each in answers] == list(COLOURS)
+            with pytest.raises(EngineMemoryError, match="shorter prompt"):
+                hopeless.result()
         assert max(seen) > 2
     finally:
         small.close()
@@ -352,7 +360,7 @@ def test_two_thousand_requests_from_many_threads() -> None:
         assert not any(each.is_alive() for each in threads) and not wrong
         stats = busy.stats()
         assert stats.waiting == stats.generating == 0 and stats.slots_used <= 4
-        assert not busy._scheduler.pool._held and threading.active_count() == before
+        assert every_slot_is_free(busy) and threading.active_count() == before
     finally:
         busy.close()
 

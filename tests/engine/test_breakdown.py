@@ -8,17 +8,19 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, wait
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
-import torch
 
 from deltamem_agents import DeltaMem, doctor
 from deltamem_agents.engine import Engine, Limits, Sampling, Segment, load, release, shared
-from deltamem_agents.engine.scheduler import Scheduler
+from deltamem_agents.engine import scheduler as scheduling
+from deltamem_agents.engine.pool import StatePool
 from deltamem_agents.engine.waiting import Waiting
 from deltamem_agents.errors import ClosedError, DeltaMemError, EngineBusyError, EngineFailedError
+from tests.faulty import Broken, await_rest, before_forwards, every_slot_is_free, kept_busy, out_of_memory
 
-LIMITS = Limits(chunk=16, batch=512, rows=2, waiting=3)
+LIMITS = Limits(chunk=16, batch=512, rows=2, waiting=3, slots=16)
 SHORT = Sampling(max_tokens=2)
 WHOLE = Segment(0, 1, [5, 6], [0, 0], [0, 0])
 
@@ -34,26 +36,21 @@ def broken(*_: Any, **__: Any) -> None:
     raise ZeroDivisionError("broken")
 
 
-def always_out_of_memory(*_: Any, **__: Any) -> None:
-    raise torch.OutOfMemoryError("no room")
-
-
 @pytest.mark.parametrize(
     ("where", "name"),
     [
-        (Scheduler, "_expire"),
-        (Scheduler, "_begin"),
-        (Scheduler, "_begin_prompts"),
-        (Scheduler, "_built"),
-        (Scheduler, "_end"),
+        (Waiting, "take_out"),
+        (Waiting, "prompt"),
+        (Waiting, "fold"),
         (Waiting, "pop"),
         (Waiting, "put_back"),
+        (scheduling, "end"),
+        (StatePool, "give"),
     ],
 )
 def test_an_error_anywhere_fails_every_request_and_refuses_new_ones(
-    engine: Engine, where: type, name: str, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, where: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(where, name, broken)
     blocked: list[BaseException] = []
 
     def more() -> None:
@@ -62,7 +59,8 @@ def test_an_error_anywhere_fails_every_request_and_refuses_new_ones(
         except DeltaMemError as error:
             blocked.append(error)
 
-    with engine._scheduler._waiting.changed:
+    with kept_busy(engine):
+        monkeypatch.setattr(where, name, broken)
         asked: list[Future[Any]] = [
             engine.generate([5, 6, 7], sampling=SHORT),
             engine.fold(None, [WHOLE, WHOLE]),
@@ -93,13 +91,13 @@ def test_an_error_anywhere_fails_every_request_and_refuses_new_ones(
 
 
 def test_memory_that_runs_out_while_rows_are_taken_out(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine._attached.model, "forward", always_out_of_memory)
-    monkeypatch.setattr("deltamem_agents.engine.scheduler.interrupt", always_out_of_memory)
-    asked = [engine.generate([5, 6, 7], sampling=Sampling(max_tokens=8)) for _ in range(3)]
-    assert all(isinstance(each.exception(30), DeltaMemError) for each in asked)
+    monkeypatch.setattr(scheduling, "interrupt", out_of_memory)
+    with before_forwards(engine, out_of_memory):
+        asked = [engine.generate([5, 6, 7], sampling=Sampling(max_tokens=8)) for _ in range(3)]
+        assert all(isinstance(each.exception(30), DeltaMemError) for each in asked)
 
 
-def test_an_engine_that_has_failed_is_not_shared_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_has_failed_is_not_shared_again(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/m.db"
     limits = Limits(chunk=17, batch=512)  # shared with no other test
     first = DeltaMem.open(url=url, embedder=False, limits=limits)
@@ -107,11 +105,11 @@ def test_an_engine_that_has_failed_is_not_shared_again(tmp_path: Path, monkeypat
     try:
         assert first.engine is second.engine
         first.agent("a").write([{"role": "user", "content": "My dog is red."}])
-        with monkeypatch.context() as patch:
-            patch.setattr(first.engine._scheduler, "_turn", broken)
-            for mem in (first, second):
-                with pytest.raises(EngineFailedError):
-                    mem.agent("a").recall("What is my dog?")
+        fatal = first.engine.generate([5], cancellation=Broken())
+        assert isinstance(fatal.exception(30), EngineFailedError)
+        for mem in (first, second):
+            with pytest.raises(EngineFailedError):
+                mem.agent("a").recall("What is my dog?")
         with DeltaMem.open(url=url, embedder=False, limits=limits) as third:
             assert third.engine is not first.engine
             assert third.agent("a").recall("What is my dog?").answer
@@ -148,7 +146,7 @@ def test_what_callers_do_to_their_futures_hurts_nobody(engine: Engine, caplog: p
     def leaves(_: Future[Any]) -> None:
         raise SystemExit(3)
 
-    with caplog.at_level(logging.CRITICAL), engine._scheduler._waiting.changed:
+    with caplog.at_level(logging.CRITICAL), kept_busy(engine):
         cancelled, answered, awaited = (engine.generate([5, 6], sampling=SHORT) for _ in range(3))
         awaited.add_done_callback(leaves)
         awaited.add_done_callback(broken)
@@ -161,7 +159,10 @@ def test_what_callers_do_to_their_futures_hurts_nobody(engine: Engine, caplog: p
         cancelled.result(30)
     assert not wait([cancelled], 30).not_done
     assert engine.generate([5, 6], sampling=SHORT).result(30).ids and engine.stats().failure is None
-    assert not engine._scheduler.pool._held and not engine._scheduler._waiting._open
+    given = [ref(each) for each in (cancelled, answered, awaited)]
+    del cancelled, answered, awaited
+    await_rest(engine, *given)
+    assert every_slot_is_free(engine)
 
 
 def test_a_callback_never_waits_for_room_in_the_queue(engine: Engine) -> None:

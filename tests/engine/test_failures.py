@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
+from weakref import ref
 
 import pytest
 import torch
@@ -22,6 +23,16 @@ from deltamem_agents.engine.drawing import Drawing
 from deltamem_agents.engine.hot import HotSegment, HotSegments
 from deltamem_agents.engine.pool import StatePool
 from deltamem_agents.errors import EngineMemoryError, InertAdapterError
+from tests.faulty import (
+    after_forwards,
+    await_rest,
+    before_forwards,
+    endless,
+    every_slot_is_free,
+    in_thread,
+    kept_busy,
+    thread_of,
+)
 
 SAME = 1e-5  # relative, float32
 SECONDS = 60  # in which a call has to end
@@ -72,10 +83,11 @@ class Scene:
             Sampling(max_tokens=4, repetition_penalty=1.2, stop=("zzz",)),
         ]
         self.begun = segments(engine, "My cat is Tom.")
+        self.answered: list[ref[Future[Any]]] = []  # what must not be held afterwards
         self.told = segments(engine, "My cat is Tom.", "My car is old.")
         self.alone = self.together(one_by_one=True)
 
-    def together(self, one_by_one: bool = False) -> Got:
+    def together(self, one_by_one: bool = False, begin: Callable[[], object] = lambda: None) -> Got:
         engine = self.engine
         engine.hot.clear()
         for agent in "ab":  # hot, up to the first message
@@ -96,9 +108,10 @@ class Scene:
         if one_by_one:
             done = [_outcome(each) for each in submit()]
         else:
-            with engine._scheduler._waiting.changed:  # so that they are found together
+            with kept_busy(engine, begin):  # so that they are found together
                 futures = list(submit())
             done = [_outcome(each) for each in futures]
+            self.answered = [ref(each) for each in futures if each.exception() is None]
         for answer, text in zip(done[:4], pieces, strict=True):
             assert isinstance(answer, Exception) or answer.text == "".join(text).strip(), "streamed something else"
         return Got([each if isinstance(each, Exception) else each.ids for each in done[:4]], done[4:6], done[6])
@@ -118,13 +131,8 @@ class Scene:
 
     def check_at_rest(self) -> None:
         """Nothing is held that belongs to a request that has ended, and what is hot is right."""
-        scheduler = self.engine._scheduler
-        until = time.monotonic() + SECONDS
-        while scheduler.waiting or scheduler.generating or scheduler._running:
-            assert time.monotonic() < until, "it does not come to rest"
-            time.sleep(0.001)
-        assert not scheduler.pool._held and not scheduler._waiting._open
-        assert scheduler.pool.used + len(scheduler.pool._free) == scheduler.pool.slots
+        await_rest(self.engine, *self.answered)
+        assert every_slot_is_free(self.engine)
         more = segments(self.engine, "My cat is Tom.", "My car is old.", "I live in Rome.")
         for agent in "ab":  # from what is hot, if it still is
             warm = self.engine.fold(None, more, open_for=AgentKey("db", agent, 1)).result(SECONDS)[-1]
@@ -155,41 +163,61 @@ class Failing(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def run_failing(scene: Scene, failing: Failing, monkeypatch: pytest.MonkeyPatch) -> Got:
+def run_failing(scene: Scene, failing: Failing) -> Got:
     """With every operation of the engine's thread counted."""
-    scheduler, turn = scene.engine._scheduler, scene.engine._scheduler._turn
-
-    def counted() -> None:
-        with failing:
-            turn()
-
-    with monkeypatch.context() as patch:
-        patch.setattr(scheduler, "_turn", counted)
-        return scene.together()
+    try:
+        return scene.together(begin=failing.__enter__)
+    finally:
+        failing.times = 0
+        in_thread(scene.engine, partial(failing.__exit__, None, None, None))
 
 
-def out_of_memory() -> Exception:
+def no_room() -> Exception:
     return torch.OutOfMemoryError("no room")
 
 
-OPERATIONS: dict[str, Callable[[Engine], tuple[Any, str]]] = {
-    "a chunk of prompts, folds or scores": lambda engine: (engine._attached, "forward"),
-    "a token of all rows": lambda engine: (engine._attached.model, "forward"),
-    "a layer's keys and values": lambda engine: (DynamicLayer, "update"),
-    "the scores of a step": lambda engine: (decoding.Decoding, "_advance"),
-    "drawing a token": lambda engine: (Drawing, "next"),
-    "watching for a stop string": lambda engine: (Drawing, "stops"),
-    "leaving": lambda engine: (decoding, "rows"),
-    "joining": lambda engine: (decoding, "side_by_side"),
-    "the mask of who joins": lambda engine: (decoding, "padded_mask"),
-    "making a batch": lambda engine: (runs, "_batched"),
-    "keys and values of one row": lambda engine: (runs, "row"),
-    "a slot for a state": lambda engine: (StatePool, "_make_room"),
-    "the states of a batch": lambda engine: (StatePool, "gather"),
-    "taking a state out": lambda engine: (batches, "only"),
-    "looking for what is hot": lambda engine: (HotSegment, "begins"),
-    "keeping what is hot": lambda engine: (HotSegments, "put"),
-    "answering": lambda engine: (decoding.Decoding, "result"),
+@contextmanager
+def failing_at(engine: Engine, operation: str, fail: Callable[[], None]) -> Iterator[None]:
+    """Call ``fail`` at each call of an operation meanwhile."""
+    if operation == "a chunk of prompts, folds or scores":
+        with before_forwards(engine, lambda ids: fail() if ids.shape[1] > 1 else None):
+            yield
+    elif operation == "a token of all rows":
+        with before_forwards(engine, lambda _: fail()):
+            yield
+    elif operation == "the scores of a step":
+        with after_forwards(engine, lambda *_: fail()):
+            yield
+    else:
+        where, name = OPERATIONS[operation]
+        original = getattr(where, name)
+
+        def failing(*args: Any, **kwargs: Any) -> Any:
+            fail()
+            return original(*args, **kwargs)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(where, name, failing)
+            yield
+
+
+FORWARDS = ("a chunk of prompts, folds or scores", "a token of all rows", "the scores of a step")
+OPERATIONS: dict[str, tuple[Any, str]] = {
+    "a layer's keys and values": (DynamicLayer, "update"),
+    "drawing the first tokens": (decoding.Decoding, "join"),
+    "drawing a token": (Drawing, "next"),
+    "watching for a stop string": (Drawing, "stops"),
+    "leaving": (decoding, "rows"),
+    "joining": (decoding, "side_by_side"),
+    "the mask of who joins": (decoding, "padded_mask"),
+    "making a batch": (runs, "stack_states"),
+    "keys and values of one row": (runs, "row"),
+    "a slot for a state": (StatePool, "take"),
+    "the states of a batch": (StatePool, "gather"),
+    "taking a state out": (batches, "only"),
+    "looking for what is hot": (HotSegment, "begins"),
+    "keeping what is hot": (HotSegments, "put"),
+    "answering": (decoding.Decoding, "result"),
 }
 STRIDES = {"a layer's keys and values": 11}  # there are many
 NOTHING_SHARED = ("keeping what is hot", "answering")  # after these there is nothing left to be tried again
@@ -198,30 +226,25 @@ NOTHING_SHARED = ("keeping what is hot", "answering")  # after these there is no
 @pytest.mark.parametrize(
     ("operation", "error"),
     [
-        *((each, torch.OutOfMemoryError) for each in OPERATIONS if each not in NOTHING_SHARED),
+        *((each, torch.OutOfMemoryError) for each in (*FORWARDS, *OPERATIONS) if each not in NOTHING_SHARED),
         *((each, RuntimeError) for each in ("a token of all rows", "making a batch", "joining", "leaving")),
     ],
 )
-def test_one_failure_at_any_call_changes_no_answer(
-    scene: Scene, operation: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    where, name = OPERATIONS[operation](scene.engine)
-    original = getattr(where, name)
+def test_one_failure_at_any_call_changes_no_answer(scene: Scene, operation: str, error: type[Exception]) -> None:
+    thread = thread_of(scene.engine)
     calls = at = 0
 
-    def failing(*args: Any, **kwargs: Any) -> Any:
+    def fail() -> None:
         nonlocal calls
-        if threading.current_thread() is scene.engine._scheduler._thread:
+        if threading.current_thread() is thread:
             calls += 1
             if calls == at:
                 raise error("no room")
-        return original(*args, **kwargs)
 
     at = 1
     while True:
         calls = 0
-        with monkeypatch.context() as patch:
-            patch.setattr(where, name, failing)
+        with failing_at(scene.engine, operation, fail):
             got = scene.together()
         scene.check(got)
         if at > calls:
@@ -231,66 +254,65 @@ def test_one_failure_at_any_call_changes_no_answer(
 
 
 @pytest.mark.slow  # some hundred times
-def test_memory_that_runs_out_at_any_operation_of_torch_changes_no_answer(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    nothing = Failing(0, out_of_memory, 0)
-    scene.check(run_failing(scene, nothing, monkeypatch))
+def test_memory_that_runs_out_at_any_operation_of_torch_changes_no_answer(scene: Scene) -> None:
+    nothing = Failing(0, no_room, 0)
+    scene.check(run_failing(scene, nothing))
     for at in range(1, nothing.count, 29):
         # A request whose answer is just being made ready fails by itself: there is no step to run again.
-        scene.check(run_failing(scene, Failing(at, out_of_memory), monkeypatch), but=torch.OutOfMemoryError)
+        scene.check(run_failing(scene, Failing(at, no_room)), but=torch.OutOfMemoryError)
 
 
 @pytest.mark.parametrize("times", [2, 3, 20])
-def test_memory_that_runs_out_again_and_again_fails_requests_by_name(
-    scene: Scene, times: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_that_runs_out_again_and_again_fails_requests_by_name(scene: Scene, times: int) -> None:
     for at in (700, 1700, 2700):
-        got = run_failing(scene, Failing(at, out_of_memory, times), monkeypatch)
+        got = run_failing(scene, Failing(at, no_room, times))
         scene.check(got, but=EngineMemoryError)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room"), RuntimeError("boom")], ids=["memory", "other"])
 @pytest.mark.parametrize("phase", ["prompt", "token"])
-def test_a_request_that_always_fails_fails_by_itself_and_soon(
-    scene: Scene, error: Exception, phase: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_request_that_always_fails_fails_by_itself_and_soon(scene: Scene, error: Exception, phase: str) -> None:
     engine = scene.engine
-    poison = [9, 9, 9]
-    where = engine._attached if phase == "prompt" else engine._attached.model
-    forward = where.forward
+    poison, mark = [9, 9, 9], 9
     tried = 0
 
-    def failing(*args: Any, **kwargs: Any) -> Any:
+    def fail(ids: torch.Tensor) -> None:
         nonlocal tried
-        running = [each.request for each in engine._scheduler._decoding.active]
-        running += engine._scheduler._prompting.requests if engine._scheduler._prompting else []
-        if any(list(getattr(each, "ids", ()))[:3] == poison for each in running):
+        inside = bool((ids == mark).any()) if ids.shape[1] == 1 else phase == "prompt" and poisoned(ids).any()
+        if inside:
             tried += 1
             raise type(error)(str(error))
-        return forward(*args, **kwargs)
 
-    monkeypatch.setattr(where, "forward", failing)
-    monkeypatch.setattr(engine._scheduler._decoding, "_ends", set)
-    bad = engine.generate(poison, None, sampling=Sampling(max_tokens=4))
-    good = [engine.generate(scene.prompts[0], scene.states[0], sampling=Sampling(max_tokens=6)) for _ in range(3)]
-    expected = EngineMemoryError if isinstance(error, torch.OutOfMemoryError) else RuntimeError
-    assert type(bad.exception(SECONDS)) is expected
-    assert len({each.result(SECONDS).ids for each in good}) == 1
-    assert tried < 10
-    monkeypatch.undo()
+    def poisoned(ids: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([poison == [each for each in row if each][:3] for row in ids.tolist()])
+
+    def mark_it(ids: torch.Tensor, output: Any) -> None:
+        """The request's first token is one that no other row draws, so that its steps can be told."""
+        scores = output.logits[:, -1]
+        if ids.shape[1] > 1:
+            scores[poisoned(ids)] = -torch.inf
+            scores[:, mark] = torch.where(poisoned(ids), 0.0, -torch.inf)
+        else:
+            scores[:, mark] = -torch.inf
+
+    with endless(engine), after_forwards(engine, mark_it), before_forwards(engine, fail):
+        bad = engine.generate(poison, None, sampling=Sampling(max_tokens=40))
+        good = [engine.generate(scene.prompts[0], scene.states[0], sampling=Sampling(max_tokens=6)) for _ in range(3)]
+        expected = EngineMemoryError if isinstance(error, torch.OutOfMemoryError) else RuntimeError
+        assert type(bad.exception(SECONDS)) is expected
+        assert len({each.result(SECONDS).ids for each in good}) == 1
+    assert 0 < tried < 10
     scene.check(scene.together())
 
 
-def test_an_error_of_ours_is_not_tried_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_ours_is_not_tried_again(scene: Scene) -> None:
     calls = []
 
-    def inert() -> None:
+    def inert(_: torch.Tensor) -> None:
         calls.append(1)
         raise InertAdapterError("wrote nothing")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(scene.engine._attached, "check", inert)
+    with before_forwards(scene.engine, inert):
         fold = scene.engine.fold(None, scene.told)
         assert isinstance(fold.exception(SECONDS), InertAdapterError) and len(calls) == 1
     scene.check(scene.together())
@@ -317,7 +339,7 @@ def test_a_processor_or_a_callback_that_fails_ends_its_own_request(
 
     monkeypatch.setattr(Drawing, "__init__", with_processor)
     plain = Sampling(max_tokens=5)
-    with engine._scheduler._waiting.changed:
+    with kept_busy(engine):
         first = engine.generate(scene.prompts[0], scene.states[0], sampling=plain)
         mine = engine.generate(scene.prompts[0], scene.states[0], sampling=Sampling(max_tokens=5, seed=13))
         exits = engine.generate(scene.prompts[0], scene.states[0], sampling=plain, on_text=broken)
@@ -328,15 +350,25 @@ def test_a_processor_or_a_callback_that_fails_ends_its_own_request(
     scene.check_at_rest()
 
 
-def test_more_runs_together_again_some_time_after_a_failure(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    scheduler = scene.engine._scheduler
-    scheduler._most_rows = scheduler._most_folds = 1
-    monkeypatch.setattr(scheduling, "NARROW_SECONDS", 0.0)
-    scheduler._widen()
-    scheduler._widen()
-    assert scheduler._most_rows == scheduler._most_folds == 4
-    scheduler._widen()
-    assert scheduler._most_rows == 4
+@pytest.mark.parametrize(("seconds", "most"), [(0.0, 4), (3600.0, 2)])
+def test_more_runs_together_again_some_time_after_a_failure(
+    scene: Scene, seconds: float, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = scene.engine
+    monkeypatch.setattr(scheduling, "NARROW_SECONDS", seconds)
+    rows: list[int] = []
+
+    def fail_once(ids: torch.Tensor) -> None:
+        rows.append(ids.shape[0])
+        if rows == [4]:
+            raise torch.OutOfMemoryError("no room")
+
+    with endless(engine), before_forwards(engine, fail_once):
+        with kept_busy(engine):
+            rows.clear()
+            asked = [engine.generate([5, 6, 7], sampling=Sampling(max_tokens=4)) for _ in range(12)]
+        assert len({each.result(SECONDS).ids for each in asked}) == 1
+    assert rows[0] == 4 and max(rows[1:]) == most
 
 
 def test_folds_end_in_the_order_in_which_they_were_asked_for(scene: Scene) -> None:
@@ -345,7 +377,7 @@ def test_folds_end_in_the_order_in_which_they_were_asked_for(scene: Scene) -> No
     for agents in (("a", "b", "c"), ("a", "a", "a"), (None, "a", None)):
         ended: list[int] = []
         engine.hot.clear()
-        with engine._scheduler._waiting.changed:
+        with kept_busy(engine):
             folds = []
             for number, agent in enumerate(agents):
                 key = AgentKey("db", agent, 1) if agent else None

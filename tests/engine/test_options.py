@@ -14,6 +14,7 @@ import torch
 
 from deltamem_agents.engine import AgentKey, Engine, Limits, Sampling, Segment, load
 from deltamem_agents.errors import ConfigError, ContextLengthError, DeltaMemError
+from tests.faulty import kept_busy
 
 NAN, INF = float("nan"), float("inf")
 HUGE = 10**5000  # more digits than Python prints
@@ -82,7 +83,7 @@ def test_sampling_is_of_pythons_own_types() -> None:
 def test_what_is_taken_runs_beside_others(engine: Engine) -> None:
     prompt = engine.rendering.question("What is my dog called?")
     alone = engine.generate(prompt, sampling=Sampling(max_tokens=4)).result(60).ids
-    with engine._scheduler._waiting.changed:
+    with kept_busy(engine):
         odd = [engine.generate(prompt, sampling=Sampling(max_tokens=4, **options)) for options in GOOD_SAMPLING]
         plain = [engine.generate(prompt, sampling=Sampling(max_tokens=4)) for _ in range(3)]
     assert all(each.result(60).ids for each in odd)
