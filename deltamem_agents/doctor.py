@@ -21,7 +21,7 @@ from deltamem_agents import __version__, terminal, tiny
 from deltamem_agents.errors import ConfigError, MissingExtraError, StoreError
 from deltamem_agents.recall import default_embedder
 from deltamem_agents.store import Backlog, masked, versions
-from deltamem_agents.store.backlog import count
+from deltamem_agents.store.statistics import backlog as backlog_of
 from deltamem_kernels import explain_backend
 from deltamem_kernels.cpu import compiled
 
@@ -302,7 +302,7 @@ def _database(url: str, schema: str | None) -> DatabaseFacts:
             name, backlog = database.name, None
             if version == versions.LATEST:
                 damage = versions.damage(database)
-                backlog = None if damage else database.read(lambda connection: count(connection, None, None))
+                backlog = None if damage else database.read(lambda connection: backlog_of(connection, None, None))
         finally:
             database.close()
     except (ConfigError, MissingExtraError, StoreError) as error:

@@ -6,7 +6,6 @@ adapters, or how records are ranked.
 
 from deltamem_agents.messages import Entry, MessageRef, check_id, check_messages, wording, wording_of
 from deltamem_agents.store.archive import Progress
-from deltamem_agents.store.backlog import Backlog
 from deltamem_agents.store.database import check_place
 from deltamem_agents.store.erasing import Erased, Plan, Selection
 from deltamem_agents.store.fold_input import FoldInput
@@ -18,6 +17,7 @@ from deltamem_agents.store.records import StoredRecord
 from deltamem_agents.store.revisions import Retention, Revision, check_retention
 from deltamem_agents.store.selected import Select, is_select
 from deltamem_agents.store.states import States
+from deltamem_agents.store.statistics import Backlog
 from deltamem_agents.store.store import Store
 from deltamem_agents.store.tombstones import Said
 

@@ -7,7 +7,7 @@
     states/000000.safetensors …        the states as in the database, for inspection; an import folds the journal again
     embeddings/000000.safetensors …    one vector per record, with the record's position and chunk
 
-`export` writes an archive, `archive_reading` reads it. Both stream.
+`export` writes an archive, `archive_reading` reads it, `archive_import` stores it. All stream.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Reads an archive: checks the whole file first, then stores it in one transaction. See `archive` for the format.
+"""Reads an archive and checks all of it. See `archive` for the format; `archive_import` stores what is read here.
 
 A file may come from anywhere. Names, sizes and numbers are checked before they are used, nothing is unpickled or
 unpacked to disk, and no line or member larger than a message or a shard is read into memory. The unpacked size is
-bounded by the file's size. States are checked but not stored: only a fold proves that a state belongs to its journal.
+bounded by the file's size.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -20,12 +20,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
-
 from deltamem_agents import bounded_json
-from deltamem_agents.errors import ArchiveError, ConfigError, InvalidAgentError, shown
+from deltamem_agents.errors import ArchiveError, InvalidAgentError, shown
 from deltamem_agents.messages import ID_LIMIT, NewMessage, check_id, check_messages, in_utc
-from deltamem_agents.store import codec, journal, records, timeline
+from deltamem_agents.store import codec
 from deltamem_agents.store.archive import (
     FETCHED,
     FORMAT,
@@ -37,14 +35,12 @@ from deltamem_agents.store.archive import (
     VERSION,
     Progress,
 )
-from deltamem_agents.store.schema import RecordRow, RollbackRow
 
 ALL_FOLDED = 3  # in versions before this one, every message was folded
 LINE = 64 << 20  # bytes of one message, escaped
 MANIFEST_BYTES = 8 << 20
 ROOM = 16 << 20  # an archive may unpack to this many bytes …
 RATIO = 64  # … plus this many times its own size
-HELD = 16 << 20  # bytes of messages stored in one batch, roughly
 VALUE = 240  # bytes that a JSON value may take in memory
 DIM = 1 << 16  # limit of an embedding's dimension
 BLOB = 512 << 20  # bytes of a state, or of a shard of embeddings
@@ -62,7 +58,6 @@ _FAULTS = (
     TypeError,
     ValueError,
 )
-_IN_PIECES = select(RecordRow.position).distinct().where(RecordRow.chunk > 0)
 _BLOBS = re.compile(r"(states|embeddings)/\d{6}\.safetensors")
 
 
@@ -80,7 +75,7 @@ class Checked:
 
 
 @dataclass(frozen=True, slots=True)
-class _Placed:
+class Placed:
     """A message and its place in the journal."""
 
     position: int
@@ -102,7 +97,7 @@ def check(path: Path, progress: Progress | None = None) -> Checked:
             checked = Checked(path=path, manifest=_manifest(archive, path))
             total, head = checked.manifest["messages"], checked.manifest["head"]
             last, seen, live = 0, 0, set[tuple[str, str]]()
-            for seen, placed in enumerate(_messages(archive, checked), 1):
+            for seen, placed in enumerate(messages(archive, checked), 1):
                 if not last < placed.position <= head or (placed.left_at is not None and placed.left_at > head):
                     raise ArchiveError(f"{path}: message at position {placed.position} after {last}, of {head}")
                 last = placed.position
@@ -116,9 +111,9 @@ def check(path: Path, progress: Progress | None = None) -> Checked:
                     progress("checked", seen, total)
             counts = {
                 "messages": seen,
-                "rollbacks": sum(1 for _ in _rollbacks(archive, checked)),
+                "rollbacks": sum(1 for _ in rollbacks(archive, checked)),
                 "revisions": sum(1 for _ in _revisions(archive, checked)),
-                "embeddings": sum(len(keys) for _, _, keys, _ in _embeddings(archive, checked)),
+                "embeddings": sum(len(keys) for _, _, keys, _ in embeddings(archive, checked)),
             }
             for name, count in counts.items():
                 if checked.manifest[name] != count:
@@ -128,86 +123,6 @@ def check(path: Path, progress: Progress | None = None) -> Checked:
     except _FAULTS as error:
         raise ArchiveError(f"{path} cannot be read as an exported agent: {error}") from error
     return checked
-
-
-def import_(
-    connection: Connection, words: records.Words, checked: Checked, agent: str | None, progress: Progress | None
-) -> str:
-    """Store a checked archive as an agent; see `Store.import_`. The caller has begun a write.
-
-    Raises:
-        ArchiveError: The live messages do not match the rollbacks.
-        ConfigError: The agent exists.
-    """
-    name = checked.agent if agent is None else agent
-    head, until = checked.manifest["head"], checked.manifest["agent_ids_until"]
-    if not journal.create(connection, name, head=head, agent_ids_until=until):
-        raise ConfigError(f"agent {name!r} exists; import under another name, or delete that one first")
-    made = timeline.required(connection, name)
-    total = checked.manifest["messages"]
-    with zipfile.ZipFile(checked.path) as archive:
-        done = 0
-        for rows in _batches(_messages(archive, checked)):
-            journal.store(connection, words, made.key, {each.position: _row(made.key, each) for each in rows})
-            done += len(rows)
-            if progress is not None:
-                progress("messages", done, total)
-        for row in _rollbacks(archive, checked):
-            connection.execute(insert(RollbackRow).values(agent_key=made.key, **row))
-        cut = set[int]()
-        if checked.manifest.get("cut") != words.rule:
-            cut = {position for _, _, keys, _ in _embeddings(archive, checked) for position, chunk in keys if chunk}
-            cut |= set(connection.scalars(_IN_PIECES.where(RecordRow.agent_key == made.key)))
-        for model, dim, keys, vectors in _embeddings(archive, checked):
-            _store_embeddings(connection, name, made.key, model, dim, keys, vectors, cut)
-    if sorted(timeline.live_positions(connection, made.key)) != timeline.positions_at(connection, made, made.head):
-        raise ArchiveError(f"{checked.path}: its live messages are not those its rollbacks leave")
-    return name
-
-
-def _store_embeddings(
-    connection: Connection,
-    agent: str,
-    key: int,
-    model: str,
-    dim: int,
-    keys: list[tuple[int, int]],
-    vectors: bytes,
-    cut: Set[int],
-) -> None:
-    """Store the embeddings of records that were cut by the present rule; the others are computed when needed.
-
-    Args:
-        cut: Positions of messages that another rule may have cut; their embeddings are skipped.
-    """
-    import numpy as np
-
-    query = select(RecordRow.position, RecordRow.chunk, RecordRow.key).where(
-        RecordRow.agent_key == key, RecordRow.position.between(keys[0][0], keys[-1][0])
-    )
-    found = {(row[0], row[1]): row[2] for row in connection.execute(query)}
-    matrix = np.frombuffer(vectors, dtype="<f4").reshape(len(keys), dim)
-    rows = [i for i, each in enumerate(keys) if each in found and each[0] not in cut]
-    if rows:
-        records.put_embeddings(connection, agent, model, [found[keys[i]] for i in rows], matrix[rows])
-
-
-def _batches(placed: Iterable[_Placed]) -> Iterator[list[_Placed]]:
-    rows: list[_Placed] = []
-    held = 0
-    for each in placed:
-        rows.append(each)
-        held += each.size
-        if len(rows) == FETCHED or held > HELD:
-            yield rows
-            rows, held = [], 0
-    if rows:
-        yield rows
-
-
-def _row(key: int, placed: _Placed) -> dict[str, Any]:
-    row = journal.message_row(key, placed.position, placed.session, placed.message)
-    return row | {"left_at": placed.left_at}
 
 
 def _manifest(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
@@ -311,7 +226,8 @@ def _compare(checked: Checked, name: str, size: int, digest: str) -> None:
         )
 
 
-def _messages(archive: zipfile.ZipFile, checked: Checked) -> Iterator[_Placed]:
+def messages(archive: zipfile.ZipFile, checked: Checked) -> Iterator[Placed]:
+    """The messages with their places in the journal, in order."""
     for line, taken in _lines(archive, checked, MESSAGES):
         try:
             position, left_at, session = line.pop("position"), line.pop("left_at"), line.pop("session")
@@ -322,12 +238,13 @@ def _messages(archive: zipfile.ZipFile, checked: Checked) -> Iterator[_Placed]:
             if type(position) is not int or not (left_at is None or type(left_at) is int):
                 raise ValueError(f"position {position!r}")
             (message,) = check_messages([line])
-            yield _Placed(position, check_id(session, "session"), left_at, message, taken)
+            yield Placed(position, check_id(session, "session"), left_at, message, taken)
         except (KeyError, ValueError) as error:
             raise ArchiveError(f"{checked.path}: {MESSAGES} holds what is no message: {error}") from error
 
 
-def _rollbacks(archive: zipfile.ZipFile, checked: Checked) -> Iterator[dict[str, Any]]:
+def rollbacks(archive: zipfile.ZipFile, checked: Checked) -> Iterator[dict[str, Any]]:
+    """The columns of each rollback, in order."""
     last = 0
     for line, _ in _lines(archive, checked, ROLLBACKS):
         position, target = _number(line, "position"), _number(line, "target")
@@ -354,7 +271,7 @@ def _revisions(archive: zipfile.ZipFile, checked: Checked) -> Iterator[None]:
         yield
 
 
-def _embeddings(archive: zipfile.ZipFile, checked: Checked) -> Iterator[tuple[str, int, list[tuple[int, int]], bytes]]:
+def embeddings(archive: zipfile.ZipFile, checked: Checked) -> Iterator[tuple[str, int, list[tuple[int, int]], bytes]]:
     """For each shard: model, dimension, (position, chunk) of each record, and the vectors' bytes."""
     dims: dict[str, int] = {}
     for name in sorted(each for each in checked.manifest["members"] if each.startswith("embeddings/")):

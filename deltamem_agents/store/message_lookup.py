@@ -15,8 +15,7 @@ from deltamem_agents.errors import ConfigError, shown
 from deltamem_agents.messages import Entry, MessageRef, NewMessage, check_id
 from deltamem_agents.store import journal, records, tombstones
 from deltamem_agents.store.dialects import rows_among
-from deltamem_agents.store.dialects.rows import plain_rows
-from deltamem_agents.store.dialects.select import AnySelect
+from deltamem_agents.store.dialects.rows import AnySelect, plain_rows
 from deltamem_agents.store.schema import AgentRow, MessageRow
 from deltamem_agents.store.tombstones import Said
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any, Literal
 
-from sqlalchemy import Connection, delete, func, insert, select, true, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from deltamem_agents import arguments
 from deltamem_agents.errors import ConfigError, StateMismatchError, UnknownAgentError, shown
@@ -16,6 +16,10 @@ from deltamem_agents.messages import ID_LIMIT
 from deltamem_agents.store import damage
 from deltamem_agents.store.columns import DamagedValue
 from deltamem_agents.store.schema import AgentRow, RevisionRow, chunked
+
+Retention = Literal["thin", "all"] | int  # "thin": all of the last day, then one a day; an int: the newest n
+
+DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,41 +163,6 @@ def _revision(row: Any) -> Revision:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredStates:
-    """A summary of an agent's revisions: count and bytes over all fingerprints, and the newest of one fingerprint.
-
-    ``position``, ``checksum`` and ``created_at`` describe the newest; they are None if there is none.
-    """
-
-    count: int = 0
-    bytes: int = 0
-    position: int | None = None
-    checksum: str | None = None
-    created_at: datetime | None = None
-
-
-def summary(connection: Connection, agent: str, fingerprint: str | None) -> StoredStates:
-    """Summarize an agent's revisions without decoding or checking a state.
-
-    Args:
-        fingerprint: The newest is that of this fingerprint; None for any.
-    """
-    of_agent = RevisionRow.agent_key == select(AgentRow.key).where(AgentRow.id == agent).scalar_subquery()
-    count, size = connection.execute(
-        select(func.count(), func.coalesce(func.sum(func.length(RevisionRow.state)), 0)).where(of_agent)
-    ).one()
-    newest = connection.execute(
-        select(RevisionRow.position, RevisionRow.checksum, RevisionRow.created_at)
-        .where(of_agent, true() if fingerprint is None else RevisionRow.fingerprint == fingerprint)
-        .order_by(RevisionRow.position.desc())
-        .limit(1)
-    ).first()
-    if newest is None:
-        return StoredStates(count=count, bytes=size)
-    return StoredStates(count=count, bytes=size, position=newest[0], checksum=newest[1], created_at=newest[2])
-
-
 def drop(connection: Connection, agent: str) -> int:
     """Delete all revisions of an agent, of every epoch and fingerprint; returns the number deleted."""
     keys = select(AgentRow.key).where(AgentRow.id == agent)
@@ -204,11 +173,6 @@ def forget(connection: Connection, agent_key: int, *, since: int, epoch: int) ->
     """Delete the revisions from position ``since`` on, which are outdated; older ones stay valid in ``epoch``."""
     connection.execute(delete(RevisionRow).where(RevisionRow.agent_key == agent_key, RevisionRow.position >= since))
     connection.execute(update(RevisionRow).where(RevisionRow.agent_key == agent_key).values(epoch=epoch))
-
-
-Retention = Literal["thin", "all"] | int  # "thin": all of the last day, then one a day; an int: the newest n
-
-DAY = timedelta(days=1)
 
 
 def check_retention(value: object) -> Retention:

@@ -6,10 +6,11 @@ from collections.abc import Collection
 
 from deltamem_agents import arguments
 from deltamem_agents.messages import check_id
-from deltamem_agents.store import revisions
+from deltamem_agents.store import revisions, statistics
 from deltamem_agents.store.database import Database
 from deltamem_agents.store.fold_input import FoldInput, fold_input
-from deltamem_agents.store.revisions import Retention, Revision, StoredStates, check_retention
+from deltamem_agents.store.revisions import Retention, Revision, check_retention
+from deltamem_agents.store.statistics import StoredStates
 
 
 class States:
@@ -101,7 +102,7 @@ class States:
         """
         check_id(agent)
         arguments.text("" if fingerprint is None else fingerprint, "fingerprint")
-        return self._database.read(lambda connection: revisions.summary(connection, agent, fingerprint))
+        return self._database.read(lambda connection: statistics.stored_states(connection, agent, fingerprint))
 
     def drop(self, agent: str) -> int:
         """Delete an agent's stored states; folding the journal makes them again.

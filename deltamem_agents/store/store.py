@@ -12,17 +12,17 @@ from deltamem_agents import arguments
 from deltamem_agents.messages import Entry, check_descriptions, check_id, check_messages
 from deltamem_agents.store import (
     archive,
+    archive_import,
     archive_reading,
-    backlog,
     damage,
     erasing,
     forking,
     journal,
+    statistics,
     timeline,
     versions,
 )
 from deltamem_agents.store.appender import Appender
-from deltamem_agents.store.backlog import Backlog
 from deltamem_agents.store.database import Database, check_place, looked_at, open_database
 from deltamem_agents.store.erasing import Plan, Selection
 from deltamem_agents.store.journal import AgentInfo
@@ -33,6 +33,7 @@ from deltamem_agents.store.revisions import Retention, check_retention
 from deltamem_agents.store.selected import Select, is_select
 from deltamem_agents.store.sqlite_files import file_of
 from deltamem_agents.store.states import States
+from deltamem_agents.store.statistics import Backlog
 from deltamem_agents.store.turns import Turn, in_turn
 from deltamem_agents.store.whole_files import check_target
 
@@ -212,13 +213,7 @@ class Store:
             ConfigError: The journal has no such position.
         """
         check_id(agent)
-
-        def entries(connection: Connection) -> list[Entry]:
-            found = timeline.required(connection, agent)
-            timeline.check_position(agent, position, found.head)
-            return journal.at_positions(connection, found.key, timeline.positions_at(connection, found, position))
-
-        return self._database.read(entries)
+        return self._database.read(lambda connection: timeline.entries_at(connection, agent, position))
 
     def log(self, agent: str, session: str | None = None, at: int | None = None) -> list[Entry]:
         """Live messages in order, optionally of one session, or as the journal was at position ``at``.
@@ -383,7 +378,7 @@ class Store:
 
         def work(connection: Connection) -> str:
             if not done or journal.agent_row(connection, done[0]) is None:
-                done[:] = [archive_reading.import_(connection, self._words, checked, agent, progress)]
+                done[:] = [archive_import.import_(connection, self._words, checked, agent, progress)]
             return done[0]
 
         return self._database.write(work)
@@ -397,4 +392,4 @@ class Store:
         """
         arguments.text("" if fingerprint is None else fingerprint, "fingerprint")
         arguments.text("" if model is None else model, "model")
-        return self._database.read(lambda connection: backlog.count(connection, fingerprint, model))
+        return self._database.read(lambda connection: statistics.backlog(connection, fingerprint, model))

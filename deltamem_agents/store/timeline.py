@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from deltamem_agents.errors import ConfigError, UnknownAgentError, shown
+from deltamem_agents.messages import Entry
 from deltamem_agents.store import damage, journal, records, revisions
 from deltamem_agents.store.columns import DamagedValue
 from deltamem_agents.store.dialects import rows_among
@@ -59,6 +60,13 @@ def check_position(agent: str, position: object, head: int) -> int:
             "log() shows the positions of its messages"
         )
     return position
+
+
+def entries_at(connection: Connection, agent: str, position: int) -> list[Entry]:
+    """The messages that were live when the journal ended at a position, in order; see `Store.at`."""
+    found = required(connection, agent)
+    check_position(agent, position, found.head)
+    return journal.at_positions(connection, found.key, positions_at(connection, found, position))
 
 
 def positions_at(connection: Connection, agent: Agent, at: int) -> list[int]:

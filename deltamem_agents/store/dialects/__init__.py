@@ -4,17 +4,10 @@ A dialect is one module with one class that implements `Dialect`. Knows nothing 
 names.
 """
 
-from deltamem_agents.store.dialects.narrowing import Within
 from deltamem_agents.store.dialects.pgvector import Pgvector
 from deltamem_agents.store.dialects.protocol import Dialect, FullText
-from deltamem_agents.store.dialects.select import (
-    dialect_of,
-    engine_for,
-    insert_missing,
-    rows_among,
-    rows_each,
-    select_each,
-)
+from deltamem_agents.store.dialects.rows import Within, insert_missing, rows_among, rows_each, select_each
+from deltamem_agents.store.dialects.select import dialect_of, engine_for
 
 __all__ = [
     "Dialect",

@@ -14,8 +14,7 @@ from sqlalchemy import ColumnElement, Connection, LargeBinary, bindparam, cast, 
 
 from deltamem_agents.search_form import UNSPACED, folded, normalized, search_form, spelled_out, words_of
 from deltamem_agents.store.dialects.fts5_levels import MOST_LEVELS, levels
-from deltamem_agents.store.dialects.narrowing import Within
-from deltamem_agents.store.dialects.rows import plain_rows
+from deltamem_agents.store.dialects.rows import Within, plain_rows
 from deltamem_agents.store.schema import UtcDateTime
 
 INDEX = "deltamem_records_fts"

@@ -20,8 +20,7 @@ from sqlalchemy import ARRAY, BigInteger, Connection, String, bindparam, text
 from sqlalchemy.exc import DBAPIError
 
 from deltamem_agents.messages import ID_LIMIT
-from deltamem_agents.store.dialects.narrowing import Within
-from deltamem_agents.store.dialects.rows import plain_rows
+from deltamem_agents.store.dialects.rows import Within, plain_rows
 from deltamem_agents.store.dialects.tsvector import schema_prefix
 from deltamem_agents.store.schema import UtcDateTime
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from sqlalchemy import ColumnElement, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from deltamem_agents.store.dialects.narrowing import Within
 from deltamem_agents.store.dialects.pgvector import Pgvector
+from deltamem_agents.store.dialects.rows import Within
 from deltamem_agents.store.turns import Turn
 
 

@@ -21,8 +21,7 @@ from sqlalchemy import ARRAY, ColumnElement, Connection, Select, Text, bindparam
 from sqlalchemy.dialects.postgresql import TSQUERY
 
 from deltamem_agents.search_form import UNSPACED, folded, normalized, search_form, spelled_out, words_of
-from deltamem_agents.store.dialects.narrowing import Within
-from deltamem_agents.store.dialects.rows import plain_rows
+from deltamem_agents.store.dialects.rows import Within, plain_rows
 from deltamem_agents.store.schema import MessageRow, RecordRow
 
 TOGETHER = 4_096  # terms in one query; a much larger query overflows the server's stack

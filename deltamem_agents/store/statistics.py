@@ -1,12 +1,48 @@
-"""Counts what is journalled but not yet folded, indexed or embedded. Works on an open connection."""
+"""Counts: the stored states of an agent, and the work that all agents leave. Works on an open connection."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from datetime import datetime
 
-from sqlalchemy import Connection, exists, func, select
+from sqlalchemy import Connection, exists, func, select, true
 
 from deltamem_agents.store.schema import AgentRow, EmbeddingRow, MessageRow, RecordRow, RevisionRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredStates:
+    """A summary of an agent's revisions: count and bytes over all fingerprints, and the newest of one fingerprint.
+
+    ``position``, ``checksum`` and ``created_at`` describe the newest; they are None if there is none.
+    """
+
+    count: int = 0
+    bytes: int = 0
+    position: int | None = None
+    checksum: str | None = None
+    created_at: datetime | None = None
+
+
+def stored_states(connection: Connection, agent: str, fingerprint: str | None) -> StoredStates:
+    """Summarize an agent's revisions without decoding or checking a state.
+
+    Args:
+        fingerprint: The newest is that of this fingerprint; None for any.
+    """
+    of_agent = RevisionRow.agent_key == select(AgentRow.key).where(AgentRow.id == agent).scalar_subquery()
+    count, size = connection.execute(
+        select(func.count(), func.coalesce(func.sum(func.length(RevisionRow.state)), 0)).where(of_agent)
+    ).one()
+    newest = connection.execute(
+        select(RevisionRow.position, RevisionRow.checksum, RevisionRow.created_at)
+        .where(of_agent, true() if fingerprint is None else RevisionRow.fingerprint == fingerprint)
+        .order_by(RevisionRow.position.desc())
+        .limit(1)
+    ).first()
+    if newest is None:
+        return StoredStates(count=count, bytes=size)
+    return StoredStates(count=count, bytes=size, position=newest[0], checksum=newest[1], created_at=newest[2])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +64,7 @@ class Backlog:
         return asdict(self)
 
 
-def count(connection: Connection, fingerprint: str | None, model: str | None) -> Backlog:
+def backlog(connection: Connection, fingerprint: str | None, model: str | None) -> Backlog:
     """Count the backlog.
 
     Args:
