@@ -27,8 +27,7 @@ class Prepared:
     """Snapshots of agents that are small enough to hold in memory. Safe to share among threads.
 
     Args:
-        embed_missing: Embeds all records that have no embedding; used if ``seconds`` is infinite.
-        seconds: How long records may be embedded before a search.
+        seconds: How long records may be embedded before a search; if infinite, all are.
         later: Called with an agent that has records left to embed.
     """
 
@@ -39,7 +38,6 @@ class Prepared:
         embeddings: Embeddings | None,
         filling: Filling | None,
         failures: Failures,
-        embed_missing: Callable[[str], object],
         seconds: float,
         later: Callable[[str], None],
     ) -> None:
@@ -48,7 +46,6 @@ class Prepared:
         self._embeddings = embeddings
         self._filling = filling
         self._failures = failures
-        self._embed_missing = embed_missing
         self._seconds = seconds
         self._later = later
         self._unstored: OrderedDict[str, tuple[int, dict[int, NDArray[np.float32]]]] = OrderedDict()
@@ -104,8 +101,10 @@ class Prepared:
             vectors = np.stack(list(computed.values()))
             self._index.put_embeddings(agent, self._embeddings.embedder.name, list(computed), vectors)
             self.forget(agent)
-        if self._filling is None or self._seconds == math.inf:
-            self._embed_missing(agent)
+        if self._filling is None:
+            return
+        if self._seconds == math.inf:
+            self._filling.fill(agent)
             return
         after = 0
         if known is not None and known.version[0] == version[0]:

@@ -13,30 +13,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deltamem_agents import arguments
-from deltamem_agents.errors import ClosedError, ConfigError, EmbedderError, StoreError, kind_of, shown
+from deltamem_agents.errors import ClosedError, ConfigError, kind_of, shown
 from deltamem_agents.failures import Failures
+from deltamem_agents.recall.candidates import CandidatePool
 from deltamem_agents.recall.contradiction import newer_first, outdated
 from deltamem_agents.recall.embedding import Embeddings
 from deltamem_agents.recall.filling import FIRST, Filling
-from deltamem_agents.recall.fusion import Signals, fuse, varied
-from deltamem_agents.recall.prepared import Prepared
+from deltamem_agents.recall.fusion import fuse
 from deltamem_agents.recall.protocols import Embedder, IndexedRecord, Record, RecordIndex
 from deltamem_agents.recall.questions import Question
-from deltamem_agents.recall.sampled_search import LargeAgents
+from deltamem_agents.recall.ranking import best, ranked, relevance, signals_of, spoken_for
 from deltamem_agents.recall.selection import select
-from deltamem_agents.recall.snapshot import Scope, Snapshot, Snapshots
-from deltamem_agents.recall.statements import RULE
-from deltamem_agents.recall.words import forget_words, looked_for, speaks_of_self
+from deltamem_agents.recall.snapshot import Scope, Snapshot
+from deltamem_agents.recall.words import forget_words
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    pass
 
 IN_MEMORY = 50_000  # records of an agent; a larger agent is searched through the index
-WIDER = 4  # records considered per candidate, so that candidates come from several messages and sessions
-BEFORE = 0.25  # weight of a word from the turns before the query, relative to the query's own words
 POOL = 20  # candidates whose text is examined; more if k is larger
-RESEMBLING = 0.25  # cosine from which a record resembles the query; on LoCoMo even 0.4 loses no evidence of the top 10
-MOST_ASKED = 1 << 31  # candidates; no agent has that many
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,20 +51,6 @@ class Reindexed:
     recut: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidates:
-    """N records to rank, the query's vector if there is one, and which records may be returned [N].
-
-    ``records`` are by key; None if they are still to be read. At most ``count`` are returned.
-    """
-
-    snapshot: Snapshot
-    vector: NDArray[np.float32] | None
-    allowed: NDArray[np.bool_]
-    records: Mapping[int, IndexedRecord] | None
-    count: int
-
-
 class Retriever:
     """Search over the records of any agent.
 
@@ -82,6 +63,9 @@ class Retriever:
         embed_seconds: How long a search may spend embedding records that have no embedding yet, newest first; the rest
             is searched by words. By default all are embedded first.
         later: Called with an agent that has such records left; it should call `catch_up` in the background.
+
+    Attributes:
+        candidates: Finds the records that a search ranks.
     """
 
     def __init__(
@@ -99,21 +83,17 @@ class Retriever:
         self._embedder = embedder
         self._in_memory = in_memory
         self._failures = failures or Failures()
-        self._later = later
         self._embeddings = Embeddings(embedder) if embedder else None
         self._filling = Filling(index, self._embeddings, stopping) if self._embeddings else None
-        self._snapshots = Snapshots(index, embedder.name if embedder else None)
-        self._prepared = Prepared(
+        self.candidates = CandidatePool(
             index,
-            self._snapshots,
             self._embeddings,
             self._filling,
-            self._failures,
-            lambda agent: self.embed_missing(agent),
-            embed_seconds,
-            later,
+            in_memory=in_memory,
+            failures=self._failures,
+            seconds=embed_seconds,
+            later=later,
         )
-        self._large = LargeAgents(index, self._embeddings, self._filling, embed_seconds)
 
     def search(
         self,
@@ -166,22 +146,22 @@ class Retriever:
         if not several or not all(isinstance(each, str) for each in context):
             raise ConfigError(f"context is {shown(context)}; give a list of strings")
         question = Question.read(query, [each.encode("utf-8", "replace").decode() for each in context])
-        candidates = self._candidates(agent, question.whole, scope, max(POOL, 3 * k), tell)
+        candidates = self.candidates.find(agent, question.whole, scope, max(POOL, 3 * k), tell)
         if candidates is None:
             return []
         snapshot = candidates.snapshot
-        signals = self._signals(query, snapshot, candidates.vector, question)
+        signals = signals_of(query, snapshot, candidates.vector, question)
         fused = fuse(signals, snapshot.sessions, snapshot.messages, snapshot.weights, question)
-        spoken_for = _spoken_for(signals, snapshot, question, fused)
-        scores = _ranked(fused, candidates.allowed & spoken_for, candidates.count, snapshot, question)
-        found = self._records(agent, candidates, list(scores))
+        allowed = candidates.allowed & spoken_for(signals, snapshot, question, fused)
+        scores = ranked(fused, allowed, candidates.count, snapshot, question)
+        found = self.candidates.records(agent, candidates, list(scores))
         stale, by_key = (outdated(found) if deduplicate else {}), {record.key: record for record in found}
         chosen = select(query, newer_first(found, stale), k, _cosines(snapshot, scores)) if deduplicate else found[:k]
-        best = [*accumulate((scores[record.key] for record in reversed(chosen)), max)][::-1]  # scores never rise
+        falling = [*accumulate((scores[record.key] for record in reversed(chosen)), max)][::-1]  # scores never rise
         held_until = {old: by_key[new].created_at for old, new in stale.items()}
         return [
-            _record(record, _relevance(score), until=held_until.get(record.key))
-            for record, score in zip(chosen, best, strict=True)
+            _record(record, relevance(score), until=held_until.get(record.key))
+            for record, score in zip(chosen, falling, strict=True)
         ]
 
     def similar(
@@ -203,57 +183,18 @@ class Retriever:
         """
         query = _checked(query, k)
         arguments.function(holds, "holds")
-        candidates = self._candidates(agent, query, Scope(holds=holds), k, lambda note: None)
+        candidates = self.candidates.find(agent, query, Scope(holds=holds), k, lambda note: None)
         if candidates is None:
             return []
         snapshot = candidates.snapshot
-        alike = self._signals(query, snapshot, candidates.vector, Question(query)).meaning
+        alike = signals_of(query, snapshot, candidates.vector, Question(query)).meaning
         if alike is None:
             alike = snapshot.words.coverage(query, snapshot.weights)
         elif snapshot.blank.any():
             alike = np.where(snapshot.blank, snapshot.words.coverage(query, snapshot.weights), alike)
-        scores = {int(snapshot.keys[i]): float(alike[i]) for i in _best(alike, candidates.allowed, k)}
-        found = self._records(agent, candidates, list(scores))
+        scores = {int(snapshot.keys[i]): float(alike[i]) for i in best(alike, candidates.allowed, k)}
+        found = self.candidates.records(agent, candidates, list(scores))
         return [_record(record, scores[record.key]) for record in found]
-
-    def _candidates(
-        self, agent: str, query: str, scope: Scope, count: int, tell: Callable[[str], None]
-    ) -> _Candidates | None:
-        """The records that a search ranks: all of an agent's records or, for a large agent, those the index finds."""
-        down: list[EmbedderError] = []
-        unstored: list[StoreError] = []
-        count = min(count, MOST_ASKED)
-        version = self._index.version(agent) if query.strip() else None
-        if version is None:
-            return None
-        if self._is_large(agent, version):
-            if not self._large.prepare(agent, version, down):
-                tell("by words: some records are still to be embedded, which is done in the background")
-                self._later(agent)
-            vector = self._of_query(agent, query, self._large.dimension(agent, version), down)
-            large = self._large.search(agent, version, query, vector, scope, count)
-            snapshot, records, allowed = large.snapshot, large.by_key, large.eligible
-        else:
-            held = self._prepared.snapshot(agent, version, down, unstored, tell)
-            if held is None:
-                return None
-            dim = None if held.vectors is None else held.vectors.shape[1]
-            vector = self._of_query(agent, query, dim, down)
-            snapshot, records, allowed = held, None, np.ones(len(held), bool)
-        if down:
-            tell(f"by words: {self._failures.failed('embedding', agent, down[0])}")
-        elif self._embedder is not None and not unstored:
-            self._failures.succeeded("embedding", agent)
-        if not len(snapshot):
-            return None
-        return _Candidates(snapshot, vector, allowed & snapshot.within(scope), records, count)
-
-    def _records(self, agent: str, candidates: _Candidates, keys: Sequence[int]) -> list[IndexedRecord]:
-        """The records with these keys, in their order, without those superseded in the meantime."""
-        records = candidates.records
-        if records is None:
-            records = {each.key: each for each in self._index.read(agent, keys)}
-        return [records[key] for key in keys if key in records]
 
     def embed_missing(self, agent: str, progress: Callable[[int], None] | None = None) -> int:
         """Embed the records that have no embedding yet, and return how many; 0 without an embedder.
@@ -280,7 +221,7 @@ class Retriever:
         try:
             if self._filling is not None:
                 self._filling.fill(agent, stopping=stopping, size=FIRST)
-            if self._embedder is not None and self._large.is_one(agent):
+            if self._embedder is not None and self.candidates.was_large(agent):
                 self._index.index_vectors(agent, self._embedder.name)
         except ClosedError:
             raise
@@ -301,9 +242,7 @@ class Retriever:
 
     def close(self) -> None:
         """Drop everything cached, including words."""
-        self._snapshots.clear()
-        self._prepared.clear()
-        self._large.clear()
+        self.candidates.clear()
         forget_words()
 
     def reindex(
@@ -342,76 +281,8 @@ class Retriever:
 
     def forget(self, agent: str) -> None:
         """Drop what is cached for an agent; the next search reads it again."""
-        self._snapshots.forget(agent)
-        self._prepared.forget(agent)
-        self._large.forget(agent)
+        self.candidates.forget(agent)
         forget_words()
-
-    def _is_large(self, agent: str, version: tuple[int, int]) -> bool:
-        """Whether an agent has too many records to hold in memory; counts them if the agent has changed."""
-        if self._snapshots.current(agent, version):
-            return False
-        large = self._large.knows(agent, version[0]) or (self._index.size(agent, self._in_memory + 1) > self._in_memory)
-        if large:
-            self._snapshots.forget(agent)
-        return large
-
-    def _of_query(
-        self, agent: str, query: str, dim: int | None, down: list[EmbedderError]
-    ) -> NDArray[np.float32] | None:
-        """The query's vector [dim]; None without a working embedder, or without vectors to compare it with.
-
-        Args:
-            down: Receives the embedder's error; if it holds one already, the embedder is not called again.
-        """
-        if self._embeddings is None or self._filling is None or dim is None or down:
-            return None
-        try:
-            with self._filling.first():
-                vector = self._embeddings.of_query(query)
-        except EmbedderError as error:
-            down.append(error)
-            return None
-        if dim != len(vector):
-            raise EmbedderError(
-                f"embedder {self._embeddings.embedder.name!r} has dimension {len(vector)}, vectors stored under its "
-                f"name have {dim}; give it another name"
-            )
-        return vector
-
-    def _signals(
-        self,
-        query: str,
-        snapshot: Snapshot,
-        vector: NDArray[np.float32] | None,
-        question: Question | None = None,
-    ) -> Signals:
-        question = question or Question.read(query)
-        meaning = around = None
-        if snapshot.vectors is not None and vector is not None and not snapshot.blank.all():
-            # Rounded, so that equal texts tie regardless of the order in which a BLAS adds.
-            meaning = np.round(snapshot.vectors @ vector, 6)
-            around = snapshot.sessions.around(meaning) / snapshot.lengths
-            if snapshot.blank.any():  # no vector: neither near nor far
-                meaning[snapshot.blank] = meaning[~snapshot.blank].mean()
-                around[snapshot.blank] = around[~snapshot.blank].mean()
-        found = snapshot.words.found(question.topic, snapshot.weights)
-        if question.context:
-            known = looked_for(question.topic)
-            before = snapshot.words.found(question.context, snapshot.weights, without=known)
-            found += [(places, np.float32(BEFORE) * scores) for places, scores in before]
-        return Signals(
-            words=snapshot.words.total(found),
-            covered=snapshot.messages.covered(found),
-            meaning=meaning,
-            around=around,
-            named=snapshot.named(query),
-            own=snapshot.own & speaks_of_self(query),
-            asks=snapshot.asks,
-            by_model=snapshot.by_model,
-            by_tool=snapshot.by_tool,
-            standing=snapshot.standing,
-        )
 
 
 def _checked(query: object, k: object) -> str:
@@ -435,53 +306,6 @@ def _cosines(snapshot: Snapshot, keys: Iterable[int]) -> Callable[[int, int], fl
     places = np.flatnonzero(np.isin(snapshot.keys, np.fromiter(keys, np.int64)))
     place_of = {int(snapshot.keys[place]): place for place in places}
     return lambda one, other: float(vectors[place_of[one]] @ vectors[place_of[other]])
-
-
-def _spoken_for(
-    signals: Signals, snapshot: Snapshot, question: Question, fused: NDArray[np.float32]
-) -> NDArray[np.bool_]:
-    """Which records share a word with the query or resemble it, or are neighbours of one that does.
-
-    Of a neighbouring message only the best piece counts, unless the query asks for a summary. Tool output does not
-    count as a neighbour. Of a message with pieces that share a word with the query or resemble it, only these pieces
-    count. If the query asks to do something, rules always count, because they apply to queries that do not resemble
-    them.
-    """
-    itself, beside = signals.words > 0, signals.covered > 0
-    if signals.meaning is not None and signals.around is not None:
-        itself |= (signals.meaning >= RESEMBLING) & ~snapshot.blank
-        beside |= (signals.around >= RESEMBLING) & ~snapshot.blank
-    if not question.summary:
-        beside &= snapshot.messages.one_each(np.where(itself, np.float32(np.inf), fused))
-    found = itself | (beside & ~signals.by_tool)
-    if question.doing:
-        found |= signals.standing == RULE
-    return found
-
-
-def _ranked(
-    fused: NDArray[np.float32], allowed: NDArray[np.bool_], count: int, snapshot: Snapshot, question: Question
-) -> dict[int, float]:
-    """Keys and scores of the best allowed records, best first, spread over several messages and sessions."""
-    places = np.array(_best(fused, allowed, WIDER * count), np.int64)
-    scores = varied(fused[places], snapshot.messages.of[places], snapshot.session[places], question)
-    order = np.argsort(-scores, kind="stable")[:count]
-    return {int(snapshot.keys[places[i]]): float(scores[i]) for i in order}
-
-
-def _best(scores: NDArray[np.float32], allowed: NDArray[np.bool_], count: int) -> list[int]:
-    """Indices of the highest allowed scores, best first; of equals, the newer first."""
-    places = np.flatnonzero(allowed)
-    if len(places) > count:
-        least = np.partition(scores[places], len(places) - count)[len(places) - count]
-        places = places[scores[places] >= least]
-    order = np.lexsort((-places, -scores[places]))[:count]
-    return [int(place) for place in places[order]]
-
-
-def _relevance(score: float) -> float:
-    """A fused score, mapped to 0..1."""
-    return float(1 / (1 + np.exp(-score / 4)))
 
 
 def _record(found: IndexedRecord, score: float, *, until: datetime | None = None) -> Record:

@@ -327,6 +327,6 @@ def test_words_and_vectors_that_are_held_go_with_close(served) -> None:
 
     served.agent("alice").write([LOCKER])
     served.agent("alice").recall("locker", generate=False)
-    assert _known.get("locker") and served.retriever._snapshots._kept
+    assert _known.get("locker") and served.retriever.candidates._snapshots._kept
     served.close()
-    assert _known.get("locker") is None and not served.retriever._snapshots._kept
+    assert _known.get("locker") is None and not served.retriever.candidates._snapshots._kept

@@ -164,14 +164,14 @@ def test_an_agent_that_grows_is_no_longer_held(store: Store) -> None:
     retriever = Retriever(store.records, EMBEDDERS[1], in_memory=30)
     fill(store, 30)
     retriever.search("alice", "boat")
-    assert "alice" in retriever._snapshots._kept and not retriever._large._prepared
+    assert "alice" in retriever.candidates._snapshots._kept and not retriever.candidates._large._prepared
     fill(store, 10, seed=8)
     assert len(retriever.search("alice", "note", 40)) == 40
-    assert "alice" not in retriever._snapshots._kept and "alice" in retriever._large._prepared
+    assert "alice" not in retriever.candidates._snapshots._kept and "alice" in retriever.candidates._large._prepared
     messages = [entry.id for entry in store.live("alice")]
     store.erase("alice", Selection(ids=messages[:20]))
     assert len(retriever.search("alice", "note", 40)) == 20
-    assert "alice" in retriever._snapshots._kept
+    assert "alice" in retriever.candidates._snapshots._kept
 
 
 def test_what_is_new_is_embedded_once(store: Store) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from deltamem_agents.recall import CallableEmbedder, Retriever
-from deltamem_agents.recall.snapshot import Room
+from deltamem_agents.recall.filling import Filling
+from deltamem_agents.recall.snapshot import Room, Scope, Snapshot
 from deltamem_agents.store import Selection, Store
 
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
@@ -88,19 +89,19 @@ def test_what_was_written_superseded_rolled_back_or_erased_is_seen(store: Store,
     assert found() == {"apple one"}
 
 
-def test_a_record_that_nobody_has_embedded_is_not_lost(store: Store) -> None:
+def test_a_record_that_nobody_has_embedded_is_not_lost(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process writes between the embedding of what is new and the reading of it."""
     retriever = Retriever(store.records, CallableEmbedder(letters, name="letters"))
     tell(store, "apple one")
-    embed_missing = retriever.embed_missing
+    fill = Filling.fill
 
-    def late(agent: str) -> int:
-        done = embed_missing(agent)
+    def late(filling: Filling, agent: str) -> int:
+        done = fill(filling, agent)
         if len(store.live("alice")) == 1:
             tell(store, "apple two")
         return done
 
-    retriever.embed_missing = late  # type: ignore[method-assign,assignment]
+    monkeypatch.setattr(Filling, "fill", late)
     assert texts(retriever.search("alice", "apple")) == {"apple one", "apple two"}  # the new one by its words
     assert len(store.records.missing_embeddings("alice", "letters", 9)) == 1
     assert texts(retriever.search("alice", "apple")) == {"apple one", "apple two"}
@@ -129,19 +130,22 @@ def test_threads_search_while_others_write(store: Store, retriever: Retriever) -
     assert len(retriever.search("alice", "apple", 100)) == 30
 
 
+def records_of(retriever: Retriever) -> Snapshot | None:
+    found = retriever.candidates.find("alice", "apple", Scope(), 1, print)
+    return None if found is None else found.snapshot
+
+
 def test_the_vectors_in_memory_are_those_of_the_store(store: Store) -> None:
     retriever = Retriever(store.records, CallableEmbedder(letters, name="letters"))
     for number in range(3):
         tell(store, f"apple {number}\n" + "sentence after sentence. " * 100, session=f"s{number % 2}")
         retriever.search("alice", "apple")
-    snapshot = retriever._snapshots.of("alice", lambda agent, known: frozenset())
+    snapshot = records_of(retriever)
     keys, vectors = store.records.embeddings("alice", "letters")
     assert snapshot is not None and snapshot.vectors is not None and len(snapshot) > 3
     assert snapshot.keys.tolist() == keys and np.array_equal(snapshot.vectors, vectors)
     # A memory that has grown knows of each record's neighbourhood what one that was read at once does.
-    whole = Retriever(store.records, CallableEmbedder(letters, name="letters"))._snapshots.of(
-        "alice", lambda agent, known: frozenset()
-    )
+    whole = records_of(Retriever(store.records, CallableEmbedder(letters, name="letters")))
     assert whole is not None and np.allclose(snapshot.lengths, whole.lengths, rtol=1e-6)
 
 

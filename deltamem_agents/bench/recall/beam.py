@@ -26,6 +26,8 @@ from deltamem_agents.errors import ConfigError
 from deltamem_agents.recall import Cutting, Embedder, Retriever
 from deltamem_agents.recall.fusion import Signals
 from deltamem_agents.recall.questions import Question
+from deltamem_agents.recall.ranking import signals_of
+from deltamem_agents.recall.snapshot import Scope
 from deltamem_agents.store import Store
 
 if TYPE_CHECKING:
@@ -118,7 +120,7 @@ def measure(path: Path, embedder: Embedder, progress: Advance = lambda *_: None)
             retriever = Retriever(store.records, embedder)
             retriever.embed_missing("a")
             for question in questions:
-                for way, positions in _ways(retriever, embedder, store.records.version("a") or (0, 0), question.text):
+                for way, positions in _ways(retriever, question.text):
                     share = len(question.evidence & set(positions)) / len(question.evidence)
                     for kind in (question.kind, OVERALL):
                         shares.setdefault(kind, {}).setdefault(way, []).append(share)
@@ -129,14 +131,13 @@ def measure(path: Path, embedder: Embedder, progress: Advance = lambda *_: None)
     ]
 
 
-def _ways(
-    retriever: Retriever, embedder: Embedder, version: tuple[int, int], query: str
-) -> Iterator[tuple[str, Sequence[int]]]:
+def _ways(retriever: Retriever, query: str) -> Iterator[tuple[str, Sequence[int]]]:
     """Positions of the first ten messages by each ranking method."""
     yield OURS, [record.position for record in retriever.search("a", query, FIRST)]
-    snapshot = retriever._prepared.snapshot("a", version, [], [], print)
-    assert snapshot is not None
-    signals = retriever._signals(query, snapshot, embedder.embed([query])[0], Question(query))
+    candidates = retriever.candidates.find("a", query, Scope(), FIRST, print)
+    assert candidates is not None and candidates.vector is not None
+    snapshot = candidates.snapshot
+    signals = signals_of(query, snapshot, candidates.vector, Question(query))
     for way, scores in BASELINES.items():
         order = np.argsort(-scores(signals), kind="stable")
         yield way, list(dict.fromkeys(snapshot.position[order].tolist()))[:FIRST]

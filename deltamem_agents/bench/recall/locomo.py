@@ -25,6 +25,9 @@ from deltamem_agents.bench.figures import Figure, figure, machine, table, write_
 from deltamem_agents.bench.outputs import add_output, parsed
 from deltamem_agents.recall import Cutting, Embedder, Retriever, default_embedder
 from deltamem_agents.recall.fusion import Messages, Sessions, Signals, fuse, standardised
+from deltamem_agents.recall.questions import Question as Read
+from deltamem_agents.recall.ranking import signals_of
+from deltamem_agents.recall.snapshot import Scope
 from deltamem_agents.store import Store
 
 if TYPE_CHECKING:
@@ -138,11 +141,11 @@ def measure(path: Path, embedder: Embedder) -> list[Figure]:
             retriever.embed_missing("a")
             records = store.records.read("a")
             positions = np.array([record.position for record in records])
-            snapshot = retriever._prepared.snapshot("a", store.records.version("a") or (0, 0), [], [], print)
-            assert snapshot is not None and snapshot.vectors is not None
             for question in questions:
-                vector = retriever._of_query("a", question.text, snapshot.vectors.shape[1], [])
-                signals = retriever._signals(question.text, snapshot, vector)
+                candidates = retriever.candidates.find("a", question.text, Scope(), FIRST[-1], print)
+                assert candidates is not None and candidates.vector is not None
+                snapshot = candidates.snapshot
+                signals = signals_of(question.text, snapshot, candidates.vector, Read.read(question.text))
                 for name, form in forms().items():
                     order = np.argsort(-form(signals, snapshot.sessions, snapshot.messages), kind="stable")
                     for first in FIRST:
