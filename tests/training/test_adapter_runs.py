@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -18,6 +21,7 @@ from deltamem_agents.training.adapters.config import AdapterTrainingConfig
 from deltamem_agents.training.adapters.data import Data, divided
 from deltamem_agents.training.adapters.progress import AdapterProgress
 from deltamem_agents.training.adapters.run import train_adapter_for
+from deltamem_agents.training.episodes import write_episodes
 
 SHAPE = DeltaMemConfig(rank=4, couple_lambda=False, layers=(1, 2), write_length=64)
 CONFIG = AdapterTrainingConfig(
@@ -224,6 +228,28 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(small_backbone, tokenizer, d
     seen = []
     run(small_backbone, tokenizer, data, tmp_path, on_progress=seen.append)
     assert min(now.step for now in seen) == 3
+
+
+@pytest.mark.slow  # two processes load torch
+def test_two_processes_train_as_one_that_accumulates(small_backbone, tokenizer, some_episodes, tmp_path) -> None:
+    small_backbone().save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    write_episodes(tmp_path / "data.jsonl", some_episodes(30))
+    shape = {"rank": 4, "couple_lambda": False, "write_length": 64}
+    values = {"adapter": shape, "steps": 4, "episodes": 2, "evaluation": 2, "log_every": 1, "warmup": 0}
+    (tmp_path / "recipe.json").write_text(json.dumps(values))
+    options = ["--backbone", "model", "--data", "data.jsonl", "--config", "recipe.json", "--device", "cpu"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "deltamem_agents.cli", "train", "adapter", *options, "--out", "two", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["steps"] == 4  # one document: the second process prints nothing
+    config = AdapterTrainingConfig.from_dict(values | {"accumulation": 2})
+    one = train_adapter_for(tmp_path / "model", tmp_path / "data.jsonl", tmp_path / "one", config)
+    two = json.loads((tmp_path / "two" / "training.json").read_text())
+    assert list(two["losses"].values()) == pytest.approx(list(one.losses.values()), abs=2e-6)
+    for name, weight in load_adapter(tmp_path / "two").state_dict().items():
+        assert torch.allclose(weight, load_adapter(tmp_path / "one").state_dict()[name], atol=1e-5), name
 
 
 LINES = {

@@ -92,7 +92,9 @@ def train_adapter_for(
         "backbone": backbone_fingerprint(model, tokenizer),
         "begins": adapter.fingerprint(),
     }
-    resumed = begin(folder, record)
+    arguments = _arguments(config, folder, model.device)
+    with arguments.main_process_first(local=False):
+        resumed = begin(folder, record)
     with ExitStack() as used:
         attached = attach(model, adapter)
         used.callback(attached.detach)
@@ -100,7 +102,6 @@ def train_adapter_for(
             used.enter_context(checkpointed(model))
         module = EpisodeLoss(attached, negatives=config.negatives, unchanged_weight=config.unchanged_weight)
         collator = EpisodeCollator(tokenizer.pad_token_id or 0, adapter.config.write)
-        arguments = _arguments(config, folder, attached.device)
         count = config.steps * config.accumulation * config.episodes * arguments.world_size
         samples = EpisodeSamples(data.source, render, count=count, questions=config.questions, seed=config.seed)
         plan = plan_memory(module, [collator(each) for each in _some(samples, config)], negatives=config.negatives)
