@@ -29,7 +29,9 @@ def _group() -> None:
 def adapter(
     backbone: Annotated[str, typer.Option("--backbone", help="Folder or hub id of the model; it stays as it is.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the adapter; an interrupted run in it goes on.")],
-    data: Annotated[str, typer.Option("--data", help="File of episodes (JSON lines), or a data set on the hub.")],
+    data: Annotated[
+        str, typer.Option("--data", help="File of episodes (JSON lines), data set on the hub, or 'generated'.")
+    ] = "generated",
     recipe: Annotated[
         str | None,
         typer.Option("--config", help="Recipe: a JSON file, or the name of one that comes with the package."),

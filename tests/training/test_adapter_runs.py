@@ -15,11 +15,13 @@ import pytest
 import torch
 
 from deltamem_agents.core import DeltaMemConfig, load_adapter
-from deltamem_agents.engine import load
+from deltamem_agents.engine import Rendering, load
 from deltamem_agents.errors import ConfigError, DivergedError, EpisodeError, TrainingFileError
 from deltamem_agents.training.adapters.config import AdapterTrainingConfig
-from deltamem_agents.training.adapters.data import Data, divided
+from deltamem_agents.training.adapters.data import Data, divided, generated
+from deltamem_agents.training.adapters.phases import Curriculum
 from deltamem_agents.training.adapters.progress import AdapterProgress
+from deltamem_agents.training.adapters.rendered import EpisodeRenderer
 from deltamem_agents.training.adapters.run import train_adapter_for
 from deltamem_agents.training.episodes import write_episodes
 
@@ -250,6 +252,56 @@ def test_two_processes_train_as_one_that_accumulates(small_backbone, tokenizer, 
     assert list(two["losses"].values()) == pytest.approx(list(one.losses.values()), abs=2e-6)
     for name, weight in load_adapter(tmp_path / "two").state_dict().items():
         assert torch.allclose(weight, load_adapter(tmp_path / "one").state_dict()[name], atol=1e-5), name
+
+
+def test_generated_data_goes_on_where_it_was(small_backbone, tokenizer, tmp_path) -> None:
+    config = replace(
+        CONFIG,
+        steps=4,
+        adapter=replace(SHAPE, write_length=128),
+        mixture=({"until": 0.5, "facts": [1, 1], "filler": [0, 0]}, {"facts": [2, 3], "held_out": {"values": True}}),
+    )
+    whole = run(small_backbone, tokenizer, "generated", tmp_path / "whole", config)
+    with pytest.raises(Interrupted):
+        run(small_backbone, tokenizer, "generated", tmp_path / "parts", config, on_progress=interrupt_at(3))
+    parts = run(small_backbone, tokenizer, "generated", tmp_path / "parts", config)
+    assert list(parts.losses.values()) == pytest.approx(list(whole.losses.values()), abs=1e-6)
+    assert {each.arm for each in whole.measured} == {"state", "zero", "donor"}
+
+
+def test_a_curriculum_spreads_over_the_run() -> None:
+    phases = [{"until": 0.25, "facts": [1, 1]}, {"until": 0.5, "facts": [2, 2]}, {"facts": [4, 4]}]
+    source = generated(Curriculum(phases), seed=3, evaluation=5, count=40)
+    told = [Curriculum(phases).at(done).facts[0] for done in (0.0, 0.2, 0.25, 0.49, 0.5, 0.99, 1.0)]
+    assert told == [1, 1, 2, 2, 4, 4, 4]
+    assert source.source(7) == source.source(7) != source.source(8)
+    assert all(each.held_out for episode in source.held_out for each in episode.questions)
+    assert not any(each.held_out for number in range(40) for each in source.source(number).questions)
+
+
+def test_generated_episodes_that_do_not_fit_are_replaced(tokenizer) -> None:
+    render = EpisodeRenderer(Rendering(tokenizer), 64)
+    data = generated(Curriculum({"facts": [1, 8]}), seed=0, evaluation=0, count=30, check=render)
+    assert all(render(data.source(number)).questions for number in range(30))
+    nothing = EpisodeRenderer(Rendering(tokenizer), 2)
+    with pytest.raises(EpisodeError, match="write_length, which is 2"):
+        generated(Curriculum({}), seed=0, evaluation=0, count=1, check=nothing).source(0)
+
+
+@pytest.mark.parametrize(
+    ("mixture", "told"),
+    [
+        ([], "mixture is"),
+        ([{"facts": [1, 1]}, {}], "until of a phase of mixture is None"),
+        ([{"until": 0.5}, {"until": 0.3}], "give shares that rise to 1"),
+        ({"fact": [1, 1]}, "mixture has no option 'fact'"),
+        ({"held_out": {"value": True}}, "held_out of mixture has no option 'value'"),
+        ({"unknown": 2.0}, "unknown is 2.0"),
+    ],
+)
+def test_a_curriculum_that_makes_no_sense_is_refused(mixture, told) -> None:
+    with pytest.raises(ConfigError, match=told):
+        AdapterTrainingConfig(mixture=mixture)
 
 
 LINES = {

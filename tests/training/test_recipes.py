@@ -114,7 +114,7 @@ def user(content: str) -> dict[str, str]:
         ({"adapter": 8}, "adapter is 8"),
         ({"step": 8}, "training has no option 'step'"),
         ({"checkpointing": "yes"}, "checkpointing is 'yes'"),
-        ({"mixture": 3}, "mixture is 3"),
+        ({"mixture": 3}, "mixture is 3; give an object"),
     ],
 )
 def test_what_is_out_of_range_is_refused(change, told) -> None:

@@ -6,7 +6,7 @@ A recipe is a JSON object with the fields of `AdapterTrainingConfig`, of which `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from deltamem_agents import arguments, bounded_json
 from deltamem_agents.core import DeltaMemConfig
 from deltamem_agents.errors import ConfigError, shown
+from deltamem_agents.training.adapters.phases import Curriculum
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 TEMPLATE_BYTES = 1 << 20  # limit on a chat template
@@ -51,7 +52,8 @@ class AdapterTrainingConfig:
         log_every: Steps between two reports of the loss.
         workers: Processes that prepare batches; 0 for none.
         seed: Of weights, data and sampling.
-        mixture: What generated data consists of; see `deltamem_agents.training.episodes`.
+        mixture: What generated episodes consist of: fields of `Mixture`, or a list of these as a curriculum, of which
+            each but the last says ``until`` which share of the run it holds.
         chat_template: Chat template for a tokenizer without one.
 
     Raises:
@@ -81,7 +83,7 @@ class AdapterTrainingConfig:
     log_every: int = 10
     workers: int = 0
     seed: int = 0
-    mixture: Mapping[str, Any] = field(default_factory=dict)
+    mixture: Mapping[str, Any] | Sequence[Mapping[str, Any]] = field(default_factory=dict)
     chat_template: str | None = None
 
     def __post_init__(self) -> None:
@@ -102,8 +104,7 @@ class AdapterTrainingConfig:
             arguments.one_of(getattr(self, name), name, get_args(kind))
         if not isinstance(self.checkpointing, bool):
             raise ConfigError(f"checkpointing is {shown(self.checkpointing)}; give true or false")
-        if not isinstance(self.mixture, Mapping):
-            raise ConfigError(f"mixture is {shown(self.mixture)}; give an object of names and shares")
+        Curriculum(self.mixture)
         if self.chat_template is not None:
             arguments.text(self.chat_template, "chat_template")
 
@@ -115,7 +116,8 @@ class AdapterTrainingConfig:
     def as_dict(self) -> dict[str, Any]:
         """All fields as JSON-ready values."""
         plain = {each.name: getattr(self, each.name) for each in fields(self)}
-        return plain | {"adapter": asdict(self.adapter), "mixture": dict(self.mixture)}
+        mixture = dict(self.mixture) if isinstance(self.mixture, Mapping) else [dict(each) for each in self.mixture]
+        return plain | {"adapter": asdict(self.adapter), "mixture": mixture}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> AdapterTrainingConfig:

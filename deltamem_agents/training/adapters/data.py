@@ -1,4 +1,4 @@
-"""What an adapter is trained and measured on: episodes of a file, or of a data set on the hub.
+"""What an adapter is trained and measured on: episodes of a file, of a data set on the hub, or generated ones.
 
 An episode with a held-out question is for measuring, and only its held-out questions are asked. Where a file marks
 none, its last episodes are held out.
@@ -12,10 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deltamem_agents.errors import ConfigError, TrainingFileError, shown
+from deltamem_agents import __version__
+from deltamem_agents.errors import ConfigError, EpisodeError, TrainingFileError, shown
+from deltamem_agents.training.adapters.phases import Curriculum
 from deltamem_agents.training.adapters.samples import Source, repeated
-from deltamem_agents.training.episodes import Episode, read_episodes
+from deltamem_agents.training.episodes import Episode, Mixture, draw_episode, read_episodes
 
+GENERATED = "generated"
+ATTEMPTS = 1000  # to draw an episode that fits
 SHARE = 10  # of a file that marks nothing as held out, at most one episode in so many is
 
 
@@ -84,6 +88,41 @@ def divided(episodes: Iterable[Episode], identity: Mapping[str, Any], *, seed: i
             "least 2; mark questions with held_out, give more episodes, or evaluate nothing with evaluation=0"
         )
     return Data(source=repeated(training, seed), held_out=tuple(measuring[:evaluation]), identity=identity)
+
+
+def generated(
+    curriculum: Curriculum, *, seed: int, evaluation: int, count: int, check: Callable[[Episode], object] | None = None
+) -> Data:
+    """Generated episodes, and held-out ones.
+
+    Args:
+        count: Number of episodes in the run, over which the curriculum is spread.
+        check: An episode for which it raises `EpisodeError` is replaced by another.
+    """
+
+    def source(index: int) -> Episode:
+        return _fitting(seed, index, curriculum.at(index / count), check)
+
+    held_out = tuple(_fitting(seed, index, curriculum.measured, check) for index in range(evaluation))
+    return Data(source=source, held_out=held_out, identity={GENERATED: __version__})
+
+
+def _fitting(seed: int, place: int, mixture: Mixture, check: Callable[[Episode], object] | None) -> Episode:
+    """The episode of a place, or the first other one that fits.
+
+    Raises:
+        EpisodeError: None does.
+    """
+    for attempt in range(ATTEMPTS):
+        episode = draw_episode(seed, place + (attempt << 40), mixture)
+        try:
+            if check is not None:
+                check(episode)
+        except EpisodeError as error:
+            failure = error
+            continue
+        return episode
+    raise failure
 
 
 def data_files(data: str | Path) -> list[Path]:

@@ -25,10 +25,11 @@ from deltamem_agents.training.adapter import start_as_linear_attention
 from deltamem_agents.training.adapters.card import TrainedAdapter, facts_of
 from deltamem_agents.training.adapters.collation import EpisodeCollator
 from deltamem_agents.training.adapters.config import AdapterTrainingConfig
-from deltamem_agents.training.adapters.data import Data, data_files, open_data
+from deltamem_agents.training.adapters.data import GENERATED, Data, data_files, generated, open_data
 from deltamem_agents.training.adapters.episode_loss import EpisodeLoss, checkpointed
 from deltamem_agents.training.adapters.measuring import HeldOut, summary
 from deltamem_agents.training.adapters.memory_plan import MemoryPlan, plan_memory
+from deltamem_agents.training.adapters.phases import Curriculum
 from deltamem_agents.training.adapters.progress import AdapterProgress, Report
 from deltamem_agents.training.adapters.rendered import EpisodeRenderer, RenderedEpisode
 from deltamem_agents.training.adapters.run_folder import CHECKPOINTS, begin, check_out, finish
@@ -55,7 +56,7 @@ def train_adapter_for(
 
     Args:
         backbone: "tiny", a folder, a hub id, or a loaded model with its tokenizer.
-        data: A file of JSON lines, a data set on the hub, or `Data`.
+        data: A file of JSON lines, a data set on the hub, "generated", or `Data`.
         begin_from: An adapter for this backbone, to begin from its weights with a new warm-up; its shape is taken over.
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
         attention: Transformers' ``attn_implementation``; its own by default.
@@ -77,14 +78,19 @@ def train_adapter_for(
         raise MissingExtraError(
             "logs for TensorBoard need tensorboard, which is not installed; pip install tensorboard"
         )
-    if not isinstance(data, Data):
+    if not isinstance(data, Data) and str(data) != GENERATED:
         data_files(data)  # before a model is loaded
     model, tokenizer = _backbone(backbone, device, attention, config)
     rendering = Rendering(_templated(tokenizer, config.chat_template, backbone))
     adapter = _adapter(model, config, begin_from)
     adapter.chat_template = config.chat_template or adapter.chat_template
     render = EpisodeRenderer(rendering, adapter.config.write_length)
-    if not isinstance(data, Data):
+    arguments = _arguments(config, folder, model.device)
+    count = config.steps * config.accumulation * config.episodes * arguments.world_size
+    if str(data) == GENERATED:
+        curriculum = Curriculum(config.mixture)
+        data = generated(curriculum, seed=config.seed, evaluation=config.evaluation, count=count, check=render)
+    elif not isinstance(data, Data):
         data = open_data(data, seed=config.seed, evaluation=config.evaluation, check=render)
     record = {
         "config": config.as_dict(),
@@ -92,7 +98,6 @@ def train_adapter_for(
         "backbone": backbone_fingerprint(model, tokenizer),
         "begins": adapter.fingerprint(),
     }
-    arguments = _arguments(config, folder, model.device)
     with arguments.main_process_first(local=False):
         resumed = begin(folder, record)
     with ExitStack() as used:
@@ -102,7 +107,6 @@ def train_adapter_for(
             used.enter_context(checkpointed(model))
         module = EpisodeLoss(attached, negatives=config.negatives, unchanged_weight=config.unchanged_weight)
         collator = EpisodeCollator(tokenizer.pad_token_id or 0, adapter.config.write)
-        count = config.steps * config.accumulation * config.episodes * arguments.world_size
         samples = EpisodeSamples(data.source, render, count=count, questions=config.questions, seed=config.seed)
         plan = plan_memory(module, [collator(each) for each in _some(samples, config)], negatives=config.negatives)
         on_plan(plan)
