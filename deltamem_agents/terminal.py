@@ -22,7 +22,7 @@ from deltamem_agents.errors import DeltaMemError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from deltamem_agents.memory import Recall
+    from deltamem_agents.memory import Health, Recall
     from deltamem_agents.recall import Record
     from deltamem_agents.store import AgentInfo, Entry
 
@@ -370,3 +370,25 @@ def show_distances(layers: Mapping[str, float], heading: str) -> None:
     """
     if layers:
         stdout().print(table(("module", heading), [(name, f"{value:.2e}") for name, value in layers.items()]))
+
+
+def show_health(health: Health) -> None:
+    """Print an agent's health: what is stored, then a table of its layers."""
+    folded = f"{health.unfolded} not folded yet" if health.unfolded else "all folded"
+    say(
+        f"{counted(health.messages, 'message')}, {folded}; "
+        f"{counted(health.revisions, 'stored state')} of {health.state_bytes:,} bytes"
+    )
+    if health.fullness is not None:
+        say(f"fullness {health.fullness:.0%}" + (f", drift {health.drift.worst:.1e}" if health.drift else ""))
+    rows = [
+        (name.removeprefix("model.layers.").removesuffix(".self_attn"), *map(_figure, layer.as_dict().values()))
+        for name, layer in health.layers.items()
+    ]
+    if rows:
+        headings = next(iter(health.layers.values())).as_dict()
+        stdout().print(table(("layer", *(each.replace("_", " ") for each in headings)), rows))
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,7 +21,7 @@ from deltamem_agents.cli.options import (
     opened,
     opened_store,
 )
-from deltamem_agents.cli.remedies import check_known, note_unknown
+from deltamem_agents.cli.remedies import check_known, note_unknown, spelled
 
 TOLERANCE = 1e-4  # relative; comes of how text was cut into forwards
 
@@ -193,3 +194,38 @@ def verify(
         )
     if not good:
         raise typer.Exit(1)
+
+
+@app.command()
+@grouped
+def health(
+    *,
+    agent: AgentArgument,
+    examine: Annotated[
+        bool, typer.Option("--examine", help="Fold the journal again for the figures that need it, and for the drift.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Draw the state as a heat map: FILE.png or FILE.svg.")
+    ] = None,
+    where: Location,
+    json: Json = False,
+    model: Model,
+    debug: Debug = False,
+) -> None:
+    """How full an agent's state is, how well each layer holds what was written, and what needs attention."""
+    from deltamem_agents.memory.heat_map import check_heat_map, save_heat_map
+
+    if plot is not None:
+        check_heat_map(plot)
+    with opened(where, model) as mem:
+        check_known(mem.store, agent)
+        with terminal.progress("Examining the state"):
+            found = mem.agent(agent).health(examine=examine)
+        if plot is not None:
+            save_heat_map(found.state, plot)
+    if json:
+        terminal.print_json({"agent": agent} | found.as_dict())
+        return
+    terminal.show_health(found)
+    for warning in found.warnings:
+        terminal.say(f"note: {spelled(warning)}", err=True)

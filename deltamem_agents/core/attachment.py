@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -16,6 +16,7 @@ from deltamem_agents.core.adapter import Adapter, place, placed
 from deltamem_agents.core.families import inspect_backbone
 from deltamem_agents.core.forward_pass import Frame, Pass, by_key, by_layer
 from deltamem_agents.core.hooks import Hooks, opened
+from deltamem_agents.core.spans import SpanPlan
 from deltamem_agents.core.state import State, select_state, validate_state
 from deltamem_agents.errors import AdapterMismatchError, ClosedError, InertAdapterError
 from deltamem_agents.processes import ProcessLock
@@ -34,6 +35,20 @@ class Bound:
     def state(self) -> State | None:
         """The current state, batched, by module name; None before the first input if it began as the zero state."""
         return None if self._frame.state is None else by_key(self._frame.state)
+
+
+class Written(NamedTuple):
+    """What `Attached.write` did.
+
+    Args:
+        state: The state after it, batched, by module name.
+        inputs: Each layer's input [B, T, D], by layer number.
+        spans: The spans that were written; None if every token was.
+    """
+
+    state: State
+    inputs: dict[int, Tensor]
+    spans: SpanPlan | None
 
 
 class Attached:
@@ -105,12 +120,25 @@ class Attached:
         with opened(frame):
             output = self.model(**model_kwargs)
         if frame.last is None and (write or state is not None):
-            raise InertAdapterError(
-                "the model's forward did not run the decoder the adapter is attached to; detach and attach again"
-            )
+            raise _bypassed()
         if frame.state is None:
             return output, self.adapter.zero_state(self._batch(model_kwargs))
         return output, by_key(frame.state)
+
+    def write(self, state: State, input_ids: Tensor, message_ids: Tensor, sentence_ids: Tensor) -> Written:
+        """Write tokens as `forward` does, and keep what each layer saw.
+
+        Raises:
+            StateMismatchError, ConfigError, InertAdapterError, ClosedError: As for `forward`.
+        """
+        frame = self._frame(state, None, write=True, bound=False)
+        frame.message_ids, frame.sentence_ids = message_ids, sentence_ids
+        frame.inputs = {}
+        with opened(frame):
+            self.model(input_ids=input_ids, use_cache=False, logits_to_keep=1)
+        if frame.last is None or frame.state is None:
+            raise _bypassed()
+        return Written(by_key(frame.state), frame.inputs, frame.last.spans)
 
     @contextmanager
     def bind(
@@ -266,6 +294,12 @@ def attach(model: nn.Module, adapter: Adapter) -> Attached:
 def _pad(config: object) -> int | None:
     pad = getattr(config, "pad_token_id", None)
     return pad if isinstance(pad, int) else None
+
+
+def _bypassed() -> InertAdapterError:
+    return InertAdapterError(
+        "the model's forward did not run the decoder the adapter is attached to; detach and attach again"
+    )
 
 
 def _inert() -> InertAdapterError:

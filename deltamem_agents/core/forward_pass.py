@@ -33,6 +33,7 @@ class Pass:
         after: The state that each layer left, filled in by the layers.
         steered: Number of corrections applied, to detect projections that were never called.
         differentiable: Whether autograd was on when the pass began.
+        inputs: Filled with each layer's input [B, T, D] by its number, if given.
     """
 
     state: Mapping[int, Tensor]
@@ -42,11 +43,14 @@ class Pass:
     valid: Tensor | None
     spans: SpanPlan | None
     differentiable: bool
+    inputs: dict[int, Tensor] | None = None
     after: dict[int, Tensor] = field(default_factory=dict)
     steered: int = 0
 
     def run(self, index: int, layer: Callable[..., T], x: Tensor) -> T:
         """Apply ``layer`` (an `AdapterLayer` or a callable with its arguments) to its input x [B, T, D]."""
+        if self.inputs is not None:
+            self.inputs[index] = x
         return layer(
             x,
             self.state[index],
@@ -90,6 +94,7 @@ class Frame:
     Args:
         state: By layer number; None for the zero state, with as many rows as the input has.
         stop_ids: For bound writes only: ids after which a generated row is finished.
+        inputs: See `Pass`.
     """
 
     owner: object
@@ -101,6 +106,7 @@ class Frame:
     message_ids: Tensor | None = None
     sentence_ids: Tensor | None = None
     stop_ids: Tensor | None = None
+    inputs: dict[int, Tensor] | None = None
     finished: Tensor | None = None
     passes: int = 0
     last: Pass | None = None
@@ -145,6 +151,7 @@ class Frame:
             valid=valid,
             spans=spans,
             differentiable=torch.is_grad_enabled(),
+            inputs=self.inputs,
         )
 
     def commit(self, done: Pass) -> None:

@@ -10,6 +10,7 @@ Knows nothing about models.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,16 @@ _NORM_EPS = 1e-6
 def _zeros(*shape: int) -> Tensor:
     """Float32 whatever the default dtype is; on the default device, which is "meta" while a file is checked."""
     return torch.zeros(shape, dtype=torch.float32)
+
+
+class Writes(NamedTuple):
+    """Keys, values and gates of a scan, each [B·H, T, R]; see the module for the recurrence."""
+
+    keys: Tensor
+    values: Tensor
+    keep: Tensor
+    erase: Tensor
+    write: Tensor
 
 
 class AdapterLayer(nn.Module):
@@ -105,6 +116,13 @@ class AdapterLayer(nn.Module):
         _, state = self._scan(pooled[..., : self.config.width], pooled, state, spans.mask.to(projected.device))
         return reads, state
 
+    def writes(self, projected: Tensor) -> Writes:
+        """What the tokens or spans of ``projected`` [B, T, P], all of ``memory``'s rows, write."""
+        width = self.config.width
+        keys, values = self._unit(projected[..., width : 2 * width]), projected[..., 2 * width : 3 * width]
+        keep, erase, write = self._gates(projected[..., 3 * width :])
+        return Writes(*map(self._rows, (keys, values, keep, erase, write)))
+
     def correct(self, name: str, output: Tensor, reads: Tensor) -> Tensor:
         """``output`` [B, T, out] of a projection plus its correction from ``reads`` [B, T, W]."""
         reads = reads * self._multiplier(name)
@@ -170,13 +188,9 @@ class AdapterLayer(nn.Module):
         """Delta-rule scan over [B, T, W] queries and [B, T, P] projections: reads [B, T, W] and the new state."""
         config = self.config
         batch, length, width = queries.shape
-        keys, values = self._unit(projected[..., width : 2 * width]), projected[..., 2 * width : 3 * width]
-        keep, erase, write = self._gates(projected[..., 3 * width :])
-        q, k, v = self._rows(queries), self._rows(keys), self._rows(values)
-        keep, erase, write = self._rows(keep), self._rows(erase), self._rows(write)
         mask = valid if valid is None or config.heads == 1 else valid.repeat_interleave(config.heads, dim=0)
         matrices = state.reshape(batch * config.heads, config.rank, config.rank)
-        reads, after = delta_scan(q, k, v, keep, erase, write, matrices, mask=mask)
+        reads, after = delta_scan(self._rows(queries), *self.writes(projected), matrices, mask=mask)
         reads = reads.view(batch, config.heads, length, config.rank).transpose(1, 2).reshape(batch, length, width)
         return reads, after.view_as(state)
 

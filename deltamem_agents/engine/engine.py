@@ -16,7 +16,9 @@ from weakref import WeakSet
 
 from deltamem_agents import arguments
 from deltamem_agents.core import State, attach, backbone_fingerprint, state_norm, unstack_states
+from deltamem_agents.core.diagnostics import LayerHealth, examine
 from deltamem_agents.engine.drawing import Drawing
+from deltamem_agents.engine.failures import told
 from deltamem_agents.engine.forked import settle_after_fork
 from deltamem_agents.engine.generation import Cancellation, Generation, Sampling
 from deltamem_agents.engine.hot import HotSegments
@@ -275,6 +277,29 @@ class Engine:
         request = Score(items=checked, ids=list(answer), deadline=deadline)
         self._scheduler.submit(request, wait=arguments.flag(wait, "wait"))
         return request.answer
+
+    def fullness(self, state: State) -> float | None:
+        """‖S‖ relative to `Calibration.full`, above which a state harms more than it helps; None if that is unknown."""
+        full = self.calibration.full
+        return self.norm(state) / full if full else None
+
+    def examine(self, before: State | None, segment: Segment) -> dict[str, LayerHealth]:
+        """Run a segment from the state before it, and measure the state after it, in the caller's thread.
+
+        Raises:
+            StateMismatchError: The state belongs to another adapter, or is not finite.
+            ConfigError: The segment has no tokens or token ids unknown to the backbone.
+            InertAdapterError: The adapter wrote nothing.
+            EngineMemoryError: The device has too little memory.
+            EngineFailedError, ForkedError, ClosedError: The engine takes no requests; see `Scheduler.check`.
+        """
+        self._scheduler.check()
+        arguments.instance(segment, "segment", Segment)
+        self._check_ids("a segment", segment.ids)
+        try:
+            return examine(self._attached, self._checked(before), segment.ids, segment.messages, segment.sentences)
+        except RuntimeError as error:
+            raise told(error) from error
 
     def forget(self, owner: Hashable, agent: str) -> None:
         """Drop the keys and values held for an agent. Its states on the device are not requested again.

@@ -298,9 +298,16 @@ class AgentMemory:
         """
         return self._history.diff(a, b)
 
-    def health(self) -> Health:
-        """What is journalled, folded and stored of this agent. Folds nothing."""
-        return self._history.health()
+    def health(self, *, examine: bool = False) -> Health:
+        """What is journalled, folded and stored of this agent, and how well its newest stored state holds it.
+
+        Args:
+            examine: Whether to fold the whole journal again for figures that need it, and for the drift.
+
+        Raises:
+            DeltaMemError: The errors of folding, with ``examine``.
+        """
+        return self._history.health(examine)
 
     def fork(self, new: str) -> AgentMemory:
         """Create another agent with the same journal and states, independent from then on, and return its memory.

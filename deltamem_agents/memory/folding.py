@@ -31,21 +31,35 @@ log = logging.getLogger(__name__)
 PIECE = 4  # segments folded between two checks whether to stop
 STORE_EVERY = 2.0  # seconds of folding after which the state so far is stored
 PARTIALS = 64  # agents whose interrupted folds are kept
+NEARLY_FULL = 0.9  # fullness at which a user is warned; see `Engine.fullness`
 POLL = 0.2  # seconds between such checks while a piece is folded
 
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """A state, with the history and the position that it was folded from."""
+    """A state, with the history and the position that it was folded from.
+
+    Args:
+        last: The last segment that was folded, with the state before it; None if the state was stored.
+    """
 
     state: State
     position: int
     history: AgentKey
+    last: tuple[State, Segment] | None = None
 
     @property
     def key(self) -> StateKey:
         """The key that identifies this state."""
         return self.history, self.position
+
+
+def full_warning(fullness: float) -> str:
+    """What a user should know about a state that is nearly full."""
+    return (
+        f"the state is {fullness:.0%} full; above 100% it confuses what it holds, and replies rest on records where "
+        "there are any: erase what is no longer needed, or give separate tasks separate agents"
+    )
 
 
 def state_and_key(folded: Folded | None) -> tuple[State | None, StateKey | None]:
@@ -87,6 +101,7 @@ class Folder:
         self._locks: dict[str, tuple[threading.Lock, int]] = {}  # with the number of threads that hold or await it
         self._changed = threading.Condition()  # guards the locks
         self._partial: OrderedDict[str, _Partial] = OrderedDict()
+        self._warned: set[str] = set()  # agents whose state is nearly full
 
     @property
     def able(self) -> bool:
@@ -115,7 +130,10 @@ class Folder:
         """
         with self._turn(agent):
             tail = self._store.states.fold_input(agent, self._engine.fingerprint)
-            return self._folded(agent, tail, keep=True, stopping=stopping or self._stopping)
+            folded = self._folded(agent, tail, keep=True, stopping=stopping or self._stopping)
+            if folded is not None and folded.last is not None:
+                self._warn_if_full(agent, folded.state)
+            return folded
 
     def at(self, agent: str, position: int) -> Folded | None:
         """The state of the journal as it was at a position; None for an unknown agent. Stores nothing.
@@ -179,9 +197,9 @@ class Folder:
             return None
         history = AgentKey(self._owner, agent, tail.epoch)
         if tail.newest is not None and not tail.entries:
-            return Folded(self._decoded(agent, tail.newest), tail.position, history)
+            return Folded(self.decoded(agent, tail.newest), tail.position, history)
         start = tail.base.position if tail.base else 0
-        state = self._decoded(agent, tail.base) if tail.base else self._engine.zero_state()
+        state = self.decoded(agent, tail.base) if tail.base else self._engine.zero_state()
         readable = [entry for entry in tail.entries if entry.text and entry.folded]
         segments = list(cut(readable, self._engine.rendering, self._engine.config.write_length, after=start))
         fold = _Fold(history, start, segments, state)
@@ -204,9 +222,23 @@ class Folder:
             raise
         if keep:
             self._save(agent, tail, fold, last=True)
-        return Folded(fold.state, tail.position, history)
+        return Folded(fold.state, tail.position, history, fold.last)
 
-    def _decoded(self, agent: str, revision: Revision) -> State:
+    def _warn_if_full(self, agent: str, state: State) -> None:
+        """Log once that a state is nearly full, and again after it has been less full."""
+        fullness = self._engine.fullness(state)
+        if fullness is None or fullness < NEARLY_FULL:
+            self._warned.discard(agent)
+        elif agent not in self._warned:
+            self._warned.add(agent)
+            log.warning("agent %r: %s", agent, full_warning(fullness))
+
+    def decoded(self, agent: str, revision: Revision) -> State:
+        """The state of a stored revision.
+
+        Raises:
+            StateMismatchError: It is damaged, or another adapter's.
+        """
         state = decode(revision.state)
         self._engine.check(state, agent)  # its checksum may match although it is another adapter's
         return state
@@ -260,6 +292,7 @@ class _Fold:
 
     def __init__(self, history: AgentKey, start: int, segments: Sequence[Segment], state: State) -> None:
         self.state = state
+        self.last: tuple[State, Segment] | None = None  # the last segment that was folded, and the state before it
         self.done = 0
         self.stored = start
         self._history = history
@@ -280,6 +313,7 @@ class _Fold:
     def advance(self, states: Sequence[State]) -> None:
         """Record the states after the next segments."""
         for state in states:
+            self.last = self.state, self._segments[self.done]
             self.done, self.state = self.done + 1, state
             following = self._segments[self.done].start if self.done < len(self._segments) else -1
             if following > self.stored:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from deltamem_agents import arguments
 from deltamem_agents.errors import ConfigError, StateMismatchError, StoreError, UnknownAgentError, shown
-from deltamem_agents.memory.folding import Folded
+from deltamem_agents.memory.folding import NEARLY_FULL, Folded, full_warning
 from deltamem_agents.memory.results import Difference, Drift, Health, Receipt, state_hashes
 from deltamem_agents.memory.runtime import Runtime
 from deltamem_agents.recall import Record
@@ -17,7 +17,9 @@ from deltamem_agents.store.revisions import checksum_of
 
 if TYPE_CHECKING:
     from deltamem_agents.core import State
+    from deltamem_agents.core.diagnostics import LayerHealth
 
+DRIFT = 1e-2  # relative distance from a fresh fold that is worth a warning; less may be rounding
 UNFOLDED = (
     "opened with backbone=None: the stored states that knew what was erased are deleted, and whoever opens this "
     "database with a backbone folds what is left"
@@ -91,13 +93,24 @@ class History:
         self._forget(self._agent)
         return entry
 
-    def health(self) -> Health:
-        """What is journalled, folded and stored."""
+    def health(self, examine: bool) -> Health:
+        """What is journalled, folded and stored, and how well the state holds it."""
+        examine = arguments.flag(examine, "examine")
         self._runtime.check_open()
         store, info = self._runtime.store, self._runtime.store.agent(self._agent)
         if info is None:
             return Health()
         stored = store.states.summary(self._agent, self._runtime.backbone.fingerprint)
+        state, layers, drift = self._examined() if examine else self._measured()
+        fullness = self._runtime.engine.fullness(state) if state else None
+        warnings = []
+        if fullness is not None and fullness >= NEARLY_FULL:
+            warnings.append(full_warning(fullness))
+        if drift is not None and drift.worst > DRIFT:
+            warnings.append(
+                f"the state is {drift.worst:.1g} away from a fresh fold of the journal; store a fresh one with "
+                f"'deltamem rebuild {self._agent}'"
+            )
         return Health(
             messages=info.messages,
             position=info.position,
@@ -106,7 +119,32 @@ class History:
             revisions=stored.count,
             state_bytes=stored.bytes,
             folded_at=stored.created_at,
+            fullness=fullness,
+            layers=layers,
+            drift=drift,
+            warnings=tuple(warnings),
+            state=state,
         )
+
+    def _measured(self) -> tuple[State, dict[str, LayerHealth], None]:
+        """The newest stored state, and what can be told from it alone."""
+        backbone = self._runtime.backbone
+        if not backbone.present:
+            return {}, {}, None
+        from deltamem_agents.core.diagnostics import measure
+
+        revision = self._runtime.store.states.newest(self._agent, backbone.engine("health").fingerprint)
+        state = self._runtime.folder.decoded(self._agent, revision) if revision else {}
+        return state, measure(state), None
+
+    def _examined(self) -> tuple[State, dict[str, LayerHealth], Drift]:
+        """The state in use, all that can be told of it, and its drift from a fresh fold."""
+        engine = self._runtime.backbone.engine("examining a state")
+        used, fresh = self._runtime.folder.current(self._agent), self._runtime.folder.anew(self._agent)
+        if used is None or fresh is None or fresh.last is None:
+            return {}, {}, Drift(position=0, layers={})
+        drift = Drift(position=used.position, layers=distances(used.state, fresh.state))
+        return used.state, engine.examine(*fresh.last), drift
 
     def erase(
         self, chosen: Selection, *, forks: bool, dry_run: bool, wait: bool = True, tombstone: bool = True

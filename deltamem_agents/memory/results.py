@@ -6,16 +6,21 @@ import json
 import math
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
 from deltamem_agents.engine.statistics import Stats
 from deltamem_agents.failures import FailureStats
+from deltamem_agents.memory.heat_map import health_html
 from deltamem_agents.recall import Record
 from deltamem_agents.store import Backlog, Entry, Erased, MessageRef
 from deltamem_agents.store.erasing import keyed_hash
+
+if TYPE_CHECKING:
+    from deltamem_agents.core.diagnostics import LayerHealth
+    from deltamem_agents.core.state import State
 
 Source = Literal["state", "records", "both", "neither"]
 
@@ -149,6 +154,13 @@ class Health:
         unfolded: Live messages after the newest stored state; the next recall folds them.
         revisions, state_bytes: Number and size of the stored states of all adapters.
         folded_at: When the newest of them was stored.
+        fullness: ‖S‖ relative to the bound above which a state harms more than it helps; None if nothing is stored,
+            the adapter is not calibrated, or there is no backbone.
+        layers: Figures of each layer's state by module name: norm and saturation of the newest stored one, and all of
+            them with ``examine=True``.
+        drift: With ``examine=True``, how far the state in use is from a fresh fold.
+        warnings: What needs attention, in words.
+        state: The state that ``layers`` is about; empty if there is none.
     """
 
     messages: int = 0
@@ -158,10 +170,25 @@ class Health:
     revisions: int = 0
     state_bytes: int = 0
     folded_at: datetime | None = None
+    fullness: float | None = None
+    layers: Mapping[str, LayerHealth] = field(default_factory=dict)
+    drift: Drift | None = None
+    warnings: tuple[str, ...] = ()
+    state: State = field(default_factory=dict, repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return asdict(self) | {"folded_at": self.folded_at.isoformat() if self.folded_at else None}
+        """The fields as JSON values, without the state."""
+        plain = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "state"}
+        return plain | {
+            "folded_at": self.folded_at.isoformat() if self.folded_at else None,
+            "layers": {name: layer.as_dict() for name, layer in self.layers.items()},
+            "drift": None if self.drift is None else asdict(self.drift) | {"worst": self.drift.worst},
+            "warnings": list(self.warnings),
+        }
+
+    def _repr_html_(self) -> str:
+        """The figures as a table and, with matplotlib, the state as a heat map: how notebooks show this."""
+        return health_html(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -241,3 +241,14 @@ def test_names_that_look_like_markup_or_escapes(deltamem, url):
         done = deltamem(*command, "--url", url)
         assert done.code == 0 and "\x07" not in done.out
     assert "\x07" not in deltamem("rollback", name, 0, "--url", url).err
+
+
+def test_health(deltamem, told, tmp_path):
+    plain = deltamem("health", "alice", "--url", told)
+    assert plain.code == 0 and "4 messages, all folded" in plain.out and "fullness" in plain.out and not plain.err
+    pytest.importorskip("matplotlib", reason="draws the state")
+    done = deltamem("health", "alice", "--url", told, "--examine", "--json", "--plot", str(tmp_path / "state.svg"))
+    assert done.json["drift"]["worst"] < 1e-4 and len(done.json["layers"]) == 2
+    assert "<svg" in (tmp_path / "state.svg").read_text()
+    assert_refused(deltamem("health", "alice", "--url", told, "--plot", "state.jpg"), "state.jpg", ".png or .svg")
+    assert_refused(deltamem("health", "nobody", "--url", told), "nobody")
