@@ -16,7 +16,7 @@ from weakref import WeakSet
 
 from deltamem_agents import arguments
 from deltamem_agents.core import State, attach, backbone_fingerprint, state_norm, unstack_states
-from deltamem_agents.core.diagnostics import LayerHealth, examine
+from deltamem_agents.core.diagnostics import LayerHealth, examine, measure
 from deltamem_agents.engine.drawing import Drawing
 from deltamem_agents.engine.failures import told
 from deltamem_agents.engine.forked import settle_after_fork
@@ -282,6 +282,10 @@ class Engine:
         """‖S‖ relative to `Calibration.full`, above which a state harms more than it helps; None if that is unknown."""
         full = self.calibration.full
         return self.norm(state) / full if full else None
+
+    def measure(self, state: State) -> dict[str, LayerHealth]:
+        """What can be told of a state alone: the norm and the saturation of each layer, by module name."""
+        return measure(state)
 
     def examine(self, before: State | None, segment: Segment) -> dict[str, LayerHealth]:
         """Run a segment from the state before it, and measure the state after it, in the caller's thread.

@@ -131,11 +131,10 @@ class History:
         backbone = self._runtime.backbone
         if not backbone.present:
             return {}, {}, None
-        from deltamem_agents.core.diagnostics import measure
-
-        revision = self._runtime.store.states.newest(self._agent, backbone.engine("health").fingerprint)
+        engine = backbone.engine("health")
+        revision = self._runtime.store.states.newest(self._agent, engine.fingerprint)
         state = self._runtime.folder.decoded(self._agent, revision) if revision else {}
-        return state, measure(state), None
+        return state, engine.measure(state), None
 
     def _examined(self) -> tuple[State, dict[str, LayerHealth], Drift]:
         """The state in use, all that can be told of it, and its drift from a fresh fold."""
