@@ -3,6 +3,7 @@
 Knows nothing about tokens, tensors or models. May import recall for the form that records have in a prompt.
 """
 
+from deltamem_agents.training.episodes import formats  # noqa: F401  its checkers can be read from files, too
 from deltamem_agents.training.episodes.checkers import Checker, checker_from_json
 from deltamem_agents.training.episodes.episode import (
     UNKNOWN,

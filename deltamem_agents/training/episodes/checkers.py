@@ -181,8 +181,6 @@ def checker_from_json(value: object) -> Checker:
     Raises:
         EpisodeError: The form names no checker, lacks a field, or has one of a wrong type or value.
     """
-    from deltamem_agents.training.episodes import formats  # noqa: F401  names its checkers
-
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
         raise EpisodeError(f"checker is {shown(value)}; give a mapping with the name of a checker")
     named = _NAMES.get(value["name"])
