@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from deltamem_agents.core.state import State
-    from deltamem_agents.memory.results import Health
 
 FORMATS = (".png", ".svg")
 COLUMNS = 6  # layers side by side
@@ -91,19 +90,22 @@ def _figure() -> Any:
     return Figure
 
 
-def health_html(health: Health) -> str:
-    """An agent's health for a notebook: its figures, and the heat map if matplotlib is installed."""
-    figures: Mapping[str, Any] = health.as_dict()
+def health_html(figures: Mapping[str, Any], state: State) -> str:
+    """An agent's health for a notebook: its figures, and the heat map if matplotlib is installed.
+
+    Args:
+        figures: As `Health.as_dict` gives them.
+    """
     plain = {name: value for name, value in figures.items() if name not in ("layers", "drift", "warnings")}
     parts = [_table(["", "value"], [[name, _shown(value)] for name, value in plain.items()])]
-    parts += [f"<p><strong>{html.escape(each)}</strong></p>" for each in health.warnings]
-    if health.layers:
+    parts += [f"<p><strong>{html.escape(each)}</strong></p>" for each in figures["warnings"]]
+    if figures["layers"]:
         columns = list(next(iter(figures["layers"].values())))
         rows = [[name, *(_shown(layer[column]) for column in columns)] for name, layer in figures["layers"].items()]
         parts.append(_table(["layer", *columns], rows))
-    if health.state:
+    if state:
         try:
-            _, tag, rest = draw(health.state, "svg").decode().partition("<svg")
+            _, tag, rest = draw(state, "svg").decode().partition("<svg")
             parts.append(tag + rest)
         except MissingExtraError:
             parts.append("<p>With matplotlib (pip install 'deltamem-agents[bench]'), the state is drawn here.</p>")

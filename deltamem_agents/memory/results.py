@@ -188,7 +188,7 @@ class Health:
 
     def _repr_html_(self) -> str:
         """The figures as a table and, with matplotlib, the state as a heat map: how notebooks show this."""
-        return health_html(self)
+        return health_html(self.as_dict(), self.state)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
