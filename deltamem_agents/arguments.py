@@ -69,12 +69,12 @@ def texts(value: object, name: str) -> Collection[str]:
     return value
 
 
-def wholes(value: object, name: str, high: int = LARGEST) -> Sequence[int]:
+def wholes(value: object, name: str) -> Sequence[int]:
     """Check a sequence of whole numbers."""
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
         raise ConfigError(f"{name} is {shown(value)}; give a list of whole numbers")
     for each in value:
-        whole(each, f"one of {name}", 0, high)
+        whole(each, f"one of {name}", 0, LARGEST)
     return value
 
 

@@ -23,7 +23,7 @@ class TooMuchError(ValueError):
     """The JSON is larger or deeper than allowed."""
 
 
-def loads(data: bytes, *, limit: int = FILE_BYTES, values: int = VALUES, depth: int = DEPTH) -> Any:
+def loads(data: bytes, *, limit: int = FILE_BYTES, values: int = VALUES) -> Any:
     """Parse JSON in UTF-8.
 
     Args:
@@ -36,7 +36,7 @@ def loads(data: bytes, *, limit: int = FILE_BYTES, values: int = VALUES, depth: 
     plain = data.isascii() and b"\\u" not in data
     if len(data) > (limit if plain else limit // 4):
         raise TooMuchError(f"{len(data)} bytes, the limit is {limit if plain else limit // 4}")
-    check(data, values=values, depth=depth)
+    check(data, values=values)
     try:
         return json.loads(data.removeprefix(codecs.BOM_UTF8).decode())
     except RecursionError as error:
@@ -67,7 +67,7 @@ def count(data: bytes) -> int:
     return sum(data.count(each) for each in (b",", b":", b"[", b"{"))
 
 
-def read(path: Path, *, limit: int = FILE_BYTES) -> Any:
+def read(path: Path) -> Any:
     """Parse a JSON file.
 
     Raises:
@@ -76,5 +76,5 @@ def read(path: Path, *, limit: int = FILE_BYTES) -> Any:
         ValueError: The file is not valid JSON.
     """
     with path.open("rb") as file:
-        data = file.read(limit + 1)
-    return loads(data, limit=limit)
+        data = file.read(FILE_BYTES + 1)
+    return loads(data)

@@ -20,15 +20,12 @@ def state_key(layer: int) -> str:
     return f"model.layers.{layer}.self_attn"
 
 
-def validate_state(
-    state: Mapping[str, Tensor], keys: Iterable[str], shape: tuple[int, ...], *, batch: int | None = None
-) -> int:
+def validate_state(state: Mapping[str, Tensor], keys: Iterable[str], shape: tuple[int, ...]) -> int:
     """Check names, dtype and shapes of a batched state.
 
     Args:
         keys: The adapter's module names.
         shape: Shape of one layer's state without its batch axis.
-        batch: Number of rows that it must have; by default, that of the first module.
 
     Returns:
         Its number of rows.
@@ -45,6 +42,7 @@ def validate_state(
             f"state has {len(state)} modules, the adapter {len(expected)}; they differ in {odd[:3]}; "
             "fold the journal again with this adapter"
         )
+    batch: int | None = None
     for key in expected:
         tensor = state[key]
         if not isinstance(tensor, Tensor) or tensor.dtype != torch.float32:

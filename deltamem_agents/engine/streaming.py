@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 import torch
@@ -10,14 +9,12 @@ from transformers import PreTrainedTokenizerBase, TextStreamer
 
 
 class CallbackStreamer(TextStreamer):
-    """Notes the time of the first token and passes finished text to a callback, holding back possible stop strings."""
+    """Passes finished text to a callback, holding back possible stop strings. Without a callback, it does nothing."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], on_text: Callable[[str], None] | None
     ) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.first_token: float | None = None
-        self._prompted = False
         self._stop = tuple(stop)
         self._on_text = on_text
         self._held = ""
@@ -26,9 +23,6 @@ class CallbackStreamer(TextStreamer):
 
     def put(self, value: torch.Tensor) -> None:
         """Receive the prompt first, then each token."""
-        if self._prompted and self.first_token is None:
-            self.first_token = time.perf_counter()
-        self._prompted = True
         if self._on_text is not None:
             super().put(value)  # type: ignore[no-untyped-call]
 

@@ -59,14 +59,6 @@ def newer_first(found: Sequence[IndexedRecord], stale: Mapping[int, int]) -> lis
     return list(order.values())
 
 
-def contradicts(newer: IndexedRecord, older: IndexedRecord) -> bool:
-    """Whether a newer record replaces an older one by the same speaker."""
-    old = statements(older.text)
-    if len(old) != 1 or old[0] is None or not _by_the_same(newer, older):
-        return False
-    return any(new is not None and replaces(new, old[0]) for new in statements(newer.text))
-
-
 def replaces(new: Statement, old: Statement) -> bool:
     """Whether a newer statement replaces an older one with another value."""
     if old.relation == "end" or old.subject not in _same_subjects(new.subject):

@@ -105,12 +105,13 @@ class Retriever:
         since: datetime | None = None,
         until: datetime | None = None,
         metadata: Mapping[str, Any] | None = None,
-        holds: Callable[[str, Mapping[str, Any]], bool] | None = None,
-        deduplicate: bool = True,
         tell: Callable[[str], None] = lambda note: None,
         context: Sequence[str] = (),
     ) -> list[Record]:
         """The k records that best answer a query, best first; fewer if fewer are found.
+
+        Records that repeat another, only ask, or know nothing are left out, and a record that a newer one contradicts
+        ranks below it; see `selection` and `contradiction`.
 
         Records without an embedding are embedded first, for up to ``embed_seconds``; the rest is found by its words.
         Once all records are embedded, the same memory and query give the same records in the same order.
@@ -120,9 +121,6 @@ class Retriever:
             since, until: Only records of messages written at or after ``since`` and before ``until``; UTC if without a
                 zone.
             metadata: Only records of messages whose metadata has these values.
-            holds: Only records of messages for whose session and metadata it returns True.
-            deduplicate: Whether to leave out records that repeat another, only ask, or know nothing, and to rank a
-                record below a newer one that contradicts it; see `selection` and `contradiction`.
             tell: Called with what a user should know of this search, such as that the embedder failed. Records or a
                 query without an embedding are then matched by words.
             context: The turns before the query, oldest first. They are used if the query depends on them ("And
@@ -140,8 +138,7 @@ class Retriever:
         arguments.moments(since, until)
         if metadata is not None:
             arguments.mapping(metadata, "metadata")
-        arguments.function(holds, "holds")
-        scope = Scope(session=session, since=since, until=until, metadata=metadata, holds=holds)
+        scope = Scope(session=session, since=since, until=until, metadata=metadata)
         several = isinstance(context, Sequence) and not isinstance(context, str | bytes)
         if not several or not all(isinstance(each, str) for each in context):
             raise ConfigError(f"context is {shown(context)}; give a list of strings")
@@ -155,8 +152,8 @@ class Retriever:
         allowed = candidates.allowed & spoken_for(signals, snapshot, question, fused)
         scores = ranked(fused, allowed, candidates.count, snapshot, question)
         found = self.candidates.records(agent, candidates, list(scores))
-        stale, by_key = (outdated(found) if deduplicate else {}), {record.key: record for record in found}
-        chosen = select(query, newer_first(found, stale), k, _cosines(snapshot, scores)) if deduplicate else found[:k]
+        stale, by_key = outdated(found), {record.key: record for record in found}
+        chosen = select(query, newer_first(found, stale), k, _cosines(snapshot, scores))
         falling = [*accumulate((scores[record.key] for record in reversed(chosen)), max)][::-1]  # scores never rise
         held_until = {old: by_key[new].created_at for old, new in stale.items()}
         return [

@@ -26,7 +26,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.messages import ID_LIMIT
 from deltamem_agents.store.columns import DamagedValue
-from deltamem_agents.store.dialects import FullText, Pgvector, Within, insert_missing, select_each
+from deltamem_agents.store.dialects import FullText, Pgvector, Within, insert_missing, rows_each
 from deltamem_agents.store.schema import AgentRow, EmbeddingRow, MessageRow, RecordRow, chunked
 
 if TYPE_CHECKING:
@@ -141,11 +141,10 @@ def delete_of(connection: Connection, agent_key: int, positions: Collection[int]
 def found(
     connection: Connection, fulltext: FullText, agent: str, terms: Sequence[str], limit: int, session: str | None
 ) -> list[tuple[StoredRecord, float]]:
-    """Records that contain any of the terms, with their scores, best first."""
-    key = _key(connection, agent)
-    hits = [] if key is None or limit <= 0 else fulltext.search(connection, key, terms, limit, session)
-    by_key = {record.key: record for record in read(connection, agent, [hit for hit, _ in hits])}
-    return [(by_key[hit], score) for hit, score in hits]
+    """Records that contain any of the terms, with their scores, best first; of equal scores the newer record first."""
+    of = dict(scores(connection, fulltext, agent, terms, limit, Within(session)))
+    hits = [(record, of[record.key]) for record in read(connection, agent, list(of))]
+    return sorted(hits, key=lambda hit: (-hit[1], -hit[0].position, hit[0].chunk))
 
 
 def scores(
@@ -178,10 +177,7 @@ def read(
     values = {"agent": agent, "after": after} | ({} if session is None else {"session": session})
     if keys is None:
         return [StoredRecord(*row) for row in connection.execute(query, values)]
-    found = []
-    for chunk in chunked(keys):
-        each = select_each(connection.dialect.name, query, RecordRow.key)
-        found += [StoredRecord(*row) for row in connection.execute(each, values | {"values": list(chunk)})]
+    found = [StoredRecord(*row) for row in rows_each(connection, query, RecordRow.key, keys, values)]
     return sorted(found, key=lambda record: (record.position, record.chunk))
 
 

@@ -53,9 +53,7 @@ def checksum_of(state: bytes) -> str:
     return sha256(state).hexdigest()
 
 
-def commit(
-    connection: Connection, agent: str, revision: Revision, *, after: int, keep: Collection[int], retention: Retention
-) -> int:
+def commit(connection: Connection, agent: str, revision: Revision, *, after: int, retention: Retention) -> int:
     """Store a revision if it is newer and of the agent's epoch; see `States.commit`. The caller has begun a write.
 
     Raises:
@@ -99,7 +97,7 @@ def commit(
     # Thinning reads all stored positions and times: once an hour is enough.
     if isinstance(retention, int) or (retention == "thin" and before is not None and _hour(before.created_at, now)):
         stored = [(each.position, each.created_at) for each in connection.execute(times)]
-        going = surplus(stored, retention, {*keep, after}, now)
+        going = surplus(stored, retention, {after}, now)
         for chunk in chunked(going):
             connection.execute(delete(RevisionRow).where(ours, RevisionRow.position.in_(chunk)))
     return revision.position

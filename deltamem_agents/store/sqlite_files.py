@@ -14,8 +14,6 @@ from sqlalchemy.exc import ArgumentError
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.store.masking import masked
 
-MODE = 0o600  # mode of a new database; SQLite gives its -wal and -shm files the same
-
 
 def file_of(url: URL) -> Path | None:
     """The file of a SQLite URL; None for a database in memory or another kind of database."""
@@ -61,7 +59,9 @@ def make_private(url: URL) -> None:
     if path is None or url.query.get("mode", "rwc") != "rwc" or path.exists():
         return
     with suppress(OSError):  # a folder that is missing or not writable: SQLite will say so
-        descriptor, name = tempfile.mkstemp(prefix=".deltamem-", dir=path.parent)  # creates with `MODE`
+        descriptor, name = tempfile.mkstemp(
+            prefix=".deltamem-", dir=path.parent
+        )  # mode 0600; SQLite gives -wal and -shm the same
         os.close(descriptor)
         try:
             os.link(name, path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from deltamem_agents import arguments
 from deltamem_agents.messages import check_id
 from deltamem_agents.store import revisions, statistics
@@ -30,7 +28,7 @@ class States:
         self._database = database
         self._retention = check_retention(retention)
 
-    def commit(self, agent: str, revision: Revision, *, after: int, keep: Collection[int] = ()) -> int:
+    def commit(self, agent: str, revision: Revision, *, after: int) -> int:
         """Store a state folded from the live journal up to ``revision.position``.
 
         It is stored if ``revision.epoch`` is the agent's and no revision of its fingerprint is as new. The store's
@@ -38,7 +36,6 @@ class States:
 
         Args:
             after: Position of the revision this one was folded from, 0 for none.
-            keep: Positions whose revisions to keep, besides that at ``after``.
 
         Returns:
             The position now stored: this one's, or a newer one that another process stored first. If the epoch has
@@ -51,11 +48,8 @@ class States:
         check_id(agent)
         arguments.instance(revision, "revision", Revision)
         arguments.whole(after, "after")
-        arguments.wholes(list(keep) if isinstance(keep, (set, frozenset)) else keep, "keep")
         return self._database.write(
-            lambda connection: revisions.commit(
-                connection, agent, revision, after=after, keep=keep, retention=self._retention
-            )
+            lambda connection: revisions.commit(connection, agent, revision, after=after, retention=self._retention)
         )
 
     def newest(self, agent: str, fingerprint: str, at_or_before: int | None = None) -> Revision | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from deltamem_agents.recall import Retriever
-from deltamem_agents.recall.contradiction import contradicts, replaces
+from deltamem_agents.recall.contradiction import outdated, replaces
 from deltamem_agents.recall.statements import statements
 from deltamem_agents.store import Store
 from tests.recall.changing import Pair, Wordings, pairs
@@ -46,7 +46,7 @@ def records(store: Store, *texts: str, roles: str = "") -> list:  # type: ignore
 )
 def test_what_replaces_what(store: Store, old: str, new: str) -> None:
     older, newer = records(store, old, new)
-    assert contradicts(newer, older)
+    assert outdated([newer, older]) == {older.key: newer.key}
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_what_replaces_what(store: Store, old: str, new: str) -> None:
 )
 def test_what_does_not(store: Store, old: str, new: str) -> None:
     found = records(store, old or "x", new)
-    assert not contradicts(found[1], found[0])
+    assert not outdated(found[:2])
 
 
 @pytest.mark.parametrize("wordings", ["known", "held out"])
@@ -107,7 +107,7 @@ def replaced(pair: Pair) -> bool:
 
 def test_another_speaker_contradicts_nobody(store: Store) -> None:
     older, newer = records(store, "My favourite colour is teal.", "My favourite colour is now red.", roles="ua")
-    assert not contradicts(newer, older)
+    assert not outdated([newer, older])
 
 
 def test_the_newer_comes_first_and_the_older_is_marked(store: Store) -> None:
@@ -126,8 +126,3 @@ def test_the_newer_comes_first_and_the_older_is_marked(store: Store) -> None:
     marks = {record.text: record.outdated for record in found}
     assert marks["My favourite colour is teal."] and marks["My favourite colour is now red."]
     assert not marks["My favourite colour is blue."]
-
-
-def test_an_unweeded_search_marks_nothing(store: Store) -> None:
-    records(store, "My favourite colour is teal.", "My favourite colour is now red.")
-    assert not any(record.outdated for record in Retriever(store.records).search("a", "colour", deduplicate=False))

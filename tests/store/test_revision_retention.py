@@ -70,11 +70,11 @@ def test_what_is_no_retention(bad: Any) -> None:
         Store.open("sqlite://", retention=bad)
 
 
-def commit(store: Store, position: int, after: int, keep: tuple[int, ...] = (), fingerprint: str = "f") -> None:
+def commit(store: Store, position: int, after: int, fingerprint: str = "f") -> None:
     info = store.agent("alice")
     assert info is not None
     revision = Revision(position=position, epoch=info.epoch, fingerprint=fingerprint, state=b"state")
-    store.states.commit("alice", revision, after=after, keep=keep)
+    store.states.commit("alice", revision, after=after)
 
 
 def positions(store: Store, fingerprint: str = "f") -> list[int]:
@@ -90,8 +90,8 @@ def test_the_last_n_of_a_store(store: Store, say: Say) -> None:
     kept = other_retention(store, say, 2)
     commit(kept, 1, 0, fingerprint="g")
     for position in range(1, 7):
-        commit(kept, position, position - 1, keep=(2,))
-    assert positions(kept) == [2, 5, 6]
+        commit(kept, position, position - 1)
+    assert positions(kept) == [5, 6]
     commit(kept, 9, 4)
     assert positions(kept) == [6, 9]
     commit(kept, 10, 6)

@@ -74,7 +74,7 @@ def test_one_of_another_epoch_is_not_stored(filled: Store, say: Say) -> None:
 
 def test_superseding_keeps_only_revisions_that_did_not_know_the_text(filled: Store, say: Say) -> None:
     for position, after in ((2, 0), (6, 2), (7, 6), (10, 7)):
-        filled.states.commit("alice", revision(filled, position), after=after, keep=(2, 6, 7, 10))
+        filled.states.commit("alice", revision(filled, position), after=after)
 
     before = revision(filled, 1).epoch
     filled.append("alice", [say("changed", id="m7")], "s")

@@ -6,7 +6,7 @@ names.
 
 from deltamem_agents.store.dialects.pgvector import Pgvector
 from deltamem_agents.store.dialects.protocol import Dialect, FullText
-from deltamem_agents.store.dialects.rows import Within, insert_missing, rows_among, rows_each, select_each
+from deltamem_agents.store.dialects.rows import Within, insert_missing, rows_among, rows_each
 from deltamem_agents.store.dialects.select import dialect_of, engine_for
 
 __all__ = [
@@ -19,5 +19,4 @@ __all__ = [
     "insert_missing",
     "rows_among",
     "rows_each",
-    "select_each",
 ]

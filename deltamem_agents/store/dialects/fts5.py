@@ -39,16 +39,6 @@ SQLITE_TABLES = (
            VALUES (new.key, new.agent_key, new.text, new.terms); END""",
 )
 
-SQLITE_SEARCH = text(
-    """SELECT f.rowid, -bm25(deltamem_records_fts, 0.0, 1.0, 1.0) AS score
-       FROM deltamem_records_fts AS f
-       JOIN deltamem_records AS r ON r.key = f.rowid
-       JOIN deltamem_messages AS m ON m.agent_key = r.agent_key AND m.position = r.position
-       WHERE deltamem_records_fts MATCH :match AND r.agent_key = :agent_key
-         AND (:session IS NULL OR m.session = :session)
-       ORDER BY score DESC, r.position DESC, r.chunk LIMIT :limit"""
-)
-
 SQLITE_SCORES = text(  # :match includes the agent
     """SELECT rowid, -bm25(deltamem_records_fts, 0.0, 1.0, 1.0) AS score
        FROM deltamem_records_fts WHERE deltamem_records_fts MATCH :match ORDER BY score DESC LIMIT :limit"""
@@ -87,16 +77,6 @@ class Fts5:
     def not_ascii(self, column: ColumnElement[str]) -> ColumnElement[bool]:
         """See `FullText.not_ascii`."""
         return func.length(cast(column, LargeBinary)) != func.length(column)
-
-    def search(
-        self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int, session: str | None
-    ) -> list[tuple[int, float]]:
-        """See `FullText.search`."""
-        match = match_expression(agent_key, terms)
-        if match is None:
-            return []
-        values = {"match": match, "agent_key": agent_key, "session": session, "limit": limit}
-        return [(row[0], float(row[1])) for row in connection.execute(SQLITE_SEARCH, values)]
 
     def scores(
         self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int, within: Within

@@ -29,15 +29,10 @@ class FullText(Protocol):
     def not_ascii(self, column: ColumnElement[str]) -> ColumnElement[bool]:
         """A condition that a text has non-ASCII characters; it may also hold for a text without."""
 
-    def search(
-        self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int, session: str | None
-    ) -> list[tuple[int, float]]:
-        """Keys and scores (higher is better) of an agent's records that contain any of the terms, best first."""
-
     def scores(
         self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int, within: Within
     ) -> Sequence[tuple[int, float]]:
-        """Like `search`, but in no order; the best ``limit`` records if there are more."""
+        """Keys and scores (higher is better), in no order, of the best ``limit`` records with any of the terms."""
 
 
 class Dialect(Protocol):

@@ -74,21 +74,6 @@ def insert_missing(connection: Connection, table: type[object]) -> PostgresqlIns
     return insert_sqlite(table).on_conflict_do_nothing().inline()  # inline: the last key may be of another row
 
 
-@cache
-def select_each(dialect: str, query: Select[Any], column: InstrumentedAttribute[Any]) -> Select[Any]:
-    """A query for the one row, if any, with each value of the parameter ``values`` in a column that is unique.
-
-    PostgreSQL gets a loop over the values, since it reads all rows for a list as long as the table has no statistics.
-    The result is cached per query, so build ``query`` once.
-    """
-    if dialect != "postgresql":
-        return query.where(column.in_(bindparam("values", expanding=True)))
-    values = bindparam("values", type_=ARRAY(column.type))
-    wanted = func.unnest(values).table_valued("value").render_derived(name="wanted")
-    found = query.where(column == wanted.c.value).limit(1).lateral("found")
-    return select(found).select_from(wanted.join(found, true()))
-
-
 def rows_among(
     connection: Connection,
     query: AnySelect,

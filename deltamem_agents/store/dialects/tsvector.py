@@ -78,16 +78,6 @@ class Tsvector:
         """See `FullText.not_ascii`."""
         return func.octet_length(column) != func.char_length(column)
 
-    def search(
-        self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int, session: str | None
-    ) -> list[tuple[int, float]]:
-        """See `FullText.search`."""
-        found = []
-        for query in _queries(terms):
-            hits = _ranked(agent_key, query, limit).order_by(RecordRow.position.desc(), RecordRow.chunk)
-            found.append(connection.execute(_narrowed(hits, Within(session))).all())
-        return [(row[0], float(row[1])) for row in _together(found, limit)]
-
     def scores(
         self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int, within: Within
     ) -> Sequence[tuple[int, float]]:
