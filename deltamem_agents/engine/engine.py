@@ -19,24 +19,19 @@ from deltamem_agents.core import State, attach, backbone_fingerprint, state_norm
 from deltamem_agents.core.diagnostics import LayerHealth, examine, measure
 from deltamem_agents.engine.drawing import Drawing
 from deltamem_agents.engine.failures import told
-from deltamem_agents.engine.forked import settle_after_fork
 from deltamem_agents.engine.generation import Cancellation, Generation, Sampling
 from deltamem_agents.engine.hot import HotSegments
-from deltamem_agents.engine.keys import AgentKey, StateKey
-from deltamem_agents.engine.limits import HOT_BYTES, Limits
-from deltamem_agents.engine.loading import Loaded
-from deltamem_agents.engine.options import deadline_seconds, shown, whole
+from deltamem_agents.engine.loading import Loaded, settle_after_fork
+from deltamem_agents.engine.options import CPU_LIMITS, GPU_LIMITS, HOT_BYTES, Limits, deadline_seconds, shown, whole
 from deltamem_agents.engine.pool import check_state
 from deltamem_agents.engine.rendering import Rendering
 from deltamem_agents.engine.requests import Fold, Generate, Score
 from deltamem_agents.engine.scheduler import Scheduler
-from deltamem_agents.engine.segments import Segment
+from deltamem_agents.engine.segments import AgentKey, Segment, StateKey
 from deltamem_agents.engine.statistics import Stats
 from deltamem_agents.errors import ConfigError, ContextLengthError
 from deltamem_agents.processes import check_process
 
-CPU_LIMITS = Limits(chunk=64, batch=4096)
-GPU_LIMITS = Limits(chunk=2048, batch=65_536)
 _made: WeakSet[Engine] = WeakSet()
 _NOBODY: StateKey = (AgentKey(None, "", 0), 0)  # the zero state
 

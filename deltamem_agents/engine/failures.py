@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from deltamem_agents.errors import ClosedError, EngineFailedError, EngineMemoryError
+from deltamem_agents.errors import ClosedError, EngineFailedError, EngineMemoryError, EngineTimeoutError
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -38,6 +38,11 @@ def failed(cause: BaseException) -> EngineFailedError:
     )
     error.__cause__ = cause
     return error
+
+
+def too_late(seconds: float) -> EngineTimeoutError:
+    """The error for a request that is not finished at its deadline, so long after it was submitted."""
+    return EngineTimeoutError(f"not finished after {seconds:.1f} s; give it a longer timeout, or the engine less to do")
 
 
 def closed() -> ClosedError:

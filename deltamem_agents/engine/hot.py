@@ -16,7 +16,7 @@ import torch
 
 from deltamem_agents.core import State
 from deltamem_agents.engine.caches import Pairs
-from deltamem_agents.engine.keys import AgentKey
+from deltamem_agents.engine.segments import AgentKey
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,15 @@
-"""Find and load a backbone, its tokenizer and its adapter."""
+"""Find and load a backbone, its tokenizer and its adapter.
+
+A process that was forked from one that ran a model computes with one thread: OpenMP's threads do not exist in the
+child, and GNU's library waits for them forever once the thread that forked runs a large computation.
+"""
 
 from __future__ import annotations
 
 import copy
 import importlib.util
+import logging
+import os
 import re
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,7 +21,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from deltamem_agents import arguments, tiny
 from deltamem_agents.core import FAMILIES, Adapter, load_adapter
-from deltamem_agents.engine.forked import in_forked_process, settle_after_fork
 from deltamem_agents.errors import (
     BackboneFileError,
     ConfigError,
@@ -25,6 +30,9 @@ from deltamem_agents.errors import (
 )
 from deltamem_agents.progress_bars import without_progress_bars
 
+log = logging.getLogger(__name__)
+
+_settled: list[int] = []  # ids of processes that ran models, each forked from the one before
 _QUANTIZATIONS = {"int8": "bitsandbytes", "int4": "bitsandbytes", "int8-torchao": "torchao"}
 _HUB_ID = re.compile(r"\w[\w.\-]*(/\w[\w.\-]*)?")  # "name" or "owner/name"; anything else is a path
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -189,7 +197,7 @@ def load_backbone(
         try:
             model.to(place)  # type: ignore[arg-type]
         except RuntimeError as error:
-            if in_forked_process(error):
+            if _in_forked_process(error):
                 raise ForkedError(
                     "this process was forked from one that had used CUDA, and cannot use it; start workers with "
                     "'spawn', open nothing on the GPU before the fork, or give device='cpu'"
@@ -232,3 +240,18 @@ def _device(name: str) -> torch.device:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def settle_after_fork() -> None:
+    """Limit torch to one thread if the parent process ran a model; call before loading a model or making an engine."""
+    here = os.getpid()
+    if _settled and here not in _settled:
+        torch.set_num_threads(1)
+        log.info("torch computes with one thread in process %d, which was forked from one that ran a model", here)
+    if here not in _settled:
+        _settled.append(here)
+
+
+def _in_forked_process(error: Exception) -> bool:
+    """Whether this is CUDA's error in a child of a process that has used CUDA."""
+    return isinstance(error, RuntimeError) and "forked subprocess" in str(error)

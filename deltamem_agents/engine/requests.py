@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 from deltamem_agents.core import State
 from deltamem_agents.engine.drawing import Drawing
 from deltamem_agents.engine.generation import Cancellation, Generation, Sampling
-from deltamem_agents.engine.keys import AgentKey, StateKey
-from deltamem_agents.engine.segments import Segment
+from deltamem_agents.engine.segments import AgentKey, Segment, StateKey
 
 log = logging.getLogger(__name__)
 

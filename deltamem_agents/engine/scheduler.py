@@ -25,16 +25,25 @@ from transformers import PreTrainedTokenizerBase
 from deltamem_agents.core import Attached
 from deltamem_agents.engine.batches import Batch, Folds, Prompts, Scores, all_hot, end, interrupt
 from deltamem_agents.engine.decoding import Active, Decoding
-from deltamem_agents.engine.failures import check_device, closed, described, failed, out_of_memory, told, unfinished
+from deltamem_agents.engine.failures import (
+    check_device,
+    closed,
+    described,
+    failed,
+    out_of_memory,
+    told,
+    too_late,
+    unfinished,
+)
 from deltamem_agents.engine.hot import HotSegments
-from deltamem_agents.engine.limits import Limits
+from deltamem_agents.engine.options import Limits
 from deltamem_agents.engine.pool import StatePool
 from deltamem_agents.engine.requests import Fold, Generate, Request, Score
 from deltamem_agents.engine.runs import Pace
 from deltamem_agents.engine.shutdown import stop_at_exit
 from deltamem_agents.engine.statistics import Counters
 from deltamem_agents.engine.waiting import Waiting
-from deltamem_agents.errors import DeltaMemError, EngineTimeoutError
+from deltamem_agents.errors import DeltaMemError
 from deltamem_agents.processes import check_process
 
 log = logging.getLogger(__name__)
@@ -369,10 +378,10 @@ class Scheduler:
         """Fail requests past their deadline, and drop waiting requests that were cancelled."""
         now = time.monotonic()
         for request in self._waiting.take_out(lambda each: each.late(now) or each.unwanted):
-            request.fail(_too_late(request) if request.late(now) else CancelledError())
+            request.fail(too_late(now - request.submitted) if request.late(now) else CancelledError())
         expired = [each for each in self._decoding.active if each.request.late(now)]
         for each in expired:
-            each.failed, each.ended = _too_late(each.request), True
+            each.failed, each.ended = too_late(now - each.request.submitted), True
         try:
             self._decoding.leave(expired)
         except Exception as error:
@@ -387,8 +396,3 @@ def _wanted(request: Request) -> bool:
         request.fail(CancelledError())
         return False
     return request.begin()
-
-
-def _too_late(request: Request) -> EngineTimeoutError:
-    waited = time.monotonic() - request.submitted
-    return EngineTimeoutError(f"not finished after {waited:.1f} s; give it a longer timeout, or the engine less to do")

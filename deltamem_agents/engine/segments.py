@@ -1,4 +1,4 @@
-"""Cuts a journal into segments: runs of tokens that are written in one causal context.
+"""Cuts a journal into segments: runs of tokens that are written in one causal context. Names whose they are.
 
 A segment is a run of adjacent messages of one session, filled greedily up to the write length; a longer message is
 split. The cuts depend on the messages alone, so two journals with the same live messages have the same segments.
@@ -7,15 +7,31 @@ split. The cuts depend on the messages alone, so two journals with the same live
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from deltamem_agents.engine.rendering import Rendering
 
 _SENTENCE_END = re.compile(r"(?<=[.!?…。！？])\s+|\n+")
+
+
+class AgentKey(NamedTuple):
+    """Identifies one agent's history.
+
+    Args:
+        owner: The database that holds it.
+        epoch: The agent's epoch, which changes when its past does.
+    """
+
+    owner: Hashable
+    agent: str
+    epoch: int
+
+
+StateKey = tuple[AgentKey, int]  # a history, and the position its state stands for
 
 
 class Message(Protocol):

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deltamem_agents.engine.generation import Generation, Sampling
-from deltamem_agents.engine.keys import StateKey
-from deltamem_agents.engine.segments import cut
+from deltamem_agents.engine.segments import StateKey, cut
 from deltamem_agents.memory.async_methods import Steps, cancellable
 from deltamem_agents.memory.folding import Folded, state_and_key
 from deltamem_agents.memory.results import Source

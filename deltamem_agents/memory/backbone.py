@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deltamem_agents.engine.limits import Limits
+from deltamem_agents.engine.options import Limits
 from deltamem_agents.engine.sharing import release, shared, stamp
 from deltamem_agents.errors import ConfigError, MissingExtraError
 from deltamem_agents.recall.notes import NOTES

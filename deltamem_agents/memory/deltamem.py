@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
 from deltamem_agents import arguments
-from deltamem_agents.engine.limits import HOT_BYTES, Limits
+from deltamem_agents.engine.options import HOT_BYTES, Limits
 from deltamem_agents.memory.agent import AgentMemory
 from deltamem_agents.memory.async_methods import twin
 from deltamem_agents.memory.backbone import Backbone, check_backbone, open_backbone

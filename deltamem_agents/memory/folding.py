@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from deltamem_agents.engine.keys import AgentKey, StateKey
-from deltamem_agents.engine.segments import Segment, cut
+from deltamem_agents.engine.segments import AgentKey, Segment, StateKey, cut
 from deltamem_agents.errors import ClosedError, StoreError, UnknownAgentError
 from deltamem_agents.memory.backbone import Backbone
 from deltamem_agents.store import FoldInput, Revision, Store

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deltamem_agents.engine.generation import Cancellation, Generation, Sampling
-from deltamem_agents.engine.keys import StateKey
+from deltamem_agents.engine.segments import StateKey
 from deltamem_agents.memory.answering import preload
 from deltamem_agents.memory.async_methods import AsyncCall, Steps, cancellable, run
 from deltamem_agents.memory.folding import Folded, state_and_key

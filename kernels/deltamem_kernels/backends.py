@@ -16,7 +16,6 @@ from torch import Tensor
 
 from deltamem_kernels import chunked, naive
 from deltamem_kernels.cpu import compiled, decoding
-from deltamem_kernels.precision import without_autocast
 
 Backend = Literal["auto", "naive", "chunked", "compiled", "triton"]
 
@@ -41,7 +40,7 @@ def scan(backend: str, inputs: Sequence[Tensor], state: Tensor, mask: Tensor | N
         reads, state = _require(_triton_scan()).scan(inputs, state, mask)
         return reads, state
     inputs = [x.to(state.dtype) for x in inputs]
-    with without_autocast(state.device):
+    with chunked.without_autocast(state.device):
         return naive.scan(inputs, state, mask) if chosen == "naive" else chunked.scan(inputs, state, mask)
 
 
@@ -52,7 +51,7 @@ def step(inputs: Sequence[Tensor], pool: Tensor, slots: Tensor) -> Tensor:
         return reads
     if pool.device.type == "cpu" and pool.dtype == torch.float32 and pool.is_contiguous() and _compiled():
         return decoding.step(inputs, pool, slots)
-    with without_autocast(pool.device):
+    with chunked.without_autocast(pool.device):
         return naive.step([x.to(pool.dtype) for x in inputs], pool, slots)
 
 
@@ -124,7 +123,7 @@ def _step_fits(pool: Tensor) -> bool:
     if isinstance(module, str) or module.unavailable(pool.device) is not None:
         return False
     rank = pool.shape[-1]
-    limit: int = importlib.import_module("deltamem_kernels.gpu.decode_checks").MAX_RANK
+    limit: int = importlib.import_module("deltamem_kernels.gpu.launching").MAX_RANK
     return pool.dtype == torch.float32 and pool.stride()[1:] == (rank, 1) and 1 <= rank <= limit
 
 

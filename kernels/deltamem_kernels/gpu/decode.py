@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deltamem_kernels.gpu.decode_checks import (
+from deltamem_kernels.gpu.launching import (
     FLOATS,
     Update,
     check_columns,
@@ -27,10 +27,11 @@ from deltamem_kernels.gpu.decode_checks import (
     check_streams,
     check_target,
     check_write,
+    current,
     multiplier,
+    power_of_two,
     shape,
 )
-from deltamem_kernels.gpu.launching import current, power_of_two
 
 MAX_TARGETS = 3
 
