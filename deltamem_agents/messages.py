@@ -1,6 +1,8 @@
-"""Checks messages and ids before they enter the journal. Knows nothing of SQL.
+"""The shape of a message: its keys and limits, the text of its content, and how a journal holds it.
 
-The `wording` of a message is what a resent conversation is recognized by.
+A message comes in as a mapping and is checked here, once. The module stands beside the layers because the store, which
+appends messages, lies below `memory`, which renders them. It knows nothing of SQL, models or frameworks. The `wording`
+of a message is what a resent conversation is recognized by.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from uuid import uuid4
 from deltamem_agents import arguments, bounded_json
 from deltamem_agents.errors import ConfigError, InvalidMessageError, shown
 from deltamem_agents.search_form import compared_form
+from deltamem_agents.tool_calls import TOOL_CALL, tool_calls, with_calls
 
 ROLES = ("system", "user", "assistant", "tool")
 ID_LIMIT = 255  # characters of an agent, session, message or model id
@@ -23,7 +26,8 @@ TEXT_BYTES = 10 << 20  # bytes of each text in UTF-8
 TEXT_AS_JSON = 15 << 20  # bytes of a text in an archive, where quotes and control characters take two to six bytes
 BLOCKS_BYTES = 16 << 20  # bytes of the blocks as JSON; enough for a few images
 DETAILS_BYTES = 4 << 20  # bytes of the metadata as JSON
-KEYS = ("role", "content", "id", "metadata", "created_at", "folded")
+IN_METADATA = ("name", "tool_call_id")  # keys that the APIs of models have, and that are stored as metadata
+KEYS = ("role", "content", "id", "metadata", "created_at", "folded", "tool_calls", *IN_METADATA)
 TEXT_TYPES = (None, "text", "input_text", "output_text")  # the frameworks' names for a block of text
 VERSION = "version"  # a block of this type distinguishes messages with the same text
 
@@ -91,6 +95,38 @@ class Entry:
         return MessageRef(self.session, self.id)
 
 
+def text_of(content: object) -> str:
+    """The text of a message's content: the text itself, or its text blocks joined by newlines, without blank ones.
+
+    What stands in other blocks was not said: thoughts ("reasoning", "thinking"), calls, images.
+
+    >>> text_of([{"type": "reasoning", "text": "Easy."}, {"type": "text", "text": "Four."}, "Or 4."])
+    'Four.\\nOr 4.'
+    """
+    if isinstance(content, str):
+        return content
+    texts = map(block_text, content) if isinstance(content, list) else ()
+    return "\n".join(text for text in texts if text and text.strip())
+
+
+def block_text(block: object) -> str | None:
+    """The text of one content block; None for a block that is not text."""
+    if isinstance(block, str):
+        return block
+    text = block.get("text") if isinstance(block, Mapping) and is_text_block(block) else None
+    return text if isinstance(text, str) else None
+
+
+def is_text_block(block: Mapping[str, Any]) -> bool:
+    """Whether a block is text, by its ``type`` (LlamaIndex: ``block_type``) or, without one, by its ``text``."""
+    kind = block.get("type", block.get("block_type"))
+    return kind in TEXT_TYPES and (kind is not None or block.get("text") is not None)
+
+
+def _in_metadata(message: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: message[key] for key in IN_METADATA if message.get(key) is not None}
+
+
 def in_utc(value: datetime) -> datetime:
     """An aware time in UTC; a time without a zone is taken as UTC."""
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -109,8 +145,9 @@ def check_messages(messages: object) -> list[NewMessage]:
     """Check all messages of one write before any is stored.
 
     Args:
-        messages: A sequence of mappings with ``role`` and ``content``, optionally ``id``, ``metadata``, ``created_at``
-            and ``folded``.
+        messages: A sequence of mappings with ``role`` and ``content``, optionally ``id``, ``metadata``, ``created_at``,
+            ``folded``, ``name`` and ``tool_call_id``, which become metadata, and ``tool_calls``, which become blocks
+            after the text.
 
     Raises:
         InvalidMessageError: A message cannot be journalled; the error says which and why.
@@ -142,7 +179,7 @@ def _check_message(index: int, message: object, now: datetime) -> NewMessage:
     role = message.get("role")
     if role not in ROLES:
         raise InvalidMessageError(f"message {index} has role {shown(role)}; roles are {', '.join(ROLES)}")
-    text, blocks = _check_content(index, message.get("content"))
+    text, blocks = _check_content(index, with_calls(message.get("content"), tool_calls(index, message)))
     given = message.get("id")
     fault = None if given is None else arguments.identifier_fault(given, ID_LIMIT)
     if fault:
@@ -158,7 +195,7 @@ def _check_message(index: int, message: object, now: datetime) -> NewMessage:
         role=role,
         text=text,
         blocks=blocks,
-        metadata=_as_json(index, "metadata", dict(metadata or {}), DETAILS_BYTES),
+        metadata=_as_json(index, "metadata", dict(metadata or {}) | _in_metadata(message), DETAILS_BYTES),
         created_at=_check_time(index, message.get("created_at"), now),
         named=given is not None,
         folded=_check_folded(index, message.get("folded"), role),
@@ -204,18 +241,15 @@ def _check_content(index: int, content: object) -> tuple[str, list[Any] | None]:
 
 def _block_text(index: int, block: object) -> str | None:
     """The text of a text block; None for any other block."""
-    if isinstance(block, str):
-        _check_text(index, block)
-        return block
-    if not isinstance(block, Mapping) or not block:
+    if not isinstance(block, str) and (not isinstance(block, Mapping) or not block):
         raise InvalidMessageError(f"message {index} has a block {shown(block)}; blocks are strings or mappings")
-    kind = block.get("type", block.get("block_type"))
-    text = block.get("text")
-    if kind not in TEXT_TYPES or (kind is None and text is None):
-        return None
-    if not isinstance(text, str):
-        raise InvalidMessageError(f"message {index} has a text block whose text is {shown(text)}; give a string")
-    _check_text(index, text)
+    text = block_text(block)
+    if text is None and isinstance(block, Mapping) and is_text_block(block):
+        raise InvalidMessageError(
+            f"message {index} has a text block whose text is {shown(block.get('text'))}; give a string"
+        )
+    if text is not None:
+        _check_text(index, text)
     return text
 
 
@@ -265,9 +299,6 @@ def _as_json(index: int, name: str, value: Any, limit: int) -> Any:
         raise InvalidMessageError(
             f"message {index} has {name} that JSON cannot hold ({error}); use strings, numbers, lists and mappings"
         ) from error
-
-
-TOOL_CALL = "tool_call"  # type of a block with a tool's name and arguments; stored, but not folded or retrieved
 
 
 def wording(role: str, text: str, blocks: list[Any] | None) -> str:

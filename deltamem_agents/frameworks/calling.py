@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from deltamem_agents.engine.generation import Sampling
 from deltamem_agents.errors import ChatTemplateError, ConfigError, InvalidMessageError
 from deltamem_agents.frameworks.records import RecalledText
-from deltamem_agents.frameworks.tool_output import LIMIT, capped
 from deltamem_agents.memory.options import RecallOptions
 from deltamem_agents.memory.prompting import TURNS, not_in_prompt, prompt_messages, search_size
 from deltamem_agents.memory.results import Recall, Reply
+from deltamem_agents.memory.tool_output import LIMIT, capped
+from deltamem_agents.messages import text_of
 from deltamem_agents.recall import current
 from deltamem_agents.recall.given import recalled_in
 
@@ -128,7 +129,7 @@ def prompt_length(
     try:
         return len(rendering.prompt(prompt_messages(prompt), tools))
     except (ChatTemplateError, InvalidMessageError):
-        told = ((each["role"], _text(each["content"]), each.get("tool_calls")) for each in prompt)
+        told = ((each["role"], text_of(each["content"]), each.get("tool_calls")) for each in prompt)
         return sum(
             len(rendering.message(role, text + (json.dumps(calls) if calls else ""))) for role, text, calls in told
         )
@@ -196,14 +197,7 @@ def _overlap(text: str) -> int:
 
 def _holds_recall(messages: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a system message or the newest question contains text that this process recalled."""
-    if any(message["role"] == "system" and recalled_in(_text(message["content"])) for message in messages):
+    if any(message["role"] == "system" and recalled_in(text_of(message["content"])) for message in messages):
         return True
-    asked = next((_text(message["content"]) for message in reversed(messages) if message["role"] == "user"), "")
+    asked = next((text_of(message["content"]) for message in reversed(messages) if message["role"] == "user"), "")
     return bool(recalled_in(asked))
-
-
-def _text(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    blocks = content if isinstance(content, list) else []
-    return "\n".join(str(block.get("text", "")) if isinstance(block, Mapping) else str(block) for block in blocks)

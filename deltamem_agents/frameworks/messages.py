@@ -14,11 +14,12 @@ from functools import cache
 from typing import Any
 
 from deltamem_agents.errors import InvalidAgentError
-from deltamem_agents.frameworks.sanitizing import plain_json, plain_text
-from deltamem_agents.frameworks.tool_output import ToolOutput, are_cuts
-from deltamem_agents.memory.results import ToolCall
-from deltamem_agents.messages import TEXT_TYPES, TOOL_CALL, NewMessage
+from deltamem_agents.memory.journalling import journalled
+from deltamem_agents.memory.sanitizing import plain_json, plain_text
+from deltamem_agents.memory.tool_output import ToolOutput, are_cuts
+from deltamem_agents.messages import TEXT_TYPES, NewMessage, text_of
 from deltamem_agents.store import Entry, check_id, check_messages, wording_of
+from deltamem_agents.tool_calls import TOOL_CALL, ToolCall
 
 log = logging.getLogger(__name__)
 
@@ -57,55 +58,46 @@ class FrameworkMessage:
     tool_calls: tuple[ToolCall, ...] = ()
 
     def for_prompt(self) -> dict[str, Any] | None:
-        """The message as `AgentMemory.generate` takes it; None for an empty system or assistant message."""
+        """The message as `AgentMemory.generate` takes it; None for a system or assistant message without text."""
         content = _plain_content(self.content)
         plain: dict[str, Any] = {"role": self.role, "content": content or ""}
         if self.id:
             plain["id"] = id_name(self.id)
         if self.tool_calls:
-            return plain | {"tool_calls": [_function(call) for call in self.tool_calls]}
-        return None if self.role in ("system", "assistant") and not _says_something(content) else plain
+            return plain | {"tool_calls": [_plain_call(call).as_function() for call in self.tool_calls]}
+        return None if self.role in ("system", "assistant") and not text_of(content).strip() else plain
 
     def for_journal(self, tools: ToolOutput | None = None) -> dict[str, Any] | None:
         """The message as `AgentMemory.write` takes it; None if there is nothing to store.
 
-        Tool calls become blocks after the text; they are visible in the journal but not folded. Values that the journal
-        cannot hold are replaced, see `sanitizing`; the metadata then lists the changed parts under `SANITIZED`.
+        See `memory.journalling`. Values that the journal cannot hold are replaced, see `memory.sanitizing`; the
+        metadata then lists the changed parts under `SANITIZED`.
 
         Args:
             tools: How much of a tool's result to store.
         """
-        tools = tools or ToolOutput()
         content = _plain_content(self.content)
-        calls = [_block(call) for call in self.tool_calls]
+        calls = [_plain_call(call) for call in self.tool_calls]
         metadata = {plain_text(key): plain_json(value) for key, value in self.metadata.items() if not _is_empty(value)}
         changed = [
             name
             for name, given, kept in (
                 ("content", self.content, content),
-                ("tool_calls", [call.arguments for call in self.tool_calls], [call["args"] for call in calls]),
+                ("tool_calls", [call.arguments for call in self.tool_calls], [call.arguments for call in calls]),
                 ("metadata", {key: value for key, value in self.metadata.items() if not _is_empty(value)}, metadata),
             )
             if not _equal(given, kept)
         ]
-        if not _says_something(content):
-            content = None
-        if self.role == "tool":
-            content = tools.of(content)
-        if calls:
-            texts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
-            content = [*texts, *calls]
-        if content is None:
-            return None
-        message: dict[str, Any] = {"role": self.role, "content": content}
+        message: dict[str, Any] = {"role": self.role, "content": content, "tool_calls": calls}
         if self.id:
             message["id"] = id_name(self.id)
-        if self.role == "tool":
-            message["folded"] = tools.folded
+        kept = journalled(message, tools)
+        if kept is None:
+            return None
         if changed:
             metadata[SANITIZED] = changed
             _tell_once()
-        return message | {"metadata": metadata} if metadata else message
+        return kept | {"metadata": metadata} if metadata else kept
 
 
 def for_prompt(messages: Iterable[FrameworkMessage]) -> list[dict[str, Any]]:
@@ -237,26 +229,8 @@ def _equal(given: Any, kept: Any) -> bool:
         return False
 
 
-def _says_something(content: str | list[Any] | None) -> bool:
-    """Whether content has text that is not blank, or any block that is not text."""
-    if not isinstance(content, list):
-        return bool(content and content.strip())
-    for block in content:
-        text = block if isinstance(block, str) else block.get("text") if isinstance(block, Mapping) else None
-        if not isinstance(text, str) or text.strip():
-            return True
-    return False
-
-
-def _function(call: ToolCall) -> dict[str, Any]:
-    """A tool call as chat templates expect it."""
-    function = {"name": plain_text(call.name), "arguments": plain_json(call.arguments)}
-    return {"id": plain_text(call.id), "type": "function", "function": function}
-
-
-def _block(call: ToolCall) -> dict[str, Any]:
-    named = {"type": TOOL_CALL, "id": plain_text(call.id), "name": plain_text(call.name)}
-    return named | {"args": plain_json(call.arguments)}
+def _plain_call(call: ToolCall) -> ToolCall:
+    return ToolCall(id=plain_text(call.id), name=plain_text(call.name), arguments=plain_json(call.arguments))
 
 
 def _is_empty(value: Any) -> bool:

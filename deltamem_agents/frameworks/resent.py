@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deltamem_agents.frameworks.alignment import aligned
-from deltamem_agents.frameworks.tool_output import are_cuts
+from deltamem_agents.memory.tool_output import are_cuts
 from deltamem_agents.messages import NewMessage
 from deltamem_agents.store import MessageLookup, Said, Store, check_messages, wording_of
 from deltamem_agents.store.message_lookup import MAX_POSITION

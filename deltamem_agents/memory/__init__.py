@@ -12,10 +12,10 @@ from deltamem_agents.memory.results import (
     Receipt,
     Reply,
     Source,
-    ToolCall,
     Usage,
 )
-from deltamem_agents.store import MessageRef
+from deltamem_agents.messages import MessageRef
+from deltamem_agents.tool_calls import ToolCall
 
 __all__ = [
     "AgentMemory",

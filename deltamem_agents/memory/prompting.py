@@ -12,11 +12,11 @@ from uuid import uuid4
 
 from deltamem_agents.errors import InvalidMessageError, kind_of, shown
 from deltamem_agents.memory.options import Placement
-from deltamem_agents.memory.results import ToolCall
+from deltamem_agents.messages import ROLES, text_of
 from deltamem_agents.recall import Record, split_text
 from deltamem_agents.recall.records import RECORD_LIMIT
+from deltamem_agents.tool_calls import ToolCall, tool_calls
 
-ROLES = ("system", "user", "assistant", "tool")
 TURNS = 2  # turns before a question that are used with it
 SPARE = 20  # records to search for beyond k, to make up for those that the prompt already contains
 UNIQUE_ID = 16  # characters from which an id is taken to be unique across sessions
@@ -43,7 +43,8 @@ def last_question(messages: Sequence[Mapping[str, Any]]) -> str:
 
 def turns_before(messages: Sequence[Mapping[str, Any]]) -> list[str]:
     """The turns before the newest user message, which may depend on them ("And Germany?")."""
-    said = [(m["role"], str(m["content"] or "")) for m in messages if m["role"] in ("user", "assistant")]
+    spoken = [m for m in messages if m["role"] == "user" or (m["role"] == "assistant" and m["content"])]
+    said = [(m["role"], str(m["content"])) for m in spoken]
     newest = max((place for place, (role, _) in enumerate(said) if role == "user"), default=0)
     return [text for _, text in said[:newest]][-TURNS:]
 
@@ -132,19 +133,15 @@ def _prompt_message(index: int, message: object) -> dict[str, Any]:
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
         raise InvalidMessageError(f"message {index} has role {shown(role)}; roles are {', '.join(ROLES)}")
-    if isinstance(content, list):
-        content = "\n".join(filter(None, map(_block_text, content)))
-    calls = message.get("tool_calls")
+    calls = tool_calls(index, message)
+    if isinstance(content, list) or (content is None and calls):
+        content = text_of(content)
     if not isinstance(content, str):
         raise InvalidMessageError(f"message {index} has content {shown(content)}; give a string or a list of blocks")
     if not (content or calls or role == "tool"):
         raise InvalidMessageError(f"message {index} {_without_text(message.get('content'))}")
     plain: dict[str, Any] = {"role": role, "content": content.encode("utf-8", "replace").decode()}
-    if not calls:
-        return plain
-    if not isinstance(calls, list) or not all(isinstance(each, Mapping) for each in calls):
-        raise InvalidMessageError(f"message {index} has tool_calls {shown(calls)}; give a list of mappings")
-    return plain | {"tool_calls": calls}
+    return plain | {"tool_calls": [call.as_function() for call in calls]} if calls else plain
 
 
 def _without_text(content: object) -> str:
@@ -153,13 +150,6 @@ def _without_text(content: object) -> str:
         return f"has empty content {shown(content)}; give some text, or leave the message out"
     kinds = sorted({str(each.get("type", "unknown")) if isinstance(each, Mapping) else "text" for each in content})
     return f"has no text, only blocks of type {shown(', '.join(kinds))}; the backbone reads text alone: add some"
-
-
-def _block_text(block: object) -> str:
-    if isinstance(block, str):
-        return block
-    text = block.get("text") if isinstance(block, Mapping) else None
-    return text if isinstance(text, str) else ""
 
 
 _OPENS = re.compile(r"<tool_call>\s*+(?=\{)")

@@ -15,6 +15,7 @@ from deltamem_agents.engine.segments import StateKey
 from deltamem_agents.memory.answering import preload
 from deltamem_agents.memory.async_methods import AsyncCall, Steps, cancellable, run
 from deltamem_agents.memory.folding import Folded, state_and_key
+from deltamem_agents.memory.journalling import journalled_chat, journalled_reply
 from deltamem_agents.memory.options import ReplyFields, ReplyOptions
 from deltamem_agents.memory.prompting import (
     TURNS,
@@ -32,7 +33,7 @@ from deltamem_agents.memory.writer import Writer
 from deltamem_agents.recall import leans
 from deltamem_agents.recall.notes import as_trained
 from deltamem_agents.recall.prompt import TRAINED
-from deltamem_agents.store import check_id, check_messages
+from deltamem_agents.store import check_id
 
 if TYPE_CHECKING:
     from deltamem_agents.core import State
@@ -144,10 +145,9 @@ class Responder:
                 yield piece
 
     def _journal(self, messages: Messages, reply: Reply, session: str) -> None:
-        """Journal the messages and the reply; metadata marks a cut-off reply as OpenAI's API does."""
-        said = {"role": "assistant", "content": reply.text}
-        cut = {} if reply.finished else {"metadata": {"finish_reason": "length"}}
-        self._writer.write([*messages, *([said | cut] if reply.text.strip() else [])], session)
+        """Journal the messages and the reply, with their tool calls."""
+        said = journalled_reply(reply)
+        self._writer.write([*journalled_chat(messages), *([said] if said else [])], session)
 
     def _prepare(self, messages: Messages, options: ReplyOptions) -> Steps[_Ready]:
         """The prompt's tokens, the state, and what was recalled."""
@@ -198,7 +198,7 @@ class Responder:
         if version is None:
             return []
         newest = self._runtime.store.live(self._agent, max(0, version[1] - NEWEST), session)
-        return [entry.text for entry in newest if entry.role in ("user", "assistant")][-TURNS:]
+        return [entry.text for entry in newest if entry.text and entry.role in ("user", "assistant")][-TURNS:]
 
     def _reply(self, started: float, generation: Generation, ready: _Ready) -> Reply:
         text, calls = split_tool_calls(generation.text)
@@ -223,5 +223,5 @@ class Responder:
 
 def _check_chat(messages: Messages, session: str) -> None:
     """Raise for messages that could not be journalled, before a reply is generated."""
-    check_messages(messages)
+    journalled_chat(messages)
     check_id(session, "session")

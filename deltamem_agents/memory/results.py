@@ -17,6 +17,7 @@ from deltamem_agents.memory.heat_map import health_html
 from deltamem_agents.recall import Record
 from deltamem_agents.store import Backlog, Entry, Erased, MessageRef
 from deltamem_agents.store.erasing import keyed_hash
+from deltamem_agents.tool_calls import ToolCall
 
 if TYPE_CHECKING:
     from deltamem_agents.core.diagnostics import LayerHealth
@@ -76,15 +77,6 @@ class Recall:
     usage: Usage = field(default_factory=Usage)
     left_out: int = 0
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolCall:
-    """A tool call that the backbone requested."""
-
-    id: str
-    name: str
-    arguments: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,9 +31,9 @@ from deltamem_agents.frameworks.calling import (
 )
 from deltamem_agents.frameworks.failing import refuse_unknown
 from deltamem_agents.frameworks.ownership import Owner
-from deltamem_agents.frameworks.sanitizing import plain_text
 from deltamem_agents.memory import AgentMemory, DeltaMem, Reply
 from deltamem_agents.memory.options import RecallOptions
+from deltamem_agents.memory.sanitizing import plain_text
 from langchain_deltamem.messages import for_prompt, is_summary
 from langchain_deltamem.running import named_by_run, owner_of
 

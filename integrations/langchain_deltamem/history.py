@@ -11,10 +11,10 @@ from langchain_core.messages import BaseMessage
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open, is_open
 from deltamem_agents.frameworks.messages import clearing, session_name, since_cleared
 from deltamem_agents.frameworks.resent import several_turns, unwritten
-from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.async_methods import twin
 from deltamem_agents.memory.background import CallPool
+from deltamem_agents.memory.tool_output import LIMIT, ToolOutput
 from deltamem_agents.store import check_id
 from langchain_deltamem.messages import check_kind, for_journal, to_langchain
 from langchain_deltamem.running import in_run

@@ -16,10 +16,10 @@ from langchain_core.tools import BaseTool, StructuredTool
 from deltamem_agents.errors import ConfigError, InvalidMessageError, UnknownAgentError
 from deltamem_agents.frameworks.failing import OnError, fails_open
 from deltamem_agents.frameworks.messages import id_name
-from deltamem_agents.frameworks.sanitizing import plain_text
 from deltamem_agents.memory import AgentMemory, Recall, Receipt
 from deltamem_agents.memory.options import RecallOptions
 from deltamem_agents.memory.prompting import not_in_prompt, search_size
+from deltamem_agents.memory.sanitizing import plain_text
 from langchain_deltamem.retrieving import aretrieved, documents, retrieved
 
 REMEMBERED = "Remembered."

@@ -19,9 +19,9 @@ from langchain_core.messages import (
 from deltamem_agents.errors import ConfigError, shown
 from deltamem_agents.frameworks import messages as shared
 from deltamem_agents.frameworks.messages import FrameworkMessage, from_journal, own_role
-from deltamem_agents.frameworks.tool_output import ToolOutput
-from deltamem_agents.memory.results import ToolCall
+from deltamem_agents.memory.tool_output import ToolOutput
 from deltamem_agents.store import Entry
+from deltamem_agents.tool_calls import ToolCall
 
 # Fields of a message that are stored as metadata and restored from it.
 KEPT = (

@@ -25,11 +25,11 @@ from deltamem_agents.frameworks.messages import id_name, session_name
 from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.frameworks.records import RecalledText
 from deltamem_agents.frameworks.resent import newest_question
-from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.async_methods import twin
 from deltamem_agents.memory.background import CallPool
 from deltamem_agents.memory.options import RecallOptions
+from deltamem_agents.memory.tool_output import LIMIT, ToolOutput
 from deltamem_agents.store import MessageLookup
 from langchain_deltamem.memory_tools import by_our_tools, memory_tools
 from langchain_deltamem.messages import is_summary

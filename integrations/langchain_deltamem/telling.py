@@ -17,9 +17,9 @@ from langgraph.channels.base import BaseChannel
 
 from deltamem_agents.frameworks.messages import edited, id_name
 from deltamem_agents.frameworks.resent import unwritten, unwritten_turn
-from deltamem_agents.frameworks.tool_output import ToolOutput
 from deltamem_agents.memory import DeltaMem
 from deltamem_agents.memory.open_memories import Handle
+from deltamem_agents.memory.tool_output import ToolOutput
 from deltamem_agents.processes import ProcessLock
 from deltamem_agents.store import MessageLookup, check_messages
 from langchain_deltamem.messages import for_journal

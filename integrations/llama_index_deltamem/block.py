@@ -20,10 +20,10 @@ from deltamem_agents.frameworks.messages import for_journal, session_name
 from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.frameworks.records import RecalledText
 from deltamem_agents.frameworks.resent import Handed, unwritten_portion
-from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.memory.open_memories import Handle
 from deltamem_agents.memory.options import RecallOptions
+from deltamem_agents.memory.tool_output import LIMIT, ToolOutput
 from deltamem_agents.store import MessageLookup
 from llama_index_deltamem.blocking import in_run
 from llama_index_deltamem.messages import checked, from_llama_index, question, texts, with_observations_cut

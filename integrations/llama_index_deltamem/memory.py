@@ -21,10 +21,10 @@ from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_op
 from deltamem_agents.frameworks.messages import clearing, own_role, session_name, since_cleared
 from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.frameworks.resent import Message, unwritten, unwritten_answer
-from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput
 from deltamem_agents.memory import AgentMemory, DeltaMem, Receipt
 from deltamem_agents.memory.open_memories import find_open
 from deltamem_agents.memory.options import RecallOptions
+from deltamem_agents.memory.tool_output import LIMIT, ToolOutput
 from deltamem_agents.store import Entry, MessageLookup, check_messages, wording_of
 from llama_index_deltamem.blocking import finished, in_run
 from llama_index_deltamem.messages import asks, checked, question, texts, to_llama_index, without_recall

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,11 +16,11 @@ from llama_index.core.base.llms.types import (
 
 from deltamem_agents.errors import ConfigError, shown
 from deltamem_agents.frameworks.messages import FrameworkMessage, from_journal, own_role
-from deltamem_agents.frameworks.sanitizing import plain_json
-from deltamem_agents.frameworks.tool_output import ToolOutput
-from deltamem_agents.memory.results import ToolCall
+from deltamem_agents.memory.sanitizing import plain_json
+from deltamem_agents.memory.tool_output import ToolOutput
 from deltamem_agents.recall.given import recalled_in, without_recalled
 from deltamem_agents.store import Entry
+from deltamem_agents.tool_calls import ToolCall, call_arguments
 
 _THOUGHT, _OBSERVATION = "Thought: ", "\nObservation: "  # as LlamaIndex's ReAct agents write
 KEPT = ("tool_call_id", "name")  # entries of additional_kwargs that are stored in metadata under their own names
@@ -173,14 +172,4 @@ def _metadata(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _call(block: ToolCallBlock) -> ToolCall:
-    arguments = block.tool_kwargs
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except ValueError:
-            arguments = {"input": arguments}
-    return ToolCall(
-        id=block.tool_call_id or "",
-        name=block.tool_name,
-        arguments=arguments if isinstance(arguments, dict) else {"input": arguments},
-    )
+    return ToolCall(id=block.tool_call_id or "", name=block.tool_name, arguments=call_arguments(block.tool_kwargs))

@@ -13,8 +13,8 @@ from typing import Any
 from llama_index.core.base.llms.types import CitableBlock, ThinkingBlock, ToolCallBlock
 from llama_index.core.utils import get_tokenizer
 
-from deltamem_agents.frameworks.sanitizing import plain_json, plain_text
 from deltamem_agents.memory import DeltaMem
+from deltamem_agents.memory.sanitizing import plain_json, plain_text
 from deltamem_agents.processes import ProcessLock
 
 Tokenizer = Callable[[str], list[int]]

@@ -13,9 +13,9 @@ from llama_index.core.base.llms.types import ChatMessage
 
 from deltamem_agents.frameworks.messages import for_journal
 from deltamem_agents.frameworks.records import RecalledText
-from deltamem_agents.frameworks.tool_output import ToolOutput
 from deltamem_agents.memory import DeltaMem
 from deltamem_agents.memory.open_memories import Handle
+from deltamem_agents.memory.tool_output import ToolOutput
 from llama_index_deltamem.messages import answers, asks, from_llama_index, with_observations_cut
 
 

@@ -39,7 +39,7 @@ from llama_index.core.memory import Memory
 from deltamem_agents import DeltaMem
 from deltamem_agents.errors import ClosedError, ConfigError, StoreError
 from deltamem_agents.frameworks.messages import SANITIZED, FrameworkMessage
-from deltamem_agents.frameworks.sanitizing import plain_json, plain_text
+from deltamem_agents.memory.sanitizing import plain_json, plain_text
 from deltamem_agents.messages import check_messages
 from langchain_deltamem import ChatDeltaMem, DeltaMemChatMessageHistory, DeltaMemClassicMemory, DeltaMemMiddleware
 from langchain_deltamem.messages import from_langchain, to_langchain, without_orphans

@@ -18,7 +18,7 @@ from deltamem_agents import DeltaMem
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.frameworks.messages import FrameworkMessage
 from deltamem_agents.frameworks.resent import unwritten
-from deltamem_agents.frameworks.tool_output import LIMIT, ToolOutput, capped, is_cut_of
+from deltamem_agents.memory.tool_output import LIMIT, ToolOutput, capped, is_cut_of
 from langchain_deltamem import DeltaMemChatMessageHistory, DeltaMemMiddleware
 from langchain_deltamem.messages import for_journal
 from llama_index_deltamem import DeltaMemory, DeltaMemoryBlock

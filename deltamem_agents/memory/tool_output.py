@@ -7,12 +7,11 @@ people said. The shortened result can still be recalled by its words, ranked bel
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from deltamem_agents.errors import ConfigError, shown
-from deltamem_agents.messages import TEXT_TYPES
+from deltamem_agents.messages import block_text
 
 LIMIT = 4_000  # characters
 
@@ -86,14 +85,14 @@ def are_cuts(one: str, other: str) -> bool:
 
 def _capped_blocks(blocks: list[Any], limit: int) -> list[Any]:
     """The blocks with their texts, taken together, cut to beginning and end; a text block left empty is dropped."""
-    joined = "".join(_text(block) or "" for block in blocks)
+    joined = "".join(block_text(block) or "" for block in blocks)
     total, head, tail = len(joined), limit - limit // 2, len(joined) - limit // 2
     if total <= limit or _is_cut(joined, head, limit // 2):
         return blocks
     kept: list[Any] = []
     at, marked = 0, False
     for block in blocks:
-        text = _text(block)
+        text = block_text(block)
         if text is None:
             kept.append(block)
             continue
@@ -107,16 +106,6 @@ def _capped_blocks(blocks: list[Any], limit: int) -> list[Any]:
         if first or mark or last:
             kept.append(_with_text(block, f"{first}{mark}{last}"))
     return kept
-
-
-def _text(block: Any) -> str | None:
-    """The text of a text block; None for any other block."""
-    if isinstance(block, str):
-        return block
-    if not isinstance(block, Mapping) or block.get("type", block.get("block_type")) not in TEXT_TYPES:
-        return None
-    text = block.get("text")
-    return text if isinstance(text, str) else None
 
 
 def _with_text(block: Any, text: str) -> Any:

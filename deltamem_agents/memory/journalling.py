@@ -1,0 +1,78 @@
+"""Decides what of a conversation is journalled: text, tool calls as blocks, and the two ends of a tool's result.
+
+`AgentMemory.chat` and the integrations journal the same for the same messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from deltamem_agents.memory.results import Reply
+from deltamem_agents.memory.sanitizing import plain_json, plain_text
+from deltamem_agents.memory.tool_output import ToolOutput
+from deltamem_agents.messages import block_text, check_messages
+from deltamem_agents.tool_calls import tool_calls, with_calls
+
+
+def journalled(message: Mapping[str, Any], tools: ToolOutput | None = None, index: int = 0) -> dict[str, Any] | None:
+    """A message as `AgentMemory.write` takes it; None if there is nothing to store.
+
+    Tool calls become blocks after the text. They are visible in the journal, but neither folded nor retrieved, so an
+    assistant's message with calls alone is stored too. A tool's result is shortened and, by default, not folded.
+
+    Args:
+        tools: How much of a tool's result to store.
+        index: The message's place, for an error.
+
+    Raises:
+        InvalidMessageError: The tool calls are not valid.
+    """
+    tools = tools or ToolOutput()
+    content = message.get("content")
+    if not says_something(content):
+        content = None
+    if message.get("role") == "tool":
+        content = tools.of(content)
+    content = with_calls(content, tool_calls(index, message))
+    if content is None:
+        return None
+    kept = {key: value for key, value in message.items() if key != "tool_calls"} | {"content": content}
+    return {"folded": tools.folded} | kept if message.get("role") == "tool" else kept
+
+
+def journalled_chat(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The messages of a chat as they are journalled, all but results of tools that say nothing.
+
+    Raises:
+        InvalidMessageError: A message cannot be journalled; the error says which and why.
+    """
+    check_messages([{**each, "content": "-"} if _is_empty_result(each) else each for each in _listed(messages)])
+    kept = (journalled(message, index=index) for index, message in enumerate(messages))
+    return [message for message in kept if message is not None]
+
+
+def journalled_reply(reply: Reply) -> dict[str, Any] | None:
+    """A reply as it is journalled; None if it says nothing. Metadata marks a cut-off reply as OpenAI's API does."""
+    calls = [
+        {"id": plain_text(call.id), "name": plain_text(call.name), "arguments": plain_json(call.arguments)}
+        for call in reply.tool_calls
+    ]
+    message: dict[str, Any] = {"role": "assistant", "content": plain_text(reply.text), "tool_calls": calls}
+    return journalled(message if reply.finished else message | {"metadata": {"finish_reason": "length"}})
+
+
+def says_something(content: object) -> bool:
+    """Whether content has text that is not blank, or any block that is not text."""
+    if not isinstance(content, list):
+        return bool(isinstance(content, str) and content.strip())
+    return any(text is None or text.strip() for text in map(block_text, content))
+
+
+def _listed(messages: Any) -> Any:
+    """The messages, or whatever else was given, for `check_messages` to refuse."""
+    return messages if isinstance(messages, Sequence) and not isinstance(messages, str | bytes) else [messages]
+
+
+def _is_empty_result(message: object) -> bool:
+    return isinstance(message, Mapping) and message.get("role") == "tool" and not says_something(message.get("content"))
