@@ -68,7 +68,9 @@ class AgentMemory:
 
         Args:
             messages: Mappings with ``role`` (system, user, assistant, tool) and ``content`` (text, or a list of
-                blocks, whose text parts are folded), optionally ``id``, ``metadata``, ``created_at`` and ``folded``.
+                blocks, whose text parts are folded), optionally ``id``, ``metadata``, ``created_at``, ``folded``, and
+                ``tool_calls``, ``tool_call_id`` and ``name`` as OpenAI's API has them. Calls become blocks, which are
+                not folded; the other two become metadata.
                 ``folded=False`` keeps a message out of the state; True folds a tool's message, which is not folded by
                 default. Recall finds both kinds by their text. A message whose id the session already has is skipped
                 if its text is the same, and replaces the old one otherwise. Ids are unique within one session only.
@@ -199,7 +201,9 @@ class AgentMemory:
         """Reply to messages with the agent's state and recalled records, then journal the messages and the reply.
 
         Args:
-            messages: The new messages only: earlier turns come from memory.
+            messages: The new messages only: earlier turns come from memory. Assistant messages may carry
+                ``tool_calls``. Calls and results of tools are journalled as the integrations journal them: calls as
+                blocks, of a long result its beginning and end, which are not folded.
             session: The conversation they belong to.
             options: As for `generate`.
 
