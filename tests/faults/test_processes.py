@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from deltamem_agents.store.codec import encode
 from deltamem_agents.store.revisions import checksum_of
 from deltamem_agents.store.schema import RevisionRow
 from tests.databases import execute, problems
+from tests.faulty import after_forwards
 
 SAME = 1e-4  # relative, float32
 
@@ -149,24 +149,14 @@ def test_a_fold_under_way_cannot_store_what_another_process_erased(shared_url: s
             store.states.commit("alice", revision, after=0)
 
 
-def test_a_fold_of_another_epoch_is_not_stored_by_the_memory_either(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fold_of_another_epoch_is_not_stored_by_the_memory_either(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'memory.db'}"
     with DeltaMem.open("tiny", url=url, embedder=False) as mem, Store.open(url) as elsewhere:
         alice = mem.agent("alice")
         ids = mem.store.append("alice", [say("My dog is called Rex."), say("I live in Oslo.")], "s1")
-        fold: Callable[..., Any] = mem.runtime.folder._run
-
-        def erased_meanwhile(*arguments: Any, **named: Any) -> Any:
-            folded = fold(*arguments, **named)
-            elsewhere.erase("alice", Selection(ids=ids[:1]))
-            return folded
-
-        monkeypatch.setattr(mem.runtime.folder, "_run", erased_meanwhile)
-        alice.state()
+        with after_forwards(mem.engine, lambda *_: elsewhere.erase("alice", Selection(ids=ids[:1]))):
+            alice.state()
         assert mem.store.states.revisions("alice") == []
-        monkeypatch.setattr(mem.runtime.folder, "_run", fold)
         mem.agent("fresh").write([say("I live in Oslo.")], "s1")
         state, expected = alice.state(), mem.agent("fresh").state()
         assert max(float((state[name] - expected[name]).norm() / expected[name].norm()) for name in state) < SAME

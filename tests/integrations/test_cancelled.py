@@ -121,7 +121,7 @@ async def test_aopen(tmp_path: Path) -> None:
     await mem.aclose()
     with pytest.raises(TypeError, match="urls"):
         await DeltaMem.aopen(urls=url)
-    opening = asyncio.ensure_future(DeltaMem.aopen(backbone=None, url=url, embedder=False)._open())
+    opening = asyncio.ensure_future(DeltaMem.aopen(backbone=None, url=url, embedder=False))
     await asyncio.sleep(0)
     opening.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -44,6 +44,7 @@ from deltamem_agents.messages import check_messages
 from langchain_deltamem import ChatDeltaMem, DeltaMemChatMessageHistory, DeltaMemClassicMemory, DeltaMemMiddleware
 from langchain_deltamem.messages import from_langchain, to_langchain, without_orphans
 from llama_index_deltamem import DeltaMemory, DeltaMemoryBlock
+from tests.databases import engine_of, watched
 
 NOT_IN_CHECKPOINTS = ("object", "number of many digits", "odd metadata", "artifact")  # LangGraph refuses these
 NEXT = "My boat is called Petrel."
@@ -315,21 +316,20 @@ class Away(StoreError):
 
 
 @pytest.fixture
-def away(mem: DeltaMem, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+def away(mem: DeltaMem) -> Iterator[Callable[[bool], None]]:
     """Makes each statement of the store fail, and mends it."""
+    broken = False
 
-    def switch(broken: bool) -> None:
-        for name in ("read", "write"):
-            if broken:
-                monkeypatch.setattr(mem.store._database, name, _raise)
-            else:
-                monkeypatch.undo()
+    def switch(off: bool) -> None:
+        nonlocal broken
+        broken = off
 
-    return switch
+    def fail(*_: Any) -> None:
+        if broken:
+            raise Away("the database is away")
 
-
-def _raise(*_: Any, **__: Any) -> Any:
-    raise Away("the database is away")
+    with watched(engine_of(mem.store), "before_cursor_execute", fail):
+        yield switch
 
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])

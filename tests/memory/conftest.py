@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -78,18 +78,15 @@ def adapters() -> Callable[[str], Adapter]:
 
 
 @pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> Callable[[DeltaMem], list[int]]:
-    """Tokens of each forward that writes, from now on."""
+def runs() -> Iterator[Callable[[DeltaMem], list[int]]]:
+    """Tokens of each forward, from now on."""
+    with ExitStack() as watching:
 
-    def watch(mem: DeltaMem) -> list[int]:
-        seen: list[int] = []
-        forward = mem.engine._attached.forward
+        def watch(mem: DeltaMem) -> list[int]:
+            from tests.faulty import before_forwards
 
-        def counted(*args: Any, **given: Any) -> Any:
-            seen.append(given["input_ids"].shape[1])
-            return forward(*args, **given)
+            seen: list[int] = []
+            watching.enter_context(before_forwards(mem.engine, lambda ids: seen.append(ids.shape[1])))
+            return seen
 
-        monkeypatch.setattr(mem.engine._attached, "forward", counted)
-        return seen
-
-    return watch
+        yield watch

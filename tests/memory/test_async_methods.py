@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 
 from deltamem_agents.errors import ClosedError
 from deltamem_agents.memory import AgentMemory, DeltaMem, Difference, Drift, Health, Receipt
+from tests.databases import engine_of, watched
 
 SLOW = 0.4  # seconds that each call's first visit to the database takes
 MESSAGES = [
@@ -57,20 +58,17 @@ def plain(value: Any) -> Any:
 
 
 @pytest.fixture
-def slow(mem, monkeypatch) -> Callable[[], None]:
+def slow(mem) -> Iterator[Callable[[], None]]:
     """From now on the database takes its time, once a call of the function that this gives."""
     waiting = [False]
-    for name in ("read", "write"):
-        fast = getattr(mem.store._database, name)
 
-        def wait(work: Any, fast: Any = fast, **options: Any) -> Any:
-            if waiting[0]:
-                waiting[0] = False
-                time.sleep(SLOW)
-            return fast(work, **options)
+    def wait(*_: Any) -> None:
+        if waiting[0]:
+            waiting[0] = False
+            time.sleep(SLOW)
 
-        monkeypatch.setattr(mem.store._database, name, wait)
-    return lambda: waiting.__setitem__(0, True)
+    with watched(engine_of(mem.store), "before_cursor_execute", wait):
+        yield lambda: waiting.__setitem__(0, True)
 
 
 async def longest_gap(call: Any) -> tuple[Any, float]:

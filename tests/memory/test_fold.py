@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from deltamem_agents import DeltaMem
 from deltamem_agents.errors import StoreError
 from deltamem_agents.training.conversations import Shape, converse
+from tests.databases import execute
 
 SAME = 1e-4  # relative, float32
 
@@ -154,7 +155,7 @@ def test_a_damaged_state_is_refused_and_rebuilt(mem, distance) -> None:
     agent = mem.agent("a")
     agent.write(told(2), "s1")
     before = agent.state()
-    mem.store._database.write(lambda connection: connection.execute(update(RevisionRow).values(state=b"x" * 64)))
+    execute(mem.store, update(RevisionRow).values(state=b"x" * 64))
     with pytest.raises(StateMismatchError, match="deltamem rebuild a"):
         agent.state()
     assert distance(agent.rebuild(), before) < SAME

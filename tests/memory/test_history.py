@@ -23,6 +23,7 @@ from deltamem_agents.store.codec import encode
 from deltamem_agents.store.revisions import checksum_of
 from deltamem_agents.store.schema import RevisionRow
 from deltamem_agents.training.conversations import Shape, converse
+from tests.databases import execute
 
 SAME = 1e-4  # relative, float32
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -193,9 +194,7 @@ def test_verify_finds_a_state_that_is_not_the_journals(mem, agent) -> None:
     assert good.worst < SAME
     before = agent.state()
     wrong = encode({name: tensor + 1.0 for name, tensor in before.items()})
-    mem.store._database.write(
-        lambda connection: connection.execute(update(RevisionRow).values(state=wrong, checksum=checksum_of(wrong)))
-    )
+    execute(mem.store, update(RevisionRow).values(state=wrong, checksum=checksum_of(wrong)))
     assert agent.verify().worst > 0.1
     assert not same(agent.state(), before)
     assert same(agent.rebuild(), before)
@@ -411,7 +410,7 @@ def test_a_receipt_is_given_also_where_the_files_cannot_be_cleaned_now(mem, agen
 
 
 def test_a_damaged_state_does_not_keep_from_erasing(mem, agent, fresh) -> None:
-    mem.store._database.write(lambda connection: connection.execute(update(RevisionRow).values(state=b"x" * 64)))
+    execute(mem.store, update(RevisionRow).values(state=b"x" * 64))
     with pytest.raises(StateMismatchError):
         agent.state()
     receipt = agent.erase(ids=[agent.log()[-1].id])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from deltamem_agents.engine import AgentKey, cut
 from deltamem_agents.engine.hot import HotSegment, HotSegments
 from deltamem_agents.training.conversations import Shape, converse
+from tests.faulty import after_forwards
 
 SAME = 1e-4  # relative, float32
 WRITES = ("token", "sentence", "message")
@@ -167,12 +168,13 @@ def test_what_was_taken_back_is_not_gone_on_from(mem, open_mem, distance, runs, 
     ],
     ids=["other tokens", "more tokens", "another state", "other modules", "another epoch"],
 )
-def test_an_entry_that_does_not_fit_is_not_used(mem, distance, runs, damage) -> None:
+def test_an_entry_that_does_not_fit_is_not_used(mem, distance, runs, damage, monkeypatch) -> None:
     first, more = {"role": "user", "content": "My dog is Rex."}, {"role": "user", "content": "I live in Oslo."}
-    agent = mem.agent("a")
-    agent.write([first])
-    key = AgentKey(mem.runtime.folder._owner, "a", mem.store.agent("a").epoch)
-    mem.engine.hot.put(damage(mem.engine.hot.take(key)))
+    agent, put, damaged = mem.agent("a"), mem.engine.hot.put, []
+    with monkeypatch.context() as patch:
+        patch.setattr(mem.engine.hot, "put", lambda hot: damaged.append(damage(hot)))
+        agent.write([first])
+    put(damaged[-1])
     seen = runs(mem)
     agent.write([more])
     assert seen == [tokens(mem, first) + tokens(mem, more)]
@@ -222,18 +224,15 @@ def test_budget_order_and_replacement() -> None:
     assert not HotSegments(0).enabled
 
 
-def test_a_fold_that_fails_leaves_nothing_half_run(mem, distance, monkeypatch) -> None:
+def test_a_fold_that_fails_leaves_nothing_half_run(mem, distance) -> None:
     agent = mem.agent("a")
     first, more = {"role": "user", "content": "My dog is Rex."}, {"role": "user", "content": "I live in Oslo."}
     agent.write([first])
-    forward = mem.engine._attached.forward
 
-    def fail(*args, **given):
-        forward(*args, **given)  # the cache has been extended
+    def fail(*_):
         raise RuntimeError("out of memory")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(mem.engine._attached, "forward", fail)
+    with after_forwards(mem.engine, fail):
         agent.write([more])  # journalled, whatever folding does
         assert mem.stats().folding.last == "RuntimeError"
     assert [entry.text for entry in agent.log()] == [first["content"], more["content"]]

@@ -22,6 +22,7 @@ from deltamem_agents.memory import AgentMemory
 from deltamem_agents.memory.options import RecallFields, ReplyFields
 from deltamem_agents.recall import CallableEmbedder, load_embedder
 from deltamem_agents.store import Revision, Selection, Store
+from tests.databases import query
 
 ODD: list[Any] = [
     None,
@@ -97,11 +98,7 @@ def rows(mem: DeltaMem) -> Any:
 
     from deltamem_agents.store.schema import AgentRow, EmbeddingRow, MessageRow, RecordRow, RollbackRow
 
-    def read(connection: Any) -> Any:
-        tables = (AgentRow, MessageRow, RollbackRow, RecordRow, EmbeddingRow)
-        return [connection.execute(select(table)).all() for table in tables]
-
-    return mem.store._database.read(read)
+    return [query(mem.store, select(table)) for table in (AgentRow, MessageRow, RollbackRow, RecordRow, EmbeddingRow)]
 
 
 GOOD: dict[str, Any] = {
@@ -251,8 +248,9 @@ def test_opening(mem: DeltaMem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize("function", [load_adapter, save_adapter, new_adapter, attach, load, load_embedder])
 def test_functions(mem: DeltaMem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    adapter = mem.engine._attached.adapter
-    good = {"adapter": adapter, "folder": tmp_path / "a", "model": mem.engine._model, "config": adapter.config}
+    loaded = load("tiny")
+    attach(loaded.model, loaded.adapter)
+    good = {"adapter": loaded.adapter, "folder": tmp_path / "a", "model": loaded.model, "config": loaded.adapter.config}
     good |= {"source": "absent"}
     faults = []
     parameters = inspect.signature(function).parameters.values()
