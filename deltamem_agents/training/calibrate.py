@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from deltamem_agents.memory.answering import ANSWER_TOKENS, draw
 from deltamem_agents.memory.async_methods import run
 from deltamem_agents.memory.folding import state_and_key
 from deltamem_agents.recall import current
-from deltamem_agents.training.conversations import Conversation, Shape, converse
+from deltamem_agents.training.conversations import Shape, converse
 
 SIZES: Mapping[int, int] = {1: 40, 2: 30, 4: 20, 8: 16, 16: 8, 32: 4, 64: 2, 128: 2}  # facts: conversations
 ASKED = 24  # questions per conversation about what was said, and as many about what was not
@@ -58,6 +59,34 @@ class Judged:
     together: bool
 
 
+class Asked(Protocol):
+    """A question with its answer; ``kind`` is "unknown" if that was never said."""
+
+    @property
+    def text(self) -> str:
+        """The question."""
+
+    @property
+    def answer(self) -> str:
+        """The one right answer."""
+
+    @property
+    def kind(self) -> str:
+        """Kind of the answer."""
+
+
+class Told(Protocol):
+    """What an agent is told, and then asked."""
+
+    @property
+    def sessions(self) -> Sequence[Sequence[tuple[str, str]]]:
+        """Roles and texts of each session's messages."""
+
+    @property
+    def questions(self) -> Sequence[Asked]:
+        """The questions."""
+
+
 def calibrate(folder: str | Path, *, sizes: Mapping[int, int] = SIZES, seed: int = 2_000_003) -> Calibration:
     """Fit both regressions for a folder with a backbone and its adapter.
 
@@ -72,6 +101,11 @@ def calibrate(folder: str | Path, *, sizes: Mapping[int, int] = SIZES, seed: int
                 shape = Shape(facts=facts, filler=4 * facts, unknown=min(facts, ASKED), sessions=1, held_out=True)
                 agent = mem.agent(f"{facts} {number}")
                 judged += judge(mem, agent, converse(rng, shape), rng)
+    return fitted(judged)
+
+
+def fitted(judged: Sequence[Judged]) -> Calibration:
+    """Fit both regressions to judged questions, of which at least one was about what was stated."""
     return Calibration(
         state=fit([each.remembered for each in judged if each.remembered]),
         records=fit([each.read for each in judged if each.read]),
@@ -80,14 +114,14 @@ def calibrate(folder: str | Path, *, sizes: Mapping[int, int] = SIZES, seed: int
     )
 
 
-def tell(agent: AgentMemory, conversation: Conversation) -> None:
+def tell(agent: AgentMemory, conversation: Told) -> None:
     """Write a conversation session by session; it is folded and indexed at the end."""
     for number, messages in enumerate(conversation.sessions, 1):
         last = number == len(conversation.sessions)
         agent.write([{"role": role, "content": text} for role, text in messages], f"s{number}", wait=last)
 
 
-def judge(mem: DeltaMem, agent: AgentMemory, conversation: Conversation, rng: random.Random) -> Iterator[Judged]:
+def judge(mem: DeltaMem, agent: AgentMemory, conversation: Told, rng: random.Random) -> Iterator[Judged]:
     """Write a conversation to an agent and ask about it."""
     tell(agent, conversation)
     folded = mem.runtime.folder.current(agent.id)

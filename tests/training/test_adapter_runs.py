@@ -33,6 +33,7 @@ CONFIG = AdapterTrainingConfig(
     questions=2,
     negatives=40,
     evaluation=4,
+    calibration=0,
     checkpoint_every=2,
     log_every=1,
     warmup=2,
@@ -271,7 +272,7 @@ def test_generated_data_goes_on_where_it_was(small_backbone, tokenizer, tmp_path
 
 def test_a_curriculum_spreads_over_the_run() -> None:
     phases = [{"until": 0.25, "facts": [1, 1]}, {"until": 0.5, "facts": [2, 2]}, {"facts": [4, 4]}]
-    source = generated(Curriculum(phases), seed=3, evaluation=5, count=40)
+    source = generated(Curriculum(phases), seed=3, held_out=5, count=40)
     told = [Curriculum(phases).at(done).facts[0] for done in (0.0, 0.2, 0.25, 0.49, 0.5, 0.99, 1.0)]
     assert told == [1, 1, 2, 2, 4, 4, 4]
     assert source.source(7) == source.source(7) != source.source(8)
@@ -281,11 +282,11 @@ def test_a_curriculum_spreads_over_the_run() -> None:
 
 def test_generated_episodes_that_do_not_fit_are_replaced(tokenizer) -> None:
     render = EpisodeRenderer(Rendering(tokenizer), 64)
-    data = generated(Curriculum({"facts": [1, 8]}), seed=0, evaluation=0, count=30, check=render)
+    data = generated(Curriculum({"facts": [1, 8]}), seed=0, held_out=0, count=30, check=render)
     assert all(render(data.source(number)).questions for number in range(30))
     nothing = EpisodeRenderer(Rendering(tokenizer), 2)
     with pytest.raises(EpisodeError, match="write_length, which is 2"):
-        generated(Curriculum({}), seed=0, evaluation=0, count=1, check=nothing).source(0)
+        generated(Curriculum({}), seed=0, held_out=0, count=1, check=nothing).source(0)
 
 
 @pytest.mark.parametrize(

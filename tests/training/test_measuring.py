@@ -27,6 +27,30 @@ def asked(text: str, answer: str, **options) -> Question:
     return Question(messages=(user(text),), answer=answer, **options)
 
 
+def test_confidences_are_fitted_to_held_out_episodes(tokenizer) -> None:
+    from deltamem_agents.training.adapters.calibration import calibrated
+
+    model = AutoModelForCausalLM.from_pretrained(tiny.FOLDER, dtype=torch.float32).eval()
+    adapter = load_adapter(tiny.FOLDER / "adapter")
+    episodes = [
+        Episode(
+            sessions=((user(f"My dog is called {dog}."), user(f"Mara's cat is called {other}.")),),
+            questions=(
+                asked("What is my dog called?", dog),
+                asked("What is my favourite colour?", "I don't know.", kind="unknown"),
+                asked("Say something.", "", kind="unrelated", reference="backbone"),  # has no right answer
+            ),
+        )
+        for dog in DOGS
+        for other in DOGS
+    ]
+    found = calibrated(model, tokenizer, adapter, episodes, seed=0)
+    assert found is not None and found.records(0.99) > 0.5 > found.records(0.01)
+    assert found.state(0.99, 40.0) > found.state(0.01, 40.0)
+    assert calibrated(model, tokenizer, adapter, episodes[:3], seed=0) is None
+    assert not any(module._forward_hooks for module in model.modules())
+
+
 @pytest.fixture(scope="module")
 def measured(tokenizer):
     """What the bundled model knows of a dog, with an answer to copy, one to check, and one to leave as it is."""

@@ -51,7 +51,14 @@ def test_ten_steps_of_the_recipe_for_qwen3(tokenizer, some_episodes, tmp_path) -
         vocab_size=len(mine), num_hidden_layers=2, head_dim=16, tie_word_embeddings=True, pad_token_id=0, **sizes
     )
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
-    recipe = read_recipe("qwen3-4b") | {"steps": 10, "evaluation": 2, "accumulation": 2, "warmup": 3, "log_every": 1}
+    recipe = read_recipe("qwen3-4b") | {
+        "steps": 10,
+        "evaluation": 2,
+        "calibration": 0,
+        "accumulation": 2,
+        "warmup": 3,
+        "log_every": 1,
+    }
     data = divided(some_episodes(20), {}, seed=0, evaluation=2)
     trained = train_adapter_for((model, mine), data, tmp_path / "out", AdapterTrainingConfig.from_dict(recipe))
     assert len(trained.losses) == 10 and all(0 < loss < 20 for loss in trained.losses.values())
@@ -75,7 +82,7 @@ def test_the_recipe_for_gemma_brings_the_chat_template_of_a_base_model(tokenizer
         pad_token_id=0,
     )
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
-    recipe = read_recipe("gemma-3-270m") | {"steps": 2, "episodes": 2, "evaluation": 2}
+    recipe = read_recipe("gemma-3-270m") | {"steps": 2, "episodes": 2, "evaluation": 2, "calibration": 0}
     data = divided(some_episodes(20), {}, seed=0, evaluation=2)
     train_adapter_for((model, base), data, tmp_path / "out", AdapterTrainingConfig.from_dict(recipe))
     loaded = load(adapter=tmp_path / "out", model=model, tokenizer=base)

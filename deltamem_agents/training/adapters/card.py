@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import transformers
 
-from deltamem_agents.core import Adapter
+from deltamem_agents.core import Adapter, Calibration
 from deltamem_agents.training.adapters.measuring import ARMS, Measured
 from deltamem_agents.training.adapters.memory_plan import MemoryPlan
 
@@ -68,6 +68,7 @@ def facts_of(adapter: Adapter, record: Mapping[str, Any], result: TrainedAdapter
             "state_bytes": adapter.state_bytes(),
             "fingerprint": adapter.fingerprint(),
         },
+        "calibration": None if adapter.calibration == Calibration() else adapter.calibration.as_dict(),
         "losses": {str(step): round(loss, 6) for step, loss in result.losses.items()},
         "measured": [
             {
@@ -146,5 +147,7 @@ def _training(facts: Mapping[str, Any]) -> str:
         f"episodes × {config['accumulation']}, the weights of step {facts['best_step']} kept; {facts['minutes']} "
         f"minutes on {machine['threads']} threads ({machine['processor']}, Python {machine['python']}, torch "
         f"{machine['torch']}, transformers {machine['transformers']}). Learning rate {config['learning_rate']}, "
-        f"{config['schedule']}, warm-up {config['warmup']}. `training.json` holds all settings, losses and figures."
+        f"{config['schedule']}, warm-up {config['warmup']}. Confidence is "
+        f"{'not calibrated' if facts['calibration'] is None else 'calibrated on held-out episodes'}. "
+        "`training.json` holds all settings, losses and figures."
     )

@@ -48,6 +48,7 @@ class AdapterTrainingConfig:
         checkpoint_every: Steps between two checkpoints, and two evaluations.
         keep: Number of checkpoints that are kept, the best one not counted.
         evaluation: Held-out episodes in an evaluation; 0 evaluates nothing.
+        calibration: Held-out episodes to which confidences are fitted at the end; 0 leaves them uncalibrated.
         patience: Evaluations without a better result after which training stops; 0 trains all steps.
         log_every: Steps between two reports of the loss.
         workers: Processes that prepare batches; 0 for none.
@@ -79,6 +80,7 @@ class AdapterTrainingConfig:
     checkpoint_every: int = 100
     keep: int = 2
     evaluation: int = 64
+    calibration: int = 64
     patience: int = 0
     log_every: int = 10
     workers: int = 0
@@ -90,7 +92,7 @@ class AdapterTrainingConfig:
         arguments.instance(self.adapter, "adapter", DeltaMemConfig)
         for name in ("steps", "episodes", "accumulation", "questions", "checkpoint_every", "keep", "log_every"):
             arguments.whole(getattr(self, name), name, 1)
-        for name in ("warmup", "negatives", "patience", "workers", "evaluation"):
+        for name in ("warmup", "negatives", "patience", "workers", "evaluation", "calibration"):
             arguments.whole(getattr(self, name), name)
         arguments.whole(self.seed, "seed", 0, (1 << 32) - 1)  # the limit of numpy's generators
         if self.evaluation == 1:

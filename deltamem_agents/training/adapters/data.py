@@ -87,15 +87,16 @@ def divided(episodes: Iterable[Episode], identity: Mapping[str, Any], *, seed: i
             f"{len(measuring)} of {len(training) + len(measuring)} episodes are held out, and an evaluation needs at "
             "least 2; mark questions with held_out, give more episodes, or evaluate nothing with evaluation=0"
         )
-    return Data(source=repeated(training, seed), held_out=tuple(measuring[:evaluation]), identity=identity)
+    return Data(source=repeated(training, seed), held_out=tuple(measuring), identity=identity)
 
 
 def generated(
-    curriculum: Curriculum, *, seed: int, evaluation: int, count: int, check: Callable[[Episode], object] | None = None
+    curriculum: Curriculum, *, seed: int, held_out: int, count: int, check: Callable[[Episode], object] | None = None
 ) -> Data:
     """Generated episodes, and held-out ones.
 
     Args:
+        held_out: Number of held-out episodes.
         count: Number of episodes in the run, over which the curriculum is spread.
         check: An episode for which it raises `EpisodeError` is replaced by another.
     """
@@ -103,8 +104,8 @@ def generated(
     def source(index: int) -> Episode:
         return _fitting(seed, index, curriculum.at(index / count), check)
 
-    held_out = tuple(_fitting(seed, index, curriculum.measured, check) for index in range(evaluation))
-    return Data(source=source, held_out=held_out, identity={GENERATED: __version__})
+    measured = tuple(_fitting(seed, index, curriculum.measured, check) for index in range(held_out))
+    return Data(source=source, held_out=measured, identity={GENERATED: __version__})
 
 
 def _fitting(seed: int, place: int, mixture: Mixture, check: Callable[[Episode], object] | None) -> Episode:

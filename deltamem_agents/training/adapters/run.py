@@ -18,10 +18,11 @@ from transformers import (
 )
 
 from deltamem_agents import tiny
-from deltamem_agents.core import Adapter, attach, backbone_fingerprint, load_adapter, new_adapter
+from deltamem_agents.core import Adapter, Calibration, attach, backbone_fingerprint, load_adapter, new_adapter
 from deltamem_agents.engine import Rendering, load_backbone
 from deltamem_agents.errors import ConfigError, MissingExtraError, shown
 from deltamem_agents.training.adapter import start_as_linear_attention
+from deltamem_agents.training.adapters.calibration import calibrated
 from deltamem_agents.training.adapters.card import TrainedAdapter, facts_of
 from deltamem_agents.training.adapters.collation import EpisodeCollator
 from deltamem_agents.training.adapters.config import AdapterTrainingConfig
@@ -87,14 +88,10 @@ def train_adapter_for(
     render = EpisodeRenderer(rendering, adapter.config.write_length)
     arguments = _arguments(config, folder, model.device)
     count = config.steps * config.accumulation * config.episodes * arguments.world_size
-    if str(data) == GENERATED:
-        curriculum = Curriculum(config.mixture)
-        data = generated(curriculum, seed=config.seed, evaluation=config.evaluation, count=count, check=render)
-    elif not isinstance(data, Data):
-        data = open_data(data, seed=config.seed, evaluation=config.evaluation, check=render)
+    opened = _opened(data, config, render, count)
     record = {
         "config": config.as_dict(),
-        "data": data.identity,
+        "data": opened.identity,
         "backbone": backbone_fingerprint(model, tokenizer),
         "begins": adapter.fingerprint(),
     }
@@ -107,10 +104,12 @@ def train_adapter_for(
             used.enter_context(checkpointed(model))
         module = EpisodeLoss(attached, negatives=config.negatives, unchanged_weight=config.unchanged_weight)
         collator = EpisodeCollator(tokenizer.pad_token_id or 0, adapter.config.write)
-        samples = EpisodeSamples(data.source, render, count=count, questions=config.questions, seed=config.seed)
+        samples = EpisodeSamples(opened.source, render, count=count, questions=config.questions, seed=config.seed)
         plan = plan_memory(module, [collator(each) for each in _some(samples, config)], negatives=config.negatives)
         on_plan(plan)
-        held_out = HeldOut([render(each) for each in data.held_out], collator, rendering, size=config.episodes)
+        held_out = HeldOut(
+            [render(each) for each in opened.held_out[: config.evaluation]], collator, rendering, size=config.episodes
+        )
         report = Report(on_progress, folder)
         trainer = AdapterTrainer(
             module,
@@ -125,6 +124,10 @@ def train_adapter_for(
         trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
         module.eval()
         measured = tuple(held_out.measure(module)) if config.evaluation else ()
+    if config.calibration and arguments.should_save:
+        episodes = opened.held_out[: config.calibration]
+        found = calibrated(model, rendering.tokenizer, adapter.eval(), episodes, seed=config.seed)
+        adapter.calibration = found or Calibration()
     result = TrainedAdapter(
         folder=folder,
         steps=trainer.state.global_step,
@@ -138,6 +141,16 @@ def train_adapter_for(
         name = str(backbone) if isinstance(backbone, str | Path) else str(model.config.name_or_path)
         finish(folder, adapter.eval(), facts_of(adapter, record, result, name))
     return result
+
+
+def _opened(data: str | Path | Data, config: AdapterTrainingConfig, render: EpisodeRenderer, count: int) -> Data:
+    """The data of a run of ``count`` episodes."""
+    if isinstance(data, Data):
+        return data
+    if str(data) == GENERATED:
+        held_out = max(config.evaluation, config.calibration)
+        return generated(Curriculum(config.mixture), seed=config.seed, held_out=held_out, count=count, check=render)
+    return open_data(data, seed=config.seed, evaluation=config.evaluation, check=render)
 
 
 def _backbone(
