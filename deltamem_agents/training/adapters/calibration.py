@@ -13,7 +13,7 @@ from deltamem_agents.memory import DeltaMem
 from deltamem_agents.training.calibrate import Judged, fitted, judge
 from deltamem_agents.training.episodes import Episode
 
-LEAST = 30  # judged questions; fewer say nothing
+LEAST = 100  # questions; a regression through fewer answers says little
 
 
 @dataclass(frozen=True, slots=True)
