@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import Any
 
 import torch
@@ -56,7 +56,7 @@ class HeldOut:
         starts = list(range(0, len(episodes), size))
         if len(starts) > 1 and len(episodes) - starts[-1] == 1:
             starts.pop()  # one alone joins the batch before
-        for start, stop in zip(starts, [*starts[1:], len(episodes)], strict=True):
+        for start, stop in pairwise([*starts, len(episodes)]):
             batch = in_order(episodes[start:stop])
             self._batches.append((collator(batch), [each for one in batch for each in one.questions]))
 
