@@ -46,7 +46,7 @@ def loop(attached: Attached, episodes: list[RenderedEpisode], spans: bool) -> to
             _, state = attached.forward(state=state, input_ids=torch.tensor([segment.ids]), **ids)
         for question in episode.questions:
             tokens = torch.tensor([question.prompt + question.reply])
-            output, _ = attached.forward(state=state, write=False, input_ids=tokens)
+            output, _ = attached.forward(state=state, write=attached.adapter.config.answer_writes, input_ids=tokens)
             predicted = output.logits[0, len(question.prompt) - 1 : -1].double().log_softmax(-1)
             if question.unchanged:
                 with torch.no_grad():
@@ -58,9 +58,12 @@ def loop(attached: Attached, episodes: list[RenderedEpisode], spans: bool) -> to
     return torch.stack(losses).mean()
 
 
-@pytest.mark.parametrize("write", ["token", "message", "sentence"])
-def test_the_loss_is_that_of_a_plain_loop(small_backbone, rendered, write) -> None:
-    attached = adapted(small_backbone().double(), write=write)
+@pytest.mark.parametrize(
+    ("write", "answers"),
+    [("token", False), ("message", False), ("sentence", False), ("token", True), ("sentence", True)],
+)
+def test_the_loss_is_that_of_a_plain_loop(small_backbone, rendered, write, answers) -> None:
+    attached = adapted(small_backbone().double(), write=write, answer_writes=answers)
     module = EpisodeLoss(attached)
     batch = EpisodeCollator(0, write)(rendered)
     assert max(len(each.segments) for each in rendered) > 1 and bool(batch["unchanged"].any())

@@ -164,7 +164,8 @@ class EpisodeLoss(nn.Module):
         if state is None:
             output = self.decoder(input_ids=batch["ids"], use_cache=False)
         else:
-            with self.attached.bind(state, batch["slots"] if slots is None else slots):
+            writes = self.adapter.config.answer_writes  # in training as in use
+            with self.attached.bind(state, batch["slots"] if slots is None else slots, writes):
                 output = self.decoder(input_ids=batch["ids"], use_cache=False)
         hidden: Tensor = output.last_hidden_state
         return hidden[batch["rows"], batch["places"]]

@@ -126,7 +126,7 @@ def greedy_replies(
         mask[row, longest - len(prompt) :] = 1
     own = model.generation_config.eos_token_id
     ends = {*(own if isinstance(own, list) else [own] if own is not None else []), *rendering.end()}
-    with module.attached.bind(state, slots):
+    with module.attached.bind(state, slots, module.adapter.config.answer_writes, eos_token_id=sorted(ends)):
         given = {"input_ids": ids.to(module.attached.device), "attention_mask": mask.to(module.attached.device)}
         found = model.generate(
             **given, max_new_tokens=tokens, do_sample=False, eos_token_id=sorted(ends) or None, pad_token_id=0
