@@ -18,6 +18,7 @@ from llama_index.core.llms import ChatMessage
 from llama_index.core.memory import InsertMethod
 from llama_index.core.storage.chat_store.base_db import MessageStatus
 from llama_index.core.workflow import Context, JsonPickleSerializer
+from sqlalchemy import make_url
 
 from deltamem_agents import DeltaMem
 from deltamem_agents.errors import ClosedError, ConfigError, InvalidAgentError, NotPicklableError, StoreError
@@ -445,13 +446,13 @@ def test_copies_share_the_conversation(mem: DeltaMem, copied: Callable[[DeltaMem
     assert contents(memory.get()) == [FACT, "Noted."]
 
 
-def test_no_password_is_saved(mem: DeltaMem) -> None:
-    memory = DeltaMemory.from_defaults(mem, "alice")
-    url = mem.store._database.url.set(drivername="postgresql+psycopg", username="ann", password="s3cret", host="db")
-    mem.store._database.url = url.update_query_dict({"sslpassword": "t0psecret"})
-    for saved in (str(memory.to_dict()), memory.to_json(), memory.model_dump_json(), repr(memory)):
-        assert "s3cret" not in saved and "t0psecret" not in saved
-    assert "ann:***@db" in memory.to_dict()["url"]
+def test_no_password_is_saved(postgresql_url: Callable[[], str]) -> None:
+    url = make_url(postgresql_url()).set(password="s3cret").update_query_dict({"sslpassword": "t0psecret"})
+    with DeltaMem.open(backbone=None, url=url, embedder=False) as mem:
+        memory = DeltaMemory.from_defaults(mem, "alice")
+        for saved in (str(memory.to_dict()), memory.to_json(), memory.model_dump_json(), repr(memory)):
+            assert "s3cret" not in saved and "t0psecret" not in saved
+        assert f"{url.username}:***@" in memory.to_dict()["url"]
 
 
 def test_pickle_is_refused(mem: DeltaMem) -> None:

@@ -54,7 +54,7 @@ async def test_what_is_no_message_is_refused(mem: DeltaMem, odd: Any) -> None:
     with pytest.raises(ConfigError, match="message"):
         await memory.aput(odd)
     with pytest.raises(ConfigError, match="message"):
-        await block._aput(odd)
+        await block.aput(odd, from_short_term_memory=True)
     with pytest.raises(ConfigError, match="message"):
         await history.aadd_messages(odd if isinstance(odd, list) else [odd])
     assert mem.agent("odd").log() == []

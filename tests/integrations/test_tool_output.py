@@ -73,7 +73,7 @@ def by_react(mem: DeltaMem, agent: str, **options: Any) -> None:
 
 def by_block(mem: DeltaMem, agent: str, **options: Any) -> None:
     block = DeltaMemoryBlock(mem, agent, on_error="raise", **options)
-    asyncio.run(block._aput(LLAMA))
+    asyncio.run(block.aput(LLAMA, from_short_term_memory=True))
 
 
 WRITERS = [by_middleware, by_history, by_memory, by_react, by_block]

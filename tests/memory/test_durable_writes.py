@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import subprocess
 import sys
@@ -323,10 +324,16 @@ def test_a_process_that_ends_writes_what_it_says_and_folds_no_backlog(closed, ur
 
 
 def test_words_and_vectors_that_are_held_go_with_close(served) -> None:
+    from deltamem_agents.recall.snapshot import Snapshot
     from deltamem_agents.recall.words import _known
 
+    def snapshots() -> int:
+        gc.collect()
+        return sum(isinstance(each, Snapshot) for each in gc.get_objects())
+
+    before = snapshots()
     served.agent("alice").write([LOCKER])
     served.agent("alice").recall("locker", generate=False)
-    assert _known.get("locker") and served.retriever.candidates._snapshots._kept
+    assert _known.get("locker") and snapshots() == before + 1
     served.close()
-    assert _known.get("locker") is None and not served.retriever.candidates._snapshots._kept
+    assert _known.get("locker") is None and snapshots() == before

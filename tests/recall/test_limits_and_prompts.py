@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from deltamem_agents.recall import (
     load_embedder,
     split_text,
 )
+from deltamem_agents.recall.embed import BUNDLED_PACKAGE
 from deltamem_agents.recall.prompts import Prompts, prompts_of
 from deltamem_agents.store import Store
 
@@ -179,8 +181,9 @@ def folder_of(
     return path
 
 
-def test_a_folder_is_read_without_its_library(tmp_path: Path) -> None:
-    pytest.importorskip("sentence_transformers")
+def test_a_folder_is_read_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library, loaded = pytest.importorskip("sentence_transformers"), []
+    monkeypatch.setattr(library, "SentenceTransformer", lambda *given, **_: loaded.append(given))
     one = SentenceTransformerEmbedder(folder_of(tmp_path / "a" / "m"))
     assert one.measure is not None and one.measure.limit == 20 and one.measure.count("a b c d e f g h") == 8
     assert [len(piece.split()) for piece in Cutting(one)("word " * 50)] == [20, 20, 10]
@@ -192,7 +195,7 @@ def test_a_folder_is_read_without_its_library(tmp_path: Path) -> None:
     assert one.name == same.name and one.name.startswith("m#")
     assert len({one.name, prompted.name, other.name, card.name}) == 4
     assert SentenceTransformerEmbedder(tmp_path / "a" / "m", name="mine").name == "mine"
-    assert one._model is None and same._model is None
+    assert not loaded
 
 
 @pytest.fixture(scope="module")
@@ -229,8 +232,11 @@ def test_the_bundled_model_sees_all_of_a_record(bundled: SentenceTransformerEmbe
 
 @pytest.mark.slow  # loads the model
 def test_queries_and_texts_get_their_prompts(bundled: SentenceTransformerEmbedder, tmp_path: Path) -> None:
-    bundled.embed(["a"])
-    model = bundled._model
+    from sentence_transformers import SentenceTransformer
+
+    spec = importlib.util.find_spec(BUNDLED_PACKAGE)
+    assert spec is not None and spec.origin is not None and bundled.embed(["a"]).any()
+    model = SentenceTransformer(str(Path(spec.origin).parent / "model"), device="cpu")
     model.prompts = {"query": "query: ", "document": "passage: "}
     try:
         model.save(str(tmp_path / "m"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import random
 from collections.abc import Callable
@@ -15,6 +16,8 @@ import pytest
 
 from deltamem_agents.errors import EmbedderError
 from deltamem_agents.recall import CallableEmbedder, Retriever, sampled_search, split_text
+from deltamem_agents.recall.sampled_search import LargeAgents
+from deltamem_agents.recall.snapshot import Snapshot
 from deltamem_agents.store import Selection, Store
 
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
@@ -160,18 +163,26 @@ def test_what_was_written_superseded_rolled_back_or_erased_is_seen(
     assert found() == {"apple one"}
 
 
-def test_an_agent_that_grows_is_no_longer_held(store: Store) -> None:
+def snapshots_held() -> int:
+    """How many agents' records are held in memory, by anybody in this process."""
+    gc.collect()
+    return sum(isinstance(each, Snapshot) for each in gc.get_objects())
+
+
+def test_an_agent_that_grows_is_no_longer_held(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     retriever = Retriever(store.records, EMBEDDERS[1], in_memory=30)
+    sampled, search, before = [], LargeAgents.search, snapshots_held()
+    monkeypatch.setattr(LargeAgents, "search", lambda *given: sampled.append(given[1]) or search(*given))
     fill(store, 30)
     retriever.search("alice", "boat")
-    assert "alice" in retriever.candidates._snapshots._kept and not retriever.candidates._large._prepared
+    assert snapshots_held() == before + 1 and not sampled
     fill(store, 10, seed=8)
     assert len(retriever.search("alice", "note", 40)) == 40
-    assert "alice" not in retriever.candidates._snapshots._kept and "alice" in retriever.candidates._large._prepared
+    assert snapshots_held() == before and sampled == ["alice"]
     messages = [entry.id for entry in store.live("alice")]
     store.erase("alice", Selection(ids=messages[:20]))
     assert len(retriever.search("alice", "note", 40)) == 20
-    assert "alice" in retriever.candidates._snapshots._kept
+    assert snapshots_held() == before + 1 and sampled == ["alice"]
 
 
 def test_what_is_new_is_embedded_once(store: Store) -> None:

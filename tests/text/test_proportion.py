@@ -142,7 +142,7 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "fts5 match of words": lambda text: fts5.match_expression(1, text.split(" ")),
     "tsvector terms": tsvector.Tsvector().terms,
     "tsvector fold": tsvector.fold,
-    "tsvector query": lambda text: tsvector._query([text]),
+    "tsvector query": lambda text: tsvector.queries_of([text]),
     # what is handed over
     "select": lambda text: select(text, [stored(text), stored(text, 2)], 5),
     "is_weak": lambda text: is_weak(stored(text)),

@@ -82,7 +82,7 @@ class Tsvector:
         self, connection: Connection, agent_key: int, terms: Sequence[str], limit: int, within: Within
     ) -> Sequence[tuple[int, float]]:
         """See `FullText.scores`."""
-        queries = _queries(terms)
+        queries = queries_of(terms)
         return _together(
             [plain_rows(connection.execute(_narrowed(_ranked(agent_key, query, limit), within))) for query in queries],
             limit,
@@ -130,7 +130,7 @@ def _narrowed(found: Select[Any], within: Within) -> Select[Any]:
     return found.join(MessageRow, message).where(*within.conditions())
 
 
-def _queries(terms: Sequence[str]) -> list[ColumnElement[object]]:
+def queries_of(terms: Sequence[str]) -> list[ColumnElement[object]]:
     """Queries for any of the terms, one per `TOGETHER` terms; terms are bound values, never query syntax."""
     phrases: dict[str, None] = {}
     for given in terms:

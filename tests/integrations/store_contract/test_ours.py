@@ -289,8 +289,10 @@ def test_fields_of_the_store(semantic_mem: DeltaMem) -> None:
     assert [entry.text for entry in semantic_mem.agent("store").log()] == ["penguins", "walruses"]
 
 
-async def test_no_call_blocks_the_loop(ours: DeltaMemStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ours._mem.store.messages, "find", lambda *_: time.sleep(0.3) or [])
+async def test_no_call_blocks_the_loop(
+    semantic_mem: DeltaMem, ours: DeltaMemStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(semantic_mem.store.messages, "find", lambda *_: time.sleep(0.3) or [])
     late, done = [0.0], asyncio.Event()
 
     async def tick() -> None:
