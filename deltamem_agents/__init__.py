@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deltamem_agents.on_use import imported_on_use
+from deltamem_agents.libraries import imported_on_use
 
 if TYPE_CHECKING:
     from deltamem_agents.memory import AgentMemory, DeltaMem, Recall, Reply

@@ -1,6 +1,6 @@
 """The demo: one process tells an agent facts and ends; another opens the database and answers. Nothing is scripted.
 
-May import everything below the command line; the processes are `deltamem_agents.demo.tell` and `.ask`.
+May import everything below the command line; the processes are in `deltamem_agents.demo.processes`.
 """
 
 from deltamem_agents.demo.run import Shown, run_demo

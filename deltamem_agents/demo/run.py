@@ -140,11 +140,11 @@ def run_demo(
             script.STRANGER: script.conversation(list(script.STRANGER_FACTS)),
         }
         steps = len(asked) * (len(MODES) + 2)
-        for module, request in (
+        for process, request in (
             ("tell", {"open": opened, "agents": told}),
             ("ask", {"open": opened, "agent": script.AGENT, "stranger": script.STRANGER, "questions": asked}),
         ):
-            for event, values in _events(f"deltamem_agents.demo.{module}", request):
+            for event, values in _events(process, request):
                 shown.take(event, values)
                 if event == "stage":
                     advance(values["text"], len(shown.rows), steps if shown.rows else 0)
@@ -162,11 +162,11 @@ def _database(url: str | None) -> Iterator[str]:
         yield f"sqlite:///{Path(folder) / 'memory.db'}"
 
 
-def _events(module: str, request: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _events(name: str, request: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Start a process, send it its request, and yield its events until it ends."""
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
         # -P: a file in the current folder must not shadow a module.
-        command = [sys.executable, "-P", "-m", module]
+        command = [sys.executable, "-P", "-m", "deltamem_agents.demo.processes", name]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True, encoding="utf-8"
         ) as process:
@@ -190,7 +190,7 @@ def _events(module: str, request: Mapping[str, Any]) -> Iterator[tuple[str, dict
             complaints.seek(0)
             said = complaints.read().strip()
             last = (said.splitlines() or ["no message"])[-1]
-            error = DeltaMemError(f"process {process.pid} ({module}) ended with code {process.returncode}: {last}")
+            error = DeltaMemError(f"process {process.pid} ({name}) ended with code {process.returncode}: {last}")
             error.add_note(said)  # shown with --debug
             raise error
 

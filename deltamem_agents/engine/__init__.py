@@ -6,7 +6,7 @@ the modules that describe a request (`generation`, `options`, `segments`, `stati
 
 from typing import TYPE_CHECKING
 
-from deltamem_agents.on_use import imported_on_use
+from deltamem_agents.libraries import imported_on_use
 
 if TYPE_CHECKING:
     from deltamem_agents.engine.engine import Engine, stopped_engines

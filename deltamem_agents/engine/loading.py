@@ -28,7 +28,7 @@ from deltamem_agents.errors import (
     MissingExtraError,
     UnsupportedModelError,
 )
-from deltamem_agents.progress_bars import without_progress_bars
+from deltamem_agents.libraries import without_progress_bars
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deltamem_agents.errors import ConfigError, EmbedderError, MissingExtraError
-from deltamem_agents.progress_bars import without_progress_bars
+from deltamem_agents.libraries import without_progress_bars
 from deltamem_agents.recall.cutting import counted_by, in_parts
 from deltamem_agents.recall.embedding import failed, unit_rows
 from deltamem_agents.recall.model_files import LARGEST_LIMIT, cached_folder, folder_digest, read_config, text_limit

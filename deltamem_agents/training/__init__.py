@@ -5,7 +5,7 @@ May import memory and what is below it. What needs Accelerate (the extra ``train
 
 from typing import TYPE_CHECKING
 
-from deltamem_agents.on_use import imported_on_use
+from deltamem_agents.libraries import imported_on_use
 from deltamem_agents.training.adapter import AdapterRecipe, train_adapter
 from deltamem_agents.training.backbone import BackboneRecipe, train_backbone
 from deltamem_agents.training.evaluate import Score, evaluate

@@ -13,7 +13,7 @@ Each class is imported when it is first used. None imports torch; opening a `Del
 from typing import TYPE_CHECKING
 
 from deltamem_agents.errors import require_extra
-from deltamem_agents.on_use import imported_on_use
+from deltamem_agents.libraries import imported_on_use
 
 if TYPE_CHECKING:
     from llama_index_deltamem.block import DeltaMemoryBlock

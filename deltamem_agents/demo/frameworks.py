@@ -1,7 +1,8 @@
-"""Puts the demo's questions to a LangChain agent that uses our backbone and memory."""
+"""Puts the demo's questions to agents of LangChain and LlamaIndex that use our backbone and memory."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from deltamem_agents.memory import DeltaMem
 
 
-def answers(mem: DeltaMem, agent_id: str, questions: list[str]) -> Iterator[Row]:
+def through_langchain(mem: DeltaMem, agent_id: str, questions: list[str]) -> Iterator[Row]:
     """One row per question, each asked in its own conversation.
 
     Raises:
@@ -33,3 +34,24 @@ def answers(mem: DeltaMem, agent_id: str, questions: list[str]) -> Iterator[Row]
             reply.usage_metadata["input_tokens"],
             reply.response_metadata,
         )
+
+
+def through_llama_index(mem: DeltaMem, agent_id: str, questions: list[str]) -> Iterator[Row]:
+    """One row per question, each asked in its own conversation, which is journalled.
+
+    Raises:
+        MissingExtraError: LlamaIndex is not installed.
+    """
+    from llama_index_deltamem import DeltaMemLLM, DeltaMemory  # isort: skip  # its error names the missing extra
+    from llama_index.core.agent.workflow import FunctionAgent
+
+    agent = FunctionAgent(llm=DeltaMemLLM(mem, max_tokens=32, agent_id=agent_id))
+
+    async def ask(question: str) -> Any:
+        return await agent.run(question, memory=DeltaMemory.from_defaults(mem, agent_id))
+
+    for question in questions:
+        reply = asyncio.run(ask(question))
+        facts: dict[str, Any] = reply.raw
+        tokens = facts["usage"]["prompt_tokens"]
+        yield given(mem, question, "LlamaIndex", reply.response.content or "", tokens, facts)

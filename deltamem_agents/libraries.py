@@ -1,9 +1,10 @@
-"""Public names that a package imports on first use (PEP 562), so that importing the package stays cheap."""
+"""Libraries that load on use: public names that are imported then (PEP 562), and loading without progress bars."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -36,3 +37,22 @@ def imported_on_use(package: str, modules: Mapping[str, str], extra: str | None 
         return found
 
     return __getattr__
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Load without Transformers' progress bars ("Loading weights"), which do not belong on an application's stderr.
+
+    The hub's download bars stay.
+    """
+    from transformers.utils import logging
+
+    before = logging.set_tqdm_hook(_disabled)
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(before)
+
+
+def _disabled(bar: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    return bar(*args, **{**options, "disable": True})
