@@ -34,6 +34,16 @@ _CHUNK = re.compile(r"\S+")
 _MARKS = re.compile("[\u0300-\u036f\u0591-\u05c7\u0640\u064b-\u0652\u0670]")  # accents, and optional vowels
 _ALONE = {"ß": "ss", "æ": "ae", "œ": "oe", "þ": "th", "ð": "d", "ı": "i", "ŋ": "n", "ĸ": "k"}  # keys are case-folded
 
+LONGEST = 256  # non-ASCII characters normalised together; an ASCII character never combines with one before it
+_PARTS = re.compile(
+    # A part never ends before a mark or within a syllable.
+    rf"[\x00-\x7f]*[^\x00-\x7f]{{0,{LONGEST}}}"
+    r"[\u0300-\u036f\u1100-\u11ff\u3099\u309a\u3131-\u318e\uff9e\uff9f\uffa1-\uffdc]{0,32}"
+)
+UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]+"
+)
+
 
 def search_form(text: str, *, both: bool = True) -> str:
     """Convert a text to its search form; case and accents are kept.
@@ -121,14 +131,6 @@ def _plain(character: str) -> str:
         return character
 
 
-LONGEST = 256  # non-ASCII characters normalised together; an ASCII character never combines with one before it
-_PARTS = re.compile(
-    # A part never ends before a mark or within a syllable.
-    rf"[\x00-\x7f]*[^\x00-\x7f]{{0,{LONGEST}}}"
-    r"[\u0300-\u036f\u1100-\u11ff\u3099\u309a\u3131-\u318e\uff9e\uff9f\uffa1-\uffdc]{0,32}"
-)
-
-
 def normalized(form: Literal["NFC", "NFD", "NFKC"], text: str) -> str:
     """Convert a text to a normal form.
 
@@ -140,11 +142,6 @@ def normalized(form: Literal["NFC", "NFD", "NFKC"], text: str) -> str:
     if len(text) <= LONGEST:
         return unicodedata.normalize(form, text)
     return "".join(unicodedata.normalize(form, part) for part in _PARTS.findall(text))
-
-
-UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]+"
-)
 
 
 def spelled_out(content: str) -> str | None:

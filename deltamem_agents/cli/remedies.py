@@ -45,6 +45,8 @@ _SPELLINGS = (  # in this order
     (re.compile(rf"(?<![\w.'])(?:\w+\.)?({'|'.join(_METHODS)})\(\)"), lambda found: _METHODS[found[1]]),
 )
 
+NAMED = 5  # names in a message
+
 
 def spelled(text: str) -> str:
     """A message with the library's arguments and methods as options and commands.
@@ -55,9 +57,6 @@ def spelled(text: str) -> str:
     for spelling, command in _SPELLINGS:
         text = spelling.sub(command, text)
     return text.replace("--dry_run", "--dry-run")
-
-
-NAMED = 5  # names in a message
 
 
 def check_known(store: Store, agent: str) -> None:

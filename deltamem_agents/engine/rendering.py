@@ -26,6 +26,9 @@ _WORD_BEGINS = re.compile(r"(?<=\S) (?=\w)")
 _BRACKETED = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 ROLES = ("system", "user", "assistant", "tool")
 
+PROBE = "look_up_probe"  # name of a tool that shows whether a template renders tools
+DIALOGUE = (("user", "Good morning."), ("assistant", "What can I do?"), ("user", "My desk is 12."))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageFormat:
@@ -76,10 +79,6 @@ FORMATS: Mapping[str, MessageFormat] = {
     "phi3": MessageFormat(marker="<|assistant|>", before="<|{role}|>\n", after="<|end|>\n", roles={"tool": "user"}),
     "mistral": MessageFormat(marker="[INST]", before="", after="", roles={}, start="<s>"),
 }
-
-
-PROBE = "look_up_probe"  # name of a tool that shows whether a template renders tools
-DIALOGUE = (("user", "Good morning."), ("assistant", "What can I do?"), ("user", "My desk is 12."))
 
 
 class Rendering:

@@ -19,6 +19,9 @@ from deltamem_agents.core import Attached, State, stack_states
 from deltamem_agents.engine.caches import Pairs, padded_mask, row, side_by_side
 from deltamem_kernels import few_rows
 
+SECONDS = 0.03  # target maximum for a chunk of a fold; other requests may be waiting for it to end
+GROWTH = 2  # maximum ratio of a chunk to the one before
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -138,10 +141,6 @@ class Run:
 
 def _batched(states: Sequence[State], device: torch.device) -> State:
     return {name: tensor.to(device) for name, tensor in stack_states(states).items()}
-
-
-SECONDS = 0.03  # target maximum for a chunk of a fold; other requests may be waiting for it to end
-GROWTH = 2  # maximum ratio of a chunk to the one before
 
 
 class Pace:

@@ -22,6 +22,10 @@ EXIT_SECONDS = 30.0  # for the current steps; only a blocking callback takes lon
 LEAVE_SECONDS = 1.0  # for daemon threads in a call of this package
 PACKAGES = ("deltamem_agents.", "deltamem_kernels.", "langchain_deltamem.", "llama_index_deltamem.")
 
+_lock = ProcessLock()
+_open: WeakSet[Stoppable] = WeakSet()
+_registered: set[int] = set()  # ids of processes; a fork inherits its parent's handler
+
 
 class Stoppable(Protocol):
     """The owner of a thread."""
@@ -33,11 +37,6 @@ class Stoppable(Protocol):
 
     def join(self, seconds: float | None) -> None:
         """Wait until the thread has ended."""
-
-
-_lock = ProcessLock()
-_open: WeakSet[Stoppable] = WeakSet()
-_registered: set[int] = set()  # ids of processes; a fork inherits its parent's handler
 
 
 def stop_at_exit(thread: Stoppable) -> None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Source = Literal["state", "records", "both", "neither"]
 
+Status = Literal["complete", "pending", "dry run"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
@@ -210,9 +212,6 @@ class MemoryStats:
             at = found[kind]["last_at"]
             found[kind]["last_at"] = at.isoformat() if at else None
         return found
-
-
-Status = Literal["complete", "pending", "dry run"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -162,6 +162,22 @@ _HOMES = frozenset("home house flat apartment place city hometown residence".spl
 _DETERMINERS = frozenset("my our the his her their your".split())
 _stemmer = snowballstemmer.stemmer("english")
 
+RULE, PREFERENCE = 2, 1
+LONGEST_RULE, LONGEST_PREFERENCE = 400, 600  # characters of the record; longer ones are about something else
+
+_RULE = re.compile(
+    r"^(?:please )?(?:always|never)\b|[.!] (?:please )?(?:always|never)\b"
+    r"|\b(?:whenever|when|every time|each time|if) i ask\b|\bfrom now on\b",
+    re.IGNORECASE,
+)
+_PREFERENCE = re.compile(
+    r"\b(?:always|never|whenever|prefer|rather|i(?:['’]d| would) like (?:you|it)|going forward|in the future|by default"
+    r"|please (?:use|include|keep|avoid|format|provide|don['’]t|do not)|make sure (?:to|you)|every time"
+    r"|each time|i want you to"
+    r"|i (?:don['’]t|do not) like|i like|i value|important to me|my preference|instead of)\b",
+    re.IGNORECASE,
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
@@ -351,23 +367,6 @@ def _subject(text: str) -> tuple[str, ...]:
     if not words or words[0] in _VAGUE or len(words) > 7:
         return ()
     return tuple("the" if word == "our" else word for word in words)
-
-
-RULE, PREFERENCE = 2, 1
-LONGEST_RULE, LONGEST_PREFERENCE = 400, 600  # characters of the record; longer ones are about something else
-
-_RULE = re.compile(
-    r"^(?:please )?(?:always|never)\b|[.!] (?:please )?(?:always|never)\b"
-    r"|\b(?:whenever|when|every time|each time|if) i ask\b|\bfrom now on\b",
-    re.IGNORECASE,
-)
-_PREFERENCE = re.compile(
-    r"\b(?:always|never|whenever|prefer|rather|i(?:['’]d| would) like (?:you|it)|going forward|in the future|by default"
-    r"|please (?:use|include|keep|avoid|format|provide|don['’]t|do not)|make sure (?:to|you)|every time"
-    r"|each time|i want you to"
-    r"|i (?:don['’]t|do not) like|i like|i value|important to me|my preference|instead of)\b",
-    re.IGNORECASE,
-)
 
 
 def standing(text: str, role: str) -> int:

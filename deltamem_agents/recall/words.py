@@ -41,6 +41,16 @@ KEPT_BYTES = 16 << 20
 
 _stemming = threading.local()  # a stemmer has state, so each thread needs its own
 
+# Words without content. In a memory of a dozen messages, rarity does not identify them yet.
+_STOPWORDS = """
+    a about all also am an and any are as at be been but by can could d did do does doing for from had has have
+    having he her hers him his how i if in into is it its itself just ll m may me might mine my of on or our ours
+    please re s shall she should so some t tell than that the their theirs them then there these they this those
+    to too us ve was we were what when where which who whom whose why will with would you your yours
+"""
+_SELF = re.compile(r"\b(?:i|my|me|mine|myself|we|our|ours|us)\b")
+STOPWORDS = frozenset(_STOPWORDS.split())
+
 
 class _KnownWords:
     """A cache of words' terms, for all agents; it is emptied when it takes more than `KEPT_BYTES`."""
@@ -239,17 +249,6 @@ def _forms(word: str) -> tuple[str, ...]:
 def _pairs(run: str) -> Iterator[str]:
     yield from run
     yield from (run[i : i + 2] for i in range(len(run) - 1))
-
-
-# Words without content. In a memory of a dozen messages, rarity does not identify them yet.
-_STOPWORDS = """
-    a about all also am an and any are as at be been but by can could d did do does doing for from had has have
-    having he her hers him his how i if in into is it its itself just ll m may me might mine my of on or our ours
-    please re s shall she should so some t tell than that the their theirs them then there these they this those
-    to too us ve was we were what when where which who whom whose why will with would you your yours
-"""
-_SELF = re.compile(r"\b(?:i|my|me|mine|myself|we|our|ours|us)\b")
-STOPWORDS = frozenset(_STOPWORDS.split())
 
 
 def query_terms(query: str) -> list[str]:

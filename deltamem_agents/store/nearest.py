@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 BLOCK = 4_096  # positions whose vectors are in memory at a time
 FILLED = 1_000  # positions whose vectors one transaction adds to an index
+LOOKED_AT = 8  # positions searched for neighbours on either side of a record
 
 # Built once: building a statement takes longer than running it.
 _OF_AGENT = select(RecordRow.key, EmbeddingRow.vector).join(
@@ -58,6 +59,12 @@ _DIM = (
     .join(RecordRow, RecordRow.key == EmbeddingRow.record_key)
     .where(RecordRow.agent_key == bindparam("agent"), EmbeddingRow.model == bindparam("model"))
     .limit(1)
+)
+_KEYS_AT = select(RecordRow.key).where(RecordRow.agent_key == bindparam("agent"))
+_PLACES = select(RecordRow.position).where(RecordRow.agent_key + 0 == bindparam("agent"))  # + 0: search by key
+# Filtered for live messages in Python; in SQL, PostgreSQL would read all live messages of the agent.
+_SESSIONS = select(MessageRow.position, MessageRow.session, MessageRow.left_at).where(
+    MessageRow.agent_key == bindparam("agent")
 )
 
 
@@ -215,17 +222,6 @@ def _best(blocks: Iterator[Found], vector: NDArray[np.float32], limit: int) -> F
             keys, cosines = keys[kept], cosines[kept]
     order = np.lexsort((-keys, -cosines))
     return keys[order].tolist(), cosines[order].astype(np.float32)
-
-
-LOOKED_AT = 8  # positions searched for neighbours on either side of a record
-
-# Built once: building a statement takes longer than running it.
-_KEYS_AT = select(RecordRow.key).where(RecordRow.agent_key == bindparam("agent"))
-_PLACES = select(RecordRow.position).where(RecordRow.agent_key + 0 == bindparam("agent"))  # + 0: search by key
-# Filtered for live messages in Python; in SQL, PostgreSQL would read all live messages of the agent.
-_SESSIONS = select(MessageRow.position, MessageRow.session, MessageRow.left_at).where(
-    MessageRow.agent_key == bindparam("agent")
-)
 
 
 def size(connection: Connection, agent: str, limit: int | None) -> int:

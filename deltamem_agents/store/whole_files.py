@@ -16,6 +16,8 @@ from typing import IO
 
 from deltamem_agents.errors import ConfigError
 
+COMPANIONS = ("", "-wal", "-shm", "-journal")  # suffixes of a SQLite database's files
+
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[IO[bytes]]:
@@ -70,9 +72,6 @@ def _copy(file: IO[bytes], passing: Path) -> None:
         shutil.copyfileobj(file, copy, 1 << 20)
         copy.flush()
         os.fsync(copy.fileno())
-
-
-COMPANIONS = ("", "-wal", "-shm", "-journal")  # suffixes of a SQLite database's files
 
 
 def check_target(target: Path, database: Path | None, *, overwrite: bool) -> None:

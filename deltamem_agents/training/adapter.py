@@ -28,6 +28,10 @@ from deltamem_agents.training.optimization import Progress, learning_rate, mixed
 
 ASKED = 8  # questions about an overloaded conversation
 
+_SIZE = 0.5  # root mean square of queries and keys before tanh, where tanh is still nearly linear
+_KEEP_BIAS = 5.0  # λ = 0.993: half of a state is left after a hundred tokens that do not write to it
+_STRENGTH = 2.0  # strength of the correction: one fact among many tokens is read back much smaller than it was written
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterRecipe:
@@ -208,11 +212,6 @@ def _draw(rng: random.Random, recipe: AdapterRecipe, done: float) -> list[Conver
         share = 0.6 if overloaded else recipe.with_records
         tokens += 12 * len(conversation.messages) + round((17 + 80 * share) * len(conversation.questions))
     return conversations
-
-
-_SIZE = 0.5  # root mean square of queries and keys before tanh, where tanh is still nearly linear
-_KEEP_BIAS = 5.0  # λ = 0.993: half of a state is left after a hundred tokens that do not write to it
-_STRENGTH = 2.0  # strength of the correction: one fact among many tokens is read back much smaller than it was written
 
 
 @torch.no_grad()

@@ -8,6 +8,14 @@ from typing import Any
 from deltamem_agents.training.conversations import OPENINGS
 from deltamem_agents.training.domain import KEYS, PEOPLE, PERSONAL, REPOSITORIES, REPOSITORY, Attribute, Fact
 
+_LIMITS = (
+    "## Limits\n\n"
+    "Other subjects, attributes and phrasings than these are out of its reach in state mode; retrieval still finds "
+    "them and hands them over word for word. Where something near to a question was said, of the same subject or of "
+    "the same kind, it sometimes answers with that instead of not knowing. It does not converse, reason or follow "
+    "instructions. Its adapter fits this one checkpoint and no other."
+)
+
 
 def model_card(facts: Mapping[str, Any]) -> str:
     """The text of MODEL_CARD.md; ``facts`` is the content of ``training.json``."""
@@ -91,12 +99,3 @@ def _row(attribute: Attribute) -> str:
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-_LIMITS = (
-    "## Limits\n\n"
-    "Other subjects, attributes and phrasings than these are out of its reach in state mode; retrieval still finds "
-    "them and hands them over word for word. Where something near to a question was said, of the same subject or of "
-    "the same kind, it sometimes answers with that instead of not knowing. It does not converse, reason or follow "
-    "instructions. Its adapter fits this one checkpoint and no other."
-)

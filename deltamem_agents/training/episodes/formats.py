@@ -42,6 +42,12 @@ UNITS = {
 }
 _BULLETS = {"dashes": r"- \S.*", "stars": r"\* \S.*", "numbers": r"\d+\. \S.*"}
 
+_NAMING = {
+    "snake": (re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)*"), re.compile("_")),
+    "camel": (re.compile(r"[a-z][a-zA-Z0-9]*"), re.compile("[a-z][A-Z]")),
+    "pascal": (re.compile(r"(?:[A-Z][a-z0-9]*)+"), re.compile("[a-z][A-Z]")),
+}
+
 
 class Styled(Checker):
     """The reply holds something in this style, and nothing in another style of the same table."""
@@ -171,13 +177,6 @@ class Naming(CodeChecker):
             and all(whole.fullmatch(each) for each in names)
             and all(form.fullmatch(each) for each in others)
         )
-
-
-_NAMING = {
-    "snake": (re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)*"), re.compile("_")),
-    "camel": (re.compile(r"[a-z][a-zA-Z0-9]*"), re.compile("[a-z][A-Z]")),
-    "pascal": (re.compile(r"(?:[A-Z][a-z0-9]*)+"), re.compile("[a-z][A-Z]")),
-}
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ IN_MEMORY = ("sqlite://", "sqlite:///:memory:")
 FOREVER = 1e9  # minutes
 SWEEP_MINUTES = 5.0
 
+log = logging.getLogger(__name__)
+
 
 class DeltaMemStore(BaseStore):
     """A LangGraph store in a memory's database: values by namespace and key, searchable by their text.
@@ -271,9 +273,6 @@ def _check_put(op: PutOp) -> None:
         raise ConfigError(f"ttl is {shown(ttl)}; give minutes, or None for no end")
     if op.index is not None and op.index is not False:
         arguments.texts(op.index, "index")
-
-
-log = logging.getLogger(__name__)
 
 
 class Sweeper:

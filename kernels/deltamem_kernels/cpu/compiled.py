@@ -24,6 +24,8 @@ LIBRARY = Path(__file__).with_name("_scan.so")
 # A token takes about R (R + 64) times this many nanoseconds; a thread needs at least _THREAD_NS of work to pay off.
 _FORWARD_NS, _BACKWARD_NS, _THREAD_NS = 0.03, 0.15, 100_000
 
+_INPUTS = "q k v keep erase write"
+
 
 class _Call(ctypes.Structure):
     _fields_ = (("N", ctypes.c_long), ("T", ctypes.c_long), ("R", ctypes.c_long))
@@ -34,7 +36,6 @@ def _call_layout(name: str, pointers: str) -> type[ctypes.Structure]:
     return type(name, (_Call,), {"_fields_": [(pointer, ctypes.c_void_p) for pointer in pointers.split()]})
 
 
-_INPUTS = "q k v keep erase write"
 _Forward = _call_layout("_Forward", f"{_INPUTS} state mask reads state_out checkpoints")
 _Backward = _call_layout(
     "_Backward", f"{_INPUTS} mask checkpoints d_reads d_state_out d_q d_k d_v d_keep d_erase d_write d_state"
