@@ -164,22 +164,22 @@ class DeltaInput(Wrapper):
     __slots__ = ()
     delta_site: ProjectionSite
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """The projection plus the corrections, out of the product with the memory's if there is one."""
         site = self.delta_site
         output: Tensor
         if torch.compiler.is_compiling():
-            output = self.delta_inner(x)
+            output = self.delta_inner(input)
             return site.trace(output)
         running = site.layer.running
         if running.at == site.layer.index:
             outputs = running.outputs
-            if outputs is not None and running.input is x:  # not what a wrapper of others made of it
+            if outputs is not None and running.input is input:  # not what a wrapper of others made of it
                 running.steering.steered += len(site.names)  # type: ignore[union-attr]
                 return outputs[site.position]
             if site.names and running.reads is not None and running.steering is not None:
-                return site.correct(self.delta_inner(x), running.steering, running.reads)
-        output = self.delta_inner(x)
+                return site.correct(self.delta_inner(input), running.steering, running.reads)
+        output = self.delta_inner(input)
         return output
 
 
@@ -189,21 +189,21 @@ class DeltaOutput(Wrapper):
     __slots__ = ()
     delta_site: ProjectionSite
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """The projection plus the correction, as the addend of its product if that is possible."""
         site = self.delta_site
         output: Tensor
         if torch.compiler.is_compiling():
-            output = self.delta_inner(x)
+            output = self.delta_inner(input)
             return site.trace(output)
         running = site.layer.running
         steering, reads, output_addend = running.steering, running.reads, running.output_addend
         if running.at != site.layer.index or steering is None or reads is None:
-            output = self.delta_inner(x)
+            output = self.delta_inner(input)
             return output
         running.leave()
-        if output_addend is not None and x.dtype == output_addend.dtype:
+        if output_addend is not None and input.dtype == output_addend.dtype:
             steering.steered += 1
             weight: Tensor = self.weight  # type: ignore[assignment]
-            return torch.addmm(output_addend, x.flatten(0, 1), weight.t()).unsqueeze(1)
-        return site.correct(self.delta_inner(x), steering, reads)
+            return torch.addmm(output_addend, input.flatten(0, 1), weight.t()).unsqueeze(1)
+        return site.correct(self.delta_inner(input), steering, reads)
