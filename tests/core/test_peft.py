@@ -110,6 +110,36 @@ def test_lora_is_merged_saved_and_loaded_under_memory(first, backbone, strong_ad
     assert list(model.state_dict()) == list(backbone().state_dict()) and "Delta" not in repr(model)
 
 
+OTHER_METHODS = {
+    "DoRA": lambda: peft.LoraConfig(target_modules=["q_proj", "o_proj"], use_dora=True, init_lora_weights=False),
+    "IA3": lambda: peft.IA3Config(
+        target_modules=["k_proj", "o_proj"], feedforward_modules=["o_proj"], init_ia3_weights=False
+    ),
+    "OFT": lambda: peft.OFTConfig(target_modules=["q_proj", "o_proj"], oft_block_size=4, init_weights=False),
+}
+
+
+@pytest.mark.parametrize("method", OTHER_METHODS)
+def test_adapters_that_scale_or_rotate_compute_the_same_in_either_order(method, backbone, strong_adapter, tokens):
+    ids, seen = tokens(1, 6), []
+    adapter = strong_adapter(backbone(), corrections=ALL, alpha=64.0)
+    for first, last in ORDERS:
+        model = backbone()
+        before, frozen = classes(model), logits_of(model, ids)
+        attached = attach(model, adapter) if first == "ours" else None
+        torch.manual_seed(3)
+        tuned = peft.get_peft_model(model, OTHER_METHODS[method]()).eval()
+        attached = attached or attach(model, adapter)
+        seen.append(steered(attached, ids))
+        assert not torch.allclose(logits_of(model, ids), frozen, atol=1e-5)
+        if last == "ours":
+            attached.detach()
+        assert tuned.unload() is model
+        attached.detach()
+        assert classes(model) == before and torch.equal(logits_of(model, ids), frozen)
+    assert all(torch.allclose(each, seen[0], atol=1e-5) for each in seen)
+
+
 def test_lora_and_memory_train_together(backbone, strong_adapter, tokens):
     model = backbone()
     attached = attach(model, strong_adapter(model))

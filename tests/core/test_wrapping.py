@@ -142,6 +142,14 @@ def test_generation_and_gradients_work_while_attached(attached, tokens, used):
     assert made.shape == (1, 7)
 
 
+def test_weights_made_in_inference_mode_carry_an_adapter(backbone, strong_adapter, tokens):
+    with torch.inference_mode():
+        model = copy.deepcopy(backbone())
+    ids, adapter = tokens(1, 6), strong_adapter(backbone())
+    attached, usual = attach(model, adapter), attach(backbone(), adapter)
+    assert torch.allclose(steered(attached, ids), steered(usual, ids), atol=1e-6)
+
+
 # Copies
 
 
