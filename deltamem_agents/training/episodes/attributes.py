@@ -24,6 +24,7 @@ PLAIN_ASKS = (
     "Please tell me {k}.", "Do you know {k}?", "I need {k}.",
 )  # fmt: skip
 PEOPLE = ("first_name", "person_name", "full_name", "titled_name")  # kinds of values that answer "who"
+COUNTED = ("job", "thing", "breed", "car", "plant", "animal", "drink")  # kinds of values that take an article
 # Attributes whose questions could be taken for one another's: if one is told, the other is not asked as unknown.
 ALIKE = (
     {"home town", "birthplace", "address"},
@@ -98,10 +99,16 @@ class Attribute:
         forms = subject.forms(pronoun=pronoun and phrase.startswith(("{s}", "{p}")))
         chosen = 1 if forms["first"] else 2
         agreed = _VERB.sub(lambda verb: verb.group(chosen), phrase) if "|" in phrase else phrase
+        if value and phrase in PLAIN_SAYS:
+            value = self.shown(value)
         what = "Who" if self.value in PEOPLE and not self.noun.endswith("name") else "What"
         return agreed.format(
             v=value, a=article(value), k=subject.topic(self.noun), what=what, what_low=what.lower(), **forms
         )
+
+    def shown(self, value: str) -> str:
+        """A value as it stands after "is": with an article if it takes one."""
+        return f"{article(value)} {value}" if self.value in COUNTED else value
 
     def alike(self, other: Attribute) -> bool:
         """Whether a question for one could be taken for a question for the other."""

@@ -75,6 +75,18 @@ class Contains(Checker):
 
 
 @dataclass(frozen=True)
+class ContainsAny(Checker):
+    """The reply contains one of these texts as whole words."""
+
+    name: ClassVar[str] = "contains any"
+    texts: tuple[str, ...]
+
+    def holds(self, reply: str) -> bool:
+        """Whether a text stands in the reply."""
+        return any(_stands(text, reply, case=False) for text in self.texts)
+
+
+@dataclass(frozen=True)
 class Lacks(Checker):
     """The reply contains none of these texts as whole words, and is not empty."""
 
@@ -125,7 +137,7 @@ class EndsWith(Checker):
 
 @dataclass(frozen=True)
 class Case(Checker):
-    """All letters are lower case, or all upper case: ``case`` is "lower" or "upper"."""
+    """The reply has no letter of the other case, and is not empty: ``case`` is "lower" or "upper"."""
 
     name: ClassVar[str] = "case"
     case: str
@@ -135,8 +147,8 @@ class Case(Checker):
         one_of(self.name, "case", self.case, ("lower", "upper"))
 
     def holds(self, reply: str) -> bool:
-        """Whether the reply has letters, all of this case."""
-        return reply.islower() if self.case == "lower" else reply.isupper()
+        """Whether all letters are of this case."""
+        return bool(reply) and reply == (reply.lower() if self.case == "lower" else reply.upper())
 
 
 @dataclass(frozen=True)

@@ -29,16 +29,27 @@ OWN = 0.65  # share of clauses and questions that are the attribute's own, not p
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOut:
-    """Which axes are taken from what training never sees; each is separate."""
+    """Which axes are taken from what training never sees; each is separate.
+
+    Args:
+        values: Values of facts, and small talk.
+        names: Names of subjects.
+        attributes: What is known about subjects.
+        phrasings: Statements, corrections and questions.
+        rules: Wordings of rules, their parameters where a kind has many, and requests.
+        kinds: Kinds of rules.
+    """
 
     values: bool = False
     names: bool = False
     attributes: bool = False
     phrasings: bool = False
+    rules: bool = False
+    kinds: bool = False
 
     @property
-    def any(self) -> bool:
-        """Whether one of them is."""
+    def facts(self) -> bool:
+        """Whether one of the axes of facts is held out."""
         return self.values or self.names or self.attributes or self.phrasings
 
 
@@ -128,7 +139,11 @@ def correction(rng: random.Random, fact: Fact, old: str, held_out: HeldOut = SEE
     """A message that replaces the old value by the fact's."""
     topic, said = fact.topic, clause(rng, fact, held_out, plain=0.5)
     form = pick(rng, told_apart(phrases("changes"), "changes", held_out=held_out.phrasings))
-    return sentence(form.format(k=topic, K=_capital(topic), v=fact.value, old=old, c=said))
+    return sentence(
+        form.format(
+            k=topic, K=_capital(topic), v=fact.attribute.shown(fact.value), old=fact.attribute.shown(old), c=said
+        )
+    )
 
 
 def mention(rng: random.Random, fact: Fact, held_out: HeldOut = SEEN) -> str:

@@ -7,7 +7,15 @@ import re
 
 from deltamem_agents.training.episodes.episode import Message, assistant, user
 from deltamem_agents.training.episodes.values import draw_value
-from deltamem_agents.training.episodes.vocabulary import is_held_out, phrases, pick, sentence, with_articles, word
+from deltamem_agents.training.episodes.vocabulary import (
+    is_held_out,
+    phrases,
+    pick,
+    sentence,
+    share_of,
+    with_articles,
+    word,
+)
 
 _SLOT = re.compile(r"\{(\w+)\}")
 
@@ -23,8 +31,14 @@ def small_talk(rng: random.Random, *, held_out: bool = False) -> str:
 
 def small_turn(rng: random.Random, *, held_out: bool = False) -> list[Message]:
     """Small talk, and mostly a reply."""
-    reply = [assistant(pick(rng, phrases("replies")))] if rng.random() < 0.7 else []
-    return [user(small_talk(rng, held_out=held_out)), *reply]
+    text = small_talk(rng, held_out=held_out)
+    return [user(text), assistant(small_reply(text))] if rng.random() < 0.7 else [user(text)]
+
+
+def small_reply(text: str) -> str:
+    """What an assistant says to small talk; the same to the same."""
+    replies = phrases("replies")
+    return replies[int(share_of(f"reply|{text}") * len(replies))]
 
 
 def acknowledgement(rng: random.Random) -> Message:
@@ -33,6 +47,6 @@ def acknowledgement(rng: random.Random) -> Message:
 
 
 def _filled(rng: random.Random, name: str) -> str:
-    if name in ("when", "doc", "mood"):
+    if name in ("past", "soon", "doc", "mood"):
         return pick(rng, phrases(name))
     return draw_value(rng, "given") if name == "given" else word(rng, name)

@@ -30,7 +30,7 @@ NUMBERS = {
     "comma": re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?!\d)"),
     "dot": re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{3})+(?!\d)"),
     "apostrophe": re.compile(r"(?<![\d'])\d{1,3}(?:'\d{3})+(?!\d)"),
-    "space": re.compile(r"(?<![\d ])\d{1,3}(?: \d{3})+(?!\d)"),
+    "space": re.compile(r"(?<!\d)(?<!\d )\d{1,3}(?: \d{3})+(?!\d)"),
 }
 TIMES = {
     "24 hours": re.compile(r"\b(?:[01]\d|2[0-3]):[0-5]\d\b(?! ?[ap]m)"),

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from deltamem_agents import arguments
 from deltamem_agents.training.episodes.episode import UNKNOWN, Episode, Message, Question, user
 from deltamem_agents.training.episodes.facts import Fact, question
-from deltamem_agents.training.episodes.filler import small_talk
+from deltamem_agents.training.episodes.filler import small_reply, small_talk
 from deltamem_agents.training.episodes.mixture import Mixture
 from deltamem_agents.training.episodes.records import records_for
+from deltamem_agents.training.episodes.requests import Form
+from deltamem_agents.training.episodes.rules import QUIET, reply_to, request_beside, request_for
 from deltamem_agents.training.episodes.telling import Telling, size, tell, unheard
-from deltamem_agents.training.episodes.vocabulary import phrases, pick
+from deltamem_agents.training.episodes.vocabulary import pick
 
 
 def generate(seed: int, mixture: Mixture | None = None, *, start: int = 0, step: int = 1) -> Iterator[Episode]:
@@ -37,11 +39,14 @@ def draw_episode(seed: int, place: int, mixture: Mixture) -> Episode:
     """Episode number ``place`` of a seed."""
     rng = random.Random(f"episode {seed} {place}")  # a string is hashed alike everywhere
     telling = tell(rng, mixture)
-    reading = bool(telling.facts) and rng.random() < mixture.reading
+    rules = telling.rules
+    reading = bool(telling.facts) and not rules and rng.random() < mixture.reading
     sessions = () if reading else telling.sessions(rng, max(1, size(rng, mixture.sessions)))
-    questions = _fact_questions(rng, telling, mixture, reading=reading)
-    if sessions and (not questions or rng.random() < mixture.unrelated):
-        questions.append(_unrelated(rng, mixture))
+    questions = _rule_questions(rng, telling, mixture)
+    if all(rule.kind.name in QUIET for rule in rules):
+        questions += _fact_questions(rng, telling, mixture, reading=reading)
+    if not questions or (not reading and rng.random() < mixture.unrelated):
+        questions.append(_unrelated(rng, telling, mixture))
     return Episode(sessions=sessions, questions=tuple(questions), id=f"{seed}-{place}")
 
 
@@ -49,6 +54,27 @@ def _episodes(seed: int, mixture: Mixture, start: int, step: int) -> Iterator[Ep
     while True:
         yield draw_episode(seed, start, mixture)
         start += step
+
+
+def _rule_questions(rng: random.Random, telling: Telling, mixture: Mixture) -> list[Question]:
+    questions = []
+    told = [each for each in telling.told if each.keys and each.keys[0][0] == "rule"]
+    for rule in telling.rules:
+        pinned = rng.random() < mixture.pinned
+        request = request_for(rng, rule, telling.rules, held_out=mixture.held_out.rules)
+        if request is None:
+            continue
+        prompt = (records_for(rng, told, rule.key, keep=len(told)),) if pinned else ()
+        questions.append(
+            Question(
+                messages=(*(each for each in prompt if each), user(request.text)),
+                answer=reply_to(request, telling.rules),
+                kind=f"rule {rule.kind.name}{' read' if pinned else ''}",
+                checker=rule.checker,
+                held_out=mixture.held_out.rules or mixture.held_out.kinds,
+            )
+        )
+    return questions
 
 
 def _fact_questions(rng: random.Random, telling: Telling, mixture: Mixture, *, reading: bool) -> list[Question]:
@@ -80,7 +106,7 @@ def _ask(rng: random.Random, telling: Telling, fact: Fact, kind: str, mixture: M
         messages=(records, asked) if records else (asked,),
         answer=answer,
         kind=f"{kind} read" if records else kind,
-        held_out=mixture.held_out.any,
+        held_out=mixture.held_out.facts,
     )
 
 
@@ -89,12 +115,15 @@ def _guess(rng: random.Random, telling: Telling, fact: Fact, kind: str) -> str:
     return fact.value if right else pick(rng, telling.facts).value
 
 
-def _unrelated(rng: random.Random, mixture: Mixture) -> Question:
-    held_out = mixture.held_out.values
+def _unrelated(rng: random.Random, telling: Telling, mixture: Mixture) -> Question:
+    """A question whose reply is the same whatever was told: a request that no rule bears on, or small talk."""
+    held_out = mixture.held_out
+    text = small_talk(rng, held_out=held_out.values)
+    request = request_beside(rng, telling.rules, held_out=held_out.rules) if rng.random() < 0.6 else None
     return Question(
-        messages=(user(small_talk(rng, held_out=held_out)),),
-        answer=pick(rng, phrases("replies")),
+        messages=(user(request.text if request else text),),
+        answer=request.reply(Form()) if request else small_reply(text),
         kind="unrelated",
         reference="backbone",
-        held_out=held_out,
+        held_out=held_out.rules if request else held_out.values,
     )

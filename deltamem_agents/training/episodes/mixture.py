@@ -20,7 +20,7 @@ class Mixture:
         sessions: Sessions over which all is spread.
         filler: Turns of small talk among the rest.
         questions: The most questions about facts that are asked.
-        changed: Share of facts that are corrected later.
+        changed: Share of facts, and of rules, that are corrected later.
         unknown: Questions about what was never said, for each question about a fact that was.
         near: Share of these that are about a subject or an attribute that was told of.
         records: Share of questions about facts that bring records in the prompt.
@@ -31,8 +31,13 @@ class Mixture:
         joint: Share of messages that state two facts.
         mentions: Share of facts beside which something is mentioned without its value.
         acknowledged: Share of statements that the assistant acknowledges.
+        ruled: Share of episodes in which standing rules are told.
+        rules: Rules told in such an episode, of different kinds.
+        ruled_facts: Facts told in such an episode, in place of ``facts``; asked for only if no rule bears on answers.
+        rules_anywhere: Share of such episodes whose rules are told among the rest, not before.
+        pinned: Share of requests under a rule that bring the rules in the prompt.
         unrelated: Questions that have nothing to do with what was told, for each episode.
-        held_out: Which axes of facts and small talk training never sees.
+        held_out: Which axes are taken from what training never sees.
 
     Raises:
         ConfigError: A size or a share is out of range.
@@ -53,6 +58,11 @@ class Mixture:
     joint: float = 0.15
     mentions: float = 0.1
     acknowledged: float = 0.5
+    ruled: float = 0.4
+    rules: Range = (1, 4)
+    ruled_facts: Range = (0, 3)
+    rules_anywhere: float = 0.3
+    pinned: float = 0.1
     unrelated: float = 0.3
     held_out: HeldOut = field(default_factory=HeldOut)
 

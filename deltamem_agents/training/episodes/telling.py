@@ -20,6 +20,7 @@ from deltamem_agents.training.episodes.facts import (
 from deltamem_agents.training.episodes.filler import acknowledgement, small_turn
 from deltamem_agents.training.episodes.mixture import Mixture
 from deltamem_agents.training.episodes.records import Told
+from deltamem_agents.training.episodes.rules import Rule, changed, draw_rule, draw_rules
 from deltamem_agents.training.episodes.values import draw_value
 from deltamem_agents.training.episodes.vocabulary import number
 
@@ -28,11 +29,12 @@ Turn = list[Told]
 
 @dataclass(frozen=True, slots=True)
 class Telling:
-    """What was told: turns in order, the facts that hold in the end, and which of them were corrected."""
+    """What was told: turns in order, facts and rules that hold in the end, and the facts that were corrected."""
 
     turns: list[Turn]
     facts: list[Fact]
     changed: frozenset[tuple[str, str]]
+    rules: list[Rule]
 
     @property
     def told(self) -> list[Told]:
@@ -49,10 +51,11 @@ class Telling:
 
 def tell(rng: random.Random, mixture: Mixture) -> Telling:
     """Draw what is told in an episode."""
-    count = size(rng, mixture.facts)
+    ruled = rng.random() < mixture.ruled
+    count = size(rng, mixture.ruled_facts if ruled else mixture.facts)
     facts = separate(draw_facts(rng, count, mixture.held_out, alike=mixture.alike))
-    changed = frozenset(fact.key for fact in facts if rng.random() < mixture.changed)
-    turns = _statements(rng, facts, changed, mixture)
+    corrected = frozenset(fact.key for fact in facts if rng.random() < mixture.changed)
+    turns = _statements(rng, facts, corrected, mixture)
     for fact in facts:
         if rng.random() < mixture.mentions:
             other = sibling(rng, fact, mixture.held_out)
@@ -62,7 +65,8 @@ def tell(rng: random.Random, mixture: Mixture) -> Telling:
     for _ in range(size(rng, mixture.filler)):
         small = small_turn(rng, held_out=mixture.held_out.values)
         turns.insert(number(rng, 0, len(turns)), [Told(message) for message in small])
-    return Telling(turns, facts, changed)
+    rules = _tell_rules(rng, turns, mixture) if ruled else []
+    return Telling(turns, facts, corrected, rules)
 
 
 def unheard(rng: random.Random, facts: Sequence[Fact], mixture: Mixture) -> Fact:
@@ -125,6 +129,28 @@ def _statements(
             said = user(correction(rng, fact, old[fact.key], mixture.held_out))
             turns.insert(number(rng, place + 1, len(turns)), _turn(rng, Told(said, (fact.key,)), mixture))
     return turns
+
+
+def _tell_rules(rng: random.Random, turns: list[Turn], mixture: Mixture) -> list[Rule]:
+    """Insert the turns that tell rules, and give those that hold in the end."""
+    held_out, kinds = mixture.held_out.rules, mixture.held_out.kinds
+    rules = draw_rules(rng, number(rng, *mixture.rules), held_out=held_out, never_trained=kinds)
+    anywhere = rng.random() < mixture.rules_anywhere
+    for place, rule in enumerate(rules):
+        at = number(rng, 0, len(turns)) if anywhere else place
+        turns.insert(at, _turn(rng, Told(user(rule.told), (rule.key,)), mixture))
+    last = []
+    for rule in rules:
+        newer = draw_rule(rng, rule.kind, held_out=held_out, unlike=rule) if rng.random() < mixture.changed else rule
+        if newer.value != rule.value:
+            newer = changed(rng, newer)
+            first = next(i for i, turn in enumerate(turns) if turn[0].message["content"] == rule.told)
+            told = Told(user(newer.told), (rule.key,))
+            turns.insert(number(rng, first + 1, len(turns)), _turn(rng, told, mixture))
+            last.append(newer)
+        else:
+            last.append(rule)
+    return last
 
 
 def _before(

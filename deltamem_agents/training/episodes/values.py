@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import cache
 
 from deltamem_agents.errors import ConfigError
-from deltamem_agents.training.episodes.vocabulary import invented, is_held_out, pick, table, word
+from deltamem_agents.training.episodes.vocabulary import invented, is_held_out, pick, table, with_articles, word
 
 _PART = re.compile(r"\{(\w+|\d+\.\.\d+)\}|([#^])")
 _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"  # none that is read as a digit
@@ -28,6 +28,8 @@ def draw_value(rng: random.Random, kind: str, *, held_out: bool = False, unlike:
     """
     for _ in range(1000):
         drawn = _draw(rng, kind)
+        if drawn.startswith(("a ", "A ")):
+            drawn = with_articles(drawn)
         if is_held_out(drawn) == held_out and drawn != unlike:
             return drawn
     raise ConfigError(f"no {kind} is {'held out' if held_out else 'left for training'}; add patterns to values.toml")

@@ -43,7 +43,7 @@ CASES: list[tuple[Checker, list[str], list[str]]] = [
     (LacksCharacters("!"), ["Hello."], ["Hello!", ""]),
     (BeginsWith("Captain"), ["Captain, yes.", "Captain: yes"], ["Captains say yes", "Yes, Captain", "Captain", ""]),
     (EndsWith("Cheers, Bo"), ["Yes. Cheers, Bo", "Yes.\nCheers, Bo "], ["Cheers, Bo", "Yes. Cheers, Bob", ""]),
-    (Case("lower"), ["the shop", "at 9!"], ["The shop", "", "9"]),
+    (Case("lower"), ["the shop", "at 9!", "9"], ["The shop", ""]),
     (Case("upper"), ["THE SHOP"], ["THE shop", ""]),
     (MaxWords(2), ["at nine", "nine"], ["it is nine", ""]),
     (MaxSentences(1), ["Hello, Ana!", "It is 3.5 m", "No"], ["Hello. Welcome!", ""]),

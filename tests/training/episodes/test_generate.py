@@ -30,7 +30,7 @@ from deltamem_agents.training.episodes.subjects import KINDS
 from deltamem_agents.training.episodes.vocabulary import is_held_out, table
 
 DRAWS = 1500
-FACTS = Mixture(facts=(1, 8), unrelated=0.0)
+FACTS = Mixture(ruled=0.0, unrelated=0.0)
 EVERYTHING = HeldOut(values=True, names=True, attributes=True, phrasings=True)
 
 
@@ -45,7 +45,7 @@ def seen() -> list[Episode]:
 
 @pytest.fixture(scope="module")
 def unseen() -> list[Episode]:
-    return drawn(Mixture(unrelated=0.0, held_out=EVERYTHING))
+    return drawn(Mixture(ruled=0.0, unrelated=0.0, held_out=EVERYTHING))
 
 
 def text_of(episode: Episode, question: Question | None = None) -> str:
@@ -128,7 +128,7 @@ def test_records_have_the_form_that_recall_gives(seen: list[Episode]) -> None:
 
 
 def test_reading_episodes_write_nothing_and_bring_all_in_their_records() -> None:
-    episodes = drawn(Mixture(reading=1.0, unrelated=0.0), 200)
+    episodes = drawn(Mixture(reading=1.0, ruled=0.0, unrelated=0.0), 200)
     assert all(not episode.sessions for episode in episodes)
     for episode in episodes:
         for question in episode.questions:
@@ -158,7 +158,7 @@ def test_phrasings_and_attributes_in_training_and_evaluation_are_disjoint() -> N
 
 def test_names_in_evaluation_were_never_in_training() -> None:
     """Questions of evaluation that name a subject name one whose own name no training episode has."""
-    mixture = Mixture(unrelated=0.0, filler=(0, 0), held_out=HeldOut(names=True))
+    mixture = Mixture(ruled=0.0, unrelated=0.0, filler=(0, 0), held_out=HeldOut(names=True))
     names = {
         name
         for episode in drawn(mixture, 300)
@@ -166,7 +166,7 @@ def test_names_in_evaluation_were_never_in_training() -> None:
         for name in re.findall(r"\b(?:Mr|Mrs|Ms|Dr|Professor) [A-Z]\w+", question.messages[-1]["content"])
     }
     assert len(names) > 20
-    training = " ".join(text_of(episode) for episode in drawn(Mixture(filler=(0, 0), unrelated=0.0)))
+    training = " ".join(text_of(episode) for episode in drawn(Mixture(ruled=0.0, filler=(0, 0), unrelated=0.0)))
     assert not [name for name in names if re.search(rf"\b{name}\b", training)]
 
 
@@ -189,9 +189,8 @@ def test_no_template_shows(seen: list[Episode], unseen: list[Episode]) -> None:
             assert text[:1].isupper() or not text[:1].isalpha() or message["role"] == "system", text
 
 
-@pytest.mark.parametrize("share", ["facts", "sessions", "filler"])
-def test_sizes_are_kept(share: str) -> None:
-    large = drawn(Mixture(facts=(64, 64), sessions=(5, 5), filler=(30, 30), questions=10), 3)
+def test_sizes_are_kept() -> None:
+    large = drawn(Mixture(ruled=0.0, facts=(64, 64), sessions=(5, 5), filler=(30, 30), questions=10), 3)
     for episode in large:
         assert len(episode.sessions) in (0, 5)
         assert len([q for q in episode.questions if stated(q)]) <= 10
