@@ -9,9 +9,8 @@ from typing import Any
 from deltamem_agents.errors import ConfigError, shown
 from deltamem_agents.training.episodes import HeldOut, Mixture
 
-MEASURED = HeldOut(
-    values=True, names=True, attributes=True, phrasings=True
-)  # what is measured is unseen in all of these
+# What is measured is unseen in all of these.
+MEASURED = HeldOut(values=True, names=True, attributes=True, phrasings=True, rules=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,11 @@ class HeldOut:
         """Whether one of the axes of facts is held out."""
         return self.values or self.names or self.attributes or self.phrasings
 
+    @property
+    def any(self) -> bool:
+        """Whether one of the axes is held out."""
+        return self.facts or self.rules or self.kinds
+
 
 SEEN = HeldOut()
 
