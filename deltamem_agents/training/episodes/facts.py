@@ -162,7 +162,7 @@ def question(rng: random.Random, fact: Fact, held_out: HeldOut = SEEN, *, bare: 
     own, plain = fact.attribute.questions(held_out=held_out.phrasings)
     phrase = _phrase(rng, fact.subject, own, plain, 1 - OWN)
     asked = _capital(fact.attribute.fill(phrase, fact.subject))
-    if bare or phrase in plain[2:]:
+    if bare or (phrase in plain and not phrase.startswith("{what}")):
         return asked
     form = pick(rng, told_apart(phrases("asks"), "asks", held_out=held_out.phrasings))
     inside = asked if form.startswith("{q}") or asked.startswith("I ") else asked[:1].lower() + asked[1:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import os
 import re
 import subprocess
@@ -229,3 +230,9 @@ def test_generating_is_fast() -> None:
     started = time.process_time()
     drawn(Mixture(), 300)
     assert 300 / (time.process_time() - started) > 300
+
+
+def test_the_examples_of_the_documentation_are_what_is_drawn() -> None:
+    page = Path(__file__).parents[3] / "docs" / "training.md"
+    failed, tried = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
+    assert tried >= 6 and not failed
