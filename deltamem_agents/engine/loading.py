@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from deltamem_agents import arguments, tiny
+from deltamem_agents import arguments
 from deltamem_agents.core import FAMILIES, Adapter, load_adapter
+from deltamem_agents.engine.packaged import NAMED, adapter_of, folder_of
 from deltamem_agents.errors import (
     BackboneFileError,
     ConfigError,
@@ -62,7 +63,7 @@ def load(
     """Load what `Engine` needs.
 
     Args:
-        backbone: "tiny", a folder, or a hub id; ignored if a loaded ``model`` is given.
+        backbone: "tiny", "gemma-3-270m", a folder, or a hub id; ignored if a loaded ``model`` is given.
         adapter: A folder or hub id; by default the folder ``adapter`` inside the backbone's.
         model: A loaded model, with its ``tokenizer``; it stays on its device and in its dtype.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:n".
@@ -80,17 +81,18 @@ def load(
     """
     settle_after_fork()
     check_loading(backbone, adapter, model, tokenizer, device, dtype, quantization, attention)
-    folder = tiny.FOLDER if backbone == "tiny" else Path(backbone)
     if model is None:
         _check_place(backbone, adapter)
     if adapter is None:
-        adapter = folder / "adapter"
+        adapter = adapter_of(backbone)
         if model is not None or not adapter.is_dir():
             source = "a loaded model" if model is not None else f"backbone {str(backbone)!r}"
+            train = f"; 'deltamem train adapter --backbone {backbone}' trains one" if str(backbone) in NAMED else ""
             raise ConfigError(
-                f"{source} comes without an adapter; name the one trained for it: adapter='folder or hub id'"
+                f"{source} comes without an adapter; name the one trained for it: adapter='folder or hub id'{train}"
             )
     if model is None or tokenizer is None:
+        folder = folder_of(backbone)
         source = str(folder) if folder.is_dir() else str(backbone)
         model, tokenizer = load_backbone(source, device, dtype, quantization, attention)
     loaded = load_adapter(adapter) if isinstance(adapter, str | Path) else adapter
@@ -108,7 +110,7 @@ def _check_place(backbone: str | Path, adapter: object) -> None:
         BackboneFileError: The backbone can only be a folder and is none, or may be a hub id but has no adapter named.
     """
     text = str(backbone)
-    if backbone == "tiny" or Path(backbone).is_dir():
+    if backbone == "tiny" or text in NAMED or Path(backbone).is_dir():
         return
     if Path(backbone).exists():
         raise BackboneFileError(f"backbone {text!r} is a file; give the folder with the model's config.json")

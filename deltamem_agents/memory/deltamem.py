@@ -87,9 +87,10 @@ class DeltaMem(Shared):
         """Open a database and load a backbone with its adapter, or open the database alone.
 
         Args:
-            backbone: "tiny" (the bundled model), a folder, or a hub id. None loads no model and does not import torch:
-                journal, retrieval, erasure and time travel work, mode "hybrid" returns records and a note, and what
-                needs the model raises ConfigError. Opening the database with a backbone later folds the rest.
+            backbone: "tiny" (the bundled model), "gemma-3-270m", a folder, or a hub id. None loads no model and does
+                not import torch: journal, retrieval, erasure and time travel work, mode "hybrid" returns records and a
+                note, and what needs the model raises ConfigError. Opening the database with a backbone later folds the
+                rest.
             url: A SQLAlchemy URL of SQLite or PostgreSQL; ``sqlite:///memory.db`` by default. The file and the
                 tables are created if missing.
             engine: An existing SQLAlchemy engine to use instead of ``url``; closing the memory leaves it open.

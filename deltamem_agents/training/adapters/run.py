@@ -17,9 +17,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from deltamem_agents import tiny
 from deltamem_agents.core import Adapter, Calibration, attach, backbone_fingerprint, load_adapter, new_adapter
 from deltamem_agents.engine import Rendering, load_backbone
+from deltamem_agents.engine.packaged import folder_of
 from deltamem_agents.errors import ConfigError, MissingExtraError, shown
 from deltamem_agents.training.adapter import start_as_linear_attention
 from deltamem_agents.training.adapters.calibration import calibrated
@@ -56,7 +56,7 @@ def train_adapter_for(
     """Train an adapter into a new or empty folder, or go on with the interrupted run that is in it.
 
     Args:
-        backbone: "tiny", a folder, a hub id, or a loaded model with its tokenizer.
+        backbone: "tiny", "gemma-3-270m", a folder, a hub id, or a loaded model with its tokenizer.
         data: A file of JSON lines, a data set on the hub, "generated", or `Data`.
         begin_from: An adapter for this backbone, to begin from its weights with a new warm-up; its shape is taken over.
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
@@ -163,8 +163,7 @@ def _backbone(
         model, tokenizer = backbone
     else:
         dtype = "float32" if config.precision == "float32" else "auto"
-        folder = tiny.FOLDER if backbone == "tiny" else backbone
-        model, tokenizer = load_backbone(str(folder), device, dtype, attention=attention)
+        model, tokenizer = load_backbone(str(folder_of(backbone)), device, dtype, attention=attention)
     return model.eval(), tokenizer  # type: ignore[no-untyped-call]
 
 
