@@ -56,11 +56,14 @@ class DeltaMemChatMessageHistory(BaseChatMessageHistory):
         self._tools = ToolOutput(limit=tool_output, folded=fold_tool_output)
         self._on_error = check_on_error(on_error)
         self._mem = mem
-        check_id(agent_id)
+        self._agent_id = check_id(agent_id)
         if on_error == "raise":
             mem.check_open()
-        self._agent = AgentMemory(mem.runtime, agent_id)
         self._session = session_name(session_id)
+
+    @property
+    def _agent(self) -> AgentMemory:
+        return self._mem.agent(self._agent_id)
 
     @property
     def pool(self) -> CallPool:
