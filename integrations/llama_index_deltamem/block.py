@@ -25,8 +25,8 @@ from deltamem_agents.memory.open_memories import Handle
 from deltamem_agents.memory.options import RecallOptions
 from deltamem_agents.memory.tool_output import LIMIT, ToolOutput
 from deltamem_agents.store import MessageLookup
-from llama_index_deltamem.blocking import in_run
 from llama_index_deltamem.messages import checked, from_llama_index, question, texts, with_observations_cut
+from llama_index_deltamem.sync_methods import in_run
 
 WAYS = "give DeltaMemoryBlock(mem, agent_id=…), a string, such as a user's id"
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, Self
 
 from llama_index.core.base.llms.base import BaseLLM
-from llama_index.core.base.llms.types import ChatMessage, CitableBlock, TextBlock
+from llama_index.core.base.llms.types import ChatMessage, TextBlock
 from llama_index.core.bridge.pydantic import Field, PrivateAttr, model_serializer
 from llama_index.core.memory import Memory
 from llama_index.core.memory.memory import DEFAULT_TOKEN_LIMIT, InsertMethod
@@ -18,21 +16,20 @@ from llama_index.core.storage.chat_store.base_db import MessageStatus
 from deltamem_agents.errors import ConfigError, UnknownAgentError, refuse_pickle, shown
 from deltamem_agents.frameworks.calling import beyond_prompt, for_search
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open, is_open, refuse_unknown
-from deltamem_agents.frameworks.messages import clearing, own_role, session_name, since_cleared
+from deltamem_agents.frameworks.messages import own_role, session_name
 from deltamem_agents.frameworks.ownership import Owner
-from deltamem_agents.frameworks.resent import Message, unwritten, unwritten_answer
 from deltamem_agents.memory import AgentMemory, DeltaMem, Receipt
 from deltamem_agents.memory.open_memories import find_open
 from deltamem_agents.memory.options import RecallOptions
 from deltamem_agents.memory.tool_output import LIMIT, ToolOutput
-from deltamem_agents.store import Entry, MessageLookup, check_messages, wording_of
-from llama_index_deltamem.blocking import finished, in_run
+from deltamem_agents.store import Entry
 from llama_index_deltamem.messages import asks, checked, question, texts, to_llama_index, without_recall
-from llama_index_deltamem.tokens import counted_apart, counted_text, tokenizer_of
-from llama_index_deltamem.turn import OpenTurn, Said, journalled, said
+from llama_index_deltamem.session import SessionJournal
+from llama_index_deltamem.sync_methods import in_run, sync_twin
+from llama_index_deltamem.tokens import counted, tokenizer_of
+from llama_index_deltamem.turn import OpenTurn, fill_buffer, keep_in_buffer
 from llama_index_deltamem.window import MARKUP, Window, newest_within
 
-AT_ONCE = 100  # messages that one statement puts into the chat buffer; older SQLite builds take 999 values
 WAYS = "give DeltaMemory.from_defaults(mem, agent_id=…), a string, such as a user's id"
 SERIALISED = (
     *("agent_id", "session_id", "mode", "k", "budget", "outdated", "on_error", "tool_output", "fold_tool_output"),
@@ -258,7 +255,7 @@ class DeltaMemory(Memory):
                 await super().aput_messages(messages)
             due = self._turn.add(messages)
             if self._is_open():
-                await self._write(due, past=asks(messages[0]))
+                await self._journal.write(due, past=asks(messages[0]))
 
     async def aset(self, messages: list[ChatMessage]) -> None:
         """Replace the buffer. Messages that the session's journal lacks are written, except an open question.
@@ -270,28 +267,10 @@ class DeltaMemory(Memory):
         if opened:
             await self.aflush()
         async with self._turn.buffer():
-            await self._fill(messages)
+            await fill_buffer(self.sql_store, self.session_id, messages)
         if not opened:
             return
-        given = said(messages)
-        question = given[-1].id if given and given[-1].message is messages[-1] and asks(messages[-1]) else None
-        told, missing = journalled(given, self._tools), list[set[str]]()
-
-        def select(held: MessageLookup) -> list[Message]:
-            new = unwritten(held, self.agent_id, self._session, told, history=question is None)
-            missing.append({each["id"] for each in new})
-            return [each for each in new if each["id"] != question]
-
-        written = False
-        try:
-            with fails_open(self.on_error, "journalling"):
-                await self._agent.awrite_selected(select, self._session, wait=False)
-                await self._note_epoch()
-                written = True
-        finally:
-            # If the journal could not be read, keep all: missing messages are looked for again when they are written.
-            left = [each for each in given if each.id in missing[-1]] if missing else given
-            self._turn.open_with(given, left, question, written)
+        await self._journal.begin_with(messages)
 
     async def areset(self, status: MessageStatus | None = None) -> None:
         """Clear the buffer, or its messages with this status. The agent's memory stays."""
@@ -306,8 +285,8 @@ class DeltaMemory(Memory):
             await self.aflush()
         async with self._turn.buffer():
             await super().areset(status=status)
-        if opened and since_cleared(await self._agent.alog(self._session)):
-            await self._agent.awrite([clearing()], self._session, wait=False)
+        if opened:
+            await self._journal.clear()
 
     async def awipe(self) -> Receipt | None:
         """Erase the agent permanently, with all its conversations, and this buffer with its open turn.
@@ -334,53 +313,30 @@ class DeltaMemory(Memory):
     async def aflush(self) -> None:
         """Journal the open turn now, even if it is not answered."""
         if self._is_open():
-            await self._write(self._turn.end(), past=True)
+            await self._journal.write(self._turn.end(), past=True)
 
-    # The sync twins. Those of the base class hide those of our errors that are RuntimeErrors.
-
-    def get(self, input: str | ChatMessage | QueryBundle | None = None, **block_kwargs: Any) -> list[ChatMessage]:
-        """Sync twin of `aget`."""
-        return finished(self.aget(input=input, **block_kwargs))
-
-    def get_all(self, status: MessageStatus | None = None) -> list[ChatMessage]:
-        """Sync twin of `aget_all`."""
-        return finished(self.aget_all(status=status))
-
-    def put(self, message: ChatMessage) -> None:
-        """Sync twin of `aput`."""
-        finished(self.aput(message))
-
-    def put_messages(self, messages: list[ChatMessage]) -> None:
-        """Sync twin of `aput_messages`."""
-        finished(self.aput_messages(messages))
-
-    def set(self, messages: list[ChatMessage]) -> None:
-        """Sync twin of `aset`."""
-        finished(self.aset(messages))
-
-    def reset(self) -> None:
-        """Sync twin of `areset`."""
-        finished(self.areset())
-
-    def wipe(self) -> Receipt | None:
-        """Sync twin of `awipe`."""
-        return finished(self.awipe())
-
-    def flush(self) -> None:
-        """Sync twin of `aflush`."""
-        finished(self.aflush())
+    get = sync_twin(aget)
+    get_all = sync_twin(aget_all)
+    put = sync_twin(aput)  # type: ignore[arg-type]  # of this class
+    put_messages = sync_twin(aput_messages)  # type: ignore[arg-type]  # of this class
+    set = sync_twin(aset)  # type: ignore[arg-type]  # of this class
+    reset = sync_twin(areset)  # type: ignore[arg-type]  # of this class
+    wipe = sync_twin(awipe)
+    flush = sync_twin(aflush)
 
     @property
     def _agent(self) -> AgentMemory:
         return self._turn.mem.agent(self.agent_id)
 
     @property
-    def _session(self) -> str:
-        return session_name(self.session_id)
-
-    @property
-    def _tools(self) -> ToolOutput:
-        return ToolOutput(limit=self.tool_output, folded=self.fold_tool_output)
+    def _journal(self) -> SessionJournal:
+        return SessionJournal(
+            turn=self._turn,
+            agent_id=self.agent_id,
+            session=session_name(self.session_id),
+            tools=ToolOutput(limit=self.tool_output, folded=self.fold_tool_output),
+            on_error=self.on_error,
+        )
 
     def _with_recall(self, messages: list[ChatMessage], text: str) -> list[ChatMessage]:
         """Insert recalled text as LlamaIndex does a block's, but after the system message's text, to keep it cached."""
@@ -402,51 +358,13 @@ class DeltaMemory(Memory):
                 recalled[query] = beyond_prompt(self._turn.mem, found, options, present)
         return recalled[query].within(left, self._estimate_token_count) if query in recalled else ""
 
-    async def _write(self, due: list[Said], *, past: bool) -> None:
-        """Journal messages; they are durable when this returns. If it fails they stay in the open turn.
-
-        Args:
-            past: Whether the turn is over: another question follows, or nothing.
-        """
-        new = journalled(due, self._tools)
-        if not new:
-            return
-        asked, history = self._turn.asked, self._turn.history
-        self._turn.history = []
-        with fails_open(self.on_error, "journalling"):
-            try:
-                if asked is None and not history:
-                    await self._agent.awrite(new, self._session, wait=False)
-                else:
-                    select = partial(
-                        unwritten_answer,
-                        agent=self.agent_id,
-                        session=self._session,
-                        messages=new,
-                        question=next(iter(journalled([] if asked is None else [asked], self._tools)), None),
-                        history=journalled(history, self._tools),
-                        past=past and _is_left(due, history),
-                    )
-                    await self._agent.awrite_selected(select, self._session, wait=False)
-                await self._note_epoch()
-            except BaseException:
-                self._turn.begin(due)
-                self._turn.history = history
-                raise
-
     def _estimate_token_count(self, message_or_blocks: Any) -> int:
         """Count tokens as `Memory` does, plus tool calls and thoughts, which only its later versions count."""
         given = message_or_blocks
         if isinstance(given, list) and all(isinstance(each, ChatMessage) for each in given):
             return sum(map(self._estimate_token_count, given))
-        if not isinstance(given, ChatMessage) or not (apart := counted_apart(given.blocks)):
-            return super()._estimate_token_count(given)
-        others = given.model_copy(update={"blocks": [block for block in given.blocks if block not in apart]})
-        within = [
-            ChatMessage(role=given.role, blocks=block.content) for block in apart if isinstance(block, CitableBlock)
-        ]
-        tokens = sum(len(self.tokenizer_fn(text)) for text in map(counted_text, apart) if text)
-        return super()._estimate_token_count(others) + tokens + sum(map(self._estimate_token_count, within))
+        stock = super()._estimate_token_count
+        return counted(given, stock, self.tokenizer_fn) if isinstance(given, ChatMessage) else stock(given)
 
     def _size(self, message: ChatMessage) -> int:
         """Tokens of a message in a prompt, markup included."""
@@ -469,43 +387,16 @@ class DeltaMemory(Memory):
         and empty messages are never journalled, and stay.
         """
         with fails_open(self.on_error, "reading the conversation"):
-            agent, now = self._agent, await self._epoch()
+            journal = self._journal
+            now = await journal.epoch()
             before, self._turn.epoch = self._turn.epoch, now
             if before in (None, now):
                 return
             self._turn.recalled = {}
-            live = {wording_of(entry) for entry in await agent.alog(self._session)}
-            live |= {told for each in self._turn.open() for told in self._wordings(each.message)}
+            live = await journal.wordings()
             async with self._turn.buffer():
-                await self._keep(lambda message: live.issuperset(self._wordings(message)))
-
-    async def _note_epoch(self) -> None:
-        """Note the epoch after a write that may have created the agent: buffer and journal agree then."""
-        if self._turn.epoch is None:
-            self._turn.epoch = await self._epoch()
-
-    async def _epoch(self) -> int | None:
-        """The epoch of the agent's journal, which each erasure changes; None if there is no such agent."""
-        agent = self._agent
-        version = await asyncio.wrap_future(agent.pool.submit(self._turn.mem.store.records.version, agent.id))
-        return version[0] if version else None
-
-    def _wordings(self, message: ChatMessage) -> list[str]:
-        """The wording under which the journal holds a message; empty if it is not journalled."""
-        return [wording_of(new) for new in check_messages(journalled(said([message]), self._tools))]
-
-    async def _keep(self, wanted: Callable[[ChatMessage], bool]) -> None:
-        """Keep only the wanted messages in the buffer and among those archived for blocks."""
-        active, archived = [
-            await super(DeltaMemory, self).aget_all(status=status)
-            for status in (MessageStatus.ACTIVE, MessageStatus.ARCHIVED)
-        ]
-        kept, kept_archived = [*filter(wanted, active)], [*filter(wanted, archived)]
-        if len(kept) + len(kept_archived) < len(active) + len(archived):
-            await super().areset()
-            for messages, status in ((kept_archived, MessageStatus.ARCHIVED), (kept, MessageStatus.ACTIVE)):
-                if messages:
-                    await self.sql_store.add_messages(self.session_id, messages, status=status)
+                store, key = self.sql_store, self.session_id
+                await keep_in_buffer(store, key, lambda message: live.issuperset(journal.wordings_of(message)))
 
     def _is_open(self) -> bool:
         """Whether the `DeltaMem` is open. If not, the user's own calls raise, and runs continue with the buffer."""
@@ -521,24 +412,12 @@ class DeltaMemory(Memory):
             async with self._turn.buffer():
                 if await super().aget_all():
                     return
-            log = since_cleared(await self._agent.alog(self._session))
+            log = await self._journal.log()
         messages = [*map(to_llama_index, log), *(each.message for each in self._turn.open())]
         if messages:
             async with self._turn.buffer():
-                await self._fill(messages)
+                await fill_buffer(self.sql_store, self.session_id, messages)
                 await self._manage_queue()
-
-    async def _fill(self, messages: list[ChatMessage]) -> None:
-        """Replace the buffer as `Memory.aset` does, but with many messages in one statement."""
-        await self.sql_store.delete_messages(self.session_id)
-        for start in range(0, len(messages), AT_ONCE):
-            await self.sql_store.add_messages(self.session_id, messages[start : start + AT_ONCE])
-
-
-def _is_left(due: Sequence[Said], history: Sequence[Said]) -> bool:
-    """Whether the question at the end of a history got no answer: another question follows, or nothing."""
-    after = due[due.index(history[-1]) + 1 :] if history and history[-1] in due else due[:1]
-    return not after or asks(after[0].message)
 
 
 def _copies(messages: Sequence[ChatMessage]) -> list[ChatMessage]:

@@ -1,4 +1,4 @@
-"""The backbone's tokenizer, or LlamaIndex's own without a backbone; and which blocks are counted separately."""
+"""The backbone's tokenizer, or LlamaIndex's own without a backbone, and what a message's tokens are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 from hashlib import sha256
 from typing import Any
 
-from llama_index.core.base.llms.types import CitableBlock, ThinkingBlock, ToolCallBlock
+from llama_index.core.base.llms.types import ChatMessage, CitableBlock, ThinkingBlock, ToolCallBlock
 from llama_index.core.utils import get_tokenizer
 
 from deltamem_agents.memory import DeltaMem
@@ -66,12 +66,26 @@ class _Known:
                 self._size -= len(self._ids.popitem(last=False)[1]) + PER_TEXT
 
 
-def counted_apart(blocks: Sequence[Any]) -> list[Any]:
-    """The blocks that only later versions of `Memory` count: tool calls, thoughts and citable blocks."""
-    return [block for block in blocks if isinstance(block, CitableBlock | ThinkingBlock | ToolCallBlock)]
+def counted(message: ChatMessage, stock: Callable[[Any], int], tokens: Callable[[str], Sequence[Any]]) -> int:
+    """Tokens of a message, by ``stock`` and with the blocks that only later versions of `Memory` count.
+
+    Those are tool calls, thoughts and citable blocks.
+
+    Args:
+        stock: Counts a message as `Memory` does.
+    """
+    apart = [block for block in message.blocks if isinstance(block, CitableBlock | ThinkingBlock | ToolCallBlock)]
+    if not apart:
+        return stock(message)
+    others = message.model_copy(update={"blocks": [block for block in message.blocks if block not in apart]})
+    within = [
+        ChatMessage(role=message.role, blocks=block.content) for block in apart if isinstance(block, CitableBlock)
+    ]
+    own = sum(len(tokens(text)) for text in map(_text, apart) if text)
+    return stock(others) + own + sum(counted(each, stock, tokens) for each in within)
 
 
-def counted_text(block: Any) -> str:
+def _text(block: Any) -> str:
     """The text to count for such a block, apart from the blocks inside it."""
     if isinstance(block, ToolCallBlock):
         return json.dumps(plain_json(block.model_dump()), ensure_ascii=False, separators=(",", ":"))

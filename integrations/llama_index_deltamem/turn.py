@@ -1,15 +1,16 @@
-"""The open turn of a conversation: its messages that are not journalled yet, and what was recalled for it."""
+"""The open turn of a conversation (its messages that are not journalled yet, and what was recalled), and its buffer."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.storage.chat_store.base_db import AsyncDBChatStore, MessageStatus
 
 from deltamem_agents.frameworks.messages import for_journal
 from deltamem_agents.frameworks.records import RecalledText
@@ -17,6 +18,9 @@ from deltamem_agents.memory import DeltaMem
 from deltamem_agents.memory.open_memories import Handle
 from deltamem_agents.memory.tool_output import ToolOutput
 from llama_index_deltamem.messages import answers, asks, from_llama_index, with_observations_cut
+
+AT_ONCE = 100  # messages that one statement puts into the chat buffer; older SQLite builds take 999 values
+ACTIVE, ARCHIVED = MessageStatus.ACTIVE, MessageStatus.ARCHIVED
 
 
 class Said(NamedTuple):
@@ -115,3 +119,21 @@ def journalled(messages: Iterable[Said], tools: ToolOutput) -> list[dict[str, An
     """Messages as `AgentMemory.write` takes them, without empty ones; ``tools`` cuts tools' results."""
     new = for_journal((from_llama_index(each.message, each.id) for each in messages), tools)
     return [with_observations_cut(each, tools) for each in new]
+
+
+async def fill_buffer(store: AsyncDBChatStore, key: str, messages: Sequence[ChatMessage]) -> None:
+    """Replace a chat buffer as `Memory.aset` does, but with many messages in one statement."""
+    await store.delete_messages(key)
+    for start in range(0, len(messages), AT_ONCE):
+        await store.add_messages(key, list(messages[start : start + AT_ONCE]))
+
+
+async def keep_in_buffer(store: AsyncDBChatStore, key: str, wanted: Callable[[ChatMessage], bool]) -> None:
+    """Keep only the wanted messages in a chat buffer and among those archived for blocks."""
+    held = {status: await store.get_messages(key, status=status) for status in (ARCHIVED, ACTIVE)}
+    kept = {status: [*filter(wanted, messages)] for status, messages in held.items()}
+    if kept != held:
+        await store.delete_messages(key)
+        for status, messages in kept.items():
+            if messages:
+                await store.add_messages(key, messages, status=status)

@@ -140,7 +140,7 @@ async def ablock(mem: DeltaMem, session: str) -> None:
 
 
 def block(mem: DeltaMem, session: str) -> None:
-    from llama_index_deltamem.blocking import finished
+    from llama_index_deltamem.sync_methods import finished
 
     finished(ablock(mem, session))
 
