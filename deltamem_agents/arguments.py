@@ -46,7 +46,7 @@ def flag(value: object, name: str) -> bool:
 def text(value: object, name: str) -> str:
     """Check a string that can be stored: it holds no NUL and no lone surrogates."""
     if not isinstance(value, str) or "\0" in value or not _encodes(value):
-        raise ConfigError(f"{name} is {shown(value)}; give a string without NUL and lone surrogates")
+        raise ConfigError(f"{name} is {shown(value)}; give a string without NUL or lone surrogates")
     return value
 
 

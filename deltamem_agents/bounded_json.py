@@ -40,7 +40,7 @@ def loads(data: bytes, *, limit: int = FILE_BYTES, values: int = VALUES) -> Any:
     try:
         return json.loads(data.removeprefix(codecs.BOM_UTF8).decode())
     except RecursionError as error:
-        raise TooMuchError("lists and mappings too deep within one another") from error
+        raise TooMuchError("lists and mappings nested too deeply") from error
 
 
 def check(data: bytes, *, values: int = VALUES, depth: int = DEPTH) -> None:
@@ -59,7 +59,7 @@ def check(data: bytes, *, values: int = VALUES, depth: int = DEPTH) -> None:
     for bracket in _BRACKET.finditer(bare):
         deep += 1 if bracket.group() in b"[{" else -1
         if deep > depth:
-            raise TooMuchError(f"lists and mappings more than {depth} deep within one another")
+            raise TooMuchError(f"lists and mappings more than {depth} levels deep")
 
 
 def count(data: bytes) -> int:

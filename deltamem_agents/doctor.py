@@ -242,7 +242,9 @@ def _compiled_problems() -> list[Problem]:
     if reason is None:
         return []
     what, _, remedy = reason.partition("; ")
-    return [Problem(f"scans on the CPU do without the compiled library: {what}", remedy or f"reinstall {DISTRIBUTION}")]
+    return [
+        Problem(f"scans on the CPU run without the compiled library: {what}", remedy or f"reinstall {DISTRIBUTION}")
+    ]
 
 
 def _thread_problems() -> list[Problem]:
@@ -253,7 +255,7 @@ def _thread_problems() -> list[Problem]:
         return []
     return [
         Problem(
-            f"torch uses {terminal.counted(threads, 'thread')} where {cores} processors are at hand",
+            f"torch uses {terminal.counted(threads, 'thread')} where {cores} processors are available",
             "set OMP_NUM_THREADS to their number, or unset it",
         )
     ]
@@ -266,7 +268,7 @@ def _cuda_problems(devices: list[Device]) -> list[Problem]:
             _, _, reason = each.scan.partition("; ")
             what, _, remedy = reason.partition("; ")
             problems.append(
-                Problem(f"{each.device} does without the Triton kernels: {what}", remedy or "install triton")
+                Problem(f"{each.device} runs without the Triton kernels: {what}", remedy or "install triton")
             )
     if NVIDIA_DRIVER.exists() and not torch.cuda.is_available():
         problems.append(
@@ -310,5 +312,5 @@ def _database(url: str, schema: str | None) -> DatabaseFacts:
     if version not in (None, versions.LATEST):
         return DatabaseFacts(name, version, versions.mismatch(name, version))
     if damage:
-        return DatabaseFacts(name, version, f"{name} is damaged: {damage[0]}; 'deltamem db check' tells all")
+        return DatabaseFacts(name, version, f"{name} is damaged: {damage[0]}; 'deltamem db check' shows all damage")
     return DatabaseFacts(name, version, None, backlog)

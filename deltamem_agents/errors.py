@@ -158,7 +158,7 @@ def missing_extra(error: ModuleNotFoundError, package: str, extra: str) -> Missi
     )
 
 
-def refuse_pickle(what: str, instead: str = "make it anew where a DeltaMem is open") -> NoReturn:
+def refuse_pickle(what: str, instead: str = "create it again where a DeltaMem is open") -> NoReturn:
     """Refuse to pickle an object, and say what to do instead.
 
     Raises:

@@ -60,7 +60,7 @@ class Failures:
             self._stats[kind] = FailureStats(count=count, last=told, last_at=datetime.now(UTC))
         if new:
             log.warning(
-                "%s of agent %r failed, what was written is journalled and the next recall tries again: %s",
+                "%s of agent %r failed; what was written is journalled, and the next recall tries again: %s",
                 kind,
                 agent,
                 told,

@@ -20,7 +20,7 @@ def check_outputs(paths: Iterable[Path], *, force: bool) -> None:
     """
     for path in paths:
         if not force and os.path.lexists(path):
-            raise ConfigError(f"{str(path)!r} exists; name another place, or let it be replaced with --force")
+            raise ConfigError(f"{str(path)!r} exists; name another file, or replace it with --force")
         if os.path.isdir(path):
             raise ConfigError(f"{str(path)!r} is a folder; name a file")
         if os.path.exists(path) and not os.access(path, os.W_OK):
@@ -52,7 +52,7 @@ def check_folder(folder: Path) -> None:
 def add_output(parser: argparse.ArgumentParser) -> None:
     """Add the options ``--out`` and ``--force`` of a benchmark that writes a CSV file."""
     parser.add_argument("--out", type=Path, default=None, help="a CSV file")
-    parser.add_argument("--force", action="store_true", help="replace the file if it is there")
+    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
 
 
 def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:

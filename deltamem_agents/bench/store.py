@@ -349,7 +349,7 @@ def syncing(folder: Path) -> Figure:
 
 def _check(true: bool, what: str) -> None:
     if not true:
-        raise SystemExit(f"{what}: nothing is timed that is not right")
+        raise SystemExit(f"{what}: only correct results are timed")
 
 
 def _version(place: Place) -> str:

@@ -33,7 +33,7 @@ def recall(
     out: Annotated[
         Path | None, typer.Option("--out", help="Write recall.json, recall.md and recall.png into this folder.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace these files where they are there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace these files if they exist.")] = False,
     facts: Annotated[str, typer.Option("--facts", help="Numbers of facts, with commas.")] = "1,2,4,8,16,32,64,128,256",
     modes: Annotated[
         str, typer.Option("--modes", help="Ways of asking, with commas.")
@@ -62,7 +62,7 @@ def recall(
         raise ConfigError(f"no file {str(locomo)!r}; give LoCoMo's JSON")
     if beam is not None and not beam.is_file():
         raise ConfigError(f"no file {str(beam)!r}; give BEAM's JSON")
-    with terminal.progress("Loading") as advance, interruptible("nothing was measured to the end or written"):
+    with terminal.progress("Loading") as advance, interruptible("no measurement was finished, and nothing was written"):
         from deltamem_agents.bench.outputs import check_outputs
         from deltamem_agents.bench.recall.report import files_in, import_matplotlib, markdown
         from deltamem_agents.bench.recall.run import run

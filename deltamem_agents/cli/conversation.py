@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from deltamem_agents import terminal
 from deltamem_agents.errors import InvalidMessageError
 
-HELP = "/exit or /quit ends, and so does Ctrl-D; /help shows this; a line that begins with // is said with one slash"
+HELP = "/exit, /quit or Ctrl-D ends; /help shows this; start a line with // to send it with one slash"
 _COMMAND = re.compile(r"/[A-Za-z?]+")
 
 
@@ -29,7 +29,7 @@ def spoken() -> Iterator[str]:
         if line in ("/help", "/?"):
             terminal.say(HELP, err=True)
         elif asks and _COMMAND.fullmatch(line):
-            terminal.say(f"no command {line}; {HELP}", err=True)
+            terminal.say(f"{line} is not a command; {HELP}", err=True)
         elif line:
             yield line[1:] if line.startswith("//") else line
 
@@ -69,6 +69,6 @@ def _checked(text: str) -> str:
 def _not_encoded(byte: int, place: int) -> InvalidMessageError:
     encoding = (sys.stdin.encoding or "utf-8").upper()
     return InvalidMessageError(
-        f"standard input is not {encoding}: byte 0x{byte:02x} at {place} is none of its characters; nothing of it was "
-        "written: convert it, or name its encoding in the environment as PYTHONIOENCODING=latin-1 does"
+        f"standard input is not {encoding}: byte 0x{byte:02x} at {place} is not valid in it; nothing was written: "
+        "convert it, or set its encoding, as in PYTHONIOENCODING=latin-1"
     )

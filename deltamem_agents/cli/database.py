@@ -50,16 +50,16 @@ def upgrade(*, where: Location, json: Json = False, debug: Debug = False) -> Non
     """Bring a database's tables to this package's version, or create them."""
     from deltamem_agents.store import versions
 
-    kept = "the tables are as they were, or upgraded as a whole: 'deltamem db current' says which"
+    kept = "the tables are either unchanged or fully upgraded: 'deltamem db current' says which"
     with _database(where, make=True) as database, terminal.progress("Upgrading"), interruptible(kept):
         before, now = versions.upgrade(database)
     if json:
         terminal.print_json({"before": before, "version": now})
     elif before == now:
-        terminal.say(f"nothing to do: the tables are of version {now} already")
+        terminal.say(f"nothing to do: the tables are already at version {now}")
     else:
-        made = f"the tables were of version {before}, they are of version {now} now"
-        terminal.say(made if before else f"tables of version {now} were created")
+        made = f"the tables were upgraded from version {before} to {now}"
+        terminal.say(made if before else f"created the tables, of version {now}")
 
 
 @db.command()
@@ -73,10 +73,10 @@ def check(*, where: Location, json: Json = False, debug: Debug = False) -> None:
     if json:
         terminal.print_json({"problems": found, "complete": complete})
     else:
-        for each in found or ["the tables and their rows are as they should be"]:
+        for each in found or ["the tables and their rows are sound"]:
             terminal.say(each)
         if not complete:
-            terminal.say("note: not all rows were looked at, as that takes more than a minute", err=True)
+            terminal.say("note: some rows were not checked, as that takes more than a minute", err=True)
     if found:
         raise typer.Exit(1)
 
@@ -87,7 +87,7 @@ def repair(*, where: Location, json: Json = False, debug: Debug = False) -> None
     """Make the full-text index anew from the records, whatever state it is in; messages and states are not touched."""
     from deltamem_agents.store import versions
 
-    kept = "messages and states are as they were; the same command makes the index anew"
+    kept = "messages and states are unchanged; run the same command again to rebuild the index"
     with _database(where) as database, terminal.progress("Repairing"), interruptible(kept):
         done = versions.repair(database)
     if json:
@@ -103,13 +103,13 @@ def purge(*, where: Location, json: Json = False, debug: Debug = False) -> None:
     """Take what was erased out of the database's files, where that had to wait; exit code 1 if it still must."""
     with _database(where):
         pass  # there is one
-    kept = "what could not be taken out of the files yet is known; the same command goes on"
+    kept = "the purge is not finished; run the same command again to go on"
     with opened_store(where) as store, terminal.progress("Purging"), interruptible(kept):
         reason = store.purge()
     if json:
         terminal.print_json({"pending": reason})
     else:
-        terminal.say("nothing erased is left in the files" if reason is None else f"not yet, {reason}; try again later")
+        terminal.say("no erased data is left in the files" if reason is None else f"not yet, {reason}; try again later")
     if reason is not None:
         raise typer.Exit(1)
 
@@ -152,7 +152,7 @@ def _looked_at(where: Location) -> Iterator[Database]:
 @grouped
 def reindex(
     *,
-    agent: Annotated[str | None, typer.Option("--agent", help="Only this one's; by default all agents'.")] = None,
+    agent: Annotated[str | None, typer.Option("--agent", help="Only this agent; by default all agents.")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Delete embeddings of other models afterwards.")] = False,
     where: Location,
     embedder: Embedder = None,
@@ -170,7 +170,7 @@ def reindex(
         if agent is not None:
             check_known(store, agent)
         retriever = Retriever(store.records, chosen)
-        kept = "what was embedded is stored; the same command goes on where it was"
+        kept = "what was embedded is stored; run the same command again to go on"
         with terminal.progress("Embedding") as advance, interruptible(kept):
             for each in [agent] if agent is not None else [known.id for known in store.agents()]:
                 show = partial(advance, f"Embedding records of {each}")
@@ -182,5 +182,5 @@ def reindex(
     dropped = sum(each.dropped for each in done.values())
     pruned = f", {terminal.counted(dropped, 'embedding')} of other models deleted" if prune else ""
     recut = sum(each.recut for each in done.values())
-    cut = f"{terminal.counted(recut, 'message')} cut anew, " if recut else ""
+    cut = f"{terminal.counted(recut, 'message')} cut again,  " if recut else ""
     terminal.say(f"{cut}{embedded} of {terminal.counted(len(done), 'agent')} embedded{pruned}")

@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from deltamem_agents.store import Erased
 
 Forks = Annotated[bool, typer.Option("--forks", help="Also from agents that share the messages by forking.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where standard input is no terminal.")]
-ONE = "the erasure has happened as a whole or not at all"
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be erased.")]
+Yes = Annotated[
+    bool, typer.Option("--yes", "-y", help="Do not ask first; required if standard input is not a terminal.")
+]
+ONE = "either everything was erased or nothing"
 
 
 @app.command()
@@ -43,7 +45,9 @@ def erase(
     agent: AgentArgument,
     id: Annotated[
         list[str] | None,
-        typer.Option("--id", help="A message, every version of it; repeatable. With --session where several have it."),
+        typer.Option(
+            "--id", help="ID of a message, in all its versions; repeatable. Add --session if several sessions have it."
+        ),
     ] = None,
     session: Annotated[str | None, typer.Option("--session", help="Messages of this conversation.")] = None,
     since: Since = None,
@@ -51,7 +55,10 @@ def erase(
     forks: Forks = False,
     no_tombstone: Annotated[
         bool,
-        typer.Option("--no-tombstone", help="Keep no keyed hash, by which a client's resent history is known."),
+        typer.Option(
+            "--no-tombstone",
+            help="Keep no keyed hash; a client that resends its history can then bring the messages back.",
+        ),
     ] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -126,7 +133,7 @@ def export(
     *,
     agent: AgentArgument,
     path: Annotated[Path, typer.Argument(metavar="FILE", help="Where to.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     where: Location,
     json: Json = False,
     debug: Debug = False,
@@ -146,15 +153,17 @@ def export(
 @grouped
 def import_(
     *,
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="What 'deltamem export' wrote.")],
-    agent: Annotated[str | None, typer.Option("--agent", help="The agent's name here; by default the file's.")] = None,
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="File that 'deltamem export' wrote.")],
+    agent: Annotated[
+        str | None, typer.Option("--agent", help="Name for the agent; by default the one in the file.")
+    ] = None,
     where: Location,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Make an agent of an exported file; all of it is checked before any is stored."""
     with opened_store(where, make=True) as store:
-        done = "the agent was made as a whole or not at all: 'deltamem agents' shows which"
+        done = "the agent was imported completely or not at all: 'deltamem agents' shows which"
         with terminal.progress("Importing") as advance, interruptible(done):
             name = store.import_(path, agent, advance)
         made = store.agent(name)
@@ -170,8 +179,8 @@ def _check_can_ask(command: str, confirmed: bool) -> None:
     """Refuse to destroy what nobody confirmed, before anything is read."""
     if not confirmed and not terminal.can_ask():
         terminal.say(
-            f"error: 'deltamem {command}' cannot be undone, and there is no terminal to ask at; give --yes to go "
-            "ahead, or --dry-run to see what would go",
+            f"error: 'deltamem {command}' cannot be undone, and there is no terminal to ask on; give --yes to go "
+            "ahead, or --dry-run to see what would be erased",
             err=True,
         )
         raise typer.Exit(2)
@@ -225,17 +234,19 @@ def _show(receipt: Receipt, json: bool, *, whole: bool = False) -> None:
     for each in receipt.erased:
         terminal.say(f"{_counts(each)} {would}")
     for other, ids in receipt.held_by.items():
-        terminal.say(f"agent {other!r} holds {terminal.counted(len(ids), 'message')} of these too; --forks includes it")
+        terminal.say(
+            f"agent {other!r} holds {terminal.counted(len(ids), 'message')} of these; --forks erases them there too"
+        )
     for each in receipt.erased:
         if each.tombstones:
             told = terminal.counted(each.tombstones, "message")
             terminal.say(f"agent {each.agent!r}: the keyed hashes of {told} erased earlier {would}")
     for other, ids in receipt.remaining.items():
         terminal.say(
-            f"agent {other!r}: a keyed hash of {terminal.counted(len(ids), 'message')} stays, so that no client brings "
-            "it back with its history; --no-tombstone leaves none"
+            f"agent {other!r}: a keyed hash of {terminal.counted(len(ids), 'message')} stays, so that a client that "
+            "resends its history brings nothing back; --no-tombstone keeps none"
         )
     if receipt.status == "pending":
         terminal.say(f"still in the database's files, {receipt.reason}; 'deltamem db purge' finishes it")
     if not dry:
-        terminal.say(f"out of this command's reach: {', '.join(receipt.outside_reach)}")
+        terminal.say(f"this command cannot reach:  {', '.join(receipt.outside_reach)}")

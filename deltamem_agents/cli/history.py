@@ -32,7 +32,9 @@ def log(
     *,
     agent: Agent = DEFAULT_AGENT,
     session: OneSession = None,
-    at: Annotated[int | None, typer.Option("--at", help="As it stood when it ended at this position.")] = None,
+    at: Annotated[
+        int | None, typer.Option("--at", help="The journal as it was when it ended at this position.")
+    ] = None,
     where: Location,
     json: Json = False,
     debug: Debug = False,
@@ -65,7 +67,7 @@ def agents(*, where: Location, json: Json = False, debug: Debug = False) -> None
 def fork(
     *,
     agent: AgentArgument,
-    new: Annotated[str, typer.Argument(metavar="NEW", help="The other agent; it must not exist.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Name of the new agent; it must not exist yet.")],
     where: Location,
     json: Json = False,
     debug: Debug = False,
@@ -86,7 +88,9 @@ def fork(
 def rollback(
     *,
     agent: AgentArgument,
-    position: Annotated[int, typer.Argument(metavar="POSITION", help="As 'deltamem log' numbers them; 0 is empty.")],
+    position: Annotated[
+        int, typer.Argument(metavar="POSITION", help="Position, as 'deltamem log' shows it; 0 is the empty journal.")
+    ],
     where: Location,
     json: Json = False,
     debug: Debug = False,
@@ -100,10 +104,10 @@ def rollback(
     if json:
         terminal.print_json({"agent": agent, "position": entry, "messages": live})
     elif before is not None and entry == before.position:
-        terminal.say(f"nothing to do: agent {agent!r} stands as at position {position} already")
+        terminal.say(f"nothing to do: agent {agent!r} is already at position {position}")
     else:
         terminal.say(
-            f"agent {agent!r} stands as at position {position}, with {terminal.counted(live, 'message')}; "
+            f"agent {agent!r} is now at position {position}, with {terminal.counted(live, 'message')}; "
             f"'deltamem rollback {terminal.shell_word(agent)} {entry - 1}' undoes this"
         )
 
@@ -114,7 +118,9 @@ def diff(
     *,
     agent: AgentArgument,
     a: Annotated[int, typer.Argument(metavar="A", help="A position of the journal.")],
-    b: Annotated[int | None, typer.Argument(metavar="[B]", help="Another; by default the journal's end.")] = None,
+    b: Annotated[
+        int | None, typer.Argument(metavar="[B]", help="Another position; by default the journal's end.")
+    ] = None,
     where: Location,
     json: Json = False,
     model: Model,
@@ -155,14 +161,14 @@ def rebuild(
     with opened(where, model) as mem:
         memory = mem.agent(agent)
         check_known(mem.store, agent)
-        kept = "all messages are as they were; what was not folded anew will be at the next use"
+        kept = "all messages are unchanged; what was not folded is folded at the next use"
         with terminal.progress("Folding the journal"), interruptible(kept):
             memory.rebuild()
         if json:
             terminal.print_json({"agent": agent, "messages": len(memory.log())})
         else:
             terminal.say(
-                f"the state of agent {agent!r} was folded anew from {terminal.counted(len(memory.log()), 'message')}"
+                f"the state of agent {agent!r} was folded again from {terminal.counted(len(memory.log()), 'message')}"
             )
 
 
@@ -187,9 +193,9 @@ def verify(
     else:
         terminal.show_distances(found.layers, "drift")
         terminal.say(
-            f"the state of agent {agent!r} is that of its journal, up to {found.worst:.1e}"
+            f"the state of agent {agent!r} matches its journal, up to {found.worst:.1e}"
             if good
-            else f"the state of agent {agent!r} is not that of its journal: fold it anew with "
+            else f"the state of agent {agent!r} does not match its journal: fold it again with "
             f"'deltamem rebuild {terminal.shell_word(agent)}'"
         )
     if not good:

@@ -25,7 +25,7 @@ def doctor(
     url: Annotated[
         str | None,
         typer.Option(
-            "--url", help="Look at this database too; it is not changed.", envvar="DELTAMEM_URL", callback=lasting
+            "--url", help="Check this database too; it is not changed.", envvar="DELTAMEM_URL", callback=lasting
         ),
     ] = None,
     schema: Schema = None,
@@ -72,7 +72,7 @@ def demo(
     if fact and not ask:
         raise typer.BadParameter("give at least one question with --ask", param_hint="--fact")
     options = open_options(model, embedder) | {"schema": schema if url else None}
-    kept = "the demo's database is removed" if url is None else "what the demo told is in its database"
+    kept = "the demo's database is removed" if url is None else "what the demo wrote is in its database"
     with terminal.progress("Starting") as advance, interruptible(kept):
         shown = run_demo(fact or None, ask or None, url=url, options=options, advance=advance)
     if json:

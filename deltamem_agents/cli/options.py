@@ -60,7 +60,9 @@ Url = Annotated[
 Schema = Annotated[
     str | None,
     typer.Option(
-        "--schema", help="PostgreSQL's schema of the tables; by default the connection's.", envvar="DELTAMEM_SCHEMA"
+        "--schema",
+        help="PostgreSQL schema that holds the tables; by default the connection's.",
+        envvar="DELTAMEM_SCHEMA",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -68,14 +70,21 @@ Session = Annotated[str, typer.Option("--session", help="The conversation.")]
 OneSession = Annotated[str | None, typer.Option("--session", help="Only this conversation.")]
 Since = Annotated[
     datetime | None,
-    typer.Option("--since", parser=time, metavar="TIME", help="Messages written then or later (UTC without zone)."),
+    typer.Option(
+        "--since",
+        parser=time,
+        metavar="TIME",
+        help="Only messages written at this time or later (UTC if it names no zone).",
+    ),
 ]
 Until = Annotated[
     datetime | None,
-    typer.Option("--until", parser=time, metavar="TIME", help="Messages written before then (UTC without zone)."),
+    typer.Option(
+        "--until", parser=time, metavar="TIME", help="Only messages written before this time (UTC if it names no zone)."
+    ),
 ]
 ModeOption = Annotated[str, typer.Option("--mode", help="state, vector or hybrid.")]
-K = Annotated[int, typer.Option("--k", help="Records at most.")]
+K = Annotated[int, typer.Option("--k", help="At most this many records.")]
 Backbone = Annotated[str, typer.Option("--backbone", help="'tiny', a folder, a hub id, or 'none' for no model.")]
 Adapter = Annotated[
     str | None, typer.Option("--adapter", help="Folder or hub id; by default the one in the backbone's folder.")
@@ -174,7 +183,7 @@ def require_database(where: Location) -> None:
     """Refuse a database that does not exist, and make nothing.
 
     Raises:
-        StoreError: It does not, or has no tables of ours.
+        StoreError: It does not, or has no deltamem tables.
     """
     from deltamem_agents.errors import StoreError
     from deltamem_agents.store import versions
@@ -182,6 +191,6 @@ def require_database(where: Location) -> None:
     database, version = versions.open_to_look(where.url, where.schema)
     try:
         if version is None:
-            raise StoreError(f"{database.name} has no tables yet; 'deltamem write' makes them, or check the URL")
+            raise StoreError(f"{database.name} has no tables yet; 'deltamem write' creates them, or check the URL")
     finally:
         database.close()

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 def write(
     *,
     text: Annotated[
-        list[str], typer.Argument(metavar="TEXT…", help="Messages; '-' reads them from stdin, one a line.")
+        list[str], typer.Argument(metavar="TEXT…", help="Messages; '-' reads them from stdin, one per line.")
     ],
     agent: Agent = DEFAULT_AGENT,
     session: Session = "default",
@@ -76,7 +76,7 @@ def write(
 @grouped
 def recall(
     *,
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="A question, or any text to find what belongs to it.")],
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="A question, or any text to search for.")],
     agent: Agent = DEFAULT_AGENT,
     mode: ModeOption = "hybrid",
     k: K = 5,
@@ -84,7 +84,7 @@ def recall(
     since: Since = None,
     until: Until = None,
     budget: Annotated[
-        int | None, typer.Option("--budget", help="Tokens that the records may have.", show_default="no limit")
+        int | None, typer.Option("--budget", help="At most this many tokens of records.", show_default="no limit")
     ] = None,
     handover: Annotated[
         str,
@@ -173,7 +173,7 @@ def _answer(memory: AgentMemory, message: str, session: str, options: RecallOpti
     terminal.say()
     if reply is not None and not reply.finished:
         tokens = terminal.counted(reply.usage.answer_tokens, "token")
-        terminal.say(f"note: the reply was cut off after {tokens}, and is journalled like that", err=True)
+        terminal.say(f"note: the reply was cut off after {tokens}, and is journalled as it is", err=True)
 
 
 def _shown(pieces: Generator[str, None, Reply | None]) -> Reply | None:
@@ -208,7 +208,11 @@ def _journalled_since(memory: AgentMemory) -> Callable[[], str]:
     def told() -> str:
         new = memory.health().position - before
         log = f"'deltamem log --agent {terminal.shell_word(memory.id)}' shows them"
-        return f"{terminal.counted(new, 'message')} of this were journalled; {log}" if new else "nothing was journalled"
+        return (
+            f"{terminal.counted(new, 'message')} of this turn were journalled; {log}"
+            if new
+            else "nothing was journalled"
+        )
 
     return told
 
@@ -227,5 +231,5 @@ def _texts(given: list[str]) -> list[str]:
     for each in given:
         texts += [line for line in text_of_stdin().splitlines() if line.strip()] if each == "-" else [each]
     if not texts:
-        raise InvalidMessageError("standard input holds no message; give one a line")
+        raise InvalidMessageError("standard input holds no message; give one per line")
     return texts

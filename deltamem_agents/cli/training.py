@@ -27,8 +27,10 @@ def _group() -> None:
 
 @train.command()
 def adapter(
-    backbone: Annotated[str, typer.Option("--backbone", help="Folder or hub id of the model; it stays as it is.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the adapter; an interrupted run in it goes on.")],
+    backbone: Annotated[str, typer.Option("--backbone", help="Folder or hub id of the model, which is not changed.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for the adapter; if it holds an interrupted run, that run continues.")
+    ],
     data: Annotated[
         str, typer.Option("--data", help="File of episodes (JSON lines), data set on the hub, or 'generated'.")
     ] = "generated",
@@ -126,7 +128,9 @@ def tiny(
     seed: Annotated[int, typer.Option("--seed", help="Equal seeds give equal files.")] = 0,
     conversations: Annotated[
         int,
-        typer.Option("--conversations", help="Held-out ones behind each figure of the model card; 0 measures none."),
+        typer.Option(
+            "--conversations", help="Held-out questions behind each figure of the model card; 0 measures nothing."
+        ),
     ] = 256,
     json: Json = False,
     debug: Debug = False,
@@ -192,7 +196,7 @@ def _going_on(out: Path) -> str:
     last = last_checkpoint(out / CHECKPOINTS)
     if last is None:
         return f"no checkpoint is in {out} yet"
-    return f"step {last.name.rpartition('-')[2]} is in {out}; the same command goes on from it"
+    return f"step {last.name.rpartition('-')[2]} is in {out}; run the same command again to go on from it"
 
 
 def _as_dict(trained: TrainedAdapter) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise AdapterFileError(f"cannot read {str(path)!r}: {error.strerror}; fetch the adapter again") from error
     except ValueError as error:
-        raise AdapterFileError(f"{str(path)!r} is not JSON of an adapter: {error}; fetch the adapter again") from error
+        raise AdapterFileError(f"{str(path)!r} is not an adapter's JSON: {error}; fetch the adapter again") from error
     if not isinstance(data, dict):
         raise AdapterFileError(f"{str(path)!r} holds {kind_of(data)}, not a JSON object; fetch it again")
     return data
@@ -148,7 +148,7 @@ def _check_size(path: Path) -> int:
     if not path.is_file():
         raise AdapterFileError(f"{str(path)!r} is a folder or a device, not a file; fetch the adapter again")
     if size > MAX_FILE_BYTES:
-        raise AdapterFileError(f"{str(path)!r} has {size} bytes, the limit is {MAX_FILE_BYTES}; it is no adapter")
+        raise AdapterFileError(f"{str(path)!r} has {size} bytes, the limit is {MAX_FILE_BYTES}; it is not an adapter")
     return size
 
 

@@ -38,7 +38,7 @@ def token_validity(mask: object, cache: object, batch: int, length: int, device:
     rows, columns = mask.shape[0], mask.shape[-1]
     if columns < length or rows not in (1, batch) or (mask.dim() == 4 and mask.shape[-2] < length):
         raise StateMismatchError(
-            f"attention_mask has shape {list(mask.shape)}; {batch} rows of {length} tokens need one column a token"
+            f"attention_mask has shape {list(mask.shape)}; {batch} rows of {length} tokens need one column per token"
         )
     # A mask may cover exactly the cached and current tokens, a window of them, or a static cache's whole capacity.
     start = _minimum(_cached_tokens(cache) if columns > length else 0, columns - length)

@@ -136,7 +136,9 @@ def convert_weights(
     for name, tensor in tensors.items():
         match = _NAME.fullmatch(name)
         if match is None:
-            raise AdapterFileError(f"{source!r} holds {shown(name)}, which is no tensor of an adapter; fetch it again")
+            raise AdapterFileError(
+                f"{source!r} holds {shown(name)}, which is not a tensor of an adapter; fetch it again"
+            )
         layers.setdefault(int(match[1]), {})[match[2]] = tensor
     converted: dict[str, Tensor] = {}
     for index, parts in layers.items():

@@ -60,7 +60,7 @@ def plan_spans(
         return None
     ids = sentence_ids if write == "sentence" else message_ids
     if ids is None:
-        raise ConfigError(f"an adapter that writes per {write} needs {write}_ids; give one id a token, or no ids")
+        raise ConfigError(f"an adapter that writes per {write} needs {write}_ids; give one id per token, or no ids")
     for given in (message_ids, sentence_ids):
         if given is not None and (tuple(given.shape) != shape or given.is_floating_point()):
             raise ConfigError(

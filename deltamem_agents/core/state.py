@@ -55,7 +55,9 @@ def validate_state(state: Mapping[str, Tensor], keys: Iterable[str], shape: tupl
             )
         batch = tensor.shape[0] if batch is None else batch
         if tensor.shape[0] != batch:
-            raise StateMismatchError(f"state of {key!r} has {tensor.shape[0]} rows instead of {batch}; give one a row")
+            raise StateMismatchError(
+                f"state of {key!r} has {tensor.shape[0]} rows instead of {batch}; give one per row"
+            )
     return batch or 0
 
 

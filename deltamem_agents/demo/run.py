@@ -77,7 +77,7 @@ class Shown:
         for fact in self.facts:
             console.print(f"  • {printable(fact)}", markup=False, style="cyan")
         if len(self.told) > 1:
-            say(f"It told agent {self.told[1]['agent']!r}, in the same database, other things.")
+            say(f"It told agent {self.told[1]['agent']!r}, in the same database, different facts.")
         say(f"Process {second} then opened the database, never having seen the conversation, and answered:")
         console.print(answers_table([row for row in self.rows if row.way in MODES], console.width))
         say("The record that retrieval puts first, word for word, whatever the model made of it:")

@@ -115,7 +115,7 @@ def _check_place(backbone: str | Path, adapter: object) -> None:
     if Path(backbone).exists():
         raise BackboneFileError(f"backbone {text!r} is a file; give the folder with the model's config.json")
     if not isinstance(backbone, str) or not _HUB_ID.fullmatch(text):
-        raise BackboneFileError(f"there is no folder {text!r}; give 'tiny', a folder that is there, or a hub id")
+        raise BackboneFileError(f"there is no folder {text!r}; give 'tiny', an existing folder, or a hub id")
     if adapter is None:
         raise BackboneFileError(
             f"there is no folder {text!r}; if this is a hub id, name the adapter trained for it: "

@@ -89,8 +89,8 @@ class Rendering:
     tokenised once, and text by a copy of the tokenizer whose setting never changes back.
 
     Raises:
-        UnsupportedModelError: The tokenizer's chat template is of no known family, or writes messages differently from
-            the family it resembles.
+        UnsupportedModelError: The tokenizer's chat template is not of a known family, or writes messages
+            differently from the family it resembles.
         ChatTemplateError: The template fails on a plain dialogue, is not allowed, or takes too long.
     """
 
@@ -224,7 +224,7 @@ class Rendering:
         )
         if not "".join(theirs.split()).endswith("".join(ours.split())):
             raise UnsupportedModelError(
-                f"the tokenizer's chat template looks like {self.name!r} and writes messages in another way: "
+                f"the tokenizer's chat template looks like {self.name!r} but writes messages differently: "
                 f"{theirs!r} instead of {self.format.start + ours!r}; use an instruction-tuned model of "
                 f"{', '.join(FORMATS)}"
             )
@@ -273,6 +273,6 @@ def _format_of(tokenizer: PreTrainedTokenizerBase) -> tuple[str, MessageFormat]:
         if known.marker in template:
             return name, known
     raise UnsupportedModelError(
-        "the tokenizer's chat template is of no known family "
+        "the tokenizer's chat template is not of a known family "
         f"({', '.join(FORMATS)}); use an instruction-tuned model of one of them"
     )

@@ -85,7 +85,7 @@ class Request:
             try:
                 self.future.set_result(result)
             except InvalidStateError:
-                log.debug("a request was answered by somebody else")
+                log.debug("a request had been answered already")
 
     def fail(self, error: BaseException) -> None:
         """Answer it with an error, unless it was cancelled."""
@@ -93,7 +93,7 @@ class Request:
             try:
                 self.future.set_exception(error)
             except InvalidStateError:
-                log.debug("a request was answered by somebody else")
+                log.debug("a request had been answered already")
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -59,7 +59,7 @@ def render(
     except Exception as error:  # from the template itself, from the sandbox, or from odd values
         raise ChatTemplateError(
             f"the backbone's chat template cannot render these {len(messages)} messages "
-            f"({type(error).__name__}: {shown(str(error))}); leave tools or roles out that it does not know, or use a "
+            f"({type(error).__name__}: {shown(str(error))}); leave out tools or roles that it does not know, or use a "
             "model from a source you trust"
         ) from error
     return cast(str, rendered)

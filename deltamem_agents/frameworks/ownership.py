@@ -79,13 +79,13 @@ class Owner:
         if final is None:
             chosen = next(iter(ids), self.default_agent_id)
             if chosen is None:
-                raise ConfigError(f"no agent id, so nobody knows whose memory is meant; {self.ways}")
+                raise ConfigError(f"no agent id was given, so it is unclear whose memory to use;  {self.ways}")
             return CheckedId(chosen)
         for each in ids:
             if each != final:
                 raise ConfigError(
-                    f"the run names agent {each!r}, this object is for agent {check_id(final)!r} alone; name one of "
-                    "them only, or give the object default_agent_id= in place of agent_id="
+                    f"the run names agent {each!r}, but this object serves agent {check_id(final)!r} only; name the "
+                    "same agent, or give the object default_agent_id= in place of agent_id="
                 )
         return CheckedId(check_id(final))
 

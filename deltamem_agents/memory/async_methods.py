@@ -231,13 +231,13 @@ def twin(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], 
 def _told(name: str, ids: Sequence[str], known: bool, begun: bool) -> str:
     if not known:
         return (
-            f"{name} was cancelled while the database was being written: whether its messages are journalled is not "
-            f"known after {SETTLE_SECONDS:g} s; look for them in log()"
+            f"{name} was cancelled while the database was being written: after {SETTLE_SECONDS:g} s it is not known "
+            f"whether its messages are journalled; look for them in log()"
         )
     if ids:
         return (
             f"{name} was cancelled; {len(ids)} of its messages are journalled, so do not write them again. Their ids: "
             f"{ids_shown(ids)}"
         )
-    besides = "; what it does besides goes on in its thread" if begun else ""
+    besides = "; the rest of its work goes on in its thread" if begun else ""
     return f"{name} was cancelled; it has journalled nothing, and will not{besides}"

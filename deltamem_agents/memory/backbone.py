@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TRAINED_FAMILY = "deltamem-tiny"  # the rendering family of the bundled model and of what `train` makes of it
 BYTES_A_TOKEN = 3  # UTF-8 bytes: somewhat fewer than in English, about as many as in code and Chinese
-NO_BACKBONE = "opened with backbone=None: records alone, without the state and without an answer"
+NO_BACKBONE = "opened with backbone=None: records only, with no state and no answer"
 CPU_TORCH = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
 
 
@@ -126,7 +126,7 @@ def check_backbone(
         except ModuleNotFoundError as error:
             raise MissingExtraError(
                 f"backbone {str(backbone)!r} needs {error.name}, which is not installed; '{CPU_TORCH}' and 'pip "
-                "install deltamem-agents' bring it, and backbone=None needs none",
+                "install deltamem-agents' install it, and backbone=None needs no model",
                 name=error.name,
             ) from error
         check_loading(backbone, adapter, model, tokenizer, **options)

@@ -56,7 +56,7 @@ class Folded:
 def full_warning(fullness: float) -> str:
     """What a user should know about a state that is nearly full."""
     return (
-        f"the state is {fullness:.0%} full; above 100% it confuses what it holds, and replies rest on records where "
+        f"the state is {fullness:.0%} full; above 100% it confuses what it holds, and replies rely on records where "
         "there are any: erase what is no longer needed, or give separate tasks separate agents"
     )
 
@@ -251,12 +251,12 @@ class Folder:
             ClosedError: Folding should stop.
         """
         if stopping():
-            raise ClosedError("this DeltaMem is being closed; what is not folded yet is when it is opened again")
+            raise ClosedError("this DeltaMem is being closed; the rest is folded when it is opened again")
         future = self._engine.fold(state, segments, open_for=open_for)
         while not wait((future,), timeout=POLL).done:
             if stopping():
                 future.cancel()
-                raise ClosedError("this DeltaMem is being closed; what is not folded yet is when it is opened again")
+                raise ClosedError("this DeltaMem is being closed; the rest is folded when it is opened again")
         return future.result()
 
     def _save(self, agent: str, tail: FoldInput, fold: _Fold, *, last: bool) -> None:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 DRIFT = 1e-2  # relative distance from a fresh fold that is worth a warning; less may be rounding
 UNFOLDED = (
-    "opened with backbone=None: the stored states that knew what was erased are deleted, and whoever opens this "
-    "database with a backbone folds what is left"
+    "opened with backbone=None: the stored states that knew what was erased are deleted, and the rest is "
+    "folded when this database is opened with a backbone"
 )
 
 

@@ -38,7 +38,7 @@ def find_open(url: str) -> DeltaMem:
     if len(found) > 1 and is_passing(url):
         raise ConfigError(f"{len(found)} databases in memory are open as {url}; use a file, or close the others")
     if any(not mem.store.same_database(found[-1].store) for mem in found):
-        raise ConfigError(f"{len(found)} databases are open as {url}; pass the one that is meant as mem=")
+        raise ConfigError(f"{len(found)} databases are open as {url}; pass the right one as mem=")
     return found[-1]
 
 

@@ -71,7 +71,7 @@ class RecallOptions:
         for name, choices in CHOICES.items():
             arguments.one_of(getattr(self, name), name, get_args(choices))
         if isinstance(self.k, bool) or not isinstance(self.k, int) or not 1 <= self.k <= arguments.LARGEST:
-            raise ConfigError(f"k is {shown(self.k)}; ask for 1 record or more")
+            raise ConfigError(f"k is {shown(self.k)}; give 1 or more")
         if self.budget is not None:
             check_budget(self.budget)
         arguments.moments(self.since, self.until)

@@ -149,7 +149,7 @@ def _without_text(content: object) -> str:
     if not isinstance(content, list) or not content:
         return f"has empty content {shown(content)}; give some text, or leave the message out"
     kinds = sorted({str(each.get("type", "unknown")) if isinstance(each, Mapping) else "text" for each in content})
-    return f"has no text, only blocks of type {shown(', '.join(kinds))}; the backbone reads text alone: add some"
+    return f"has no text, only blocks of type {shown(', '.join(kinds))}; the backbone reads only text: add some"
 
 
 _OPENS = re.compile(r"<tool_call>\s*+(?=\{)")

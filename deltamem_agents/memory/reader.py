@@ -161,7 +161,7 @@ class Reader:
             shortest = min(told, key=lambda record: len(record.text))
             takes = backbone.count(backbone.form.text([shortest], ""))
             tell(
-                f"{len(told)} record{'s were' if len(told) > 1 else ' was'} found, and the budget of {budget} tokens "
+                f"{len(told)} record{'s were' if len(told) > 1 else ' was'} found, but the budget of {budget} tokens "
                 f"has room for none: the shortest takes {takes}"
             )
         return [record for record in records if record in kept or (record.outdated and options.outdated == "omit")]

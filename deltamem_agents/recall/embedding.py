@@ -130,8 +130,8 @@ class Embeddings:
     def _refuse(self, text: str, error: EmbedderError) -> None:
         log.log(
             logging.DEBUG if self._refused else logging.WARNING,  # only the first one is a warning
-            "embedder %r works and refuses one text (%s); its record is found by words alone, 'deltamem reindex' tries "
-            "it again",
+            "embedder %r works but refuses one text (%s); its record is found by words only, and 'deltamem reindex' "
+            "tries it again",
             self.embedder.name,
             type(error.__cause__ or error).__name__,
         )
@@ -171,7 +171,7 @@ class _Noted:
 
     @staticmethod
     def _rest(failure: EmbedderError) -> NoReturn:
-        raise EmbedderError(f"{failure}; it is asked again after a rest") from failure.__cause__
+        raise EmbedderError(f"{failure}; it is tried again after a pause") from failure.__cause__
 
 
 def unit_rows(name: str, raw: Any, count: int, dim: int) -> NDArray[np.float32]:

@@ -278,8 +278,8 @@ class Filling:
         models = self._index.embedding_models(agent)
         if models and name not in models:
             log.warning(
-                "records of agent %r were embedded by %s and are now embedded anew by %r; 'deltamem reindex' does that "
-                "beforehand, for all agents",
+                "records of agent %r were embedded by %s and are now embedded again by %r; 'deltamem reindex' does "
+                "that beforehand, for all agents",
                 agent,
                 " and ".join(map(repr, models)),
                 name,

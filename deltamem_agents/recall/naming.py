@@ -68,8 +68,8 @@ def name_of(source: object) -> str:
         told.found = told.addresses
     if told.opaque and not told.found and not told.models:
         raise ConfigError(
-            f"embedder {cls.__qualname__} keeps its model in {told.opaque[0]!r}, which does not tell it from another; "
-            "give name=…, which is stored with its vectors"
+            f"embedder {cls.__qualname__} keeps its model in {told.opaque[0]!r}, which does not distinguish it from "
+            "another; give name=…, which is stored with its vectors"
         )
     named = next((each for each in MODELS if each in told.models), "")
     model = told.models.get(named)
@@ -94,7 +94,7 @@ def _of_function(source: Any) -> str:
 
 
 def _nameless(source: object) -> ConfigError:
-    return ConfigError(f"embedder {source!r} has no lasting name to store with its vectors; give name=…")
+    return ConfigError(f"embedder {source!r} has no stable name to store with its vectors; give name=…")
 
 
 class _Told:

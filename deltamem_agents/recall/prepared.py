@@ -83,7 +83,7 @@ class Prepared:
             self._failures.failed("embedding", agent, unstored[0])
             return self._unsaved(agent, version[0], self._embeddings, down, tell)
         if snapshot is not None and snapshot.pending and self._seconds < math.inf and not down:
-            tell(f"by words: {left(len(snapshot.pending), len(snapshot))}, which is done in the background")
+            tell(f"by words: {left(len(snapshot.pending), len(snapshot))}, which happens in the background")
             self._later(agent)
         return snapshot
 
@@ -137,10 +137,12 @@ class Prepared:
         vector_of |= {key: computed[key] for key, _ in missing if key in computed}
         given_up = embeddings.given_up(wanted)
         if not down and (rest := sum(key not in computed and key not in given_up for key, _ in missing)):
-            tell(f"by words: {left(rest, len(records))}, and the database takes none; each search does some")
+            tell(
+                f"by words: {left(rest, len(records))}, and the database cannot be written to; each search embeds some"
+            )
         return joined(None, (0, 0), records, placed(records, list(vector_of), list(vector_of.values())))
 
 
 def left(pending: int, count: int) -> str:
     """How many records have no embedding, for a note."""
-    return f"{pending:,} of {count:,} records are still to be embedded"
+    return f"{pending:,} of {count:,} records are not embedded yet"

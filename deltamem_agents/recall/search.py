@@ -289,7 +289,7 @@ def _checked(query: object, k: object) -> str:
         ConfigError: k is not a positive integer, or the query is not a string.
     """
     if isinstance(k, bool) or not isinstance(k, int) or not 0 < k <= arguments.LARGEST:
-        raise ConfigError(f"k is {shown(k)}; ask for 1 record or more")
+        raise ConfigError(f"k is {shown(k)}; give 1 or more")
     if not isinstance(query, str):
         raise ConfigError(f"the query is {kind_of(query)}; give a string")
     return query.encode("utf-8", "replace").decode()  # no tokenizer accepts lone surrogates

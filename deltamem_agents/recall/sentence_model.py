@@ -231,7 +231,7 @@ def _refuse_code(folder: Path) -> None:
     modules = json.loads(listed.read_text(encoding="utf-8"))
     for module in modules:
         if not str(module["type"]).startswith("sentence_transformers."):
-            raise ValueError(f"{listed} names the class {module['type']!r}; code of a model's folder is never run")
+            raise ValueError(f"{listed} names the class {module['type']!r}; code from a model's folder is never run")
 
 
 @lru_cache

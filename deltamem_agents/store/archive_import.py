@@ -52,7 +52,7 @@ def import_(
         for model, dim, keys, vectors in embeddings(archive, checked):
             _store_embeddings(connection, name, made.key, model, dim, keys, vectors, cut)
     if sorted(timeline.live_positions(connection, made.key)) != timeline.positions_at(connection, made, made.head):
-        raise ArchiveError(f"{checked.path}: its live messages are not those its rollbacks leave")
+        raise ArchiveError(f"{checked.path}: its live messages do not match its rollbacks")
     return name
 
 

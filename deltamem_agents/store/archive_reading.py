@@ -128,7 +128,7 @@ def check(path: Path, progress: Progress | None = None) -> Checked:
 def _manifest(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
     names = archive.namelist()
     if MANIFEST not in names or len(set(names)) != len(names) or archive.getinfo(MANIFEST).file_size > MANIFEST_BYTES:
-        raise ArchiveError(f"{path} is a zip file, but no agent that was exported: it has no {MANIFEST}")
+        raise ArchiveError(f"{path} is a zip file, but not an exported agent: it has no {MANIFEST}")
     _check_sizes(archive, path)
     try:
         manifest = bounded_json.loads(archive.read(MANIFEST), limit=MANIFEST_BYTES, values=2 * bounded_json.VALUES)
@@ -143,23 +143,23 @@ def _manifest(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
         members = manifest["members"]
         sized = all(type(each["bytes"]) is int and isinstance(each["sha256"], str) for each in members.values())
         if not sized or not all(type(number) is int and 0 <= number < 1 << 62 for number in numbers):
-            raise ValueError("has something else where numbers belong")
+            raise ValueError("has other values where numbers belong")
         if manifest["version"] == 1:  # ids were unique within the agent, across sessions
             manifest["agent_ids_until"] = manifest["head"]
         until = manifest["agent_ids_until"]
         if until is not None and not (type(until) is int and 0 <= until <= manifest["head"]):
-            raise ValueError(f"has agent_ids_until {shown(until)}, which is no position of its journal")
+            raise ValueError(f"has agent_ids_until {shown(until)}, which is not a position of its journal")
         check_id(manifest["agent"])
     except ArchiveError:
         raise
     except bounded_json.TooMuchError as error:
         raise ArchiveError(f"{path} cannot be read as an exported agent: {MANIFEST} has {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArchiveError(f"{path} is a zip file, but no agent that was exported: {_fault(error)}") from error
+        raise ArchiveError(f"{path} is a zip file, but not an exported agent: {_fault(error)}") from error
     expected = {MANIFEST, MESSAGES, ROLLBACKS, REVISIONS}
     odd = [name for name in members if name not in expected and not _BLOBS.fullmatch(name)]
     if odd or set(names) != {MANIFEST, *members} or not expected <= set(names):
-        raise ArchiveError(f"{path} holds other members than its manifest names: {sorted(odd or set(names))[:3]}")
+        raise ArchiveError(f"{path} holds other members than those in its manifest: {sorted(odd or set(names))[:3]}")
     for info in archive.infolist():  # no more of a member is read than this size
         if info.filename != MANIFEST and info.file_size != members[info.filename]["bytes"]:
             raise ArchiveError(f"{path}: {info.filename} has {info.file_size} bytes, its manifest says otherwise")
@@ -186,7 +186,7 @@ def _check_sizes(archive: zipfile.ZipFile, path: Path) -> None:
     if unpacked > ROOM + RATIO * size or packed > size:
         raise ArchiveError(
             f"{path} has {size} bytes and would unpack to {unpacked}; an agent's archive unpacks to at most {RATIO} "
-            f"times its size and {ROOM >> 20} MiB more, so this is none"
+            f"times its size and {ROOM >> 20} MiB more, so this is not one"
         )
 
 
@@ -202,7 +202,7 @@ def _lines(archive: zipfile.ZipFile, checked: Checked, name: str) -> Iterator[tu
             except ValueError as error:
                 raise ArchiveError(f"{checked.path}: {name} holds a line that is not JSON ({error})") from error
             if not isinstance(value, dict):
-                raise ArchiveError(f"{checked.path}: {name} holds a line that is no mapping")
+                raise ArchiveError(f"{checked.path}: {name} holds a line that is not a mapping")
             yield value, max(len(line) if line.isascii() else 4 * len(line), VALUE * bounded_json.count(line))
     _compare(checked, name, size, digest.hexdigest())
 
@@ -240,7 +240,7 @@ def messages(archive: zipfile.ZipFile, checked: Checked) -> Iterator[Placed]:
             (message,) = check_messages([line])
             yield Placed(position, check_id(session, "session"), left_at, message, taken)
         except (KeyError, ValueError) as error:
-            raise ArchiveError(f"{checked.path}: {MESSAGES} holds what is no message: {error}") from error
+            raise ArchiveError(f"{checked.path}: {MESSAGES} holds an invalid message: {error}") from error
 
 
 def rollbacks(archive: zipfile.ZipFile, checked: Checked) -> Iterator[dict[str, Any]]:
@@ -249,7 +249,7 @@ def rollbacks(archive: zipfile.ZipFile, checked: Checked) -> Iterator[dict[str, 
     for line, _ in _lines(archive, checked, ROLLBACKS):
         position, target = _number(line, "position"), _number(line, "target")
         if not 0 <= target < position <= checked.manifest["head"] or position <= last:
-            raise ArchiveError(f"{checked.path}: {ROLLBACKS} holds {line!r:.60}, which is no rollback")
+            raise ArchiveError(f"{checked.path}: {ROLLBACKS} holds {line!r:.60}, which is not a rollback")
         last = position
         yield {"position": position, "target": target, "created_at": _time(checked, line)}
 
@@ -263,7 +263,7 @@ def _revisions(archive: zipfile.ZipFile, checked: Checked) -> Iterator[None]:
         fits = 0 <= parent < position <= checked.manifest["head"]
         named = 0 < len(fingerprint) <= ID_LIMIT and fingerprint.isprintable()
         if not fits or not named or (fingerprint, position) in seen or member in members:
-            raise ArchiveError(f"{checked.path}: {REVISIONS} holds {line!r:.60}, which is no revision")
+            raise ArchiveError(f"{checked.path}: {REVISIONS} holds {line!r:.60}, which is not a revision")
         seen.add((fingerprint, position))
         members.add(member)
         _time(checked, line)
@@ -281,7 +281,7 @@ def embeddings(archive: zipfile.ZipFile, checked: Checked) -> Iterator[tuple[str
             if dims.setdefault(shard[0], shard[1]) != shard[1]:
                 raise ValueError(f"dimensions {dims[shard[0]]} and {shard[1]} of one model")
         except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ArchiveError(f"{checked.path}: {name} holds what are no embeddings: {error}") from error
+            raise ArchiveError(f"{checked.path}: {name} holds invalid embeddings: {error}") from error
         yield shard
 
 

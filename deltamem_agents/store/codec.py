@@ -84,7 +84,7 @@ def module_names(data: bytes) -> list[str]:
         entry = header[TENSOR]
         shape, (start, end) = list(entry["shape"]), entry["data_offsets"]
         if any(type(number) is not int for number in (*shape, start, end)):
-            raise ValueError("sizes that are no whole numbers")
+            raise ValueError("sizes that are not whole numbers")
         others = header.keys() - {"__metadata__", TENSOR}
         dtype = entry["dtype"]
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:

@@ -77,7 +77,7 @@ class Database:
         """
         file = file_of(self.url)
         if file is not None and not file.exists():
-            raise StoreError(f"there is no file {file}; 'deltamem write' makes one, or check the path")
+            raise StoreError(f"there is no file {file}; 'deltamem write' creates one, or check the path")
 
     @property
     def name(self) -> str:

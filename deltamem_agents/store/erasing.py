@@ -211,8 +211,8 @@ def _ambiguous(name: str, sessions: Sequence[str]) -> str:
     shown = ", ".join(map(repr, sessions[:NAMED]))
     more = f" and {len(sessions) - NAMED} more" if len(sessions) > NAMED else ""
     return (
-        f"message id {name!r} is in {len(sessions)} sessions: {shown}{more}; nothing was erased: say which is meant "
-        f"with session= (--session), or give pairs of session and id, such as ({sessions[0]!r}, {name!r})"
+        f"message id {name!r} is in {len(sessions)} sessions: {shown}{more}; nothing was erased: name the session with "
+        f"session= (--session), or give pairs of session and id, such as ({sessions[0]!r}, {name!r})"
     )
 
 
@@ -320,15 +320,14 @@ def check_selection(chosen: Selection) -> None:
     arguments.moments(chosen.since, chosen.until, ordered=True)
     if chosen.empty:
         raise ConfigError(
-            "nothing was said to be erased; give ids, a session, since or until, "
-            "or delete the whole agent with delete()"
+            "no filter was given; pass ids, session, since or until, or delete the whole agent with delete()"
         )
     named = () if chosen.ids is None else chosen.ids
     one = isinstance(named, (str, bytes, MessageRef)) or not isinstance(named, Collection)
     if one or not all(map(_names_a_message, named)):
         raise ConfigError(f"ids are {shown(chosen.ids)}; give a list of message ids, or of pairs of session and id")
     if chosen.session is not None and not isinstance(chosen.session, str):
-        raise ConfigError(f"session is {shown(chosen.session)}; give the id of one")
+        raise ConfigError(f"session is {shown(chosen.session)}; give a session's id")
     for each in named:
         arguments.texts(each if isinstance(each, tuple) else [each], "ids")
     if chosen.session is not None:

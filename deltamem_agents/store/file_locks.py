@@ -99,7 +99,7 @@ def watch(engine: Engine, path: Path, *, owned: bool) -> FileUse:
     if parent is not None:
         raise ForkedError(
             f"{path} was in use in process {parent} when process {os.getpid()} was forked from it, and SQLite cannot "
-            "tell their locks apart; fork before it is opened, or start the process anew (multiprocessing's 'spawn')"
+            "tell their locks apart; fork before it is opened, or start the process with multiprocessing's 'spawn'"
         )
     use = FileUse(engine, path, owned=owned)
     with _lock:

@@ -216,7 +216,7 @@ def _best(blocks: Iterator[Found], vector: NDArray[np.float32], limit: int) -> F
         keys = np.concatenate([keys, np.array(more, np.int64)])
         cosines = np.concatenate([cosines, matrix @ wanted / lengths])
         if not np.isfinite(cosines).all():
-            raise DamagedValue("an embedding is not of finite numbers")
+            raise DamagedValue("an embedding holds values that are not finite")
         if len(keys) > limit:
             kept = np.argpartition(cosines, len(cosines) - limit)[len(cosines) - limit :]
             keys, cosines = keys[kept], cosines[kept]

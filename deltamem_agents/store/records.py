@@ -257,7 +257,7 @@ def put_embeddings(
             finite, or the name is empty or longer than 255 characters.
     """
     if vectors.ndim != 2 or len(keys) != len(vectors) or not vectors.shape[1]:
-        raise ConfigError(f"embeddings of shape {vectors.shape} for {len(keys)} records; give one row a record")
+        raise ConfigError(f"embeddings of shape {vectors.shape} for {len(keys)} records; give one row per record")
     if not model or len(model) > ID_LIMIT:
         raise ConfigError(f"an embedding model's name has 1 to {ID_LIMIT} characters, {model[:40]!r} has {len(model)}")
     import numpy as np
@@ -312,7 +312,7 @@ def embeddings(connection: Connection, agent: str, model: str, after: int = 0) -
         )
     flat = np.frombuffer(b"".join(row.vector for row in rows), dtype="<f4")
     if not np.isfinite(flat).all():
-        raise DamagedValue("an embedding is not of finite numbers")
+        raise DamagedValue("an embedding holds values that are not finite")
     return [row.key for row in rows], flat.astype(np.float32, copy=False).reshape(len(rows), dim)
 
 

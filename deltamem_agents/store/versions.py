@@ -142,7 +142,7 @@ def differences(database: Database) -> list[str]:
             return database.read(lambda connection: _unlike(connection, database) + database.dialect.check(connection))
     except StoreError as error:
         return _file_damaged(error)
-    raise StoreError(mismatch(database.name, version) if version else f"{database.name} has no tables of ours")
+    raise StoreError(mismatch(database.name, version) if version else f"{database.name} has no deltamem tables")
 
 
 def _file_damaged(error: StoreError) -> list[str]:
@@ -170,11 +170,11 @@ def repair(database: Database) -> list[str]:
     """
     version = current(database)
     if version != LATEST:
-        raise StoreError(mismatch(database.name, version) if version else f"{database.name} has no tables of ours")
+        raise StoreError(mismatch(database.name, version) if version else f"{database.name} has no deltamem tables")
     done = database.repair()
     left = differences(database)
     if left:
-        raise StoreError(f"{database.name}: {'; '.join(done)}, and that is not all that is wrong: {'; '.join(left)}")
+        raise StoreError(f"{database.name}: {'; '.join(done)}, but there is more damage: {'; '.join(left)}")
     return done
 
 

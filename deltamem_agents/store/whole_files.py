@@ -90,7 +90,7 @@ def check_target(target: Path, database: Path | None, *, overwrite: bool) -> Non
             if _same(target, own):
                 raise ConfigError(f"{str(target)!r} is the database itself, or a file of it; name another file")
     if not overwrite and os.path.lexists(target):
-        raise ConfigError(f"{str(target)!r} exists; name another file, or let it be replaced with overwrite=True")
+        raise ConfigError(f"{str(target)!r} exists; name another file, or replace it with overwrite=True")
 
 
 def _same(target: Path, own: str) -> bool:

@@ -262,8 +262,8 @@ class ChatDeltaMem(BaseChatModel):
         """Raise UnsupportedModelError if there are tools and the chat template does not take any."""
         if tools and not self.mem.engine.rendering.takes_tools:
             raise UnsupportedModelError(
-                f"{len(tools)} tools were given, and the chat template of {self.mem.engine.name} shows a model none; "
-                "use a backbone whose template takes tools"
+                f"{len(tools)} tools were given, but the chat template of {self.mem.engine.name} does not show them "
+                "to the model; use a backbone whose template takes tools"
             )
 
     def _owner(self) -> Owner:

@@ -70,11 +70,15 @@ class DeltaMemLLM(FunctionCallingLLM):
         DeltaMemError: On a call, any error of `AgentMemory.generate`.
     """
 
-    agent_id: str | None = Field(default=None, description="Whose memory, finally.")
-    default_agent_id: str | None = Field(default=None, description="Whose memory where a call names none.")
+    agent_id: str | None = Field(
+        default=None, description="The agent whose memory is used; a call cannot choose another."
+    )
+    default_agent_id: str | None = Field(
+        default=None, description="The agent whose memory is used if a call names none."
+    )
     mode: str = Field(default="hybrid", description="'hybrid', 'vector' or 'state'.")
-    k: int = Field(default=5, description="Records at most.")
-    budget: int | None = Field(default=None, description="Tokens that records may have.")
+    k: int = Field(default=5, description="At most this many records.")
+    budget: int | None = Field(default=None, description="At most this many tokens of records.")
     outdated: str = Field(default="omit", description="Records that a newer one contradicts: omit, or mark.")
     placement: str = Field(default="system", description="Where recall goes: system, or last_human.")
     temperature: float = Field(default=0.0, description="0 is greedy.")
@@ -82,7 +86,9 @@ class DeltaMemLLM(FunctionCallingLLM):
     max_tokens: int = Field(default=256, description="The most tokens of a reply.")
     stop: list[str] | None = Field(default=None, description="Strings that end a reply.")
     seed: int | None = Field(default=None, description="Makes sampling repeatable.")
-    truncation: bool = Field(default=True, description="Whether a prompt beyond the window loses its oldest messages.")
+    truncation: bool = Field(
+        default=True, description="Whether the oldest messages are dropped if the prompt exceeds the window."
+    )
 
     _handle: Handle = PrivateAttr()
 
@@ -216,8 +222,9 @@ class DeltaMemLLM(FunctionCallingLLM):
         tools = chosen_tools(given.get("tools"), given.get("tool_choice"))
         if tools and not self._handle.mem.engine.rendering.takes_tools:
             raise ConfigError(
-                f"{len(tools)} tools were given, and the chat template of {self._handle.mem.engine.name} "
-                "shows a model none; use ReActAgent, which writes them into its prompt, or another backbone"
+                f"{len(tools)} tools were given, but the chat template of {self._handle.mem.engine.name} "
+                "does not show them to the model; use ReActAgent, which writes them into its prompt, or another "
+                "backbone"
             )
         recall = RecallOptions(**{name: getattr(self, name) for name in RECALL})
         return (

@@ -59,8 +59,10 @@ class DeltaMemory(Memory):
 
     agent_id: str = Field(description="Whose memory.")
     mode: str = Field(default="hybrid", description="'hybrid', 'vector' or 'state'.")
-    k: int = Field(default=5, description="Records at most.")
-    budget: int | None = Field(default=None, description="Tokens that recall may have, besides the token limit.")
+    k: int = Field(default=5, description="At most this many records.")
+    budget: int | None = Field(
+        default=None, description="At most this many tokens of recall, in addition to the token limit."
+    )
     outdated: str = Field(default="omit", description="Records that a newer one contradicts: omit, or mark.")
     on_error: OnError = Field(default="log", description="'log' or 'raise'.")
     tool_output: int | None = Field(default=LIMIT, description="Characters of a tool's result that are journalled.")

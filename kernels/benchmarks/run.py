@@ -24,11 +24,11 @@ def main() -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch and the compiled scan, on a CPU")
     parser.add_argument("--out", type=Path, default=None, help="CSV file")
-    parser.add_argument("--force", action="store_true", help="replace the file if it is there")
+    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
     parser.add_argument("--only", choices=("scans", "models"), default=None)
     chosen = parser.parse_args()
     if chosen.out is not None and not chosen.force and os.path.lexists(chosen.out):
-        parser.error(f"{str(chosen.out)!r} exists; name another place, or let it be replaced with --force")
+        parser.error(f"{str(chosen.out)!r} exists; name another file, or replace it with --force")
     if chosen.out is not None and not os.access(chosen.out.absolute().parent, os.W_OK | os.X_OK):
         parser.error(f"no file can be written into {str(chosen.out.parent)!r}; name a folder that is there")
     if chosen.device == "cuda" and not torch.cuda.is_available():

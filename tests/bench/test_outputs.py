@@ -32,7 +32,7 @@ def test_a_table_is_not_replaced(
     monkeypatch.setattr(sys, "argv", [name, *MODULES[name], "--out", str(table)])
     with pytest.raises(SystemExit) as ended:
         importlib.import_module(name).main()
-    assert ended.value.code == 2 and "exists; name another place" in capsys.readouterr().err
+    assert ended.value.code == 2 and "exists; name another file" in capsys.readouterr().err
     assert table.read_text() == "measured for days"
 
 

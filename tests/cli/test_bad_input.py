@@ -196,9 +196,9 @@ def test_remedies_are_spelled_as_options_and_commands(deltamem, url, tmp_path):
     ("text", "told"),
     [
         ("give adapter='folder or hub id'", "give --adapter 'folder or hub id'"),
-        ("let it be replaced with overwrite=True", "let it be replaced with --force"),
+        ("or replace it with overwrite=True", "or replace it with --force"),
         ("opened with embedder=False", "opened with --embedder none"),
-        ("opened with backbone=None: records alone", "opened with --backbone none: records alone"),
+        ("opened with backbone=None: records only", "opened with --backbone none: records only"),
         ("log() shows the positions", "'deltamem log' shows the positions"),
         ("use device='cpu'", "use --device 'cpu'"),
         ("'/data/adapter=x.db' and ?mode=ro&k=3 stay", "'/data/adapter=x.db' and ?mode=ro&k=3 stay"),

@@ -52,13 +52,13 @@ def test_an_old_database_is_upgraded(deltamem, old, tmp_path):
     assert current.code == 0 and "version 0001" in current.out and "deltamem db upgrade" in current.out
     assert deltamem("db", "current", "--url", old, "--json").json == {"version": "0001", "latest": versions.LATEST}
     done = deltamem("db", "upgrade", "--url", old)
-    assert (done.code, done.out) == (0, f"the tables were of version 0001, they are of version {versions.LATEST} now\n")
+    assert (done.code, done.out) == (0, f"the tables were upgraded from version 0001 to {versions.LATEST}\n")
     assert "nothing to do" in deltamem("db", "upgrade", "--url", old).out
     assert deltamem("db", "upgrade", "--url", old, "--json").json == {
         "before": versions.LATEST,
         "version": versions.LATEST,
     }
-    assert deltamem("db", "check", "--url", old).out == "the tables and their rows are as they should be\n"
+    assert deltamem("db", "check", "--url", old).out == "the tables and their rows are sound\n"
     assert [each["content"] for each in deltamem("log", "--agent", "alice", "--url", old, "--json").json] == [
         "My dog is Rex."
     ]
@@ -80,7 +80,7 @@ def test_a_new_database(deltamem, url, tmp_path):
     for command in ("current", "check", "purge"):
         assert_refused(deltamem("db", command, "--url", url), "there is no file", "memory.db")
     assert list(tmp_path.iterdir()) == []
-    assert deltamem("db", "upgrade", "--url", url).out == f"tables of version {versions.LATEST} were created\n"
+    assert deltamem("db", "upgrade", "--url", url).out == f"created the tables, of version {versions.LATEST}\n"
     assert deltamem("db", "current", "--url", url).out == f"version {versions.LATEST}, up to date\n"
     (tmp_path / "empty.db").touch()
     empty = f"sqlite:///{tmp_path / 'empty.db'}"
@@ -127,7 +127,7 @@ def test_a_check_that_is_over_too_soon_says_so(deltamem, url, monkeypatch):
         store.append("alice", [{"role": "user", "content": "hello"}], "s")
     monkeypatch.setattr("deltamem_agents.store.damage.CHECK_SECONDS", -1.0)
     done = deltamem("db", "check", "--url", url)
-    assert done.code == 0 and "not all rows were looked at" in done.err
+    assert done.code == 0 and "some rows were not checked" in done.err
     assert deltamem("db", "check", "--url", url, "--json").json == {"problems": [], "complete": False}
 
 
@@ -140,12 +140,12 @@ def test_a_broken_full_text_index_is_told_of_and_repaired(deltamem, url, tmp_pat
     done = deltamem("doctor", "--url", url)
     assert done.code == 1 and "deltamem db repair" in done.err
     assert_refused(deltamem("write", "Again", "--agent", "alice", "--url", url, *PLAIN), "deltamem db repair")
-    assert deltamem("db", "repair", "--url", url).out == "the full-text index was made anew from the records\n"
+    assert deltamem("db", "repair", "--url", url).out == "the full-text index was rebuilt from the records\n"
     assert deltamem("db", "check", "--url", url).code == 0 and deltamem("doctor", "--url", url).code == 0
     found = deltamem("recall", "What is my dog?", "--agent", "alice", "--url", url, "--json", *PLAIN).json
     assert "Rex" in found["text"]
     assert deltamem("db", "repair", "--url", url, "--json").json == {
-        "repaired": ["the full-text index was made anew from the records"]
+        "repaired": ["the full-text index was rebuilt from the records"]
     }
 
 

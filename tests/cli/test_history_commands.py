@@ -87,7 +87,7 @@ def test_verify(deltamem, told, tmp_path):
     from hashlib import sha256
 
     done = deltamem("verify", "alice", "--url", told)
-    assert done.code == 0 and "is that of its journal" in done.out
+    assert done.code == 0 and "matches its journal" in done.out
     with sqlite3.connect(tmp_path / "memory.db") as connection:
         (state,) = connection.execute("SELECT state FROM deltamem_revisions ORDER BY position DESC LIMIT 1").fetchone()
         other = state[:-64] + bytes(64)
@@ -109,7 +109,7 @@ def test_erase_by_id(deltamem, told, texts):
     deltamem("fork", "alice", "bob", "--url", told)
     done = deltamem("erase", "alice", "--yes", "--id", first, "--id", second, "--url", told)
     assert done.code == 0 and "agent 'alice': 2 messages" in done.out
-    assert "agent 'bob' holds 2 messages of these too; --forks" in done.out and "backups" in done.out
+    assert "agent 'bob' holds 2 messages of these; --forks" in done.out and "backups" in done.out
     assert texts() == ["Mara plays the cello.", "Good night."] and len(texts("bob")) == 4
     again = deltamem("erase", "alice", "--yes", "--id", first, "--url", told)
     assert again.code == 1 and again.err == "note: nothing was erased: agent 'alice' has no such message\n"
@@ -192,7 +192,7 @@ def test_a_pending_erasure_and_its_end(deltamem, told, tmp_path):
     assert later.code == 1 and "not yet" in later.out
     assert deltamem("db", "purge", "--url", told, "--json").json["pending"]
     reader.close()
-    assert deltamem("db", "purge", "--url", told).out == "nothing erased is left in the files\n"
+    assert deltamem("db", "purge", "--url", told).out == "no erased data is left in the files\n"
     assert deltamem("db", "purge", "--url", told, "--json").json == {"pending": None}
     assert b"Good night" not in (tmp_path / "memory.db").read_bytes()
 

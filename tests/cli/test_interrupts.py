@@ -27,12 +27,12 @@ INTERRUPTED = {
     "chat": (("chat", "x", *PLAIN), "memory.agent.AgentMemory.stream", "nothing was journalled"),
     "chat --json": (("chat", "x", "--json", *PLAIN), "memory.agent.AgentMemory.generate", "nothing was journalled"),
     "erase": (("erase", "alice", "--session", "s", "-y"), "store.store.Store.purge", "'deltamem db purge'"),
-    "delete": (("delete", "alice", "-y"), "store.store.Store.erase", "as a whole or not at all"),
+    "delete": (("delete", "alice", "-y"), "store.store.Store.erase", "either everything was erased or nothing"),
     "export": (("export", "alice", "a.zip"), "store.archive.export", "a.zip was not written"),
-    "rebuild": (("rebuild", "alice"), "engine.engine.Engine.fold", "all messages are as they were"),
+    "rebuild": (("rebuild", "alice"), "engine.engine.Engine.fold", "all messages are unchanged"),
     "db upgrade": (("db", "upgrade"), "store.versions.upgrade", "'deltamem db current' says which"),
-    "db repair": (("db", "repair"), "store.versions.repair", "messages and states are as they were"),
-    "db purge": (("db", "purge"), "store.store.Store.purge", "the same command goes on"),
+    "db repair": (("db", "repair"), "store.versions.repair", "messages and states are unchanged"),
+    "db purge": (("db", "purge"), "store.store.Store.purge", "run the same command again to go on"),
 }
 
 
@@ -54,4 +54,4 @@ def test_what_was_journalled_before_the_interrupt_is_counted(deltamem, told, mon
 
     monkeypatch.setattr(Store, "append", interrupted)
     done = deltamem("write", "x", "y", "--agent", "alice", "--url", told, *PLAIN)
-    assert done.code == 130 and "2 messages of this were journalled; 'deltamem log --agent alice'" in done.err
+    assert done.code == 130 and "2 messages of this turn were journalled; 'deltamem log --agent alice'" in done.err

@@ -135,7 +135,7 @@ def test_author_tensors_that_do_not_fit(theirs):
     path = theirs / "delta_mem_adapter.pt"
     tensors = torch.load(path, weights_only=True)
     bad = [
-        ({**tensors, "lm_head.weight": torch.zeros(2)}, "no tensor of an adapter"),
+        ({**tensors, "lm_head.weight": torch.zeros(2)}, "not a tensor of an adapter"),
         ({name: each for name, each in tensors.items() if "layers.1.self_attn.beta_bias" not in name}, "layer 1 lacks"),
         ({name: each for name, each in tensors.items() if "layers.1." not in name}, r"layers \[0, 2\]"),
         ({**tensors, "model.layers.0.self_attn.memory_k_proj": torch.zeros(3, 48)}, "layer 0 lacks"),

@@ -163,7 +163,7 @@ def test_a_text_without_markup_is_rendered_as_ever(make_tokenizer) -> None:
     ],
 )
 def test_a_template_that_only_looks_like_a_family_is_refused(template, make_tokenizer) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"in another way: '.*' instead of '.*'"):
+    with pytest.raises(UnsupportedModelError, match=r"writes messages differently: '.*' instead of '.*'"):
         Rendering(make_tokenizer(template, ["</s>", "<|im_start|>", "<|im_end|>"]))
 
 

@@ -179,7 +179,7 @@ def test_a_backbone_that_is_shown_no_tools_claims_none(mem: DeltaMem, monkeypatc
         lambda: llm.bind(tools=[{"type": "function", "function": {"name": "f"}}]).invoke("Hi"),
         lambda: create_agent(llm, [look_up]).invoke({"messages": [HumanMessage("Hi")]}),
     ):
-        with pytest.raises(UnsupportedModelError, match="shows a model none"):
+        with pytest.raises(UnsupportedModelError, match="does not show them to the model"):
             call()
     assert llm.bind_tools([]).invoke("Hi")
 

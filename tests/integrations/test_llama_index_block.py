@@ -157,7 +157,7 @@ def test_bad_input(mem: DeltaMem) -> None:
     for agent in ("", 7):
         with pytest.raises(InvalidAgentError):
             DeltaMemoryBlock(mem, agent)  # type: ignore[arg-type]
-    with pytest.raises(NotPicklableError, match="make it anew"):
+    with pytest.raises(NotPicklableError, match="create it again"):
         pickle.dumps(DeltaMemoryBlock(mem, "alice"))
     with pytest.raises(ValueError, match="unique names"):
         overflowing(DeltaMemoryBlock(mem, "alice"), DeltaMemoryBlock(mem, "bob"))

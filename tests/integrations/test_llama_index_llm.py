@@ -228,6 +228,6 @@ async def test_a_closed_memory(mem: DeltaMem) -> None:
 def test_copies_and_pickles(mem: DeltaMem) -> None:
     llm = DeltaMemLLM(mem, "alice", max_tokens=4)
     assert copy.deepcopy(llm).chat([user("Hi")]).message == llm.chat([user("Hi")]).message
-    with pytest.raises(NotPicklableError, match="cannot be pickled; make it anew where a DeltaMem is open"):
+    with pytest.raises(NotPicklableError, match="cannot be pickled; create it again where a DeltaMem is open"):
         pickle.dumps(llm)
     assert llm.to_dict()["agent_id"] == "alice" and "sqlite" not in str(llm.to_dict())

@@ -162,7 +162,7 @@ def test_tool_calls_are_kept_out_of_streamed_text(pieces: list[str], text: str, 
 def test_handles_are_shared_and_not_pickled(mem: DeltaMem, url: str) -> None:
     handle = Handle(mem)
     assert find_open(mem.store.url) is mem
-    with pytest.raises(NotPicklableError, match="make it anew where a DeltaMem is open"):
+    with pytest.raises(NotPicklableError, match="create it again where a DeltaMem is open"):
         pickle.dumps(handle)
     mem.close()
     with pytest.raises(ClosedError, match=re.escape(url)):

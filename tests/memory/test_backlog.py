@@ -79,7 +79,7 @@ def test_recall_finds_a_backlog_by_words_at_once_and_the_background_embeds_it(me
     slow.seconds = 0
     assert found.records[0].text == "Shelf 17 holds crate 119."
     (note,) = words_alone(found)
-    assert "of 400 records are still to be embedded" in note
+    assert "of 400 records are not embedded yet" in note
     assert 0 < embedded(mem) < COUNT
     newest = set(mem.store.records.embeddings("alice", "slow")[0])
     assert max(record.key for record in mem.store.records.read("alice")) in newest  # what was said last comes first
@@ -202,7 +202,7 @@ def test_a_large_agent_and_one_that_is_read_only_wait_no_longer(mem, slow, url) 
     )
     began = time.monotonic()
     assert asked.search("alice", "What is on shelf 17?", tell=notes.append)[0].text == "Shelf 17 holds crate 119."
-    assert time.monotonic() - began < 1.5 and "still to be embedded" in notes[0]
+    assert time.monotonic() - began < 1.5 and "not embedded yet" in notes[0]
     mem.close()
     with Store.open(url.replace("///", "///file:") + "?mode=ro&uri=true") as store:
         held = Retriever(store.records, CallableEmbedder(slow, name="slow", query=slow.query), embed_seconds=0.1)
@@ -212,7 +212,7 @@ def test_a_large_agent_and_one_that_is_read_only_wait_no_longer(mem, slow, url) 
             assert (
                 held.search("alice", "What is on shelf 17?", tell=notes.append)[0].text == "Shelf 17 holds crate 119."
             )
-            assert time.monotonic() - began < 1.5 and "still to be embedded" in notes[-1]
+            assert time.monotonic() - began < 1.5 and "not embedded yet" in notes[-1]
         again = (slow.texts - before).values()  # each goes on where the one before it stopped
         assert max(again) <= 2 and sum(again) > 30
 

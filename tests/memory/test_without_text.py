@@ -13,7 +13,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ([IMAGE], ["no text", "image_url", "reads text alone"]),
+        ([IMAGE], ["no text", "image_url", "reads only text"]),
         ([IMAGE, {"type": "audio"}, {"type": "text", "text": ""}], ["no text", "audio, image_url, text"]),
         ([{}], ["no text", "unknown"]),
         ([], ["empty content []"]),

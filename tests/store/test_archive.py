@@ -267,7 +267,7 @@ def test_no_file_and_a_folder(other: Store, archive: Path) -> None:
 
 FOREIGN: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
     "no manifest": (lambda members: members.pop("manifest.json") and None, "no manifest"),
-    "another format": (in_manifest(format="deltamem-other"), "no agent that was exported"),
+    "another format": (in_manifest(format="deltamem-other"), "not an exported agent"),
     "newer": (
         in_manifest(version=4),
         r"^\S+ is of version 4, this deltamem-agents reads up to 3; install a newer one$",
@@ -275,9 +275,9 @@ FOREIGN: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
     "no version": (without("version"), "lacks 'version'"),
     "no members": (without("members"), "lacks 'members'"),
     "members of another kind": (in_manifest(members=[]), "not as 'deltamem export' writes it"),
-    "version of text": (in_manifest(version="1"), "no agent that was exported"),
-    "version 0": (in_manifest(version=0), "no agent that was exported"),
-    "version of truth": (in_manifest(version=True), "no agent that was exported"),
+    "version of text": (in_manifest(version="1"), "not an exported agent"),
+    "version 0": (in_manifest(version=0), "not an exported agent"),
+    "version of truth": (in_manifest(version=True), "not an exported agent"),
     "ids of the agent beyond its end": (in_manifest(agent_ids_until=10**6), "agent_ids_until 1000000"),
     "ids of the agent until -1": (in_manifest(agent_ids_until=-1), "agent_ids_until -1"),
     "ids of the agent until text": (in_manifest(agent_ids_until="1"), "agent_ids_until '1'"),
@@ -285,8 +285,8 @@ FOREIGN: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
     "huge head": (in_manifest(head=1 << 63), "numbers"),
     "head before the end": (in_manifest(head=3), "position"),
     "bad name": (in_manifest(agent="x" * 256), "256 characters"),
-    "not a mapping": (put("manifest.json", b"[1]"), "no agent that was exported"),
-    "not JSON": (put("manifest.json", b"{"), "no agent that was exported"),
+    "not a mapping": (put("manifest.json", b"[1]"), "not an exported agent"),
+    "not JSON": (put("manifest.json", b"{"), "not an exported agent"),
     "deep JSON": (put("manifest.json", b"[" * 100_000), "cannot be read"),
     "surplus count": (in_manifest(messages=22), "21 messages, its manifest says 22"),
     "fewer states": (in_manifest(revisions=0), "1 revisions"),
@@ -523,7 +523,7 @@ def test_in_an_archive_of_version_1_ids_are_the_agents(other: Store, tmp_path: P
     other.append("again", [say("apricot", id="1")], "a")
     assert [entry.text for entry in other.live("again")] == ["banana", "apricot"]
     rewritten(path, in_manifest(agent_ids_until=None))
-    with pytest.raises(ArchiveError, match="not those its rollbacks leave"):
+    with pytest.raises(ArchiveError, match="do not match its rollbacks"):
         other.import_(path, "third")
 
 

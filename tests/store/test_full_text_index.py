@@ -48,7 +48,7 @@ def problems(path: Path) -> list[str]:
 def repair(path: Path) -> None:
     database = open_database(f"sqlite:///{path}", None)
     try:
-        assert versions.repair(database) == ["the full-text index was made anew from the records"]
+        assert versions.repair(database) == ["the full-text index was rebuilt from the records"]
     finally:
         database.close()
 
@@ -189,6 +189,6 @@ def test_an_index_that_cannot_be_looked_at_is_not_called_broken(path: Path) -> N
     with closing(sqlite3.connect(path)) as writer, closing(sqlite3.connect(path, timeout=0)) as looker:
         writer.execute("BEGIN IMMEDIATE")
         (found,) = fts5.problems(looker)
-        assert "locked" in found and "could not be looked at" in found and "broken" not in found
+        assert "locked" in found and "could not be checked" in found and "broken" not in found
         writer.rollback()
         assert fts5.problems(looker) == []

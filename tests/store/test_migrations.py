@@ -341,7 +341,7 @@ def test_a_new_database_is_created_at_once(database_url: str) -> None:
         pytest.skip("is gone when it is closed")
     with opened(database_url) as database:
         assert versions.current(database) is None
-        with pytest.raises(StoreError, match="no tables of ours"):
+        with pytest.raises(StoreError, match="no deltamem tables"):
             versions.differences(database)
         assert versions.upgrade(database) == (None, versions.LATEST)
         assert versions.differences(database) == []

@@ -137,7 +137,7 @@ def test_embeddings_of_another_shape_are_refused(store: Store, say: Say) -> None
     store.records.put_embeddings("alice", "model", keys[:1], np.ones((1, 2), np.float32))
     with pytest.raises(ConfigError, match="dimension 2, these have 3"):
         store.records.put_embeddings("alice", "model", keys[1:], np.ones((1, 3), np.float32))
-    with pytest.raises(ConfigError, match="one row a record"):
+    with pytest.raises(ConfigError, match="one row per record"):
         store.records.put_embeddings("alice", "model", keys, np.ones((1, 2), np.float32))
     with pytest.raises(ConfigError, match="name"):
         store.records.put_embeddings("alice", "", keys[1:], np.ones((1, 2), np.float32))

@@ -18,7 +18,7 @@ NAMES: dict[str, Callable[[Path], Path]] = {
     "dots": lambda path: path.parent / "." / ".." / path.parent.name / path.name,
     "the log": lambda path: Path(f"{path}-wal"),
     "its index": lambda path: Path(f"{path}-shm"),
-    "a journal that is not there": lambda path: Path(f"{path}-journal"),
+    "a journal that does not exist": lambda path: Path(f"{path}-journal"),
     "a symlink": lambda path: made(path.parent / "link", path.symlink_to, path),
     "a hard link": lambda path: made(path.parent / "hard", path.hardlink_to, path),
     "a folder's symlink": lambda path: folder(path) / path.name,

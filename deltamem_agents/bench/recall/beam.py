@@ -81,7 +81,7 @@ def conversations(path: Path) -> Iterator[tuple[list[tuple[str, dict[str, Any]]]
             yield _conversation(each)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"{str(path)!r} is not BEAM as it is read here ({type(error).__name__}: {error}); give a list of "
+            f"{str(path)!r} is not BEAM as expected ({type(error).__name__}: {error}); give a list of "
             "conversations with messages (id, role, content, session, time) and questions (type, question, evidence)"
         ) from error
 

@@ -113,7 +113,7 @@ def indexing(place: Place, store: Store, numbered: Numbered, embedder: CallableE
         times.append(time.perf_counter() - began)
         if store.records.embedding_models(agent) != {"numbered": TOLD}:
             raise SystemExit(
-                f"{place.name}: {store.records.embedding_models(agent)} embedded: nothing is timed that is not right"
+                f"{place.name}: {store.records.embedding_models(agent)} embedded: only correct results are timed"
             )
     what = f"index {TOLD:,} messages with embeddings that are there"
     return figure(what, place.name, times, "s", reach)
@@ -127,7 +127,7 @@ def searching(
     found = [retriever.search(agent, numbered.query(number))[0].text for number in asked[:20]]
     right = sum(text == numbered.text(number) for text, number in zip(found, asked, strict=False))
     if right < 18:
-        raise SystemExit(f"{place.name}, {size:,} {how}: {right} of 20 found: nothing is timed that is not right")
+        raise SystemExit(f"{place.name}, {size:,} {how}: {right} of 20 found: only correct results are timed")
 
     def search(number: int) -> None:
         retriever.search(agent, numbered.query(asked[number % len(asked)]))

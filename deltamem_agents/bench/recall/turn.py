@@ -76,7 +76,7 @@ def check(agent: AgentMemory, count: int) -> None:
         any(f"shelf {n} " in each.text.lower() for each in those) for those, n in zip(found, numbers, strict=True)
     )
     if right < 18:
-        raise SystemExit(f"{right} of 20 found: nothing is timed that is not right")
+        raise SystemExit(f"{right} of 20 found: only correct results are timed")
 
 
 def turns(agent: AgentMemory, count: int, *, wait: bool, pause: Callable[[], None]) -> list[Figure]:
@@ -113,7 +113,7 @@ def backlog(mem: DeltaMem) -> list[Figure]:
     found = agent.recall(asked(17), mode="vector", generate=False)
     first = time.perf_counter() - began
     if not any("shelf 17 " in each.text.lower() for each in found.records):
-        raise SystemExit("shelf 17 is not found: nothing is timed that is not right")
+        raise SystemExit("shelf 17 is not found: only correct results are timed")
     while mem.store.records.missing_embeddings(agent.id, mem.retriever.model or "", 1):
         time.sleep(0.05)
     whole = time.perf_counter() - began

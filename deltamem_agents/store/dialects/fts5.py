@@ -19,7 +19,7 @@ from deltamem_agents.store.schema import UtcDateTime
 
 INDEX = "deltamem_records_fts"
 TRIGGERS = ("deltamem_records_added", "deltamem_records_removed", "deltamem_records_changed")
-REMEDY = "'deltamem db repair' makes it anew from the records"
+REMEDY = "'deltamem db repair' rebuilds it from the records"
 
 SQLITE_TABLES = (
     """CREATE VIRTUAL TABLE IF NOT EXISTS deltamem_records_fts USING fts5(
@@ -120,12 +120,12 @@ def problems(driver: sqlite3.Connection) -> list[str]:
     except sqlite3.Error as error:
         driver.rollback()  # otherwise newer releases of SQLite fail again at the end of the transaction
         if "locked" in str(error):
-            found.append(f"the full-text index could not be looked at ({error}): try again when nobody writes")
+            found.append(f"the full-text index could not be checked ({error}): try again when nobody is writing")
         elif "readonly" not in str(error):
             found.append(f"the full-text index is broken ({error}): {REMEDY}")
     high = levels(driver, INDEX)
     if high is not None and len(high) > MOST_LEVELS and not found:
-        found.append(f"the full-text index has {len(high)} levels, with 2,000 it cannot be opened: {REMEDY}")
+        found.append(f"the full-text index has {len(high)} levels; with 2,000 it can no longer be opened: {REMEDY}")
     return found
 
 

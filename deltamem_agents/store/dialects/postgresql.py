@@ -173,7 +173,7 @@ class Postgresql:
         with engine.connect() as made:
             connection = made.execution_options(isolation_level="AUTOCOMMIT")
             connection.exec_driver_sql(f"REINDEX INDEX {schema_prefix(connection)}deltamem_records_words")
-        return ["the full-text index was made anew from the records"]
+        return ["the full-text index was rebuilt from the records"]
 
     def check(self, connection: Connection) -> list[str]:
         """Find nothing: ordinary users may not run such checks, and PostgreSQL checks its foreign keys itself."""

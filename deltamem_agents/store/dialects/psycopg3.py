@@ -44,12 +44,12 @@ def engine(url: URL) -> Engine:
     part = misplaced(url)
     if part is not None:
         raise ConfigError(
-            f"{masked(url)}: its {part} cannot be one; in user and password write @ as %40, : as %3A, / as %2F and a "
+            f"{masked(url)}: its {part} is not valid; in user and password write @ as %40, : as %3A, / as %2F and a "
             "space as %20, and give a URL like postgresql://user@host/database, not keywords"
         )
     for name in NOT_IN_A_URL:
         if name in url.query:
-            raise ConfigError(f"{masked(url)}: {name} is an option of Python's, not of a URL's; leave it out")
+            raise ConfigError(f"{masked(url)}: {name} is a Python option, which a URL cannot carry; leave it out")
     driver = url.drivername.partition("+")[2] or DRIVER
     if driver != DRIVER:
         raise ConfigError(refused(masked(url), masked(url).partition("://")[0]))
@@ -106,7 +106,7 @@ def _let_go() -> None:
 def refused(name: str, driver: str) -> str:
     """The error for a driver that is not supported."""
     return (
-        f"{name}: the driver '{driver}' is not supported, as writes through it were not tested; "
+        f"{name}: the driver '{driver}' is not supported, as it is untested; "
         "use psycopg 3, as in postgresql://user@host/database (pip install 'deltamem-agents[postgres]')"
     )
 

@@ -44,7 +44,7 @@ def _no_url(url: object) -> str:
     shown = masked(url)
     if shown == HIDDEN:
         return "the database URL begins with no known scheme (a file's name needs sqlite:/// before it)"
-    return f"{shown!r} is not a database URL that is supported"
+    return f"{shown!r} is not a supported database URL"
 
 
 def dialect_of(engine: Engine, *, owned: bool) -> Dialect:
@@ -57,7 +57,7 @@ def dialect_of(engine: Engine, *, owned: bool) -> Dialect:
     if engine.dialect.is_async:
         raise ConfigError(
             f"{masked(engine.url)}: '{name}+{engine.dialect.driver}' is an async driver, which is not supported "
-            "(async calls run in threads of ours); take the ordinary one"
+            "(async calls run in our own threads); use the synchronous driver"
         )
     if name == "sqlite":
         return sqlite.Sqlite(engine, owned=owned)

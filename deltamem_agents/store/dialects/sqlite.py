@@ -29,7 +29,7 @@ SWITCH_SECONDS = 1.0  # how long switching to a write-ahead log waits for others
 PURGE_SECONDS = 2.0  # how long a purge waits for readers before it leaves the rest to a later one
 DAMAGED = (
     "'deltamem db check' says whether the file is damaged, or only the full-text index, which 'deltamem db repair' "
-    "makes anew; restore a damaged file from a backup"
+    "rebuilds; restore a damaged file from a backup"
 )
 REMEDIES = (  # part of SQLite's message, remedy
     ("readonly", "give this process write permission to the file and its folder, or open a writable copy"),
@@ -65,7 +65,7 @@ class Sqlite:
         if engine.dialect.driver != "pysqlite" or not isinstance(engine.pool, QueuePool | NullPool | StaticPool):
             raise ConfigError(
                 f"{masked(engine.url)}: the driver '{engine.dialect.driver}' with {kind_of(engine.pool)} is "
-                "not supported, as it was not tested; use one like sqlite:///memory.db"
+                "not supported, as it is untested; use one like sqlite:///memory.db"
             )
         self.fulltext = Fts5()
         self.shares_commits = not isinstance(engine.pool, StaticPool)
@@ -171,7 +171,7 @@ class Sqlite:
         except sqlite3.Error as error:
             remedy = self.remedy(str(error)) or "nothing was changed"
             raise StoreError(f"cannot repair {masked(engine.url)}: {error}; {remedy}") from error
-        return ["the full-text index was made anew from the records"]
+        return ["the full-text index was rebuilt from the records"]
 
     def check(self, connection: Connection) -> list[str]:
         """See `Dialect.check`."""
@@ -181,7 +181,7 @@ class Sqlite:
         ours = [row for row in broken if str(row[0]).startswith("deltamem_")]
         driver: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
         found += fts5.problems(driver)
-        return found + [f"row {row[1]} of {row[0]} refers to a row of {row[2]} that is not there" for row in ours]
+        return found + [f"row {row[1]} of {row[0]} refers to a row of {row[2]} that does not exist" for row in ours]
 
 
 def engine(url: URL) -> Engine:

@@ -73,7 +73,7 @@ class Question:
     def __post_init__(self) -> None:
         _check_messages(self.messages, "messages of a question")
         if not self.messages or self.messages[-1]["role"] != "user":
-            raise EpisodeError("a question does not end with a message of the user, which is what is asked")
+            raise EpisodeError("a question must end with a message of the user, which is what is asked")
         _check_text(self.answer, "answer", empty=self.reference == "backbone")
         _check_text(self.kind, "kind")
         if self.checker is not None and not isinstance(self.checker, Checker):
@@ -177,7 +177,7 @@ def read_episodes(path: str | Path, *, check: Callable[[Episode], object] | None
             f"cannot read {str(source)!r}: {error.strerror or error}; give a file of episodes"
         ) from error
     if not found:
-        raise EpisodeError(f"{str(source)!r} holds no episode; give a file with one JSON object a line")
+        raise EpisodeError(f"{str(source)!r} holds no episode; give a file with one JSON object per line")
 
 
 def write_episodes(path: str | Path, episodes: Iterable[Episode]) -> int:

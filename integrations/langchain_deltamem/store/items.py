@@ -131,9 +131,9 @@ def content_of(value: Mapping[str, Any], fields: Sequence[str] | None) -> list[A
     try:
         said = json.dumps(value, sort_keys=True, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidMessageError(
-            f"the value cannot be held by JSON ({error}); give strings, numbers, lists, dicts"
-        ) from (error)
+        raise InvalidMessageError(f"JSON cannot hold the value ({error}); give strings, numbers, lists, dicts") from (
+            error
+        )
     separator = "\n"
     if fields is None or "$" in fields:
         texts = list(_texts(value))

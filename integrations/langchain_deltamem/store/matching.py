@@ -95,7 +95,7 @@ def _compares(value: Any, name: str, bound: Any) -> bool:
     try:
         limit = float(bound)
     except (TypeError, ValueError):
-        raise ConfigError(f"filter has {name} of {bound!r}, which is no number; compare with $eq or $ne") from None
+        raise ConfigError(f"filter has {name} of {bound!r}, which is not a number; compare with $eq or $ne") from None
     try:
         return _ORDERED[name](float(value), limit)
     except (TypeError, ValueError):

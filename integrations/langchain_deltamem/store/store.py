@@ -247,7 +247,7 @@ def refuse_in_loop() -> None:
 def _checked(op: Op) -> Op:
     """Return an operation, or raise ConfigError or InvalidNamespaceError if it is not valid."""
     if not isinstance(op, GetOp | SearchOp | PutOp | ListNamespacesOp):
-        raise ConfigError(f"{type(op).__name__} is no operation of a store")
+        raise ConfigError(f"{type(op).__name__} is not an operation of a store")
     validate_op_namespace(op)
     if isinstance(op, SearchOp | ListNamespacesOp):
         if any(isinstance(each, int) and each < 0 for each in (op.limit, op.offset)):

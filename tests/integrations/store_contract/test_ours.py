@@ -320,9 +320,9 @@ def test_bad_input(ours: DeltaMemStore, semantic_mem: DeltaMem) -> None:
         ours.batch([PutOp(("a.b",), "k", {"a": 1})])
     with pytest.raises(ConfigError, match="negative"):
         ours.search(NS, limit=-1)
-    with pytest.raises(ConfigError, match="str is no operation"):
+    with pytest.raises(ConfigError, match="str is not an operation"):
         ours.batch(["get"])  # type: ignore[list-item]
-    with pytest.raises(ConfigError, match="no number"):
+    with pytest.raises(ConfigError, match="not a number"):
         ours.put(NS, "k", {"a": 1})
         ours.search(NS, filter={"a": {"$gt": "many"}})
     with pytest.raises(InvalidMessageError, match=r"surrogate|JSON"):
