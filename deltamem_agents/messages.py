@@ -31,8 +31,6 @@ KEYS = ("role", "content", "id", "metadata", "created_at", "folded", "tool_calls
 TEXT_TYPES = (None, "text", "input_text", "output_text")  # the frameworks' names for a block of text
 VERSION = "version"  # a block of this type distinguishes messages with the same text
 
-TOOL_CALL = "tool_call"  # type of a block with a tool's name and arguments; stored, but not folded or retrieved
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewMessage:

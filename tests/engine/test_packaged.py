@@ -30,7 +30,7 @@ def make(packaged, folder):
     print("made")
 
 packaged.installed = lambda module: True  # nothing of it is imported here
-packaged._make = make
+packaged.convert = make
 folder = assembled(Packaged(name="some", parts=(), sha256="0" * 64, licence="", link=""))
 assert sorted(each.name for each in folder.iterdir()) == ["config.json", "half"]
 """
