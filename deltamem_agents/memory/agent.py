@@ -35,7 +35,9 @@ class AgentMemory:
     A method that folds messages or reads the state also raises the *errors of folding*: ConfigError if the memory was
     opened without a backbone, StateMismatchError if a stored state is damaged (see `rebuild`), InertAdapterError if the
     adapter wrote nothing, EngineMemoryError if the device has too little memory, and EngineFailedError if the engine
-    has stopped after an error of its own.
+    has stopped after an error of its own. One that asks the backbone raises the *errors of prompting*:
+    ContextLengthError if the prompt does not fit the window, ChatTemplateError if the chat template refuses it or
+    fails, and EmbedderError if the embedder's vectors do not fit the stored ones.
     """
 
     def __init__(self, runtime: Runtime, agent_id: str) -> None:
@@ -51,11 +53,7 @@ class AgentMemory:
 
     @property
     def pool(self) -> CallPool:
-        """The threads that the async twins run in.
-
-        Raises:
-            ClosedError, ForkedError: See the class.
-        """
+        """The threads that the async twins run in."""
         self._runtime.check_open()
         return self._runtime.pool
 
@@ -70,10 +68,10 @@ class AgentMemory:
             messages: Mappings with ``role`` (system, user, assistant, tool) and ``content`` (text, or a list of
                 blocks, whose text parts are folded), optionally ``id``, ``metadata``, ``created_at``, ``folded``, and
                 ``tool_calls``, ``tool_call_id`` and ``name`` as OpenAI's API has them. Calls become blocks, which are
-                not folded; the other two become metadata.
-                ``folded=False`` keeps a message out of the state; True folds a tool's message, which is not folded by
-                default. Recall finds both kinds by their text. A message whose id the session already has is skipped
-                if its text is the same, and replaces the old one otherwise. Ids are unique within one session only.
+                not folded; the other two become metadata. ``folded=False`` keeps a message out of the state; True folds
+                a tool's message, which is not folded by default. Recall finds both kinds by their text. A message whose
+                id the session already has is skipped if its text is the same, and replaces the old one otherwise. Ids
+                are unique within one session only.
             session: The conversation they belong to.
             wait: True returns after folding and indexing, done or failed. False returns as soon as the messages are
                 durable; a background thread, or the next recall if that comes first, does the rest.
@@ -91,7 +89,7 @@ class AgentMemory:
         """Write the messages that ``select`` chooses after it has seen what the session holds.
 
         Nobody else writes to the agent between the choice and the write. If ``select`` chooses what is missing, two
-        concurrent requests with the same history write it once, whether they run in threads, tasks or processes.
+        concurrent requests with one history write it once, in threads, tasks or processes.
 
         Args:
             select: Takes a `MessageLookup`, which it may query for what the session holds, and returns messages as
@@ -143,10 +141,7 @@ class AgentMemory:
             ConfigError: An option is unknown or out of range, or the query is not text; or mode "state" or handover
                 "preload" or "both" in a memory that was opened without a backbone.
             InvalidAgentError: The session id is not valid.
-            ContextLengthError: Query and records do not fit the backbone's window.
-            ChatTemplateError: The backbone's chat template fails on the prompt.
-            EmbedderError: The embedder's vectors do not fit the stored ones.
-            DeltaMemError: The errors of folding, if the mode reads the state.
+            DeltaMemError: The errors of prompting, and those of folding if the mode reads the state.
         """
         asked = RecallOptions.of(options, **changes)
         return self._reader.recall(query, asked, session=session, context=context, lean=lean, generate=generate)
@@ -162,8 +157,8 @@ class AgentMemory:
 
         Args:
             messages: The whole prompt, as for `write`; assistant messages may carry ``tool_calls``.
-            session: The conversation that the messages continue, if they are not all of it. A question that depends on
-                the turns before it ("And Germany?") is then recalled together with this session's last turns.
+            session: The conversation that the messages continue. A question that depends on the turns before it ("And
+                Germany?") is then recalled together with this session's last turns.
             options: ``sampling``: how the reply is sampled, greedy by default (`Sampling`). ``tools``: JSON schemas of
                 the tools that the chat template shows to the model. ``truncation``: whether to drop the oldest messages
                 if the prompt is longer than the window; the system message, the newest user message and the last
@@ -173,10 +168,7 @@ class AgentMemory:
             InvalidMessageError: There are no messages, or one cannot be rendered.
             ConfigError: An option is unknown or out of range, or the memory was opened without a backbone.
             InvalidAgentError: The session id is not valid.
-            ContextLengthError: The prompt does not fit the window.
-            ChatTemplateError: The backbone's chat template refuses the messages or tools, or fails.
-            EmbedderError: The embedder's vectors do not fit the stored ones.
-            DeltaMemError: The errors of folding, if the mode reads the state.
+            DeltaMemError: The errors of prompting, and those of folding if the mode reads the state.
         """
         return self._responder.generate(messages, ReplyOptions.of(session, **options))
 
@@ -202,8 +194,8 @@ class AgentMemory:
 
         Args:
             messages: The new messages only: earlier turns come from memory. Assistant messages may carry
-                ``tool_calls``. Calls and results of tools are journalled as the integrations journal them: calls as
-                blocks, of a long result its beginning and end, which are not folded.
+                ``tool_calls``. Calls of tools are journalled as blocks, of a long result its beginning and end; neither
+                is folded.
             session: The conversation they belong to.
             options: As for `generate`.
 
@@ -363,12 +355,11 @@ class AgentMemory:
             forks: Whether to erase the messages from agents that share them by forking, too; by default the receipt
                 lists these agents.
             dry_run: Only report what would be erased.
-            wait: Whether to fold what is left now. False leaves that to the next use, and the receipt then has no hash
-                of the state after.
+            wait: Whether to fold what is left now. If not, the next use does, and the receipt has no hash of the new
+                state.
             tombstone: Whether to keep a hash of each message, under a key of the agent's own. It keeps an integration
-                whose client sends its history again from bringing the messages back; `write` ignores it. The receipt's
-                ``remaining`` lists them. False keeps no hashes, and removes those that earlier erasures of these ids,
-                or of this session, have left.
+                whose client resends its history from bringing the messages back; `write` ignores it. The receipt's
+                ``remaining`` lists them. False also removes the hashes of earlier erasures of these ids or session.
 
         Raises:
             UnknownAgentError: Nothing was ever written to this agent.

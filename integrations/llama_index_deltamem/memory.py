@@ -27,7 +27,7 @@ from llama_index_deltamem.messages import asks, checked, question, texts, to_lla
 from llama_index_deltamem.session import SessionJournal
 from llama_index_deltamem.sync_methods import in_run, sync_twin
 from llama_index_deltamem.tokens import counted, tokenizer_of
-from llama_index_deltamem.turn import OpenTurn, fill_buffer, keep_in_buffer
+from llama_index_deltamem.turn import OpenTurn, fill_buffer
 from llama_index_deltamem.window import MARKUP, Window, newest_within
 
 WAYS = "give DeltaMemory.from_defaults(mem, agent_id=…), a string, such as a user's id"
@@ -152,16 +152,8 @@ class DeltaMemory(Memory):
         limit = DEFAULT_TOKEN_LIMIT if token_limit is None else token_limit
         stock = Memory.from_defaults(session_id=session_id, token_limit=limit, **options)
         fields = {name: getattr(stock, name) for name in Memory.model_fields} | {"token_limit": token_limit}
-        own: dict[str, Any] = {
-            "mode": mode,
-            "k": k,
-            "budget": budget,
-            "outdated": outdated,
-            "on_error": on_error,
-            "tool_output": tool_output,
-            "fold_tool_output": fold_tool_output,
-            "llm": llm,
-        }
+        own: dict[str, Any] = {"mode": mode, "k": k, "budget": budget, "outdated": outdated, "on_error": on_error}
+        own |= {"tool_output": tool_output, "fold_tool_output": fold_tool_output, "llm": llm}
         memory = cls(mem, agent_id, **fields, **own)
         memory._turn.restore = session_id is not None
         if chat_history is not None:
@@ -222,7 +214,7 @@ class DeltaMemory(Memory):
         async with self._turn.buffer():
             messages = await super().aget(input=asked, **block_kwargs)
         if self.memory_blocks:  # the store makes new messages at each read, but a block may return its own
-            messages = _copies(messages)
+            messages = [message.model_copy(deep=True) for message in messages]
         asked = asked.content if isinstance(asked, ChatMessage) else asked
         query = (asked or "").strip() or question(messages)
         started = int(block_kwargs.get("initial_token_count", 0))
@@ -380,25 +372,7 @@ class DeltaMemory(Memory):
         if self._is_open():
             self._fit_window()
             await self._restored()
-            await self._without_erased()
-
-    async def _without_erased(self) -> None:
-        """Drop messages from the buffer that were erased since the last call, if the journal's epoch changed.
-
-        Messages that the journal no longer holds are dropped, and so is recalled text. System messages, the open turn
-        and empty messages are never journalled, and stay.
-        """
-        with fails_open(self.on_error, "reading the conversation"):
-            journal = self._journal
-            now = await journal.epoch()
-            before, self._turn.epoch = self._turn.epoch, now
-            if before in (None, now):
-                return
-            self._turn.recalled = {}
-            live = await journal.wordings()
-            async with self._turn.buffer():
-                store, key = self.sql_store, self.session_id
-                await keep_in_buffer(store, key, lambda message: live.issuperset(journal.wordings_of(message)))
+            await self._journal.drop_erased(self.sql_store, self.session_id)
 
     def _is_open(self) -> bool:
         """Whether the `DeltaMem` is open. If not, the user's own calls raise, and runs continue with the buffer."""
@@ -420,7 +394,3 @@ class DeltaMemory(Memory):
             async with self._turn.buffer():
                 await fill_buffer(self.sql_store, self.session_id, messages)
                 await self._manage_queue()
-
-
-def _copies(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-    return [message.model_copy(deep=True) for message in messages]

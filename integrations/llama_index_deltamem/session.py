@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.storage.chat_store.base_db import AsyncDBChatStore
 
 from deltamem_agents.frameworks.failing import OnError, fails_open
 from deltamem_agents.frameworks.messages import clearing, since_cleared
@@ -17,7 +18,7 @@ from deltamem_agents.memory.tool_output import ToolOutput
 from deltamem_agents.messages import Entry, check_messages, wording_of
 from deltamem_agents.store import MessageLookup
 from llama_index_deltamem.messages import asks
-from llama_index_deltamem.turn import OpenTurn, Said, journalled, said
+from llama_index_deltamem.turn import OpenTurn, Said, journalled, keep_in_buffer, said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,12 +109,24 @@ class SessionJournal:
         if await self.log():
             await self.agent.awrite([clearing()], self.session, wait=False)
 
-    async def wordings(self) -> set[str]:
-        """The wordings of the session's live messages and of the open turn."""
-        live = {wording_of(entry) for entry in await self.agent.alog(self.session)}
-        return live | {told for each in self.turn.open() for told in self.wordings_of(each.message)}
+    async def drop_erased(self, buffer: AsyncDBChatStore, key: str) -> None:
+        """Drop messages from a buffer that were erased since the last call, if the journal's epoch changed.
 
-    def wordings_of(self, message: ChatMessage) -> list[str]:
+        Messages that the journal no longer holds are dropped, and so is recalled text. System messages, the open turn
+        and empty messages are never journalled, and stay.
+        """
+        with fails_open(self.on_error, "reading the conversation"):
+            now = await self.epoch()
+            before, self.turn.epoch = self.turn.epoch, now
+            if before in (None, now):
+                return
+            self.turn.recalled = {}
+            live = {wording_of(entry) for entry in await self.agent.alog(self.session)}
+            live |= {told for each in self.turn.open() for told in self._wordings(each.message)}
+            async with self.turn.buffer():
+                await keep_in_buffer(buffer, key, lambda message: live.issuperset(self._wordings(message)))
+
+    def _wordings(self, message: ChatMessage) -> list[str]:
         """The wording under which the journal holds a message; empty if it is not journalled."""
         return [wording_of(new) for new in check_messages(journalled(said([message]), self.tools))]
 
