@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
+from itertools import chain, combinations, pairwise
 
 import pytest
 import torch
@@ -12,12 +14,16 @@ import transformers
 
 from deltamem_agents.core import Attached, DeltaMemConfig, attach, new_adapter
 from deltamem_agents.engine import Rendering
-from deltamem_agents.training.adapters.collation import EpisodeCollator
+from deltamem_agents.training.adapters.collation import EpisodeBatch, EpisodeCollator, similar
 from deltamem_agents.training.adapters.episode_loss import EpisodeLoss, checkpointed
 from deltamem_agents.training.adapters.memory_plan import plan_memory, saved_bytes
-from deltamem_agents.training.adapters.rendered import EpisodeRenderer, RenderedEpisode
+from deltamem_agents.training.adapters.rendered import EpisodeRenderer, RenderedEpisode, RenderedQuestion
 
 WRITE_LENGTH = 40  # several segments per episode
+
+
+def powerset(numbers: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    return chain.from_iterable(combinations(numbers, size) for size in range(len(numbers) + 1))
 
 
 def adapted(model, **options) -> Attached:
@@ -65,8 +71,9 @@ def loop(attached: Attached, episodes: list[RenderedEpisode], spans: bool) -> to
 def test_the_loss_is_that_of_a_plain_loop(small_backbone, rendered, write, answers) -> None:
     attached = adapted(small_backbone().double(), write=write, answer_writes=answers)
     module = EpisodeLoss(attached)
-    batch = EpisodeCollator(0, write)(rendered)
+    batch = EpisodeCollator(0, write, forward=4)(rendered)
     assert max(len(each.segments) for each in rendered) > 1 and bool(batch["unchanged"].any())
+    assert len(batch["prompts"]) > 1
     wanted = loop(attached, rendered, write != "token")
     wanted.backward()
     gradients = {name: each.grad.clone() for name, each in attached.adapter.named_parameters()}
@@ -151,35 +158,42 @@ def test_the_backbone_stays_in_evaluation_mode(small_backbone, rendered) -> None
 
 def test_scores_are_those_of_greedy_decoding(small_backbone, rendered) -> None:
     attached = adapted(small_backbone())
-    module = EpisodeLoss(attached)
-    batch = EpisodeCollator(0, "token")(rendered)
-    state = module.fold(batch)
-    # What greedy decoding says becomes the expected reply of every question, and is then right.
-    greedy = []
-    for row, slot in enumerate(batch["slots"].tolist()):
-        first = int(batch["places"][batch["rows"] == row][0])
+    module, collate = EpisodeLoss(attached), EpisodeCollator(0, "token", forward=4)
+    state = module.fold(collate(rendered))
+
+    def greedy(slot: int, question: RenderedQuestion) -> RenderedQuestion:
+        prompt = torch.tensor([question.prompt])
         with attached.bind(state, [slot]):
-            out = attached.model.generate(
-                batch["ids"][row : row + 1, : first + 1], max_new_tokens=3, do_sample=False, eos_token_id=-1
-            )
-        greedy.append((first, out[0, first + 1 :].tolist()))
-    asked = torch.full((len(greedy), max(first + 4 for first, _ in greedy)), 0)
-    for row, (first, reply) in enumerate(greedy):
-        asked[row, : first + 1] = batch["ids"][row, : first + 1]
-        asked[row, first + 1 : first + 4] = torch.tensor(reply)
-    wanted = batch | {
-        "ids": asked,
-        "rows": torch.arange(len(greedy)).repeat_interleave(3),
-        "places": torch.tensor([first + n for first, _ in greedy for n in range(3)]),
-        "targets": torch.tensor([token for _, reply in greedy for token in reply]),
-        "unchanged": torch.zeros(3 * len(greedy), dtype=torch.bool),
-    }
-    assert module.score(wanted, state).right.all()
+            said = attached.model.generate(prompt, max_new_tokens=3, do_sample=False, eos_token_id=-1)
+        return replace(question, reply=said[0, prompt.shape[1] :].tolist(), unchanged=False)
+
+    def batch(ask: Callable[[int, RenderedQuestion], RenderedQuestion]) -> EpisodeBatch:
+        return collate(
+            [replace(one, questions=[ask(slot, each) for each in one.questions]) for slot, one in enumerate(rendered)]
+        )
+
+    # What greedy decoding says becomes the expected reply of every question, and is then right.
+    wanted = batch(greedy)
+    assert len(wanted["prompts"]) > 1 and module.score(wanted, state).right.all()
     wanted["targets"][0] += 1
-    assert module.score(wanted, state).right.tolist() == [False] + [True] * (len(greedy) - 1)
-    unchanged = wanted | {"unchanged": torch.ones_like(wanted["unchanged"])}
-    zero = module.score(unchanged, state, torch.full_like(batch["slots"], -1))
+    wrong = int(wanted["asked"][0])
+    assert [n for n, right in enumerate(module.score(wanted, state).right.tolist()) if not right] == [wrong]
+    unchanged = batch(lambda slot, question: replace(greedy(slot, question), unchanged=True))
+    zero = module.score(unchanged, state, torch.full_like(unchanged["slots"], -1))
     assert zero.right.all() and zero.loss.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("lengths", [[], [7], [30] * 9, [5, 300, 6, 290, 7, 8, 150, 155], [*range(0, 1200, 130)]])
+def test_rows_of_similar_length_are_padded_together(lengths: list[int]) -> None:
+    def cost(groups: Iterable[Sequence[int]]) -> int:
+        return sum(max(group) * len(group) + 128 for group in groups)
+
+    found = similar(lengths, lambda length: length, 128)
+    assert sorted(chain.from_iterable(found)) == sorted(lengths)
+    ordered = sorted(lengths, reverse=True)
+    cuts = [*powerset(range(1, len(ordered)))]
+    ways = [[ordered[a:b] for a, b in pairwise([0, *cut, len(ordered)])] for cut in cuts] if ordered else [[]]
+    assert cost(found) == min(map(cost, ways))
 
 
 def test_peak_memory_is_planned(small_backbone, rendered) -> None:

@@ -7,8 +7,8 @@ requires gradients, so autograd saves nothing there and gradient checkpointing r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from deltamem_agents.core import Attached, State
 from deltamem_agents.core.families import inspect_backbone
-from deltamem_agents.training.adapters.collation import EpisodeBatch, Writes
+from deltamem_agents.training.adapters.collation import EpisodeBatch, Prompts, Writes
 
 ROWS = 256  # reply tokens whose logits over the full vocabulary are held at once where no gradient is needed
 
@@ -85,7 +85,7 @@ class EpisodeLoss(nn.Module):
     def forward(self, **batch: Any) -> dict[str, Tensor]:
         """The loss of an `EpisodeBatch`, given by its keys."""
         given: EpisodeBatch = batch  # type: ignore[assignment]
-        hidden = self._hidden(given, self.fold(given))
+        hidden = self._hidden(given["prompts"], self.fold(given), given["slots"])
         vocabulary = self._sampled(given) if self.sampling and self.training else None
         return {"loss": self._loss(given, hidden, vocabulary)}
 
@@ -98,9 +98,9 @@ class EpisodeLoss(nn.Module):
         """States [B, …] after all sessions, segment by segment."""
         state: State = self.attached.zero_state(batch["episodes"])
         for writes in batch["writes"]:
-            rows = writes["ids"].shape[0]
-            after = self._write(writes, {key: each[:rows] for key, each in state.items()})
-            state = {key: torch.cat([after[key], each[rows:]]) for key, each in state.items()}
+            slots = writes["slots"]
+            after = self._write(writes, {key: each[slots] for key, each in state.items()})
+            state = {key: each.index_copy(0, slots, after[key]) for key, each in state.items()}
         return state
 
     @torch.no_grad()
@@ -111,8 +111,9 @@ class EpisodeLoss(nn.Module):
             state: A pool of states.
             slots: [Q] the row of the pool that each question reads, −1 for the zero state; by default its episode's.
         """
-        hidden, unchanged = self._hidden(batch, state, slots), batch["unchanged"]
-        bare = self._hidden(batch, None) if bool(unchanged.any()) else None
+        hidden = self._hidden(batch["prompts"], state, batch["slots"] if slots is None else slots)
+        unchanged = batch["unchanged"]
+        bare = self._hidden(batch["prompts"], None) if bool(unchanged.any()) else None
         losses, hits = [], []
         for start in range(0, len(hidden), ROWS):
             piece = slice(start, start + ROWS)
@@ -125,9 +126,9 @@ class EpisodeLoss(nn.Module):
             losses.append(loss)
             hits.append(logits.argmax(-1) == targets)
         questions = len(batch["slots"])
-        lengths = torch.bincount(batch["rows"], minlength=questions)
-        totals = torch.zeros(questions, device=hidden.device).index_add_(0, batch["rows"], torch.cat(losses))
-        right = torch.zeros(questions, device=hidden.device).index_add_(0, batch["rows"], torch.cat(hits).float())
+        lengths = torch.bincount(batch["asked"], minlength=questions)
+        totals = torch.zeros(questions, device=hidden.device).index_add_(0, batch["asked"], torch.cat(losses))
+        right = torch.zeros(questions, device=hidden.device).index_add_(0, batch["asked"], torch.cat(hits).float())
         return Scored(totals / lengths, right == lengths)
 
     def logits(self, hidden: Tensor, vocabulary: Tensor | None = None) -> Tensor:
@@ -159,23 +160,31 @@ class EpisodeLoss(nn.Module):
         )
         return after
 
-    def _hidden(self, batch: EpisodeBatch, state: State | None, slots: Tensor | None = None) -> Tensor:
-        """Hidden states [N, D] that predict the reply tokens; of the bare backbone if there is no state."""
-        if state is None:
-            output = self.decoder(input_ids=batch["ids"], use_cache=False)
-        else:
-            writes = self.adapter.config.answer_writes  # in training as in use
-            with self.attached.bind(state, batch["slots"] if slots is None else slots, writes):
-                output = self.decoder(input_ids=batch["ids"], use_cache=False)
-        hidden: Tensor = output.last_hidden_state
-        return hidden[batch["rows"], batch["places"]]
+    def _hidden(self, prompts: Sequence[Prompts], state: State | None, slots: Tensor | None = None) -> Tensor:
+        """Hidden states [N, D] that predict the reply tokens; of the bare backbone if there is no state.
+
+        Args:
+            slots: [Q] the row of the state that each question reads.
+        """
+        found: list[Tensor] = []
+        for asked in prompts:
+            with ExitStack() as reading:
+                if state is not None and slots is not None:
+                    writes = self.adapter.config.answer_writes  # in training as in use
+                    reading.enter_context(self.attached.bind(state, slots[asked["questions"]], writes))
+                output = self.decoder(input_ids=asked["ids"], use_cache=False)
+            found.append(output.last_hidden_state[asked["rows"], asked["places"]])
+        return torch.cat(found)
 
     def _sampled(self, batch: EpisodeBatch) -> Tensor:
         """The tokens of the batch and random ones, ascending."""
-        device = batch["ids"].device
+        device = batch["targets"].device
         drawn = torch.randint(self.vocabulary_size, (self.negatives,)).to(device)
-        seen = [batch["ids"].flatten(), *(each["ids"].flatten() for each in batch["writes"]), drawn]
-        vocabulary: Tensor = torch.unique(torch.cat(seen))
+        seen = [
+            *(each["ids"].flatten() for each in batch["prompts"]),
+            *(each["ids"].flatten() for each in batch["writes"]),
+        ]
+        vocabulary: Tensor = torch.unique(torch.cat([*seen, drawn]))
         return vocabulary
 
     def _loss(self, batch: EpisodeBatch, hidden: Tensor, vocabulary: Tensor | None) -> Tensor:
@@ -192,9 +201,14 @@ class EpisodeLoss(nn.Module):
     @torch.no_grad()
     def _bare(self, batch: EpisodeBatch, unchanged: Tensor, vocabulary: Tensor | None) -> Tensor:
         """The bare backbone's logits at the chosen reply tokens."""
-        kept, rows = torch.unique(batch["rows"][unchanged], return_inverse=True)
-        part: Mapping[str, Tensor] = {"ids": batch["ids"][kept], "rows": rows, "places": batch["places"][unchanged]}
-        return self.logits(self._hidden(part, None), vocabulary)  # type: ignore[arg-type]
+        prompts: list[Prompts] = []
+        chosen = torch.split(unchanged, [len(each["rows"]) for each in batch["prompts"]])
+        for asked, tokens in zip(batch["prompts"], chosen, strict=True):
+            if bool(tokens.any()):
+                kept, rows = torch.unique(asked["rows"][tokens], return_inverse=True)
+                places, questions = asked["places"][tokens], asked["questions"][kept]
+                prompts.append(Prompts(questions=questions, ids=asked["ids"][kept], rows=rows, places=places))
+        return self.logits(self._hidden(prompts, None), vocabulary)
 
 
 def divergence(before: Tensor, after: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deltamem_agents.core import State
 from deltamem_agents.engine import Rendering
-from deltamem_agents.training.adapters.collation import EpisodeBatch, EpisodeCollator, in_order
+from deltamem_agents.training.adapters.collation import EpisodeBatch, EpisodeCollator
 from deltamem_agents.training.adapters.episode_loss import EpisodeLoss
 from deltamem_agents.training.adapters.rendered import RenderedEpisode, RenderedQuestion
 
@@ -57,7 +57,7 @@ class HeldOut:
         if len(starts) > 1 and len(episodes) - starts[-1] == 1:
             starts.pop()  # one alone joins the batch before
         for start, stop in pairwise([*starts, len(episodes)]):
-            batch = in_order(episodes[start:stop])
+            batch = episodes[start:stop]
             self._batches.append((collator(batch), [each for one in batch for each in one.questions]))
 
     def measure(self, module: EpisodeLoss) -> list[Measured]:

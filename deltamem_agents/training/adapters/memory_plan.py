@@ -75,11 +75,11 @@ def plan_memory(module: EpisodeLoss, batches: Sequence[EpisodeBatch], *, negativ
     writing, asking = _rate(module, write), _rate(module, ask)
     activations = max(
         sum(each["ids"].shape[0] * writing(each["ids"].shape[1]) for each in batch["writes"])
-        + batch["ids"].shape[0] * asking(batch["ids"].shape[1])
+        + sum(each["ids"].shape[0] * asking(each["ids"].shape[1]) for each in batch["prompts"])
         for batch in batches
     )
     replies = max(len(batch["targets"]) for batch in batches)
-    longest = max(batch["ids"].numel() + sum(each["ids"].numel() for each in batch["writes"]) for batch in batches)
+    longest = max(sum(each["ids"].numel() for each in (*batch["prompts"], *batch["writes"])) for batch in batches)
     whole = module.vocabulary_size
     vocabulary = min(whole, negatives + longest) if negatives and module.sampling else whole
     return MemoryPlan(
