@@ -191,6 +191,6 @@ def require_database(where: Location) -> None:
     database, version = versions.open_to_look(where.url, where.schema)
     try:
         if version is None:
-            raise StoreError(f"{database.name} has no tables yet; 'deltamem write' creates them, or check the URL")
+            raise StoreError(f"{database.name} has no deltamem tables; 'deltamem write' creates them, or check the URL")
     finally:
         database.close()

@@ -134,7 +134,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise AdapterFileError(f"cannot read {str(path)!r}: {error.strerror}; fetch the adapter again") from error
     except ValueError as error:
-        raise AdapterFileError(f"{str(path)!r} is not an adapter's JSON: {error}; fetch the adapter again") from error
+        raise AdapterFileError(f"{str(path)!r} cannot be read as JSON: {error}; fetch the adapter again") from error
     if not isinstance(data, dict):
         raise AdapterFileError(f"{str(path)!r} holds {kind_of(data)}, not a JSON object; fetch it again")
     return data

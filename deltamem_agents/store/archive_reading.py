@@ -42,6 +42,7 @@ MANIFEST_BYTES = 8 << 20
 ROOM = 16 << 20  # an archive may unpack to this many bytes …
 RATIO = 64  # … plus this many times its own size
 VALUE = 240  # bytes that a JSON value may take in memory
+KEYS = frozenset(("position", "left_at", "session", "id", "role", "content", "metadata", "created_at", "folded"))
 DIM = 1 << 16  # limit of an embedding's dimension
 BLOB = 512 << 20  # bytes of a state, or of a shard of embeddings
 BLOCK = 1 << 20  # bytes read at a time
@@ -230,6 +231,8 @@ def messages(archive: zipfile.ZipFile, checked: Checked) -> Iterator[Placed]:
     """The messages with their places in the journal, in order."""
     for line, taken in _lines(archive, checked, MESSAGES):
         try:
+            if not KEYS.issuperset(line):  # a message that is written may have more of them
+                raise ValueError(f"unknown key {shown(min(line.keys() - KEYS))}")
             position, left_at, session = line.pop("position"), line.pop("left_at"), line.pop("session")
             if checked.manifest["version"] < ALL_FOLDED:
                 line["folded"] = True

@@ -142,7 +142,11 @@ def differences(database: Database) -> list[str]:
             return database.read(lambda connection: _unlike(connection, database) + database.dialect.check(connection))
     except StoreError as error:
         return _file_damaged(error)
-    raise StoreError(mismatch(database.name, version) if version else f"{database.name} has no deltamem tables")
+    raise StoreError(mismatch(database.name, version) if version else _without_tables(database))
+
+
+def _without_tables(database: Database) -> str:
+    return f"{database.name} has no deltamem tables; 'deltamem db upgrade' creates them, or check the URL"
 
 
 def _file_damaged(error: StoreError) -> list[str]:
@@ -170,7 +174,7 @@ def repair(database: Database) -> list[str]:
     """
     version = current(database)
     if version != LATEST:
-        raise StoreError(mismatch(database.name, version) if version else f"{database.name} has no deltamem tables")
+        raise StoreError(mismatch(database.name, version) if version else _without_tables(database))
     done = database.repair()
     left = differences(database)
     if left:

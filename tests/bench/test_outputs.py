@@ -76,7 +76,7 @@ def test_a_place_that_cannot_be_written_is_refused_at_once(
                 importlib.import_module(name).main()
             assert ended.value.code == 2 and str(out.parent) in capsys.readouterr().err
     for out in (tmp_path / "file", tmp_path / "file" / "deep"):
-        for command in (["bench", "recall", "--force"], ["train"]):
+        for command in (["bench", "recall", "--force"], ["train", "tiny"]):
             done = CliRunner().invoke(app, [*command, "--out", str(out)])
             assert done.exit_code == 1 and str(out) in done.stderr and done.stderr.count("\n") == 1
     assert [each.name for each in tmp_path.iterdir()] == ["file"]

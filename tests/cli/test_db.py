@@ -86,7 +86,7 @@ def test_a_new_database(deltamem, url, tmp_path):
     empty = f"sqlite:///{tmp_path / 'empty.db'}"
     assert "no tables yet" in deltamem("db", "current", "--url", empty).out
     assert deltamem("db", "current", "--url", empty, "--json").json["version"] is None
-    assert_refused(deltamem("db", "check", "--url", empty), "no tables")
+    assert_refused(deltamem("db", "check", "--url", empty), "no deltamem tables", "db upgrade")
 
 
 def test_check_tells_what_is_wrong(deltamem, url, tmp_path):

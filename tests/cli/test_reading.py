@@ -26,6 +26,6 @@ def test_no_tables_are_made_in_an_empty_one(deltamem, tmp_path, command):
     path = tmp_path / "empty.db"
     path.touch()
     done = deltamem(*command, "--url", f"sqlite:///{path}")
-    assert done.code == 1 and "no tables" in done.err
+    assert done.code == 1 and "no deltamem tables" in done.err
     assert sqlite3.connect(path).execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
     assert path.stat().st_size == 0

@@ -126,6 +126,7 @@ ELSEWHERE = {  # files whose messages no command can print, with the reason
     "core/delta_layers.py": "of training in a program",
     "engine/engine.py": "of keys that a program gives",
     "engine/options.py": "of arguments that no option sets",
+    "memory/tool_output.py": "of arguments that no option sets",
     "memory/open_memories.py": "of objects that a program restores",
     "processes.py": "of processes that a program forks",
     "recall/embed.py": "of embedders that are objects of a program",

@@ -14,7 +14,7 @@ def test_commands_without_a_model_import_no_model_library(process, url):
 
     run("write", "My favourite colour is teal.", "--backbone", "none")
     recalled = run("recall", "Which colour?", "--backbone", "none").out
-    assert "teal" in recalled and "supports no answer" not in recalled and "records alone" in recalled
+    assert "teal" in recalled and "supports no answer" not in recalled and "records only" in recalled
     assert "teal" in run("log").out
 
 

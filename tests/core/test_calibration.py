@@ -72,7 +72,7 @@ def test_the_bundled_model_is_calibrated() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("no json", "not JSON"),
+        ("no json", "cannot be read as JSON"),
         ("[]", "not a JSON object"),
         ("{}", "needs the numbers bias, slope, fullness"),
         (json.dumps(Calibration().as_dict() | {"state": {"bias": 1}}), "'state' is"),

@@ -75,7 +75,7 @@ def test_missing_folder_files_and_malformed_json(saved, tmp_path):
     with pytest.raises(AdapterFileError, match="cannot read"):
         load_adapter(saved)
     (saved / CONFIG).write_text("{")
-    with pytest.raises(AdapterFileError, match="not JSON"):
+    with pytest.raises(AdapterFileError, match="cannot be read as JSON"):
         load_adapter(saved)
     (saved / CONFIG).write_text("[]")
     with pytest.raises(AdapterFileError, match="list"):

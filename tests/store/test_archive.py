@@ -364,7 +364,9 @@ DAMAGED: dict[str, Callable[[dict[str, bytes]], None]] = {
     "NUL": in_line("messages.jsonl", 0, content="a\0b"),
     "surrogate": in_line("messages.jsonl", 0, content="a\ud800b"),
     "surrogate in metadata": in_line("messages.jsonl", 0, metadata={"a": "\ud800"}),
-    "unknown key": in_line("messages.jsonl", 0, name="x"),
+    "unknown key": in_line("messages.jsonl", 0, author="x"),
+    "key that write() takes": in_line("messages.jsonl", 0, name="x"),
+    "calls that write() takes": in_line("messages.jsonl", 0, role="assistant", tool_calls=[]),
     "folded is text": in_line("messages.jsonl", 0, folded="yes"),
     "folded is nothing": in_line("messages.jsonl", 0, folded=None),
     "bad session": in_line("messages.jsonl", 0, session="x" * 256),
@@ -579,7 +581,7 @@ def test_a_state_that_two_revisions_name(other: Store, archive: Path) -> None:
         members["revisions.jsonl"] = line + b"\n" + another + b"\n"
         members["manifest.json"] = json.dumps(json.loads(members["manifest.json"]) | {"revisions": 2}).encode()
 
-    refused(other, rewritten(archive, twice), "no revision")
+    refused(other, rewritten(archive, twice), "not a revision")
 
 
 def test_an_archive_is_its_owners(filled: Store, tmp_path: Path) -> None:

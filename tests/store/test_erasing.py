@@ -254,7 +254,7 @@ def test_hashes_differ_between_two_erasures_of_the_same(filled: Store) -> None:
 
 
 NOTHING_CHOSEN: list[tuple[Selection, str]] = [
-    (Selection(), "nothing was said"),
+    (Selection(), "no filter was given"),
     (Selection(ids="abc"), "list of message ids"),
     (Selection(ids=[1]), "list of message ids"),  # type: ignore[list-item]
     (Selection(ids=7), "list of message ids"),  # type: ignore[arg-type]

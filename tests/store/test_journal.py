@@ -191,7 +191,7 @@ BAD_MESSAGES = [
     ({"role": "user", "content": "x", "metadata": {"a": float("nan")}}, "JSON"),
     ({"role": "user", "content": "x", "created_at": "yesterday"}, "yesterday"),
     ({"role": "user", "content": "x", "created_at": 12}, "created_at 12"),
-    ({"role": "user", "content": "x", "name": "Bob"}, "unknown key 'name'"),
+    ({"role": "user", "content": "x", "author": "Bob"}, "unknown key 'author'"),
     ({"role": "tool", "content": "x", "folded": 1}, "folded 1; give True or False"),
     ({"role": "tool", "content": "x", "folded": "no"}, "folded 'no'; give True or False"),
 ]

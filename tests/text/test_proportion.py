@@ -18,7 +18,7 @@ from deltamem_agents.frameworks.messages import FrameworkMessage, for_journal, f
 from deltamem_agents.memory.prompting import not_in_prompt, prompt_messages, split_tool_calls
 from deltamem_agents.memory.results import Reply
 from deltamem_agents.recall import Record, query_terms, recall_text, split_text, within_budget
-from deltamem_agents.recall.contradiction import contradicts, newer_first, outdated
+from deltamem_agents.recall.contradiction import newer_first, outdated
 from deltamem_agents.recall.records import sentences
 from deltamem_agents.recall.selection import is_weak, knows_nothing, select
 from deltamem_agents.recall.snapshot import joined
@@ -55,7 +55,7 @@ PARTICULAR = {  # patterns that are a trap for some functions, by these
     "e\u0301\u0323ü": ("normalized NFC", "normalized NFD", "query_terms", "tsvector terms"),
     "我住在京都喜欢喝绿茶": ("text_terms", "spelled_out", "fts5 match", "tsvector query"),
     "so, how is it? ": ("is_weak", "select", "sentences"),
-    "now changed to not the same or is it so, and ": ("outdated", "contradicts", "knows_nothing"),
+    "now changed to not the same or is it so, and ": ("outdated", "knows_nothing"),
     "<tool_call>{": ("split_tool_calls", "VisibleText"),
     "}</tool_call>": ("split_tool_calls", "VisibleText"),
     '<tool_call>{"name": "a"}</tool_call>': ("split_tool_calls",),
@@ -148,7 +148,6 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "is_weak": lambda text: is_weak(stored(text)),
     "knows_nothing": knows_nothing,
     "outdated": lambda text: newer_first([stored(text)], outdated([stored(text), stored(text + " now", 2)])),
-    "contradicts": lambda text: contradicts(stored(text), stored(text, 2)),
     "recall_text": lambda text: recall_text([given(text)]),
     "within_budget": lambda text: within_budget([given(text), given("b")], len(text)),
     "joined": lambda text: joined(None, (1, 1), [stored(text)], None).named(text),
