@@ -18,7 +18,7 @@ from deltamem_agents.training.adapters.phases import Curriculum
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 TEMPLATE_BYTES = 1 << 20  # limit on a chat template
-Start = Literal["random", "linear-attention"]
+Start = Literal["random", "linear-attention", "induction"]
 Schedule = Literal["linear", "cosine", "constant"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -29,8 +29,9 @@ class AdapterTrainingConfig:
 
     Args:
         adapter: Shape and write rule; ignored if training begins from an adapter.
-        start: Initial weights: "random" as in the paper, or "linear-attention", the linear form of what the adapted
-            layers' own heads do.
+        start: Initial weights: "random" as in the paper; "linear-attention", the linear form of what all heads of the
+            adapted layers do, for backbones without rotary positions there; or "induction", that of their induction
+            heads, for any backbone.
         steps: Optimiser steps.
         episodes: Episodes in a batch, on each device.
         accumulation: Batches per step.

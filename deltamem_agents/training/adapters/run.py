@@ -28,6 +28,7 @@ from deltamem_agents.training.adapters.collation import EpisodeCollator
 from deltamem_agents.training.adapters.config import AdapterTrainingConfig
 from deltamem_agents.training.adapters.data import GENERATED, Data, data_files, generated, open_data
 from deltamem_agents.training.adapters.episode_loss import EpisodeLoss, checkpointed
+from deltamem_agents.training.adapters.induction_heads import start_as_induction_heads
 from deltamem_agents.training.adapters.measuring import HeldOut, summary
 from deltamem_agents.training.adapters.memory_plan import MemoryPlan, plan_memory
 from deltamem_agents.training.adapters.phases import Curriculum
@@ -37,6 +38,7 @@ from deltamem_agents.training.adapters.run_folder import CHECKPOINTS, begin, che
 from deltamem_agents.training.adapters.samples import EpisodeSamples
 from deltamem_agents.training.adapters.trainer import METRIC, AdapterTrainer
 
+TEXTS = 32  # episodes that an adapter's start is fitted to
 SAMPLED = 16  # batches from which the peak memory is estimated
 
 
@@ -89,6 +91,9 @@ def train_adapter_for(
     arguments = _arguments(config, folder, model.device)
     count = config.steps * config.accumulation * config.episodes * arguments.world_size
     opened = _opened(data, config, render, count)
+    if begin_from is None and config.start == "induction":
+        written = (segment for number in range(min(TEXTS, count)) for segment in render(opened.source(number)).segments)
+        start_as_induction_heads(adapter, model, [segment.ids for segment in written])
     record = {
         "config": config.as_dict(),
         "data": opened.identity,
