@@ -1,11 +1,11 @@
 """The command line ``deltamem``. Thin: each command checks its arguments, calls the memory and shows the result.
 
-Environment variables are read here: DELTAMEM_URL, DELTAMEM_SCHEMA, DELTAMEM_AGENT. torch and Transformers are imported
+Environment variables are read here: DELTAMEM_URL, DELTAMEM_SCHEMA, DELTAMEM_AGENT, and that of --upstream-key-env. torch and Transformers are imported
 by the commands that need them, as `deltamem --help` must be quick. May import everything.
 """
 
 from deltamem_agents.cli.app import app
 
-from deltamem_agents.cli import talking, history, erasing, database, making, training, benching  # isort: skip  # in the order of --help
+from deltamem_agents.cli import talking, history, erasing, database, making, training, benching, serving  # isort: skip  # in the order of --help
 
-__all__ = ["app", "benching", "database", "erasing", "history", "making", "talking", "training"]
+__all__ = ["app", "benching", "database", "erasing", "history", "making", "serving", "talking", "training"]

@@ -64,14 +64,20 @@ class Agent:
     agent_ids_until: int | None = None
 
 
-def agents(connection: Connection, agent: str | None = None) -> list[AgentInfo]:
-    """All agents ordered by id, or only the one named."""
+def agents(
+    connection: Connection, agent: str | None = None, *, after: str = "", limit: int | None = None
+) -> list[AgentInfo]:
+    """All agents ordered by id, or only the one named; those whose id comes after ``after``, at most ``limit``."""
     live = select(func.count()).where(MessageRow.agent_key == AgentRow.key, MessageRow.left_at.is_(None))
     query = select(AgentRow.id, AgentRow.epoch, live.scalar_subquery(), AgentRow.head, AgentRow.created_at).order_by(
         AgentRow.id
     )
     if agent is not None:
         query = query.where(AgentRow.id == agent)
+    if after:
+        query = query.where(AgentRow.id > after)
+    if limit is not None:
+        query = query.limit(limit)
     return [
         AgentInfo(id=row[0], epoch=row[1], messages=row[2] or 0, position=row[3], created_at=row[4])
         for row in connection.execute(query)
@@ -94,8 +100,8 @@ def locked(connection: Connection, agent: str) -> Agent:
     return found
 
 
-def live(connection: Connection, agent: str, after: int, session: str | None) -> list[Entry]:
-    """Live messages of an agent after position ``after``, in order."""
+def live(connection: Connection, agent: str, after: int, session: str | None, limit: int | None = None) -> list[Entry]:
+    """Live messages of an agent after position ``after``, in order, at most ``limit``."""
     query = (
         select(MessageRow)
         .join(AgentRow, AgentRow.key == MessageRow.agent_key)
@@ -104,6 +110,8 @@ def live(connection: Connection, agent: str, after: int, session: str | None) ->
     )
     if session is not None:
         query = query.where(MessageRow.session == session)
+    if limit is not None:
+        query = query.limit(limit)
     return [entry(row) for row in connection.execute(query)]
 
 

@@ -4,7 +4,7 @@
             ├─ rollbacks
             ├─ tombstones
             └─ revisions
-    purges
+    purges, tokens, requests
 
 On PostgreSQL the vectors of large agents are indexed in two further tables, see `dialects.pgvector`.
 
@@ -29,6 +29,7 @@ from deltamem_agents.store.columns import Blob, Flag, Json, Name, UtcDateTime, W
 __all__ = ["UtcDateTime", "chunked"]
 
 SECRET_BYTES = 32
+SCOPES = ("read", "write", "admin")  # of an access token; each includes those before it
 LOOKUP = 500  # values in one statement; SQLite allows no more than 999 parameters in old builds
 
 T = TypeVar("T")
@@ -196,3 +197,38 @@ class PurgeRow(Base):
     __table_args__ = ({"sqlite_autoincrement": True},)
     key: Mapped[int] = mapped_column(Whole(1, key=True), primary_key=True)
     requested_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class TokenRow(Base):
+    """An access token of a server, see `access_tokens`. Only its SHA-256 is stored.
+
+    ``name`` names the token where it is listed and revoked. ``agents`` are patterns of agent ids. ``parent`` is the key
+    of the token that a person logged in with; the row goes with it.
+    """
+
+    __tablename__ = "deltamem_tokens"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+    key: Mapped[int] = mapped_column(Whole(1, key=True), primary_key=True)
+    name: Mapped[str] = mapped_column(Name(32), unique=True)
+    hash: Mapped[str] = mapped_column(Name(64), unique=True)
+    agents: Mapped[list[Any]] = mapped_column(Json(list))
+    scope: Mapped[str] = mapped_column(Name(16, SCOPES))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime(optional=True))
+    parent: Mapped[int | None] = mapped_column(
+        Whole(1, key=True, optional=True), ForeignKey("deltamem_tokens.key", ondelete="CASCADE")
+    )
+
+
+class RequestRow(Base):
+    """A request with an idempotency key, see `request_log`; ``status`` and ``answer`` are null while it runs."""
+
+    __tablename__ = "deltamem_requests"
+    __table_args__ = (UniqueConstraint("caller", "name"), {"sqlite_autoincrement": True})
+    key: Mapped[int] = mapped_column(Whole(1, key=True), primary_key=True)
+    caller: Mapped[str] = mapped_column(Name(32))
+    name: Mapped[str] = mapped_column(Name(ID_LIMIT))
+    digest: Mapped[str] = mapped_column(Name(64))
+    status: Mapped[int | None] = mapped_column(Whole(small=True, optional=True))
+    answer: Mapped[str | None] = mapped_column(Words(optional=True))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)

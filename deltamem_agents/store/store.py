@@ -22,6 +22,7 @@ from deltamem_agents.store import (
     timeline,
     versions,
 )
+from deltamem_agents.store.access_tokens import AccessTokens
 from deltamem_agents.store.appender import Appender
 from deltamem_agents.store.database import Database, check_place, looked_at, open_database
 from deltamem_agents.store.erasing import Plan, Selection
@@ -29,6 +30,7 @@ from deltamem_agents.store.journal import AgentInfo
 from deltamem_agents.store.message_lookup import MessageLookup
 from deltamem_agents.store.record_index import RecordIndex, check_scope
 from deltamem_agents.store.records import Splitter, Words
+from deltamem_agents.store.request_log import RequestLog
 from deltamem_agents.store.revisions import Retention, check_retention
 from deltamem_agents.store.selected import Select, is_select
 from deltamem_agents.store.sqlite_files import file_of
@@ -54,6 +56,7 @@ class Store:
         messages: Finds messages by session and id, or by what they say.
         records: Searches the records of messages, and keeps their embeddings.
         states: Keeps the states that were folded from the journals.
+        tokens, requests: A server's access tokens, and its answers to requests with an idempotency key.
 
     Besides what each method lists, methods that read or write raise ClosedError after `close`, ForkedError in a process
     forked after the store was opened, InvalidAgentError for an agent or session id that is not valid, ConfigError for
@@ -66,6 +69,8 @@ class Store:
         self.messages = MessageLookup(database)
         self.records = RecordIndex(database, self._words)
         self.states = States(database, retention)
+        self.tokens = AccessTokens(database)
+        self.requests = RequestLog(database)
         self._appender = Appender(database, self._words)
         self._purging = Turn()
         database.look_for_damage(damage.found)
@@ -172,15 +177,18 @@ class Store:
         check_descriptions(metadata)
         self._database.write(lambda connection: journal.describe(connection, agent, metadata))
 
-    def live(self, agent: str, after: int = 0, session: str | None = None) -> list[Entry]:
-        """Live messages of an agent after position ``after``, in order; only those of ``session``, if given."""
+    def live(self, agent: str, after: int = 0, session: str | None = None, *, limit: int | None = None) -> list[Entry]:
+        """The first ``limit`` live messages after position ``after``, in order; only those of ``session``, if given."""
         check_scope(agent, session)
         arguments.whole(after, "after")
-        return self._database.read(lambda connection: journal.live(connection, agent, after, session))
+        arguments.whole(0 if limit is None else limit, "limit")
+        return self._database.read(lambda connection: journal.live(connection, agent, after, session, limit))
 
-    def agents(self) -> list[AgentInfo]:
-        """All agents, ordered by id."""
-        return self._database.read(lambda connection: journal.agents(connection))
+    def agents(self, *, after: str = "", limit: int | None = None) -> list[AgentInfo]:
+        """The first ``limit`` agents whose id comes after ``after``, ordered by id as the database compares."""
+        arguments.text(after, "after")
+        arguments.whole(0 if limit is None else limit, "limit")
+        return self._database.read(lambda connection: journal.agents(connection, after=after, limit=limit))
 
     def agent(self, agent: str) -> AgentInfo | None:
         """One agent, or None if it has never been written to."""

@@ -17,7 +17,7 @@ from deltamem_agents.store.damage import all_found
 from deltamem_agents.store.database import Database, looked_at, open_database
 from deltamem_agents.store.schema import Base
 
-LATEST = "0008"
+LATEST = "0009"
 VERSION_TABLE = "deltamem_version"
 FIRST_TABLE = "deltamem_schema"  # where version 0001 stored its number
 MIGRATIONS = Path(__file__).parent / "migrations"

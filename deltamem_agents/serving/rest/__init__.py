@@ -1,0 +1,14 @@
+"""REST for programs in any language: agents, their journals, recall, time travel, erasure and archives.
+
+Every route is below ``/v1/agents``; its name and arguments are those of `AgentMemory`.
+"""
+
+from fastapi import APIRouter
+
+from deltamem_agents.serving.rest import agents, journal, recalling
+
+router = APIRouter(prefix="/v1")
+for _each in (agents, journal, recalling):
+    router.include_router(_each.router)
+
+__all__ = ["router"]

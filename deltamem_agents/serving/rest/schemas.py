@@ -1,0 +1,60 @@
+"""The bodies that REST takes. Unknown fields are refused; what a field may hold is checked by `AgentMemory` itself."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+Text = Field(examples=["How do we indent?"])
+
+
+class Body(BaseModel):
+    """A body: unknown fields are refused, and so is a number for text."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Message(Body):
+    """A message as `AgentMemory.write` takes it."""
+
+    role: Literal["system", "user", "assistant", "tool"] = Field(examples=["user"])
+    content: str | list[str | dict[str, Any]] | None = Field(default=None, examples=["We indent with two spaces."])
+    id: str | None = Field(default=None, max_length=255, examples=["m1"])
+    metadata: dict[str, Any] | None = Field(default=None, examples=[{"source": "chat"}])
+    created_at: AwareDatetime | None = Field(default=None, strict=False, examples=["2026-11-30T10:00:00Z"])
+    folded: bool | None = Field(default=None, description="Whether the text goes into the state.")
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """The fields that were given."""
+        return self.model_dump(exclude_unset=True, exclude_none=True)
+
+
+class NewMessages(Body):
+    """Messages to journal."""
+
+    messages: list[Message] = Field(max_length=10_000)
+    session: str = Field(default="default", examples=["s1"])
+    wait: bool = Field(default=True, description="False answers as soon as the messages are durable.")
+
+
+class Query(Body):
+    """What to recall; see `AgentMemory.recall` and `RecallOptions`."""
+
+    query: str = Text
+    session: str | None = Field(default=None, description="Only records of this session.")
+    context: list[str] = Field(default=[], description="The turns before the query, oldest first.")
+    lean: bool = False
+    generate: bool = Field(default=True, description="Whether the backbone answers too.")
+    mode: str = Field(default="hybrid", examples=["hybrid"], description="state, vector or hybrid.")
+    k: int = Field(default=5, description="The most records.")
+    budget: int | None = Field(default=None, description="The most tokens that records may take.")
+    handover: str = "context"
+    outdated: str = "omit"
+    since: datetime | None = Field(default=None, strict=False)
+    until: datetime | None = Field(default=None, strict=False)
+    metadata: dict[str, Any] | None = None
