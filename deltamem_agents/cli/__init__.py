@@ -1,6 +1,7 @@
 """The command line ``deltamem``. Thin: each command checks its arguments, calls the memory and shows the result.
 
-Environment variables are read here: DELTAMEM_URL, DELTAMEM_SCHEMA, DELTAMEM_AGENT, and that of --upstream-key-env. torch and Transformers are imported
+Environment variables are read here: DELTAMEM_URL, DELTAMEM_SCHEMA, DELTAMEM_AGENT, and
+that of --upstream-key-env. torch and Transformers are imported
 by the commands that need them, as `deltamem --help` must be quick. May import everything.
 """
 

@@ -106,7 +106,7 @@ def _serve(mem: Any, settings: Settings, host: str, port: int) -> None:
     from deltamem_agents.serving.settings import is_loopback
 
     if not is_loopback(host):
-        if mem.store.tokens.any():
+        if mem.store.tokens.exist():
             settings = replace(settings, require_token=True, hosts=(*settings.hosts, host))
         else:
             terminal.say(
@@ -115,7 +115,7 @@ def _serve(mem: Any, settings: Settings, host: str, port: int) -> None:
                 err=True,
             )
             host = LOOPBACK
-    elif not mem.store.tokens.any():
+    elif not mem.store.tokens.exist():
         terminal.say("note: there are no tokens: everybody on this machine can read and change all agents", err=True)
     try:
         listening = server.listen(host, port)
@@ -126,11 +126,11 @@ def _serve(mem: Any, settings: Settings, host: str, port: int) -> None:
     with listening:
         at = listening.getsockname()
         shown_host = f"[{at[0]}]" if ":" in at[0] else at[0]
-        server.run(
+        made = server.server_for(
             create_app(mem, settings),
-            listening,
             started=lambda: terminal.say(f"deltamem serves http://{shown_host}:{at[1]}", err=True),
         )
+        made.run(sockets=[listening])
 
 
 def _upstream(url: str | None, variable: str | None) -> Upstream | None:
@@ -178,7 +178,7 @@ def create(
 def list_(*, where: Location, json: Json = False, debug: Debug = False) -> None:
     """The tokens by name, with their agents and scopes; the tokens themselves are not stored."""
     with opened_store(where) as store:
-        found = store.tokens.list()
+        found = store.tokens.all()
     if json:
         terminal.print_json([_token_json(each) for each in found])
         return

@@ -107,7 +107,7 @@ class Tokens:
             return True
         until, found = self._any
         if time.monotonic() >= until:
-            found = await in_thread(self._mem, "tokens", self._mem.store.tokens.any)
+            found = await in_thread(self._mem, "tokens", self._mem.store.tokens.exist)
             self._any = (time.monotonic() + CACHED_SECONDS, found)
         return found
 

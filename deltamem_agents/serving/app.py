@@ -52,13 +52,14 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.mem = mem
     app.state.settings = settings
     app.state.tokens = Tokens(mem, required=settings.require_token, rate=settings.rate)
     for each in (router, rest.router, *routers):
         app.include_router(each)
-    open_routes = unguarded(app.routes)
+    open_routes = unguarded(app)
     if open_routes:
         raise ConfigError(f"these routes check no scope: {', '.join(open_routes)}; see serving.dependencies")
     app.add_middleware(
@@ -78,7 +79,7 @@ def create_app(
 async def health(request: Request) -> dict[str, str]:
     """200 once the database answers and the engine runs; 503 otherwise."""
     mem = memory_of(request)
-    await in_thread(mem, "health", mem.store.tokens.any)
+    await in_thread(mem, "health", mem.store.tokens.exist)
     if mem.backbone.present and not mem.engine.usable:
         raise HttpFailure(503, "the engine has stopped; start the server again", "engine_stopped")
     return {"status": "ok", "version": __version__}
@@ -121,5 +122,5 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 
 def _place(fault: dict[str, Any]) -> str:
-    place = [str(each) for each in fault["loc"] if each not in ("body", "query", "path", "header")]
-    return ".".join(place) or "body"
+    where, *place = map(str, fault["loc"])
+    return ".".join(place) or where

@@ -6,14 +6,13 @@ to start with one.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Annotated, Any, cast
 from urllib.parse import unquote
 
-from fastapi import Path, Request
+from fastapi import FastAPI, Path, Request
 from fastapi.dependencies.models import Dependant
-from fastapi.routing import APIRoute
-from starlette.routing import BaseRoute
+from fastapi.routing import iter_route_contexts
 
 from deltamem_agents.memory import AgentMemory, DeltaMem
 from deltamem_agents.serving.access import Access, Tokens
@@ -137,18 +136,24 @@ def decoded(text: str) -> str:
         raise HttpFailure(400, "an id is not percent-encoded UTF-8", "invalid_id") from None
 
 
-def scopes(route: BaseRoute) -> set[str]:
-    """The scopes that a route checks; "" for one that everybody may call."""
-    return {
-        str(getattr(each.call, SCOPE))
-        for each in (_all(route.dependant) if isinstance(route, APIRoute) else ())
-        if hasattr(each.call, SCOPE)
-    }
+def scopes(app: FastAPI) -> dict[tuple[str, str], set[str]]:
+    """The scopes that each route checks, by method and path; "" for one that everybody may call."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for route in iter_route_contexts(app.routes):
+        dependant = getattr(route, "dependant", None)
+        checked = {
+            str(getattr(each.call, SCOPE))
+            for each in (() if dependant is None else _all(dependant))
+            if hasattr(each.call, SCOPE)
+        }
+        for method in route.methods or {"*"}:
+            found[method, route.path or str(route.route)] = checked
+    return found
 
 
-def unguarded(routes: Sequence[BaseRoute]) -> list[str]:
+def unguarded(app: FastAPI) -> list[str]:
     """The routes that check no scope, and are not public either."""
-    return [str(getattr(route, "path", route)) for route in routes if not scopes(route)]
+    return [" ".join(route) for route, checked in scopes(app).items() if not checked]
 
 
 def _all(dependant: Dependant) -> Iterator[Any]:

@@ -89,7 +89,7 @@ class Guard:
         """
         headers = Headers(scope=scope)
         self._check_host(headers)
-        access, cookie = await self._access(headers, path)
+        access = await self._access(headers, path)
         scope["state"]["access"] = access
         streamed = path.endswith(self._streamed)
         if scope["method"] not in SAFE:
@@ -125,8 +125,8 @@ class Guard:
         parts = urlsplit(origin) if origin.isascii() else urlsplit("")
         return parts.scheme in ("http", "https") and parts.netloc.lower() == host.lower()
 
-    async def _access(self, headers: Headers, path: str) -> tuple[Access, str | None]:
-        """Whose request it is, and the token of its cookie if that is how it is known."""
+    async def _access(self, headers: Headers, path: str) -> Access:
+        """Whose request it is."""
         secret = headers.get(TOKEN_HEADER)
         if secret is None and not (self._settings.forwards_key and speaks_openai(path)):
             scheme, _, given = headers.get("authorization", "").partition(" ")
@@ -136,21 +136,21 @@ class Guard:
         secret = cookie if by_cookie else secret
         public = path in self._public
         if public and secret is None:
-            return Access(csrf=self._csrf), None
+            return Access(csrf=self._csrf)
         if not await self._tokens.required():
-            return Access(csrf=self._csrf), None
+            return Access(csrf=self._csrf)
         found = await self._tokens.find(secret) if secret else None
         if found is None and public:
-            return Access(csrf=self._csrf), None
+            return Access(csrf=self._csrf)
         if found is None or (found.session and not by_cookie):
             raise HttpFailure(
                 401,
                 ("this server needs a token" if secret is None else "the token is wrong, expired or revoked")
-                + f"; send 'Authorization: Bearer TOKEN' or '{TOKEN_HEADER}: TOKEN', made with 'deltamem tokens create'",
+                + f"; send 'Authorization: Bearer TOKEN' or '{TOKEN_HEADER}: TOKEN', from 'deltamem tokens create'",
                 "invalid_token",
                 headers={"WWW-Authenticate": 'Bearer realm="deltamem"'},
             )
-        return Access(found, csrf_token(cookie) if by_cookie and cookie else None), cookie if by_cookie else None
+        return Access(found, csrf_token(cookie) if by_cookie and cookie else None)
 
     def _check_type(self, headers: Headers, access: Access, *, streamed: bool) -> None:
         """A form of a foreign page can send neither JSON nor a header of ours."""

@@ -1,4 +1,4 @@
-"""`run`: uvicorn with the limits that it lacks, and what is said when it starts."""
+"""`server_for`: uvicorn with the limits that it lacks, and what is said when it starts."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class PatientProtocol(H11Protocol):
             self.transport.close()
 
 
-def run(app: FastAPI, listening: socket.socket, *, started: Callable[[], None] = lambda: None) -> None:
-    """Serve the application on a listening socket until SIGINT or SIGTERM.
+def server_for(app: FastAPI, *, started: Callable[[], None] = lambda: None) -> uvicorn.Server:
+    """A server for the application; ``run(sockets=[listen(…)])`` serves until SIGINT, SIGTERM or ``should_exit``.
 
     Args:
         started: Called once requests are answered.
@@ -73,7 +73,7 @@ def run(app: FastAPI, listening: socket.socket, *, started: Callable[[], None] =
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=CLOSE_SECONDS,
     )
-    _Server(config, started).run(sockets=[listening])
+    return _Server(config, started)
 
 
 class _Server(uvicorn.Server):

@@ -107,13 +107,13 @@ class AccessTokens:
         expired = found is not None and found.expires_at is not None and found.expires_at <= datetime.now(UTC)
         return None if expired else found
 
-    def any(self) -> bool:
+    def exist(self) -> bool:
         """Whether there is a token that has not expired."""
         now = datetime.now(UTC)
         query = select(exists().where(or_(TokenRow.expires_at.is_(None), TokenRow.expires_at > now)))
         return bool(self._database.read(lambda connection: connection.execute(query).scalar(), alone=True))
 
-    def list(self) -> list[AccessToken]:
+    def all(self) -> list[AccessToken]:
         """All tokens that a person made, oldest first; those that logins made are left out."""
         query = select(TokenRow).where(TokenRow.parent.is_(None)).order_by(TokenRow.key)
         return self._database.read(lambda connection: [_token(row) for row in connection.execute(query)], alone=True)
