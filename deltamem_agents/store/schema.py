@@ -209,7 +209,7 @@ class TokenRow(Base):
     __tablename__ = "deltamem_tokens"
     __table_args__ = ({"sqlite_autoincrement": True},)
     key: Mapped[int] = mapped_column(Whole(1, key=True), primary_key=True)
-    name: Mapped[str] = mapped_column(Name(32), unique=True)
+    name: Mapped[str] = mapped_column(Name(32))
     hash: Mapped[str] = mapped_column(Name(64), unique=True)
     agents: Mapped[list[Any]] = mapped_column(Json(list))
     scope: Mapped[str] = mapped_column(Name(16, SCOPES))
@@ -218,6 +218,9 @@ class TokenRow(Base):
     parent: Mapped[int | None] = mapped_column(
         Whole(1, key=True, optional=True), ForeignKey("deltamem_tokens.key", ondelete="CASCADE")
     )
+
+
+Index("deltamem_tokens_name", TokenRow.name, unique=True)
 
 
 class RequestRow(Base):

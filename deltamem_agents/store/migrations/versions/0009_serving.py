@@ -18,7 +18,7 @@ def upgrade() -> None:
     op.create_table(
         "deltamem_tokens",
         sa.Column("key", KEY, primary_key=True),
-        sa.Column("name", sa.String(32), nullable=False, unique=True),
+        sa.Column("name", sa.String(32), nullable=False),
         sa.Column("hash", sa.String(64), nullable=False, unique=True),
         sa.Column("agents", sa.JSON, nullable=False),
         sa.Column("scope", sa.String(16), nullable=False),
@@ -27,6 +27,7 @@ def upgrade() -> None:
         sa.Column("parent", KEY, sa.ForeignKey("deltamem_tokens.key", ondelete="CASCADE")),
         sqlite_autoincrement=True,
     )
+    op.create_index("deltamem_tokens_name", "deltamem_tokens", ["name"], unique=True)
     op.create_table(
         "deltamem_requests",
         sa.Column("key", KEY, primary_key=True),
