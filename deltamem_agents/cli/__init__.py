@@ -7,6 +7,17 @@ by the commands that need them, as `deltamem --help` must be quick. May import e
 
 from deltamem_agents.cli.app import app
 
-from deltamem_agents.cli import talking, history, erasing, database, making, training, benching, serving  # isort: skip  # in the order of --help
+from deltamem_agents.cli import talking, history, erasing, database, making, training, benching, serving, tool_server  # isort: skip  # in the order of --help
 
-__all__ = ["app", "benching", "database", "erasing", "history", "making", "serving", "talking", "training"]
+__all__ = [
+    "app",
+    "benching",
+    "database",
+    "erasing",
+    "history",
+    "making",
+    "serving",
+    "talking",
+    "tool_server",
+    "training",
+]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from datetime import datetime
 from functools import wraps
 from inspect import Parameter, signature
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
@@ -29,8 +31,26 @@ def time(text: str | datetime) -> datetime:
         ) from None
 
 
+USER = "user"
+
+
+def user_database() -> str:
+    """URL of the database of this user, which all folders share; its folder is made, and is the user's alone."""
+    data = os.environ.get("XDG_DATA_HOME", "")
+    folder = (Path(data) if Path(data).is_absolute() else Path.home() / ".local" / "share") / "deltamem"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        from deltamem_agents.errors import StoreError
+
+        raise StoreError(f"{folder} cannot be made: {error.strerror or error}; give --url sqlite:///FILE") from None
+    return f"sqlite:///{folder / 'memory.db'}"
+
+
 def lasting(url: str | None) -> str | None:
     """A database that outlives the command: what one in memory is told is lost, and there is nothing in it to read."""
+    if url == USER:
+        return user_database()
     if url is not None and url.startswith("sqlite"):  # else SQLAlchemy need not be loaded for it
         from urllib.parse import unquote
 
@@ -52,7 +72,8 @@ Url = Annotated[
     str,
     typer.Option(
         "--url",
-        help="Database, sqlite:///… or postgresql://…; commands that write create its tables, those that read do not.",
+        help="Database, sqlite:///… or postgresql://…, or 'user' for one that all your folders share; commands that "
+        "write create its tables, those that read do not.",
         envvar="DELTAMEM_URL",
         callback=lasting,
     ),
