@@ -70,5 +70,5 @@ def _not_encoded(byte: int, place: int) -> InvalidMessageError:
     encoding = (sys.stdin.encoding or "utf-8").upper()
     return InvalidMessageError(
         f"standard input is not {encoding}: byte 0x{byte:02x} at {place} is not valid in it; nothing was written: "
-        "convert it, or set its encoding, as in PYTHONIOENCODING=latin-1"
+        "convert it, or name its encoding in the environment, as in PYTHONIOENCODING=latin-1"
     )

@@ -76,7 +76,7 @@ def check(*, where: Location, json: Json = False, debug: Debug = False) -> None:
         for each in found or ["the tables and their rows are sound"]:
             terminal.say(each)
         if not complete:
-            terminal.say("note: some rows were not checked, as that takes more than a minute", err=True)
+            terminal.say("note: some rows were not checked, as checking all takes more than a minute", err=True)
     if found:
         raise typer.Exit(1)
 
@@ -182,5 +182,5 @@ def reindex(
     dropped = sum(each.dropped for each in done.values())
     pruned = f", {terminal.counted(dropped, 'embedding')} of other models deleted" if prune else ""
     recut = sum(each.recut for each in done.values())
-    cut = f"{terminal.counted(recut, 'message')} cut again,  " if recut else ""
+    cut = f"{terminal.counted(recut, 'message')} cut again, " if recut else ""
     terminal.say(f"{cut}{embedded} of {terminal.counted(len(done), 'agent')} embedded{pruned}")

@@ -234,9 +234,7 @@ def _show(receipt: Receipt, json: bool, *, whole: bool = False) -> None:
     for each in receipt.erased:
         terminal.say(f"{_counts(each)} {would}")
     for other, ids in receipt.held_by.items():
-        terminal.say(
-            f"agent {other!r} holds {terminal.counted(len(ids), 'message')} of these; --forks erases them there too"
-        )
+        terminal.say(f"agent {other!r} also holds {len(ids):,} of these messages; --forks erases them there too")
     for each in receipt.erased:
         if each.tombstones:
             told = terminal.counted(each.tombstones, "message")
@@ -249,4 +247,4 @@ def _show(receipt: Receipt, json: bool, *, whole: bool = False) -> None:
     if receipt.status == "pending":
         terminal.say(f"still in the database's files, {receipt.reason}; 'deltamem db purge' finishes it")
     if not dry:
-        terminal.say(f"this command cannot reach:  {', '.join(receipt.outside_reach)}")
+        terminal.say(f"this command cannot reach: {', '.join(receipt.outside_reach)}")

@@ -207,12 +207,10 @@ def _journalled_since(memory: AgentMemory) -> Callable[[], str]:
 
     def told() -> str:
         new = memory.health().position - before
-        log = f"'deltamem log --agent {terminal.shell_word(memory.id)}' shows them"
-        return (
-            f"{terminal.counted(new, 'message')} of this turn were journalled; {log}"
-            if new
-            else "nothing was journalled"
-        )
+        log = f"'deltamem log --agent {terminal.shell_word(memory.id)}' shows {'it' if new == 1 else 'them'}"
+        if not new:
+            return "nothing was journalled"
+        return f"{terminal.counted(new, 'message')} of this turn {'was' if new == 1 else 'were'} journalled; {log}"
 
     return told
 

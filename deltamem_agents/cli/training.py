@@ -129,7 +129,7 @@ def tiny(
     conversations: Annotated[
         int,
         typer.Option(
-            "--conversations", help="Held-out questions behind each figure of the model card; 0 measures nothing."
+            "--conversations", help="Held-out conversations behind each figure of the model card; 0 measures nothing."
         ),
     ] = 256,
     json: Json = False,

@@ -71,7 +71,7 @@ class Calibration:
         parts = {name: _logistic(name, data.get(name)) for name in ("state", "records")}
         missed = _finite("missed", data.get("missed", MISSED))
         if not 0 < missed <= 1:
-            raise ValueError(f"missed is {missed}; give a share above 0")
+            raise ValueError(f"missed is {missed}; give a share above 0 and up to 1")
         full = data.get("full")
         return cls(**parts, missed=missed, full=None if full is None else _finite("full", full))
 

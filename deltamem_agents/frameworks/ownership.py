@@ -79,7 +79,7 @@ class Owner:
         if final is None:
             chosen = next(iter(ids), self.default_agent_id)
             if chosen is None:
-                raise ConfigError(f"no agent id was given, so it is unclear whose memory to use;  {self.ways}")
+                raise ConfigError(f"no agent id was given, so it is unclear whose memory to use; {self.ways}")
             return CheckedId(chosen)
         for each in ids:
             if each != final:

@@ -105,7 +105,7 @@ class CandidatePool:
             return None
         if self._is_large(agent, version):
             if not self._large.prepare(agent, version, down):
-                tell("by words: some records are not embedded yet, which happens in the background")
+                tell("by words: some records are not embedded yet; they are embedded in the background")
                 self._later(agent)
             vector = self._of_query(agent, query, self._large.dimension(agent, version), down)
             large = self._large.search(agent, version, query, vector, scope, count)

@@ -83,7 +83,7 @@ class Prepared:
             self._failures.failed("embedding", agent, unstored[0])
             return self._unsaved(agent, version[0], self._embeddings, down, tell)
         if snapshot is not None and snapshot.pending and self._seconds < math.inf and not down:
-            tell(f"by words: {left(len(snapshot.pending), len(snapshot))}, which happens in the background")
+            tell(f"by words: {left(len(snapshot.pending), len(snapshot))}; they are embedded in the background")
             self._later(agent)
         return snapshot
 

@@ -71,7 +71,7 @@ def commit(connection: Connection, agent: str, revision: Revision, *, after: int
     if not 0 <= after < revision.position <= row.head:
         raise ConfigError(
             f"revision at position {revision.position} of agent {agent!r}, folded from {after}: "
-            f"positions must rise, up to {row.head}, the last one of the journal"
+            f"positions must rise, and the last may be at most {row.head}, the end of the journal"
         )
     if not revision.fingerprint or len(revision.fingerprint) > ID_LIMIT or not revision.state:
         raise ConfigError(f"a revision needs a fingerprint of 1 to {ID_LIMIT} characters and a state that is not empty")

@@ -109,7 +109,7 @@ def test_erase_by_id(deltamem, told, texts):
     deltamem("fork", "alice", "bob", "--url", told)
     done = deltamem("erase", "alice", "--yes", "--id", first, "--id", second, "--url", told)
     assert done.code == 0 and "agent 'alice': 2 messages" in done.out
-    assert "agent 'bob' holds 2 messages of these; --forks" in done.out and "backups" in done.out
+    assert "agent 'bob' also holds 2 of these messages; --forks" in done.out and "backups" in done.out
     assert texts() == ["Mara plays the cello.", "Good night."] and len(texts("bob")) == 4
     again = deltamem("erase", "alice", "--yes", "--id", first, "--url", told)
     assert again.code == 1 and again.err == "note: nothing was erased: agent 'alice' has no such message\n"
