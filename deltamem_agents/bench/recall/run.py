@@ -28,6 +28,7 @@ def run(
     *,
     sizes: Sequence[int] = tuple(CONVERSATIONS),
     modes: Sequence[str] = MODES,
+    conversations: int | None = None,
     changed: bool = True,
     file: Path | None = None,
     beam: Path | None = None,
@@ -40,6 +41,7 @@ def run(
 
     Args:
         sizes: Numbers of facts.
+        conversations: The most conversations of each size; by default those of `CONVERSATIONS`.
         changed: Whether to measure changed facts too.
         file: LoCoMo's JSON; without it that part is skipped.
         beam: BEAM's JSON; likewise.
@@ -61,7 +63,8 @@ def run(
     with DeltaMem.open(**{"backbone": "tiny", "url": "sqlite://", **(options or {})}) as mem:
         name = mem.engine.name
         for size in sizes:
-            asked += measure(mem, size, CONVERSATIONS[size], modes=modes, progress=progress)
+            told = CONVERSATIONS[size] if conversations is None else min(conversations, CONVERSATIONS[size])
+            asked += measure(mem, size, told, modes=modes, progress=progress)
         if changed:
             without_history = [mode for mode in modes if mode not in ("none", "history")]
             facts, of = CHANGED

@@ -166,9 +166,7 @@ class Asker:
             tokens=engine.count(text),
         )
 
-    def _right(
-        self, question: Question, kind: str, job: Job, said: str, ids: tuple[int, ...], *, known: bool
-    ) -> bool:
+    def _right(self, question: Question, kind: str, job: Job, said: str, ids: tuple[int, ...], *, known: bool) -> bool:
         if kind == UNKNOWN:
             return not known
         if kind == UNRELATED:

@@ -48,9 +48,7 @@ def share(sums: Sequence[float], weights: Sequence[float], *, seed: int = 0) -> 
     return _interval(_ratio, [[a for a, _ in kept], [b for _, b in kept]], seed)
 
 
-def difference(
-    first: Sequence[float], second: Sequence[float], weights: Sequence[float], *, seed: int = 0
-) -> Interval:
+def difference(first: Sequence[float], second: Sequence[float], weights: Sequence[float], *, seed: int = 0) -> Interval:
     """The share of ``first`` less that of ``second``, of the same questions of the same episodes.
 
     Raises:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from deltamem_agents.bench.figures import write_csv
-from deltamem_agents.bench.state.asking import ARMS, HYBRID, NONE, PINNED, STATE, VECTOR
-from deltamem_agents.bench.state.controls import ANOTHER, CONTROLS, OWN
+from deltamem_agents.bench.state.asking import ARMS, HYBRID, PINNED, STATE, VECTOR
+from deltamem_agents.bench.state.controls import ANOTHER, CONTROLS
 from deltamem_agents.bench.state.cost import Cost
 from deltamem_agents.bench.state.intervals import Interval
 from deltamem_agents.bench.state.shares import (
@@ -143,8 +143,8 @@ def state_markdown(results: StateResults) -> str:
 def reached(results: StateResults) -> Iterator[tuple[str, bool]]:
     """Each bar of this backbone that was measured, and whether the interval's end meets it."""
     of = {(each.task, each.size, each.others, each.arm, each.measure): each for each in results.cells}
-    for *where, bar in BARS.get(results.machine.get("backbone", ""), ()):
-        cell = of.get(tuple(where))  # type: ignore[call-overload]
+    for task, size, others, arm, measure, bar in BARS.get(results.machine.get("backbone", ""), ()):
+        cell = of.get((task, size, others, arm, measure))
         if cell is None:
             continue
         said = f"{_of(cell)}, {cell.arm}, {cell.measure} {cell.share}"
@@ -154,8 +154,9 @@ def reached(results: StateResults) -> Iterator[tuple[str, bool]]:
             yield f"{said} (≥ {bar:g})", cell.share.low >= bar
     for cost in results.costs:
         if cost.state == ANOTHER and results.machine.get("backbone") == "gemma-3-270m":
-            yield f"{_of(cost)}, perplexity × {cost.perplexity} under another's state (≤ 1.02)", (
-                cost.perplexity.high <= 1.02
+            yield (
+                f"{_of(cost)}, perplexity × {cost.perplexity} under another's state (≤ 1.02)",
+                (cost.perplexity.high <= 1.02),
             )
 
 
@@ -267,6 +268,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(each) for each in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-__all__ = ["NONE", "OWN", "StateResults", "reached", "state_files_in", "state_markdown"]

@@ -18,17 +18,17 @@ from deltamem_agents.bench.state.cost import Cost, Prepared, costs, prepare
 from deltamem_agents.bench.state.intervals import import_scipy_stats
 from deltamem_agents.bench.state.report import StateResults
 from deltamem_agents.bench.state.shares import by_kind, cells, effects
-from deltamem_agents.bench.state.tasks import UNTRAINED_SIZES, Task, fact_tasks, rule_tasks
+from deltamem_agents.bench.state.tasks import Task, fact_tasks, rule_tasks
 from deltamem_agents.bench.state.telling import remember
 from deltamem_agents.core import attach
 from deltamem_agents.engine import Engine, Loaded, load
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.memory import DeltaMem
 
-EPISODES = 300
+EPISODES = 100
 RULE_SIZES, OTHERS = (1, 2, 4, 8), (0, 100)
 FACT_SIZES = (1, 2, 4, 5, 8, 30)
-QUICK_EPISODES, QUICK_SIZES, QUICK_OTHERS = 6, (1, 2), (0, 10)  # for tests, and a first look
+QUICK: Mapping[str, Any] = {"rules": (1,), "others": (0, 10), "facts": (2,), "episodes": 4}  # for a first look
 MOST_RULES, MOST_FACTS, MOST_OTHERS = 8, 64, 10_000  # more rules than 8 contradict
 
 
@@ -77,8 +77,8 @@ def run_state(
     measured, prepared = _asked(loaded, tasks, embedder, seed, progress)
     engine = Engine(switched_off(loaded))
     try:
-        for place, each in enumerate(prepared):
-            measured[place] += each.asker.replies(engine, OFF_WAYS, progress)
+        for replies, ready in zip(measured, prepared, strict=True):
+            replies += ready.asker.replies(engine, OFF_WAYS, progress)
     finally:
         engine.close()
     pairs = list(zip(tasks, measured, strict=True))
@@ -128,6 +128,3 @@ def _costs(loaded: Loaded, prepared: Sequence[Prepared], progress: Advance) -> l
         return [cost for each in prepared for cost in costs(attached, each, progress)]
     finally:
         attached.detach()
-
-
-__all__ = ["UNTRAINED_SIZES", "run_state"]

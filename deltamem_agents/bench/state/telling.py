@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -40,9 +40,7 @@ class Remembered:
     pinned: str
 
 
-def remember(
-    mem: DeltaMem, task: Task, *, seed: int, progress: Callable[[str, int, int], None] | Advance
-) -> list[Remembered]:
+def remember(mem: DeltaMem, task: Task, *, seed: int, progress: Advance = lambda *_: None) -> list[Remembered]:
     """Write each episode to an agent of its own: journalled, folded, indexed."""
     rng = random.Random(f"shuffled {seed} {task}")
     others = shuffled(task.episodes, rng)
@@ -94,7 +92,7 @@ def _pinned(mem: DeltaMem, agent: AgentMemory) -> str:
 def _as_records(agent: AgentMemory, session: str) -> Sequence[Record]:
     return [
         Record(
-            text=entry.content,
+            text=entry.text,
             score=0.0,
             session=entry.session,
             message_id=entry.id,
