@@ -11,7 +11,7 @@ from typing import Any
 
 from deltamem_agents.bench.figures import write_csv
 from deltamem_agents.bench.state.asking import ARMS, HYBRID, PINNED, STATE, VECTOR
-from deltamem_agents.bench.state.controls import ANOTHER, CONTROLS
+from deltamem_agents.bench.state.controls import ANOTHER, CONTROLS, OWN
 from deltamem_agents.bench.state.cost import Cost
 from deltamem_agents.bench.state.intervals import Interval
 from deltamem_agents.bench.state.shares import (
@@ -205,6 +205,7 @@ def _cost_table(results: StateResults) -> Iterator[str]:
     rows = [
         [_of(e), e.state, _small(e.divergence), _small(e.changed), f"{e.without:,.1f}", _small(e.perplexity)]
         for e in results.costs
+        if e.state in (OWN, ANOTHER)
     ]
     heads = ["", "state", "KL, nats a token", "replies changed", "perplexity without", "× with the state"]
     title = "What a state costs on unrelated requests and on unrelated text"

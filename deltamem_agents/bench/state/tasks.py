@@ -26,8 +26,8 @@ HELD_OUT = {
     EVERYDAY: HeldOut(values=True, names=True, attributes=True, phrasings=True),
 }
 UNTRAINED_SIZES = (1, 2)  # there are no more kinds that do not contradict
-ASKED = 4  # the most rules of an episode that are asked for
-FACTS_ASKED = 8  # the most facts of an episode that are asked for
+ASKED = 4  # the most rules, or facts, of an episode that are asked for
+MOST_TRAINED = 8  # facts of a conversation of the kind that the bundled model was trained on
 SESSION = 20  # messages in a session of other messages
 FACT_SHARE = 0.3  # share of facts among the other messages, next to small talk
 Sessions = tuple[tuple[Message, ...], ...]
@@ -72,14 +72,14 @@ def rule_tasks(sizes: Sequence[int], others: Sequence[int], episodes: int, seed:
 
 
 def fact_tasks(sizes: Sequence[int], episodes: int, seed: int) -> Iterator[Task]:
-    """Facts by number of facts, in an open vocabulary; then those of the bundled model's, up to eight."""
+    """Facts by number of facts, in an open vocabulary; then those of the bundled model's kind, up to `MOST_TRAINED`."""
     for name, held_out in HELD_OUT.items():
         for size in sizes:
             mixture = _facts_only(size, held_out)
             drawn = tuple(draw_episode(seed, place, mixture) for place in range(episodes))
             yield Task(name=name, size=size, episodes=drawn)
     for size in sizes:
-        if size <= FACTS_ASKED:
+        if size <= MOST_TRAINED:
             conversations = tuple(_conversation(seed, place, size) for place in range(episodes))
             yield Task(name=TRAINED, size=size, episodes=conversations)
 
@@ -144,7 +144,7 @@ def _facts_only(size: int, held_out: HeldOut) -> Mixture:
         facts=(size, size),
         ruled=0.0,
         filler=(0, 0),
-        questions=FACTS_ASKED,
+        questions=ASKED,
         changed=0.0,
         unknown=0.5,
         records=0.0,
@@ -162,9 +162,10 @@ def _conversation(seed: int, place: int, size: int) -> Episode:
     for session in told.sessions:
         sessions.append(tuple(Message(role=role, content=text) for role, text in session))  # type: ignore[typeddict-item]
     asked = random.Random(f"conversation {seed} {place} {size}")
+    stated = [each for each in told.questions if each.kind != UNKNOWN]
     unknown = [each for each in told.questions if each.kind == UNKNOWN]
-    chosen = [each for each in told.questions if each.kind != UNKNOWN]
-    chosen += asked.sample(unknown, min(len(unknown), max(1, size // 2)))
+    chosen = asked.sample(stated, min(len(stated), ASKED))
+    chosen += asked.sample(unknown, min(len(unknown), (len(chosen) + 1) // 2))
     questions = [Question(messages=(user(each.text),), answer=each.answer, kind=each.kind) for each in chosen]
     said = small_talk(asked, held_out=True)
     return Episode(
