@@ -18,6 +18,7 @@ from deltamem_agents import errors
 from deltamem_agents.demo import script
 from deltamem_agents.demo.rows import Row
 from deltamem_agents.demo.tables import answers_table
+from deltamem_agents.engine.packaged import NAMED, adapter_of, folder_of
 from deltamem_agents.errors import DeltaMemError
 from deltamem_agents.store import masked
 from deltamem_agents.terminal import Advance, counted, printable
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 MODES = ("state", "vector", "hybrid", "no state", "stranger")
+BUNDLED = "; the bundled model knows few kinds of facts, and beyond them only the retrieved text is of use"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,6 +40,7 @@ class Shown:
         found: For each question, the record that retrieval ranks first; None for none.
         missing: Frameworks that are not installed: name, reason.
         url: Where the database was kept; None if it was removed.
+        backbone: The model, by the name or folder that was given.
     """
 
     facts: list[str]
@@ -47,6 +50,7 @@ class Shown:
     found: list[dict[str, Any]] = field(default_factory=list)
     missing: list[dict[str, Any]] = field(default_factory=list)
     url: str | None = None
+    backbone: str = "tiny"
 
     def as_dict(self) -> dict[str, Any]:
         """The values, ready for JSON."""
@@ -104,8 +108,7 @@ class Shown:
             f"{size:,} bytes of matrices. 'no state' is the same question with them zeroed, 'stranger' with those of "
             "the other agent; 'vector' and 'hybrid' read retrieved messages too. 'Source' is the part of memory that "
             "supports the answer, and '–' stands where none does; 'Given' is what an agent's model was handed. The "
-            "answers are the model's own, right or wrong; the bundled model knows few kinds of facts, and beyond them "
-            "only the retrieved text is of use."
+            f"answers are the model's own, right or wrong{BUNDLED if self.backbone == 'tiny' else ''}."
         )
         if self.url is not None:
             say(f"The database is kept: {self.url}")
@@ -129,9 +132,14 @@ def run_demo(
         advance: Called with the current activity.
 
     Raises:
+        ConfigError: A backbone known by name lacks its packages or its adapter.
         DeltaMemError: A process ended with an error, which is raised again here.
     """
-    shown = Shown(facts=facts or list(script.FACTS))
+    backbone = str(options.get("backbone", "tiny"))
+    if backbone in NAMED and (options.get("adapter") or adapter_of(backbone).is_dir()):
+        advance(f"Looking for {backbone}", 0, 0)
+        folder_of(backbone)  # here, as the first time it prints the licence
+    shown = Shown(facts=facts or list(script.FACTS), backbone=backbone)
     asked = questions or list(script.QUESTIONS)
     with _database(url) as where:
         opened = {**options, "url": where}

@@ -21,9 +21,10 @@ from deltamem_agents.bench.state.shares import by_kind, cells, effects
 from deltamem_agents.bench.state.tasks import Task, fact_tasks, rule_tasks
 from deltamem_agents.bench.state.telling import remember
 from deltamem_agents.core import attach
-from deltamem_agents.engine import Engine, Loaded, load
+from deltamem_agents.engine import Engine, Loaded, Rendering, load
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.memory import DeltaMem
+from deltamem_agents.memory.backbone import TRAINED_FAMILY
 
 EPISODES = 100
 RULE_SIZES, OTHERS = (1, 2, 4, 8), (0, 100)
@@ -69,11 +70,12 @@ def run_state(
     embedder = given.pop("embedder", None)
     if given["backbone"] is None:
         raise ConfigError("what the state does needs a backbone; name one, such as 'tiny'")
-    tasks = [*rule_tasks(rules, others, episodes, seed), *fact_tasks(facts, episodes, seed)]
-    if not tasks:
+    if not (rules or facts):
         raise ConfigError("nothing is to be measured; give numbers of rules or of facts")
     progress(f"loading {given['backbone']}", 0, 0)
     loaded = load(**given)
+    trained = Rendering(loaded.tokenizer).name == TRAINED_FAMILY
+    tasks = [*rule_tasks(rules, others, episodes, seed), *fact_tasks(facts, episodes, seed, trained=trained)]
     measured, prepared = _asked(loaded, tasks, embedder, seed, progress)
     engine = Engine(switched_off(loaded))
     try:

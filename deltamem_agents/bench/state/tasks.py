@@ -71,15 +71,19 @@ def rule_tasks(sizes: Sequence[int], others: Sequence[int], episodes: int, seed:
         yield Task(name=name, size=size, others=after, episodes=drawn)
 
 
-def fact_tasks(sizes: Sequence[int], episodes: int, seed: int) -> Iterator[Task]:
-    """Facts by number of facts, in an open vocabulary; then those of the bundled model's kind, up to `MOST_TRAINED`."""
+def fact_tasks(sizes: Sequence[int], episodes: int, seed: int, *, trained: bool) -> Iterator[Task]:
+    """Facts by number of facts, in an open vocabulary.
+
+    Args:
+        trained: Whether to add up to `MOST_TRAINED` facts of the kind that the bundled model was trained on.
+    """
     for name, held_out in HELD_OUT.items():
         for size in sizes:
             mixture = _facts_only(size, held_out)
             drawn = tuple(draw_episode(seed, place, mixture) for place in range(episodes))
             yield Task(name=name, size=size, episodes=drawn)
     for size in sizes:
-        if size <= MOST_TRAINED:
+        if trained and size <= MOST_TRAINED:
             conversations = tuple(_conversation(seed, place, size) for place in range(episodes))
             yield Task(name=TRAINED, size=size, episodes=conversations)
 
