@@ -76,6 +76,23 @@ def run_state(
     loaded = load(**given)
     trained = Rendering(loaded.tokenizer).name == TRAINED_FAMILY
     tasks = [*rule_tasks(rules, others, episodes, seed), *fact_tasks(facts, episodes, seed, trained=trained)]
+    return measure(loaded, tasks, embedder=embedder, seed=seed, progress=progress)
+
+
+def measure(
+    loaded: Loaded,
+    tasks: Sequence[Task],
+    *,
+    embedder: Any = None,
+    seed: int = 7,
+    progress: Advance = lambda *_: None,
+) -> StateResults:
+    """Tell and ask these tasks' episodes.
+
+    Raises:
+        MissingExtraError: SciPy is not installed.
+        DeltaMemError: The backbone cannot be used; see `DeltaMem.open`.
+    """
     measured, prepared = _asked(loaded, tasks, embedder, seed, progress)
     engine = Engine(switched_off(loaded))
     try:
@@ -84,15 +101,17 @@ def run_state(
     finally:
         engine.close()
     pairs = list(zip(tasks, measured, strict=True))
+    facts = machine(
+        backbone=Path(loaded.name).name,
+        adapter=loaded.adapter.fingerprint()[:12],
+        torch=torch.__version__,
+        threads=str(torch.get_num_threads()),
+        episodes=str(max(len(task.episodes) for task in tasks)),
+        seed=str(seed),
+    )
+    progress("computing intervals", 0, 0)
     return StateResults(
-        machine=machine(
-            backbone=Path(loaded.name).name,
-            adapter=loaded.adapter.fingerprint()[:12],
-            torch=torch.__version__,
-            threads=str(torch.get_num_threads()),
-            episodes=str(episodes),
-            seed=str(seed),
-        ),
+        machine=facts,
         cells=[each for task, replies in pairs for each in cells(task, replies)],
         effects=[each for task, replies in pairs for each in effects(task, replies)],
         costs=_costs(loaded, prepared, progress),
