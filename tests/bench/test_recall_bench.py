@@ -142,12 +142,13 @@ def test_the_command(tmp_path: Path) -> None:
     words = [
         "bench",
         "recall",
+        "--only",
+        "facts",
         "--facts",
         "1",
         "--modes",
         "state,hybrid",
         "--no-changed",
-        "--no-speed",
         "--embedder",
         "none",
     ]

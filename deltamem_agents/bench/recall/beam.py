@@ -1,6 +1,6 @@
 """Retrieval on BEAM: how many of the messages that answer a question are among the first ten, by kind of question.
 
-    deltamem bench recall --beam beam.json --facts "" --no-changed --no-speed
+    deltamem bench recall --only beam --beam beam.json
 
 BEAM (Tavakoli et al., arXiv 2510.27246) is not part of this package: give a file of conversations, each with
 ``messages`` (``id``, ``role``, ``content``, ``session``, ``time`` of a session's first message) and ``questions``
