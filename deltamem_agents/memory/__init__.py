@@ -12,6 +12,7 @@ from deltamem_agents.memory.results import (
     Receipt,
     Reply,
     Source,
+    StatePoint,
     Usage,
 )
 from deltamem_agents.messages import MessageRef
@@ -34,6 +35,7 @@ __all__ = [
     "Receipt",
     "Reply",
     "Source",
+    "StatePoint",
     "ToolCall",
     "Usage",
 ]

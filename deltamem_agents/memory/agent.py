@@ -13,7 +13,7 @@ from deltamem_agents.memory.history import History
 from deltamem_agents.memory.options import RecallFields, RecallOptions, ReplyFields, ReplyOptions
 from deltamem_agents.memory.reader import Reader
 from deltamem_agents.memory.responder import Responder
-from deltamem_agents.memory.results import Difference, Drift, Health, Recall, Receipt, Reply
+from deltamem_agents.memory.results import Difference, Drift, Health, Recall, Receipt, Reply, StatePoint
 from deltamem_agents.memory.runtime import Runtime
 from deltamem_agents.memory.writer import Writer
 from deltamem_agents.recall import Record
@@ -305,6 +305,18 @@ class AgentMemory:
         """
         return self._history.health(examine)
 
+    def trend(self, points: int = 60) -> list[StatePoint]:
+        """How the stored states changed as the journal grew, oldest first; empty without a backbone.
+
+        Args:
+            points: How many stored states to read at most, 2 to 1000, evenly chosen.
+
+        Raises:
+            ConfigError: ``points`` is out of range.
+            StateMismatchError: A stored state is damaged.
+        """
+        return self._history.trend(points)
+
     def fork(self, new: str) -> AgentMemory:
         """Create another agent with the same journal and states, independent from then on, and return its memory.
 
@@ -394,6 +406,7 @@ class AgentMemory:
     averify = twin(verify)
     adiff = twin(diff)
     ahealth = twin(health)
+    atrend = twin(trend)
     afork = twin(fork)
     arollback = twin(rollback)
     aerase = twin(erase)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from deltamem_agents import arguments
 from deltamem_agents.errors import ConfigError, StateMismatchError, StoreError, UnknownAgentError, shown
 from deltamem_agents.memory.folding import NEARLY_FULL, Folded, full_warning
-from deltamem_agents.memory.results import Difference, Drift, Health, Receipt, state_hashes
+from deltamem_agents.memory.results import Difference, Drift, Health, Receipt, StatePoint, state_hashes
 from deltamem_agents.memory.runtime import Runtime
 from deltamem_agents.recall import Record
 from deltamem_agents.store import Entry, Selection
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from deltamem_agents.core import State
     from deltamem_agents.core.diagnostics import LayerHealth
 
+POINTS = 1000  # stored states that `trend` reads at most
 DRIFT = 1e-2  # relative distance from a fresh fold that is worth a warning; less may be rounding
 UNFOLDED = (
     "opened with backbone=None: the stored states that knew what was erased are deleted, and the rest is "
@@ -125,6 +126,36 @@ class History:
             warnings=tuple(warnings),
             state=state,
         )
+
+    def trend(self, points: int) -> list[StatePoint]:
+        """Stored states over the journal, evenly chosen, oldest first."""
+        if isinstance(points, bool) or not isinstance(points, int) or not 2 <= points <= POINTS:
+            raise ConfigError(f"points is {shown(points)}; give 2 to {POINTS}")
+        self._runtime.check_open()
+        if not self._runtime.backbone.present:
+            return []
+        engine, states = self._runtime.engine, self._runtime.store.states
+        stored = states.positions(self._agent, engine.fingerprint)
+        if len(stored) > points:
+            stored = [stored[round(place * (len(stored) - 1) / (points - 1))] for place in range(points)]
+        found = []
+        for position in stored:
+            revision = states.newest(self._agent, engine.fingerprint, position)
+            if revision is None or revision.position != position:  # thinned out or erased meanwhile
+                continue
+            state = self._runtime.folder.decoded(self._agent, revision)
+            layers = engine.measure(state)
+            point = StatePoint(
+                position=position,
+                at=revision.created_at,
+                saturation=sum(each.saturation for each in layers.values()) / max(1, len(layers)),
+                norm=engine.norm(state),
+                fullness=engine.fullness(state),
+                layers=layers,
+                state=state,
+            )
+            found.append(point)
+        return found
 
     def _measured(self) -> tuple[State, dict[str, LayerHealth], None]:
         """The newest stored state, and what can be told from it alone."""

@@ -186,6 +186,29 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StatePoint:
+    """A stored state, and how well it holds what was written up to it.
+
+    Args:
+        position: The journal position that it stands for.
+        at: When it was stored.
+        saturation: Mean of the layers' saturation; see `LayerHealth`.
+        norm: ‖S‖, the Frobenius norm over all layers.
+        fullness: As in `Health`.
+        layers: Norm and saturation of each layer, by module name.
+        state: The state itself.
+    """
+
+    position: int
+    at: datetime | None
+    saturation: float
+    norm: float
+    fullness: float | None
+    layers: Mapping[str, LayerHealth] = field(repr=False)
+    state: State = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryStats:
     """Statistics of an open memory; see `DeltaMem.stats`.
 

@@ -18,6 +18,7 @@ from deltamem_agents.recall.notes import recall_text
 from deltamem_agents.recall.prompt import HEADER, current
 from deltamem_agents.recall.protocols import Embedder, IndexedRecord, Record, RecordIndex
 from deltamem_agents.recall.questions import leans
+from deltamem_agents.recall.reasons import Reason, shared_words
 from deltamem_agents.recall.records import Measure, split_text
 from deltamem_agents.recall.search import Reindexed, Retriever
 from deltamem_agents.recall.sentence_model import SentenceTransformerEmbedder
@@ -32,6 +33,7 @@ __all__ = [
     "IndexedRecord",
     "Measure",
     "Record",
+    "Reason",
     "RecordIndex",
     "Reindexed",
     "Retriever",
@@ -45,6 +47,7 @@ __all__ = [
     "query_terms",
     "recall_text",
     "says",
+    "shared_words",
     "split_text",
     "within_budget",
 ]

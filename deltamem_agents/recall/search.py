@@ -23,6 +23,7 @@ from deltamem_agents.recall.fusion import fuse
 from deltamem_agents.recall.protocols import Embedder, IndexedRecord, Record, RecordIndex
 from deltamem_agents.recall.questions import Question
 from deltamem_agents.recall.ranking import best, ranked, relevance, signals_of, spoken_for
+from deltamem_agents.recall.reasons import Reason, reasons
 from deltamem_agents.recall.selection import select
 from deltamem_agents.recall.snapshot import Scope, Snapshot
 from deltamem_agents.recall.words import forget_words
@@ -192,6 +193,20 @@ class Retriever:
         scores = {int(snapshot.keys[i]): float(alike[i]) for i in best(alike, candidates.allowed, k)}
         found = self.candidates.records(agent, candidates, list(scores))
         return [_record(record, scores[record.key]) for record in found]
+
+    def reasons(self, agent: str, query: str, records: Sequence[Record]) -> list[Reason]:
+        """Why `search` found each of these records for this query.
+
+        Args:
+            records: What it returned; other records get the reasons that hold for them.
+
+        Raises:
+            EmbedderError: The embedder's vectors do not fit the stored ones. If the embedder fails, words are used.
+            StoreError: The index cannot be read.
+        """
+        query = _checked(query, 1)
+        candidates = self.candidates.find(agent, query, Scope(), POOL, lambda note: None) if records else None
+        return reasons(query, records, candidates)
 
     def embed_missing(self, agent: str, progress: Callable[[int], None] | None = None) -> int:
         """Embed the records that have no embedding yet, and return how many; 0 without an embedder.

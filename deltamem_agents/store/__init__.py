@@ -10,6 +10,7 @@ from deltamem_agents.store.database import check_place
 from deltamem_agents.store.erasing import Erased, Plan, Selection
 from deltamem_agents.store.fold_input import FoldInput
 from deltamem_agents.store.journal import AgentInfo
+from deltamem_agents.store.journal_events import Event, Family, JournalEvents, Relative
 from deltamem_agents.store.masking import masked
 from deltamem_agents.store.message_lookup import Described, MessageLookup
 from deltamem_agents.store.record_index import RecordIndex
@@ -27,12 +28,16 @@ __all__ = [
     "Described",
     "Entry",
     "Erased",
+    "Event",
+    "Family",
     "FoldInput",
+    "JournalEvents",
     "MessageLookup",
     "MessageRef",
     "Plan",
     "Progress",
     "RecordIndex",
+    "Relative",
     "Retention",
     "Revision",
     "Said",

@@ -150,6 +150,17 @@ def listed(connection: Connection, agent: str) -> list[Revision]:
     return [_revision(row) for row in connection.execute(query)]
 
 
+def positions(connection: Connection, agent: str, fingerprint: str) -> list[int]:
+    """Positions of an agent's revisions of its epoch with this fingerprint, in order; reads no state."""
+    query = (
+        select(RevisionRow.position)
+        .join(AgentRow, AgentRow.key == RevisionRow.agent_key)
+        .where(AgentRow.id == agent, RevisionRow.fingerprint == fingerprint, RevisionRow.epoch == AgentRow.epoch)
+        .order_by(RevisionRow.position)
+    )
+    return list(connection.scalars(query))
+
+
 def _revision(row: Any) -> Revision:
     return Revision(
         position=row.position,

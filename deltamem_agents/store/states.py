@@ -88,6 +88,12 @@ class States:
         check_id(agent)
         return self._database.read(lambda connection: revisions.listed(connection, agent))
 
+    def positions(self, agent: str, fingerprint: str) -> list[int]:
+        """Positions of the revisions of the agent's present epoch with this fingerprint, in order."""
+        check_id(agent)
+        arguments.text(fingerprint, "fingerprint")
+        return self._database.read(lambda connection: revisions.positions(connection, agent, fingerprint))
+
     def summary(self, agent: str, fingerprint: str | None = None) -> StoredStates:
         """Count and size of an agent's stored states, and the position of the newest of a fingerprint.
 

@@ -27,6 +27,7 @@ from deltamem_agents.store.appender import Appender
 from deltamem_agents.store.database import Database, check_place, looked_at, open_database
 from deltamem_agents.store.erasing import Plan, Selection
 from deltamem_agents.store.journal import AgentInfo
+from deltamem_agents.store.journal_events import JournalEvents
 from deltamem_agents.store.message_lookup import MessageLookup
 from deltamem_agents.store.record_index import RecordIndex, check_scope
 from deltamem_agents.store.records import Splitter, Words
@@ -56,6 +57,7 @@ class Store:
         messages: Finds messages by session and id, or by what they say.
         records: Searches the records of messages, and keeps their embeddings.
         states: Keeps the states that were folded from the journals.
+        events: Reads journals as what happened to them, page by page.
         tokens, requests: A server's access tokens, and its answers to requests with an idempotency key.
 
     Besides what each method lists, methods that read or write raise ClosedError after `close`, ForkedError in a process
@@ -69,6 +71,7 @@ class Store:
         self.messages = MessageLookup(database)
         self.records = RecordIndex(database, self._words)
         self.states = States(database, retention)
+        self.events = JournalEvents(database)
         self.tokens = AccessTokens(database)
         self.requests = RequestLog(database)
         self._appender = Appender(database, self._words)

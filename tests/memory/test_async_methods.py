@@ -30,6 +30,7 @@ OF_AGENTS: dict[str, tuple[Any, ...]] = {
     "fork": ("{} fork",),
     "rollback": (2,),
     "health": (),
+    "trend": (),
     "delete": (),
 }
 

@@ -66,6 +66,7 @@ CALLS: dict[str, Call] = {
     "state": lambda mem, alice, path: alice.state(),
     "state at": lambda mem, alice, path: alice.state(at=3),
     "health": lambda mem, alice, path: alice.health(),
+    "trend": lambda mem, alice, path: alice.trend(),
     "verify": lambda mem, alice, path: alice.verify(),
     "diff": lambda mem, alice, path: alice.diff(2),
     "export": lambda mem, alice, path: mem.export("alice", path),
