@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -13,14 +14,14 @@ from starlette.responses import JSONResponse, Response
 from deltamem_agents import __version__
 from deltamem_agents.errors import ConfigError, DeltaMemError
 from deltamem_agents.memory import DeltaMem
-from deltamem_agents.serving import rest
+from deltamem_agents.serving import inspector, rest
 from deltamem_agents.serving.access import Access, Tokens, in_thread
 from deltamem_agents.serving.dependencies import allowed, memory_of, public, unguarded
 from deltamem_agents.serving.failures import HttpFailure, answered, failure_of, speaks_openai
 from deltamem_agents.serving.guard import Guard
 from deltamem_agents.serving.settings import Settings
 
-PUBLIC = frozenset({"/health"})
+PUBLIC = frozenset({"/health"}) | inspector.PUBLIC
 STREAMED = ("/import",)
 SHOWN_ERRORS = 5
 
@@ -38,7 +39,7 @@ def create_app(
     Requests need a token as soon as the database has one, or if `Settings.require_token` says so.
 
     Args:
-        routers: Further routers, such as the inspector's.
+        routers: Further routers.
         public_paths: Paths of theirs that need no token.
 
     Raises:
@@ -56,8 +57,10 @@ def create_app(
     )
     app.state.mem = mem
     app.state.settings = settings
+    app.state.stopping = asyncio.Event()  # set when the server stops; endless answers then end
+    app.state.streams = 0
     app.state.tokens = Tokens(mem, required=settings.require_token, rate=settings.rate)
-    for each in (router, rest.router, *routers):
+    for each in (router, rest.router, inspector.router, *routers):
         app.include_router(each)
     open_routes = unguarded(app)
     if open_routes:
@@ -68,6 +71,7 @@ def create_app(
         tokens=app.state.tokens,
         public=PUBLIC | frozenset(public_paths),
         streamed=STREAMED,
+        page_of=inspector.page_of_failure,
     )
     app.add_exception_handler(DeltaMemError, _failed)
     app.add_exception_handler(HTTPException, _refused)

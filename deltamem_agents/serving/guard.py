@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import hmac
 import secrets
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import cookie_parser
+from starlette.requests import Request, cookie_parser
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deltamem_agents import bounded_json
@@ -40,11 +42,20 @@ class Guard:
     Args:
         public: Paths that need no token.
         streamed: Ends of paths whose body the route reads piece by piece, up to `Settings.import_bytes`.
+        page_of: Gives what a browser is shown of a failure; None for a caller that is not one.
     """
 
     def __init__(
-        self, app: ASGIApp, *, settings: Settings, tokens: Tokens, public: frozenset[str], streamed: tuple[str, ...]
+        self,
+        app: ASGIApp,
+        *,
+        settings: Settings,
+        tokens: Tokens,
+        public: frozenset[str],
+        streamed: tuple[str, ...],
+        page_of: Callable[[HttpFailure, Request], Response | None] = lambda failure, request: None,
     ) -> None:
+        self._page_of = page_of
         self._app = app
         self._settings = settings
         self._tokens = tokens
@@ -79,7 +90,8 @@ class Guard:
         except Exception as error:
             failure = failure_of(error, request_id)
             if not started:
-                await answered(failure, path, request_id)(scope, receive, answering)
+                answer = self._page_of(failure, Request(scope)) or answered(failure, path, request_id)
+                await answer(scope, receive, answering)
 
     async def _checked(self, scope: Scope, receive: Receive, path: str) -> Receive:
         """Check everything about a request; returns what its body is read from.

@@ -86,6 +86,11 @@ class _Server(uvicorn.Server):
         if self.started:
             self._tell()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if isinstance(self.config.app, FastAPI) and hasattr(self.config.app.state, "stopping"):
+            self.config.app.state.stopping.set()
+        await super().shutdown(sockets)
+
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens there.

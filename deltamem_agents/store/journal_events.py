@@ -248,9 +248,7 @@ def _related(connection: Connection, agent: Agent, events: list[Event]) -> list[
     left = sorted({each.left_at for each in events if each.left_at is not None})
     rollbacks = set[int]()
     for chunk in chunked(left):
-        query = select(RollbackRow.position).where(
-            RollbackRow.agent_key == agent.key, RollbackRow.position.in_(chunk)
-        )
+        query = select(RollbackRow.position).where(RollbackRow.agent_key == agent.key, RollbackRow.position.in_(chunk))
         rollbacks |= set(connection.scalars(query))
     replaced: dict[int, int] = {}
     by_session: dict[str, list[str]] = {}
