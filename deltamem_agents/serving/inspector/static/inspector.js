@@ -97,7 +97,6 @@ document.addEventListener("visibilitychange", () => {
 });
 addEventListener("pagehide", () => { if (source) source.close(); source = null; });
 addEventListener("pageshow", follow);
-addEventListener("popstate", () => location.reload());
 
 // Charts
 const charts = [];
@@ -126,7 +125,7 @@ function drawCharts() {
     const series = [{ label: "Position", value: (plot, value) => (value == null ? "–" : `#${value}`) }, line("Saturation", "one")];
     if (shown) series.push(line("Fullness", "two", [6, 4]));
     charts.push(new uPlot({
-      width: place.clientWidth, height: place.clientHeight - 34, series,
+      width: place.clientWidth, height: 13 * parseFloat(getComputedStyle(root).fontSize), series,
       scales: { x: { time: false }, y: { range: (plot, low, high) => [0, Math.max(100, high)] } },
       axes: [{ ...axis, values: (plot, at) => at.map((each) => (Number.isInteger(each) ? `#${each}` : "")) },
         { ...axis, size: 52, values: (plot, at) => at.map((each) => `${each} %`) }],
