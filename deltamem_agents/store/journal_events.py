@@ -256,14 +256,14 @@ def _related(connection: Connection, agent: Agent, events: list[Event]) -> list[
         if each.kind == "message":
             by_session.setdefault(each.session, []).append(each.id)
     for session, ids in by_session.items():
-        for chunk in chunked(ids):
-            query = select(MessageRow.position, MessageRow.left_at).where(
+        for some in chunked(ids):
+            versions = select(MessageRow.position, MessageRow.left_at).where(
                 MessageRow.agent_key == agent.key,
                 MessageRow.session == session,
-                MessageRow.id.in_(chunk),
+                MessageRow.id.in_(some),
                 MessageRow.left_at.is_not(None),
             )
-            replaced |= {row[1]: row[0] for row in connection.execute(query)}
+            replaced |= {left: position for position, left in connection.execute(versions) if left is not None}
 
     def related(each: Event) -> Event:
         by = None if each.left_at is None else "rollback" if each.left_at in rollbacks else "edit"
