@@ -306,15 +306,7 @@ class AgentMemory:
         return self._history.health(examine)
 
     def trend(self, points: int = 60) -> list[StatePoint]:
-        """How the stored states changed as the journal grew, oldest first; empty without a backbone.
-
-        Args:
-            points: How many stored states to read at most, 2 to 1000, evenly chosen.
-
-        Raises:
-            ConfigError: ``points`` is out of range.
-            StateMismatchError: A stored state is damaged.
-        """
+        """At most ``points`` (2 to 1000) of the stored states, evenly chosen, oldest first; raises as `state` does."""
         return self._history.trend(points)
 
     def fork(self, new: str) -> AgentMemory:

@@ -179,6 +179,7 @@ def test_a_login_gives_a_cookie_and_no_more(words: DeltaMem) -> None:
         inside = csrf(first)
         assert client.get(f"/inspect/{quote(HOSTILE_AGENT, safe='')}").status_code == 403
         assert client.get("/inspect/alice/erase?session=planning").status_code == 403
+        assert client.post("/inspect/alice/rollback", data={"to": "1"}, headers=inside).status_code == 403
         assert client.post("/inspect/alice/fork", data={"new": "bob"}, headers=inside).status_code == 403
         assert client.post("/inspect/alice/fork", data={"new": "alice-3"}, headers=guarded).status_code == 415
         assert client.post("/inspect/alice/fork", data={"new": "alice-3"}, headers=inside).status_code == 204

@@ -111,7 +111,7 @@ async def fork(request: Request, memory: Annotated[AgentMemory, Depends(reaching
 @router.get("/inspect/{agent}/rollback")
 async def preview_rollback(
     request: Request,
-    memory: Annotated[AgentMemory, Depends(reaching("write"))],
+    memory: Annotated[AgentMemory, Depends(reaching("admin"))],
     to: Annotated[int, Query(ge=0, le=2**63 - 1)],
 ) -> Response:
     """Which messages a rollback would take out of the live journal, and which would return."""
@@ -119,7 +119,7 @@ async def preview_rollback(
 
 
 @router.post("/inspect/{agent}/rollback")
-async def rollback(request: Request, memory: Annotated[AgentMemory, Depends(reaching("write"))]) -> Response:
+async def rollback(request: Request, memory: Annotated[AgentMemory, Depends(reaching("admin"))]) -> Response:
     """Roll back, and show the timeline."""
     given = form_of(await request.body())
     to = given.get("to", "")
