@@ -18,7 +18,7 @@ EPISODES ?= 300
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(shell nproc 2>/dev/null || echo 2) --dist loadfile --no-loadscope-reorder
 
 .PHONY: install demo test test-lowest soak soak-erasures soak-integrations check lint types layers bench bench-store bench-search
-.PHONY: bench-engine bench-recall bench-state bench-turn bench-gpu real-model
+.PHONY: test-mcp-langchain bench-engine bench-recall bench-state bench-turn bench-gpu real-model
 
 install: $(STAMP)
 
@@ -63,6 +63,13 @@ soak-integrations: $(STAMP)
 test-frameworks: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/frameworks/run.py \
 		$(if $(LANGGRAPH),--langgraph '$(LANGGRAPH)') $(if $(LLAMA_INDEX),--llama-index '$(LLAMA_INDEX)')
+
+# A LangChain agent on the MCP server, in an environment of its own: langchain-mcp-adapters needs mcp 1.x.
+test-mcp-langchain: $(STAMP)
+	test -x .venv-mcp-langchain/bin/python || $(PYTHON) -m venv .venv-mcp-langchain
+	.venv-mcp-langchain/bin/python -m pip install --disable-pip-version-check \
+		'langchain>=1.4,<2' 'langchain-mcp-adapters>=0.3.2,<0.4'
+	.venv-mcp-langchain/bin/python tests/mcp_server/langchain_client.py $(BIN)/deltamem
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
