@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from deltamem_agents.bench.state.asking import ARMS, HYBRID, STATE, VECTOR, WAYS, Reply
+from deltamem_agents.bench.state.asking import HYBRID, STATE, VECTOR, WAYS, Reply
 from deltamem_agents.bench.state.controls import CONTROLS, OWN, ZERO
 from deltamem_agents.bench.state.intervals import Interval, difference, share
 from deltamem_agents.bench.state.tasks import RULE, STATED, UNKNOWN, UNRELATED, Task
@@ -17,9 +17,10 @@ CAUSED = (FOLLOWED, RIGHT)  # what a state is claimed to do
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One share: of a task, an arm with the state that it is meant to read, and a measure.
+    """One share: of a task, an arm with the state that it reads, and a measure.
 
     Args:
+        state: "own" or "zero", which the arm is meant to read, or a control in its place; see `controls`.
         measure: "followed" of requests under a rule; "right" or "wrong" of questions about what was said; "silent" of
             those about what was never said; "unchanged" of unrelated requests.
         tokens: Mean number of tokens handed over in the prompt.
@@ -29,11 +30,17 @@ class Cell:
     size: int
     others: int
     arm: str
+    state: str
     measure: str
     share: Interval
     questions: int
     episodes: int
     tokens: float
+
+    @property
+    def meant(self) -> bool:
+        """Whether the arm reads the state that it is meant to read, not a control."""
+        return self.state == (OWN if self.arm in (STATE, HYBRID) else ZERO)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +85,8 @@ class _Sums:
 
 
 def cells(task: Task, replies: Sequence[Reply]) -> Iterator[Cell]:
-    """The shares of all arms of a task."""
-    for arm in ARMS:
-        which = OWN if arm in (STATE, HYBRID) else ZERO
+    """The shares of all arms of a task, each with the state that it is meant to read and with every control."""
+    for arm, which in dict.fromkeys((each.arm, each.state) for each in replies):
         of = [each for each in replies if (each.arm, each.state) == (arm, which)]
         for measure, kind in MEASURES.items():
             asked = [each for each in of if each.kind == kind]
@@ -91,6 +97,7 @@ def cells(task: Task, replies: Sequence[Reply]) -> Iterator[Cell]:
                     size=task.size,
                     others=task.others,
                     arm=arm,
+                    state=which,
                     measure=measure,
                     share=share(sums.hits, sums.asked),
                     questions=len(asked),
