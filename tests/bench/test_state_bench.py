@@ -83,15 +83,17 @@ def results(loaded: Loaded) -> StateResults:
 
 
 def test_each_arm_and_each_control_shows_what_it_has_to(results: StateResults) -> None:
-    found = {(each.arm, each.measure): each.share.value for each in results.cells}
+    found = {(each.arm, each.measure): each.share.value for each in results.cells if each.meant}
     for measured in ("followed", "right"):
         assert found["none", measured] == 0 and found["vector", measured] == 1
         assert found["state", measured] >= 0.75  # the bundled model may miss one
     assert found["hybrid", "right"] == 1
     assert found["pinned", "followed"] == 1  # the rule stands in the prompt
     assert found["none", "unchanged"] == 1
-    tokens = {each.arm: each.tokens for each in results.cells if each.measure == "followed"}
+    tokens = {each.arm: each.tokens for each in results.cells if each.measure == "followed" and each.meant}
     assert tokens["none"] == tokens["state"] == 0 < tokens["pinned"] <= tokens["hybrid"] == tokens["vector"]
+    others = [each.share.value for each in results.cells if (each.arm, each.measure) == ("state", "followed")]
+    assert len(others) == 1 + len(CONTROLS) and sum(others) <= 2  # the right one, and what a permuted one may hit
     by_state = {each.control: each for each in results.effects if (each.arm, each.measure) == ("state", "followed")}
     assert set(by_state) == {*CONTROLS, "vector"}
     assert all(by_state[control].difference.low > 0 for control in CONTROLS)
@@ -252,9 +254,9 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
 
 
 def cell(value: float, **changes) -> Cell:
-    options = {"task": RULES, "size": 1, "others": 0, "arm": "state", "measure": "followed", "tokens": 0.0}
+    options = {"task": RULES, "size": 1, "others": 0, "arm": "state", "state": OWN, "measure": "followed"}
     share_ = Interval(value, value - 0.04, value + 0.04)
-    return Cell(**(options | changes), share=share_, questions=300, episodes=300)
+    return Cell(**(options | changes), share=share_, questions=300, episodes=300, tokens=0.0)
 
 
 def effect(low: float, high: float, control: str) -> Effect:

@@ -11,7 +11,7 @@ from typing import Any
 
 from deltamem_agents.bench.figures import write_csv
 from deltamem_agents.bench.state.asking import ARMS, HYBRID, PINNED, STATE, VECTOR
-from deltamem_agents.bench.state.controls import ANOTHER, CONTROLS, OWN
+from deltamem_agents.bench.state.controls import ANOTHER, CONTROLS, OWN, ZERO
 from deltamem_agents.bench.state.cost import Cost
 from deltamem_agents.bench.state.intervals import Interval
 from deltamem_agents.bench.state.shares import (
@@ -35,7 +35,7 @@ TITLES = {
     WRONG: "Wrong answers, of questions about what was said",
     SILENT: "No answer, of questions about what was never said",
 }
-# Task, size and other messages, arm, measure, and the end of the interval that has to be on the right side of the bar.
+# Task, size and other messages, arm, measure, and the bar; a negative one is a limit that the share must not exceed.
 Bar = tuple[str, int, int, str, str, float]
 BARS: Mapping[str, Sequence[Bar]] = {
     "tiny": (
@@ -67,7 +67,7 @@ class Line:
     size: int
     others: int
     arm: str
-    against: str
+    state: str
     value: float
     low: float
     high: float
@@ -108,13 +108,15 @@ def state_files_in(folder: Path) -> list[Path]:
 def lines(results: StateResults) -> Iterator[Line]:
     """All figures with intervals, one after another."""
     for cell in results.cells:
-        yield _line(cell.measure, cell, cell.arm, "", cell.share)
+        yield _line(cell.measure, cell, cell.arm, cell.state, cell.share)
     for effect in results.effects:
-        yield _line(f"{effect.measure}, difference", effect, effect.arm, effect.control, effect.difference)
+        yield _line(
+            f"{effect.measure}, difference", effect, effect.arm, f"own less {effect.control}", effect.difference
+        )
     for cost in results.costs:
-        yield _line("KL, nats a token", cost, cost.state, "bare", cost.divergence)
-        yield _line("changed replies", cost, cost.state, "bare", cost.changed)
-        yield _line("perplexity, ratio", cost, cost.state, "bare", cost.perplexity)
+        yield _line("KL from the bare backbone, nats a token", cost, STATE, cost.state, cost.divergence)
+        yield _line("changed replies", cost, STATE, cost.state, cost.changed)
+        yield _line("perplexity, relative to that without", cost, STATE, cost.state, cost.perplexity)
 
 
 def state_markdown(results: StateResults) -> str:
@@ -142,8 +144,9 @@ def state_markdown(results: StateResults) -> str:
 
 def reached(results: StateResults) -> Iterator[tuple[str, bool]]:
     """Each bar of this backbone that was measured, and whether the interval's end meets it."""
-    of = {(each.task, each.size, each.others, each.arm, each.measure): each for each in results.cells}
-    for task, size, others, arm, measure, bar in BARS.get(results.machine.get("backbone", ""), ()):
+    backbone = results.machine.get("backbone", "")
+    of = {(each.task, each.size, each.others, each.arm, each.measure): each for each in results.cells if each.meant}
+    for task, size, others, arm, measure, bar in BARS.get(backbone, ()):
         cell = of.get((task, size, others, arm, measure))
         if cell is None:
             continue
@@ -152,16 +155,21 @@ def reached(results: StateResults) -> Iterator[tuple[str, bool]]:
             yield f"{said} (≤ {-bar:g})", cell.share.high <= -bar
         else:
             yield f"{said} (≥ {bar:g})", cell.share.low >= bar
-    for cost in results.costs:
-        if cost.state == ANOTHER and results.machine.get("backbone") == "gemma-3-270m":
-            yield (
-                f"{_of(cost)}, perplexity × {cost.perplexity} under another's state (≤ 1.02)",
-                (cost.perplexity.high <= 1.02),
-            )
+    for effect in results.effects if backbone == "tiny" else ():
+        if (effect.others, effect.arm, effect.control) == (100, HYBRID, VECTOR):
+            shown = f"{effect.difference.value:+.3f} [{effect.difference.low:+.3f}, {effect.difference.high:+.3f}]"
+            yield f"{_of(effect)}, hybrid less vector {shown} (> 0)", effect.difference.low > 0
+    for each in results.cells if backbone == "gemma-3-270m" else ():
+        if (each.task, each.arm, each.measure) == (VALUES, STATE, RIGHT) and each.state in (ZERO, ANOTHER):
+            yield f"{_of(each)}, {each.state} state, right {each.share} (≤ 0.05)", each.share.high <= 0.05
+    for cost in results.costs if backbone == "gemma-3-270m" else ():
+        if cost.state == ANOTHER:
+            said = f"{_of(cost)}, perplexity × {cost.perplexity} under another's state (≤ 1.02)"
+            yield said, cost.perplexity.high <= 1.02
 
 
 def _task_tables(results: StateResults, task: str, others: int) -> Iterator[str]:
-    of = [each for each in results.cells if (each.task, each.others) == (task, others)]
+    of = [each for each in results.cells if (each.task, each.others) == (task, others) and each.meant]
     sizes = list(dict.fromkeys(each.size for each in of))
     arms = [arm for arm in ARMS if any(each.arm == arm for each in of)]
     heads = ["", *map(str, sizes)]
@@ -243,14 +251,14 @@ def _small(found: Interval) -> str:
     return f"{found.value:.4f} [{found.low:.4f}, {found.high:.4f}]"
 
 
-def _line(what: str, where: Cell | Effect | Cost, arm: str, against: str, found: Interval) -> Line:
+def _line(what: str, where: Cell | Effect | Cost, arm: str, state: str, found: Interval) -> Line:
     return Line(
         what=what,
         task=where.task,
         size=where.size,
         others=where.others,
         arm=arm,
-        against=against,
+        state=state,
         value=found.value,
         low=found.low,
         high=found.high,
