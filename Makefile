@@ -96,6 +96,10 @@ bench-search: $(STAMP)
 	OMP_NUM_THREADS=2 $(BIN)/python -m deltamem_agents.bench.recall.search --out docs/benchmarks/search-cpu.csv --force \
 		$(if $(DELTAMEM_TEST_URL),--postgresql-url '$(DELTAMEM_TEST_URL)')
 
+# The inspector with a journal of 10,000 messages, in Chromium; needs two idle cores and two minutes, no torch.
+bench-page: $(STAMP)
+	$(BIN)/python -m tests.serving.page_benchmark --out docs/benchmarks/page-cpu.csv
+
 # What memory adds to a turn with a journal of 10,000 messages; needs two idle cores and ten minutes.
 bench-turn: $(STAMP)
 	OMP_NUM_THREADS=2 $(BIN)/python -m deltamem_agents.bench.recall.turn --out docs/benchmarks/turn-cpu.csv --force

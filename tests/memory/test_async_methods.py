@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from deltamem_agents.errors import ClosedError
-from deltamem_agents.memory import AgentMemory, DeltaMem, Difference, Drift, Health, Receipt
+from deltamem_agents.memory import AgentMemory, DeltaMem, Difference, Drift, Health, Receipt, StatePoint
 from tests.databases import engine_of, watched
 
 SLOW = 0.4  # seconds that each call's first visit to the database takes
@@ -54,7 +54,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: round(float(tensor.norm()), 3) for name, tensor in value.items()}
     if isinstance(value, list):
-        return [getattr(each, "text", each) for each in value]
+        return [
+            replace(each, at=None) if isinstance(each, StatePoint) else getattr(each, "text", each) for each in value
+        ]
     return value
 
 
