@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -32,6 +33,7 @@ def time(text: str | datetime) -> datetime:
 
 
 USER = "user"
+_NAMES_FILE = re.compile(r"sqlite:///(?!file:|:memory:)[^?]+")  # a URL that surely names a file, and most do
 
 
 def user_database() -> str:
@@ -51,7 +53,7 @@ def lasting(url: str | None) -> str | None:
     """A database that outlives the command: what one in memory is told is lost, and there is nothing in it to read."""
     if url == USER:
         return user_database()
-    if url is not None and url.startswith("sqlite"):  # else SQLAlchemy need not be loaded for it
+    if url is not None and url.startswith("sqlite") and not _NAMES_FILE.fullmatch(url):  # else SQLAlchemy is not loaded
         from urllib.parse import unquote
 
         from deltamem_agents.errors import ConfigError
