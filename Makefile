@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := langchain,llama-index,retrieval,postgres,train,bench,serve,mcp,anthropic,dev
+EXTRAS := langchain,llama-index,retrieval,postgres,train,bench,serve,mcp,anthropic,guidelines,dev
 STAMP := .venv/.stamp
 SOURCES := pyproject.toml constraints.txt hatch_build.py $(wildcard kernels/deltamem_kernels/cpu/*.[ch])
 

@@ -91,6 +91,10 @@ class ArchiveError(DeltaMemError, ValueError):
     """A file is not an exported agent, or is damaged."""
 
 
+class RepositoryError(DeltaMemError, OSError):
+    """A repository cannot be read: there is no such folder, it is bare, or git failed."""
+
+
 class EpisodeError(DeltaMemError, ValueError):
     """An episode of training data, or a file of them, is malformed; the message names file and line."""
 

@@ -7,13 +7,15 @@ by the commands that need them, as `deltamem --help` must be quick. May import e
 
 from deltamem_agents.cli.app import app
 
-from deltamem_agents.cli import talking, history, erasing, database, making, training, benching, serving, tool_server  # isort: skip  # in the order of --help
+from deltamem_agents.cli import talking, history, erasing, database, making, training, benching  # isort: skip  # in the order of --help
+from deltamem_agents.cli import serving, tool_server, guidelines  # isort: skip
 
 __all__ = [
     "app",
     "benching",
     "database",
     "erasing",
+    "guidelines",
     "history",
     "making",
     "serving",

@@ -1,0 +1,25 @@
+"""Repository guidelines: read AGENTS.md and its kin into rules, keep them in memory, and recall the ones that apply.
+
+May import: `deltamem_agents.memory` and what lies below it; parsers of Markdown and configuration; git as a process.
+Nothing in a repository is executed or imported.
+"""
+
+from deltamem_agents.guidelines.brief import token_count
+from deltamem_agents.guidelines.guidelines import Guidelines
+from deltamem_agents.guidelines.repository import Repository
+from deltamem_agents.guidelines.results import Brief, Found, GuidelinesRecall, Synced, Work
+from deltamem_agents.guidelines.rule import Rule
+from deltamem_agents.guidelines.scope import Scope
+
+__all__ = [
+    "Brief",
+    "Found",
+    "Guidelines",
+    "GuidelinesRecall",
+    "Repository",
+    "Rule",
+    "Scope",
+    "Synced",
+    "Work",
+    "token_count",
+]

@@ -1,0 +1,152 @@
+"""Bring the journal up to date with the files: only what changed is written, superseded or erased."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from deltamem_agents.guidelines.files import UnreadableError, read_bytes, stamp
+from deltamem_agents.guidelines.git import GitError
+from deltamem_agents.guidelines.matching import match
+from deltamem_agents.guidelines.reading import Reading, read_sources, rules_in_order
+from deltamem_agents.guidelines.records import Records
+from deltamem_agents.guidelines.repository import Repository, is_committed
+from deltamem_agents.guidelines.results import Synced
+from deltamem_agents.guidelines.rule import Rule, new_id
+from deltamem_agents.guidelines.sources import Source, local_files, source_of, sources_among
+
+FORMAT = 1  # of the manifest and of how rules are read; another one reads every file again
+
+
+@dataclass(slots=True)
+class Seen:
+    """What a repository looks like, by its files' stamps alone."""
+
+    sources: dict[str, Source]
+    stamps: dict[str, list[int]]
+    head: str | None
+
+
+def look(repository: Repository, manifest: Mapping[str, Any]) -> Seen:
+    """List the sources with their stamps; no file is read.
+
+    Raises:
+        GitError: The repository cannot be listed.
+    """
+    sources = sources_among(repository.files())
+    for file in local_files(sources):
+        source = source_of(file)
+        if source is not None and file not in sources:
+            sources[file] = source
+    watched = [*sources, *(each for each in manifest.get("sources", {}) if each not in sources)]  # those imported
+    stamps = {file: found.as_list() for file in watched if (found := stamp(repository.root / file)) is not None}
+    return Seen({file: source for file, source in sources.items() if file in stamps}, stamps, repository.head())
+
+
+def is_unchanged(seen: Seen, manifest: Mapping[str, Any]) -> bool:
+    """Whether nothing has changed since the sync that stored the manifest."""
+    same = manifest.get("format") == FORMAT and manifest.get("head") == seen.head
+    return same and manifest.get("stamps") == seen.stamps
+
+
+def plan(repository: Repository, records: Records, seen: Seen) -> tuple[Reading, Changes]:
+    """Read the files, and compare with the journal; nothing is written."""
+    reading = read_sources(repository, sorted(seen.sources.values(), key=_reading_order))
+    head = records.manifest.get("head")
+    try:
+        renamed = repository.renames(head, seen.head) if head else {}
+    except GitError:  # the old commit is gone, as after a rebase
+        renamed = {}
+    commits = _commits(repository, reading, records.manifest, seen.head)
+    present = [replace(rule, commit=commits.get(rule.file)) for rule in rules_in_order(reading)]
+    return reading, changes_of(records.rules() if records.entry else [], present, renamed)
+
+
+@dataclass(slots=True)
+class Changes:
+    """How the rules in the files differ from those in the journal."""
+
+    added: list[Rule]
+    changed: list[tuple[Rule, Rule]]  # the old one, and the new one with its id
+    moved: list[tuple[Rule, Rule]]
+    removed: list[Rule]
+    count: int = 0
+
+
+def changes_of(old: Iterable[Rule], present: list[Rule], renamed: Mapping[str, str]) -> Changes:
+    """Compare journalled rules with those in the files, which get their ids."""
+    olds = list(old)
+    matched = match(olds, present, renamed)
+    changes = Changes([], [], [], matched.gone, len(present))
+    for before, now in matched.pairs:
+        former = before.former if before.file == now.file else (*before.former, before.file)
+        now = replace(now, id=before.id, former=former)
+        if before.text != now.text:
+            changes.changed.append((before, now))
+        elif before != now:
+            changes.moved.append((before, now))
+    taken = {each.id for each in olds}
+    for rule in matched.new:
+        named = replace(rule, id=new_id(rule, taken))
+        taken.add(named.id)
+        changes.added.append(named)
+    return changes
+
+
+def apply(repository: Repository, records: Records, seen: Seen, reading: Reading, changes: Changes) -> Synced:
+    """Write the changes, then what was seen. Interrupted, the next sync does the rest."""
+    records.erase([each.id for each in changes.removed])
+    records.write([*changes.added, *(now for _, now in changes.changed)])
+    records.describe(now for _, now in changes.moved)
+    for file in reading.files:
+        if file not in seen.stamps and (found := stamp(repository.root / file)) is not None:
+            seen.stamps[file] = found.as_list()
+    records.put_manifest(
+        {
+            "format": FORMAT,
+            "head": seen.head,
+            "stamps": seen.stamps,
+            "sources": {
+                file: [each.form, each.rank, each.directory, each.globs] for file, each in reading.files.items()
+            },
+            "warnings": reading.warnings,
+        }
+    )
+    return Synced(
+        agent=records.agent,
+        added=len(changes.added),
+        changed=len(changes.changed),
+        removed=len(changes.removed),
+        moved=len(changes.moved),
+        rules=changes.count,
+        files=len(reading.rules),
+        warnings=(*repository.warnings, *reading.warnings),
+    )
+
+
+def _reading_order(source: Source) -> tuple[int, int, str]:
+    """AGENTS.md before what links to it or imports it, and the nearest directory first."""
+    return (source.rank, source.file.count("/"), source.file)
+
+
+def _commits(
+    repository: Repository, reading: Reading, manifest: Mapping[str, Any], head: str | None
+) -> dict[str, str | None]:
+    """The commit that last changed each file, None for a file with changes since."""
+    if head is None:
+        return {}
+    try:
+        committed = repository.committed(reading.rules)
+        last = repository.last_commits(committed)
+    except GitError as error:
+        reading.warnings.append(f"commits are unknown: {error}")
+        return {}
+    found: dict[str, str | None] = {}
+    for file in reading.rules:
+        try:
+            clean = is_committed(read_bytes(repository.root, file), committed.get(file))
+        except UnreadableError:
+            clean = False
+        found[file] = last.get(file) if clean else None
+    return found
