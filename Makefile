@@ -20,7 +20,7 @@ REAL_STAMP := .venv-real/.stamp
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(shell nproc 2>/dev/null || echo 2) --dist loadfile --no-loadscope-reorder
 
 .PHONY: install demo test test-lowest soak soak-erasures soak-integrations check lint types layers bench bench-store bench-search
-.PHONY: test-mcp-langchain bench-engine bench-recall bench-state bench-turn bench-gpu real-model
+.PHONY: test-mcp-langchain bench-serve bench-engine bench-recall bench-state bench-turn bench-gpu real-model
 
 install: $(STAMP)
 
@@ -103,6 +103,10 @@ bench-page: $(STAMP)
 # What memory adds to a turn with a journal of 10,000 messages; needs two idle cores and ten minutes.
 bench-turn: $(STAMP)
 	OMP_NUM_THREADS=2 $(BIN)/python -m deltamem_agents.bench.recall.turn --out docs/benchmarks/turn-cpu.csv --force
+
+# What a proxy adds to the first token, and tokens a second through HTTP; needs two idle cores and five minutes.
+bench-serve: $(STAMP)
+	OMP_NUM_THREADS=2 $(BIN)/python -m deltamem_agents.bench.serving --out docs/benchmarks/serving-cpu.csv --force
 
 # Many agents on one model; needs two idle cores and ten minutes.
 bench-engine: $(STAMP)

@@ -135,6 +135,14 @@ class ClosedError(DeltaMemError, RuntimeError):
     """The object was closed."""
 
 
+class ServerError(DeltaMemError, OSError):
+    """A server cannot be reached, or failed in a way that has no error of its own."""
+
+
+class AccessDeniedError(DeltaMemError, PermissionError):
+    """A server refuses a request: its token is missing, wrong, or does not allow it."""
+
+
 class ForkedError(DeltaMemError, RuntimeError):
     """The object belongs to the process that this one was forked from."""
 

@@ -181,8 +181,14 @@ def open_options(model: Model, embedder: str | None) -> dict[str, Any]:
 
 
 @contextmanager
-def opened(where: Location, model: Model, embedder: str | None = "none", *, make: bool = False) -> Iterator[DeltaMem]:
-    """A memory: the model is loaded and the database opened; made where there is none, if ``make``."""
+def opened(
+    where: Location, model: Model, embedder: str | None = "none", *, make: bool = False, **options: Any
+) -> Iterator[DeltaMem]:
+    """A memory: the model is loaded and the database opened; made where there is none, if ``make``.
+
+    Args:
+        options: Further options of `DeltaMem.open`.
+    """
     if not make:
         require_database(where)
     with nullcontext() if model.backbone == "none" else terminal.progress(f"Loading {model.backbone}"):
@@ -190,7 +196,7 @@ def opened(where: Location, model: Model, embedder: str | None = "none", *, make
 
         if model.backbone != "none":
             terminal.quiet_bars()
-        mem = DeltaMem.open(url=where.url, schema=where.schema, **open_options(model, embedder))
+        mem = DeltaMem.open(url=where.url, schema=where.schema, **open_options(model, embedder), **options)
     with mem:
         yield mem
 

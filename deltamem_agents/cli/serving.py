@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from deltamem_agents.store.access_tokens import AccessToken
 
 LOOPBACK = "127.0.0.1"
+RETRY_SECONDS = 5.0  # how long a request waits for a database that is away, before it is answered with 503
 
 tokens = typer.Typer(name="tokens", help="Access tokens of a server.", no_args_is_help=True)
 app.add_typer(tokens)
@@ -95,7 +96,7 @@ def serve(
         recall=RecallOptions(mode=mode, k=k, placement=placement),
     )
     chosen = backbone or ("tiny" if upstream is None else "none")
-    with opened(where, Model(chosen, adapter, device, dtype), embedder, make=True) as mem:
+    with opened(where, Model(chosen, adapter, device, dtype), embedder, make=True, retry_seconds=RETRY_SECONDS) as mem:
         _serve(mem, settings, host, port)
 
 

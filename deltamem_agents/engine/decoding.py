@@ -13,7 +13,7 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 from deltamem_agents.core import Attached
 from deltamem_agents.engine.caches import Pairs, padded_mask, pairs, rows, side_by_side
 from deltamem_agents.engine.failures import out_of_memory
-from deltamem_agents.engine.generation import Generation
+from deltamem_agents.engine.generation import Generation, TokenLogprob
 from deltamem_agents.engine.pool import StatePool
 from deltamem_agents.engine.requests import Generate
 from deltamem_agents.engine.streaming import CallbackStreamer, without_stop
@@ -31,6 +31,7 @@ class Active:
     first_token: float = 0.0
     ended: bool = False
     failed: BaseException | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
     def pause(self) -> Active:
         """Move the generated tokens into the prompt, so that generation can resume after the prompt runs again."""
@@ -57,6 +58,9 @@ class Active:
         self.answer.append(token)
         self.ended = ended
         self.first_token = self.first_token or time.monotonic()
+        if likely := (None if token in ends else self.request.drawing.last):
+            self.logprobs.append(likely)
+            self.streamer.add(likely)
         try:
             self.streamer.put(piece)
             if ended:
@@ -195,6 +199,7 @@ class Decoding:
             first_token_seconds=(active.first_token or ended) - request.submitted,
             seconds=ended - request.submitted,
             finished=bool(ids) and (ids[-1] in self._ends() or any(each in text for each in stop)),
+            logprobs=_within(active.logprobs, len(without_stop(text, stop))),
         )
 
     def _advance(self, active: Sequence[Active], scores: Tensor) -> None:
@@ -204,3 +209,14 @@ class Decoding:
         ends = self._ends()
         for index, each in enumerate(active):
             each.take(likeliest[index], scores[index : index + 1], ends)
+
+
+def _within(tokens: Sequence[TokenLogprob], length: int) -> tuple[TokenLogprob, ...]:
+    """The tokens that begin within the first ``length`` characters."""
+    start, kept = 0, list[TokenLogprob]()
+    for each in tokens:
+        if start >= length:
+            break
+        kept.append(each)
+        start += len(each.text)
+    return tuple(kept)

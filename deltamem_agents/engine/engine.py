@@ -230,7 +230,7 @@ class Engine:
             ids=list(prompt),
             state=self._checked(state, key[0].agent if key else None),
             sampling=chosen,
-            drawing=Drawing(chosen, self.tokenizer, self._attached.device),
+            drawing=Drawing(chosen, self.tokenizer, self._attached.device, self._ends(), len(prompt)),
             key=None if self.config.answer_writes else _NOBODY if state is None else key,
             on_text=on_text,
             prompt_tokens=len(prompt),

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
+from deltamem_agents.engine.generation import TextPiece, TokenLogprob
+
 
 class CallbackStreamer(TextStreamer):
     """Passes finished text to a callback, holding back possible stop strings. Without a callback, it does nothing."""
@@ -20,6 +22,11 @@ class CallbackStreamer(TextStreamer):
         self._held = ""
         self._begun = False
         self._ended = False
+        self._logprobs: list[TokenLogprob] = []  # of tokens whose text has not been passed on
+
+    def add(self, token: TokenLogprob) -> None:
+        """Pass this on with the next piece of text."""
+        self._logprobs.append(token)
 
     def put(self, value: torch.Tensor) -> None:
         """Receive the prompt first, then each token."""
@@ -44,7 +51,8 @@ class CallbackStreamer(TextStreamer):
             ready = self._held[: len(self._held) - keep]
         if ready:
             self._begun = True
-            self._on_text(ready)
+            self._on_text(TextPiece(ready, tuple(self._logprobs)) if self._logprobs else ready)
+            self._logprobs = []
         self._held = self._held[len(ready) :]
 
 

@@ -28,6 +28,7 @@ from deltamem_agents.recall import (
     default_embedder,
 )
 from deltamem_agents.store import AgentInfo, Progress, Retention, Store, check_id, check_place, check_retention
+from deltamem_agents.store.database import RETRY_SECONDS
 
 if TYPE_CHECKING:
     import sqlalchemy
@@ -83,6 +84,7 @@ class DeltaMem(Shared):
         attention: str | None = None,
         limits: Limits | None = None,
         embed_seconds: float | None = EMBED_SECONDS,
+        retry_seconds: float = RETRY_SECONDS,
     ) -> Self:
         """Open a database and load a backbone with its adapter, or open the database alone.
 
@@ -115,6 +117,7 @@ class DeltaMem(Shared):
             embed_seconds: How long one recall may spend embedding records that have no embedding yet, newest first. It
                 searches the rest by words alone and says so in a note; a background thread embeds them. Eight records,
                 more than an ordinary turn has, are always embedded, unless this is 0. None embeds all before searching.
+            retry_seconds: How long a call waits for a database that is unreachable before it fails.
 
         Raises:
             DeltaMemError: Something cannot be opened; the message says what, and how to fix it. Nothing stays open.
@@ -122,6 +125,7 @@ class DeltaMem(Shared):
         arguments.whole(hot_bytes, "hot_bytes")
         arguments.instance(limits, "limits", Limits, optional=True)
         arguments.seconds(embed_seconds, "embed_seconds")
+        arguments.seconds(retry_seconds, "retry_seconds")
         options: dict[str, Any] = {
             "device": device,
             "dtype": dtype,
@@ -135,8 +139,9 @@ class DeltaMem(Shared):
         # The model comes first, so that a database is created only if everything else works.
         loaded = open_backbone(backbone, adapter, model, tokenizer, options, limits, hot_bytes)
         try:
+            split = Cutting(chosen or default_embedder()[0])
             store = Store.open(
-                url, engine=engine, schema=schema, split=Cutting(chosen or default_embedder()[0]), retention=retention
+                url, engine=engine, schema=schema, split=split, retention=retention, retry_seconds=retry_seconds
             )
         except BaseException:
             loaded.close()

@@ -218,6 +218,7 @@ class Responder:
             usage=usage,
             position=ready.folded.position if ready.folded else None,
             finished=generation.finished,
+            logprobs=generation.logprobs,
         )
 
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
+from deltamem_agents.engine.generation import TokenLogprob
 from deltamem_agents.engine.statistics import Stats
 from deltamem_agents.failures import FailureStats
 from deltamem_agents.memory.heat_map import health_html
@@ -91,6 +92,7 @@ class Reply:
         recall: What memory added to the prompt.
         position: Journal position up to which the state it used was folded; None if it used no state.
         finished: False if ``max_tokens`` cut it off.
+        logprobs: Its tokens with their log-probabilities, if `Sampling` asks for these; tool calls are included.
     """
 
     text: str
@@ -99,6 +101,7 @@ class Reply:
     usage: Usage = field(default_factory=Usage)
     position: int | None = None
     finished: bool = True
+    logprobs: tuple[TokenLogprob, ...] = ()
 
     def __str__(self) -> str:
         return self.text

@@ -11,6 +11,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deltamem_agents import arguments
 from deltamem_agents.errors import ClosedError, ConfigError, kind_of, shown
@@ -27,6 +28,7 @@ from deltamem_agents.recall.reasons import Reason, reasons
 from deltamem_agents.recall.selection import select
 from deltamem_agents.recall.snapshot import Scope, Snapshot
 from deltamem_agents.recall.words import forget_words
+from deltamem_agents.search_form import embedded_form
 
 if TYPE_CHECKING:
     pass
@@ -251,6 +253,17 @@ class Retriever:
     def model(self) -> str | None:
         """The name that embeddings are stored under; None without an embedder."""
         return None if self._embedder is None else self._embedder.name
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors [n, dim] of texts, by the embedder that searches use; nothing is stored.
+
+        Raises:
+            ConfigError: There is no embedder.
+            EmbedderError: The embedder failed.
+        """
+        if self._embedder is None:
+            raise ConfigError("there is no embedder; open the memory with one")
+        return self._embedder.embed([embedded_form(text) for text in texts])
 
     def close(self) -> None:
         """Drop everything cached, including words."""

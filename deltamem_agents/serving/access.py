@@ -65,6 +65,11 @@ class Access:
         """Whether the agent is among the token's."""
         return self.token is None or any(each.fullmatch(agent) for each in self._patterns)
 
+    @property
+    def reaches_all(self) -> bool:
+        """Whether every agent is among the token's."""
+        return self.token is None or "*" in self.token.agents
+
     def check(self, agent: str | None, scope: str) -> None:
         """Raise unless this may be done to this agent.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -14,11 +15,12 @@ from starlette.responses import JSONResponse, Response
 from deltamem_agents import __version__
 from deltamem_agents.errors import ConfigError, DeltaMemError
 from deltamem_agents.memory import DeltaMem
-from deltamem_agents.serving import inspector, rest
+from deltamem_agents.serving import inspector, openai, rest
 from deltamem_agents.serving.access import Access, Tokens, in_thread
 from deltamem_agents.serving.dependencies import allowed, memory_of, public, unguarded
 from deltamem_agents.serving.failures import HttpFailure, answered, failure_of, speaks_openai
 from deltamem_agents.serving.guard import Guard
+from deltamem_agents.serving.openai.upstream import UpstreamClient
 from deltamem_agents.serving.settings import Settings
 
 PUBLIC = frozenset({"/health"}) | inspector.PUBLIC
@@ -53,6 +55,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        lifespan=_running,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.mem = mem
@@ -60,7 +63,9 @@ def create_app(
     app.state.stopping = asyncio.Event()  # set when the server stops; endless answers then end
     app.state.streams = 0
     app.state.tokens = Tokens(mem, required=settings.require_token, rate=settings.rate)
-    for each in (router, rest.router, inspector.router, *routers):
+    if settings.upstream is not None:
+        app.state.upstream = UpstreamClient(settings.upstream)
+    for each in (router, openai.router, rest.router, inspector.router, *routers):
         app.include_router(each)
     open_routes = unguarded(app)
     if open_routes:
@@ -77,6 +82,17 @@ def create_app(
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     return app
+
+
+@asynccontextmanager
+async def _running(app: FastAPI) -> AsyncIterator[None]:
+    """While the application runs; at its end, connections to the upstream are closed."""
+    try:
+        yield
+    finally:
+        upstream: UpstreamClient | None = getattr(app.state, "upstream", None)
+        if upstream is not None:
+            await upstream.aclose()
 
 
 @router.get("/health", dependencies=[Depends(public)], tags=["server"], summary="Whether the server can do its work")

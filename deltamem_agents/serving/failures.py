@@ -92,7 +92,7 @@ def answered(failure: HttpFailure, path: str, request_id: str) -> JSONResponse:
 
 def speaks_openai(path: str) -> bool:
     """Whether a path belongs to OpenAI's API."""
-    return path.startswith("/v1/") and path != "/v1/agents" and not path.startswith("/v1/agents/")
+    return path.startswith("/v1/") and path not in ("/v1/agents", "/v1/import") and not path.startswith("/v1/agents/")
 
 
 def problem(failure: HttpFailure, request_id: str) -> dict[str, Any]:

@@ -105,9 +105,9 @@ class Database:
         """
         self._tried(lambda: self.dialect.check_server(self._engine), "reach")
 
-    def enable_retries(self) -> None:
-        """From now on, retry for `RETRY_SECONDS` while the database is unreachable."""
-        self._patience = RETRY_SECONDS
+    def enable_retries(self, seconds: float = RETRY_SECONDS) -> None:
+        """From now on, retry for so many seconds while the database is unreachable."""
+        self._patience = seconds
 
     def look_for_damage(self, find: Callable[[Connection], str | None]) -> None:
         """From now on, call ``find`` to locate the damaged row when a value that was read is invalid."""

@@ -24,7 +24,7 @@ from deltamem_agents.store import (
 )
 from deltamem_agents.store.access_tokens import AccessTokens
 from deltamem_agents.store.appender import Appender
-from deltamem_agents.store.database import Database, check_place, looked_at, open_database
+from deltamem_agents.store.database import RETRY_SECONDS, Database, check_place, looked_at, open_database
 from deltamem_agents.store.erasing import Plan, Selection
 from deltamem_agents.store.journal import AgentInfo
 from deltamem_agents.store.journal_events import JournalEvents
@@ -87,6 +87,7 @@ class Store:
         schema: str | None = None,
         split: Splitter = whole,
         retention: Retention = "thin",
+        retry_seconds: float = RETRY_SECONDS,
     ) -> Self:
         """Open a database, creating its tables if it has none.
 
@@ -98,6 +99,7 @@ class Store:
             split: Cuts a message's text into the texts of its records.
             retention: Which stored states to keep: "thin" (all of the last day, then one a day), "all", or a number of
                 newest states per agent. The state at the start of the open segment is always kept.
+            retry_seconds: How long a call retries while the database is unreachable.
 
         Raises:
             ConfigError: The URL or the engine's dialect is not supported, or an argument is not valid.
@@ -110,7 +112,7 @@ class Store:
         arguments.function(split, "split")
         database = open_database(DEFAULT_URL if url is None and engine is None else url, engine, schema)
         database, _ = looked_at(database, versions.prepare)
-        database.enable_retries()
+        database.enable_retries(retry_seconds)
         return cls(database, split, retention)
 
     def close(self) -> None:
@@ -133,8 +135,6 @@ class Store:
         arguments.instance(other, "other", Store)
         mine, theirs = self._database, other._database
         return mine.url.set(password=None) == theirs.url.set(password=None) and mine.schema == theirs.schema
-
-    # Journal
 
     def append(self, agent: str, messages: Sequence[Mapping[str, Any]] | Select, session: str) -> list[str]:
         """Journal messages in order, all or none; the agent exists from its first message.
@@ -271,8 +271,6 @@ class Store:
 
         self._database.write(work)
 
-    # Erasure
-
     def erase(
         self,
         agent: str,
@@ -341,8 +339,6 @@ class Store:
     def outside_reach(self) -> tuple[str, ...]:
         """Places that may still hold erased text and that our statements cannot reach."""
         return self._database.dialect.outside_reach
-
-    # Archives
 
     def export(
         self, agent: str, path: Path, progress: archive.Progress | None = None, *, overwrite: bool = False

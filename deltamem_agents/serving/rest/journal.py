@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
+from starlette.responses import Response
 
 from deltamem_agents.memory import AgentMemory
 from deltamem_agents.serving.access import in_thread
 from deltamem_agents.serving.dependencies import memory_of, reaching
 from deltamem_agents.serving.rest.agents import After, Limit
-from deltamem_agents.serving.rest.pages import LIMIT, after, page
+from deltamem_agents.serving.rest.idempotency import Key, named, once
+from deltamem_agents.serving.rest.pages import LIMIT, MOST, after, page
 from deltamem_agents.serving.rest.schemas import NewMessages
 from deltamem_agents.terminal import entry_json
 
@@ -21,9 +23,16 @@ At = Annotated[int | None, Query(ge=0, description="The journal as it was when i
 
 
 @router.post("/agents/{agent}/messages", status_code=201, summary="Journal messages")
-async def write(body: NewMessages, memory: Annotated[AgentMemory, Depends(reaching("write"))]) -> dict[str, Any]:
+async def write(
+    request: Request, body: NewMessages, memory: Annotated[AgentMemory, Depends(reaching("write"))], key: Key = None
+) -> Response:
     """See `AgentMemory.write`. The messages are durable when this answers."""
-    return {"ids": await memory.awrite([each.plain() for each in body.messages], body.session, wait=body.wait)}
+
+    async def work() -> dict[str, Any]:
+        messages = named(request, key, [each.plain() for each in body.messages])
+        return {"ids": await memory.awrite(messages, body.session, wait=body.wait)}
+
+    return await once(request, key, work, 201)
 
 
 @router.get("/agents/{agent}/log", summary="The live messages, in order")
@@ -46,6 +55,21 @@ async def log(
         found = [each for each in await memory.alog(session, at=at) if each.position > start]
     more = found[limit - 1].position if len(found) > limit else None
     return page([entry_json(each) for each in found[:limit]], more)
+
+
+@router.get("/agents/{agent}/neighbours", summary="The messages around one, in its session")
+async def neighbours(
+    request: Request,
+    memory: Annotated[AgentMemory, Depends(reaching("read"))],
+    session: Annotated[str, Query(examples=["s1"])],
+    position: Annotated[int, Query(ge=1, description="Position of the message, as a record has it.")],
+    reach: Annotated[int, Query(ge=0, le=MOST)] = 2,
+) -> dict[str, Any]:
+    """See `AgentMemory.neighbours`; empty if the message is gone."""
+    found = [each for each in await memory.alog(session)]
+    place = next((place for place, each in enumerate(found) if each.position == position), None)
+    around = [] if place is None else found[max(0, place - reach) : place + reach + 1]
+    return {"data": [entry_json(each) for each in around]}
 
 
 @router.get("/agents/{agent}/sessions", summary="The sessions, in the order in which they began")

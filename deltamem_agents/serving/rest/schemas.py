@@ -58,3 +58,41 @@ class Query(Body):
     since: datetime | None = Field(default=None, strict=False)
     until: datetime | None = Field(default=None, strict=False)
     metadata: dict[str, Any] | None = None
+
+
+class Fork(Body):
+    """The agent to make."""
+
+    new: str = Field(examples=["alice-2"])
+
+
+class Rollback(Body):
+    """Where to continue."""
+
+    position: int = Field(ge=0, examples=[0])
+
+
+class Ref(Body):
+    """A message: ids are unique within their session only."""
+
+    session: str
+    id: str
+
+
+class Erase(Body):
+    """What to erase: messages that match every filter; see `AgentMemory.erase`."""
+
+    ids: list[str | Ref] | None = Field(default=None, max_length=100_000)
+    session: str | None = Field(default=None, examples=["s1"])
+    since: datetime | None = Field(default=None, strict=False)
+    until: datetime | None = Field(default=None, strict=False)
+    forks: bool = False
+    dry_run: bool = False
+    wait: bool = True
+    tombstone: bool = True
+
+    def refs(self) -> list[str | tuple[str, str]] | None:
+        """The ids as `AgentMemory.erase` takes them."""
+        if self.ids is None:
+            return None
+        return [each if isinstance(each, str) else (each.session, each.id) for each in self.ids]
