@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
+from deltamem_agents import arguments
 from deltamem_agents.messages import Entry, NewMessage
 from deltamem_agents.store import records, revisions
 from deltamem_agents.store.dialects import insert_missing, rows_among
@@ -77,7 +78,7 @@ def agents(
     if after:
         query = query.where(AgentRow.id > after)
     if limit is not None:
-        query = query.limit(limit)
+        query = query.limit(arguments.whole(limit, "limit"))
     return [
         AgentInfo(id=row[0], epoch=row[1], messages=row[2] or 0, position=row[3], created_at=row[4])
         for row in connection.execute(query)
@@ -111,7 +112,7 @@ def live(connection: Connection, agent: str, after: int, session: str | None, li
     if session is not None:
         query = query.where(MessageRow.session == session)
     if limit is not None:
-        query = query.limit(limit)
+        query = query.limit(arguments.whole(limit, "limit"))
     return [entry(row) for row in connection.execute(query)]
 
 

@@ -184,13 +184,11 @@ class Store:
         """The first ``limit`` live messages after position ``after``, in order; only those of ``session``, if given."""
         check_scope(agent, session)
         arguments.whole(after, "after")
-        arguments.whole(0 if limit is None else limit, "limit")
         return self._database.read(lambda connection: journal.live(connection, agent, after, session, limit))
 
     def agents(self, *, after: str = "", limit: int | None = None) -> list[AgentInfo]:
         """The first ``limit`` agents whose id comes after ``after``, ordered by id as the database compares."""
         arguments.text(after, "after")
-        arguments.whole(0 if limit is None else limit, "limit")
         return self._database.read(lambda connection: journal.agents(connection, after=after, limit=limit))
 
     def agent(self, agent: str) -> AgentInfo | None:
