@@ -38,6 +38,8 @@ class Call(Generic[T]):
 class Running(Protocol):
     """Something that runs calls."""
 
+    url: str
+
     def run(self, call: Call[T]) -> T:
         """Run a call and return its result."""
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 from uuid import uuid4
 
+from deltamem_agents import arguments
 from deltamem_agents.client import results
-from deltamem_agents.client.calls import Call, both, given, path_of
+from deltamem_agents.client.calls import Call, Running, both, given, path_of
 from deltamem_agents.memory import Difference, Drift, Health, Recall, RecallOptions, Receipt
 from deltamem_agents.memory.options import RecallFields
 from deltamem_agents.messages import in_utc
 from deltamem_agents.recall import Record
 from deltamem_agents.store import Entry, check_id
 from deltamem_agents.tool_calls import ToolCall
-
-if TYPE_CHECKING:
-    from deltamem_agents.client.client import Client
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -29,7 +27,7 @@ class RemoteMemory:
     AccessDeniedError if the token does not allow it, and ServerError if the server cannot be reached or fails.
     """
 
-    def __init__(self, client: Client, agent_id: str) -> None:
+    def __init__(self, client: Running, agent_id: str) -> None:
         self.id = check_id(agent_id)
         self.client = client
 
@@ -69,6 +67,8 @@ class RemoteMemory:
 
     def _neighbours(self, record: Record, reach: int = 2) -> Call[list[Entry]]:
         """The messages around a record's message; see `AgentMemory.neighbours`."""
+        arguments.instance(record, "record", Record)
+        arguments.whole(reach, "reach")
         asked: dict[str, Any] = {"session": record.session, "position": record.position, "reach": reach}
         return self._get("/neighbours", lambda found: [results.entry(each) for each in found["data"]], **asked)
 
