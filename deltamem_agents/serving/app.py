@@ -15,11 +15,12 @@ from starlette.responses import JSONResponse, Response
 from deltamem_agents import __version__
 from deltamem_agents.errors import ConfigError, DeltaMemError
 from deltamem_agents.memory import DeltaMem
-from deltamem_agents.serving import inspector, openai, rest
+from deltamem_agents.serving import inspector, metrics, openai, rest
 from deltamem_agents.serving.access import Access, Tokens, in_thread
 from deltamem_agents.serving.dependencies import allowed, memory_of, public, unguarded
 from deltamem_agents.serving.failures import HttpFailure, answered, failure_of, speaks_openai
 from deltamem_agents.serving.guard import Guard
+from deltamem_agents.serving.metrics import Measuring, Metrics, note_route
 from deltamem_agents.serving.openai.upstream import UpstreamClient
 from deltamem_agents.serving.settings import Settings
 
@@ -56,16 +57,18 @@ def create_app(
         redoc_url=None,
         openapi_url=None,
         lifespan=_running,
+        dependencies=[Depends(note_route)],
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.mem = mem
     app.state.settings = settings
     app.state.stopping = asyncio.Event()  # set when the server stops; endless answers then end
     app.state.streams = 0
+    app.state.metrics = Metrics(mem)
     app.state.tokens = Tokens(mem, required=settings.require_token, rate=settings.rate)
     if settings.upstream is not None:
         app.state.upstream = UpstreamClient(settings.upstream)
-    for each in (router, openai.router, rest.router, inspector.router, *routers):
+    for each in (router, openai.router, metrics.router, rest.router, inspector.router, *routers):
         app.include_router(each)
     open_routes = unguarded(app)
     if open_routes:
@@ -78,6 +81,7 @@ def create_app(
         streamed=STREAMED,
         page_of=inspector.page_of_failure,
     )
+    app.add_middleware(Measuring, metrics=app.state.metrics)  # the last added is the outermost
     app.add_exception_handler(DeltaMemError, _failed)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
