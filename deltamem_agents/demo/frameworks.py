@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from deltamem_agents.demo.rows import Row, given
+from deltamem_agents.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
     from deltamem_agents.memory import DeltaMem
@@ -41,10 +42,16 @@ def through_llama_index(mem: DeltaMem, agent_id: str, questions: list[str]) -> I
 
     Raises:
         MissingExtraError: LlamaIndex is not installed.
+        UnsupportedModelError: The backbone's chat template has no tools, and LlamaIndex's agents refuse such a model.
     """
     from llama_index_deltamem import DeltaMemLLM, DeltaMemory  # isort: skip  # its error names the missing extra
     from llama_index.core.agent.workflow import FunctionAgent
 
+    if not mem.engine.rendering.takes_tools:
+        raise UnsupportedModelError(
+            f"its agents need a chat template that shows tools to the model, and that of {mem.engine.name!r} does not; "
+            "use 'tiny' or an instruction-tuned model"
+        )
     agent = FunctionAgent(llm=DeltaMemLLM(mem, max_tokens=32, agent_id=agent_id))
 
     async def ask(question: str) -> Any:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from deltamem_agents import terminal
 from deltamem_agents.demo.frameworks import through_langchain, through_llama_index
 from deltamem_agents.demo.rows import Row, recalled, without_memory
-from deltamem_agents.errors import DeltaMemError, MissingExtraError
+from deltamem_agents.errors import DeltaMemError, MissingExtraError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from deltamem_agents.memory import AgentMemory, DeltaMem
@@ -77,7 +77,7 @@ def ask() -> None:
                 try:
                     for row in answers(mem, memory.id, questions):
                         emit("row", asdict(row))
-                except MissingExtraError as error:
+                except (MissingExtraError, UnsupportedModelError) as error:
                     emit("missing", {"name": name, "reason": str(error)})
 
 

