@@ -94,7 +94,7 @@ layers: $(STAMP)
 
 # Kernels, and a model with memory against one without; needs two idle cores and twenty minutes.
 bench: $(STAMP)
-	OMP_NUM_THREADS=2 $(BIN)/python kernels/benchmarks/run.py --device cpu --out docs/benchmarks/kernels-cpu.csv --force
+	OMP_NUM_THREADS=2 $(BIN)/python kernels/benchmarks/run.py --out docs/benchmarks/kernels-cpu.csv --force
 
 # The store, on SQLite and on a private PostgreSQL, or that of DELTAMEM_TEST_URL; needs 3 GB of disk, no torch.
 bench-store: $(STAMP)
@@ -157,9 +157,10 @@ $(REAL)/cause/state.md: $(REAL)/adapter/deltamem_adapter.json
 	OMP_NUM_THREADS=2 $(REAL_BIN)/deltamem bench recall --backbone gemma-3-270m --adapter $(REAL)/adapter \
 		--only cause --episodes $(EPISODES) --out $(@D) --force
 
-# The kernels on a CUDA device.
+# Kernels, engine and a model with memory on a CUDA device: correctness and times, in ten minutes. On a machine that has
+# torch, triton and transformers but not this project: `python3 kernels/benchmarks/device.py --out DIR`.
 bench-gpu: $(STAMP)
-	$(BIN)/python kernels/benchmarks/run.py --device cuda --out docs/benchmarks/kernels-gpu.csv --force
+	$(BIN)/python kernels/benchmarks/device.py --out docs/benchmarks/gpu --force
 
 # 10,000 erasures on SQLite, one by one; about half an hour on a slow disk. Prints time, size and levels of the index.
 soak-erasures: $(STAMP)

@@ -140,5 +140,8 @@ def processor() -> str:
 def commit() -> str:
     """The commit of the sources, and whether they have been changed since."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # a machine without git
+        return "unknown"
     return done.stdout.strip() or "unknown"

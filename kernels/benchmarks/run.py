@@ -1,8 +1,9 @@
-"""Measure the kernels and a model with memory, print the table, write it as CSV.
+"""Measure the kernels and a model with memory on a CPU, print the table, write it as CSV.
 
-    python kernels/benchmarks/run.py --device cpu --out docs/benchmarks/kernels-cpu.csv
+    python kernels/benchmarks/run.py --out docs/benchmarks/kernels-cpu.csv
 
-Every result is checked before it is timed; a figure that misses its target is marked, and the exit code is then 1.
+Every result is checked before it is timed; a figure that misses its target is marked, and the exit code is then 1. On a
+GPU: ``device.py``.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import measure
+import models
+import scans
 import torch
 
 from deltamem_agents.bench.figures import write_csv
@@ -21,8 +25,7 @@ from deltamem_agents.bench.figures import write_csv
 def main() -> int:
     """Parse arguments, measure and report; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=2, help="of PyTorch and the compiled scan, on a CPU")
+    parser.add_argument("--threads", type=int, default=2, help="of PyTorch and the compiled scan")
     parser.add_argument("--out", type=Path, default=None, help="CSV file")
     parser.add_argument("--force", action="store_true", help="replace the file if it exists")
     parser.add_argument("--only", choices=("scans", "models"), default=None)
@@ -31,13 +34,10 @@ def main() -> int:
         parser.error(f"{str(chosen.out)!r} exists; name another file, or replace it with --force")
     if chosen.out is not None and not os.access(chosen.out.absolute().parent, os.W_OK | os.X_OK):
         parser.error(f"no file can be written into {str(chosen.out.parent)!r}; name a folder that is there")
-    if chosen.device == "cuda" and not torch.cuda.is_available():
-        print("no CUDA device here; the GPU column stays not measured", file=sys.stderr)
-        return 2
     torch.set_num_threads(chosen.threads)
-    facts = measure.machine(chosen.device)
+    facts = measure.machine("cpu")
     rows: list[measure.Row] = []
-    for row in _rows(chosen.device, chosen.only):
+    for row in _rows(chosen.only):
         rows.append(row)
         print(
             f"{row.what}: {row.value:.4g} {row.unit} {'' if row.reached is not False else '(not reached)'}", flush=True
@@ -48,15 +48,7 @@ def main() -> int:
     return int(any(row.reached is False for row in rows))
 
 
-def _rows(device: str, only: str | None):  # type: ignore[no-untyped-def]
-    if device == "cuda":
-        import gpu
-
-        yield from gpu.rows(only)
-        return
-    import models
-    import scans
-
+def _rows(only: str | None) -> Iterator[measure.Row]:
     if only != "models":
         yield from scans.cpu_rows()
     if only != "scans":
