@@ -39,6 +39,7 @@ def main() -> int:
     if chosen.device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"
     os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # so that a question about the device does not touch it
     chosen.out.mkdir(parents=True, exist_ok=True)
     import torch
 
@@ -69,6 +70,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=9.5, help="time limit of everything")
     parser.add_argument("--force", action="store_true", help="replace the files of an earlier run")
     chosen = parser.parse_args()
+    chosen.device = "cuda:0" if chosen.device == "cuda" else chosen.device
     if chosen.out is None:
         parser.error("no folder to write into; name one with --out")
     if not chosen.force and any(os.path.lexists(chosen.out / name) for name in FILES):

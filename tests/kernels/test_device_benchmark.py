@@ -88,7 +88,19 @@ def test_a_case_runs_without_git_and_installed_packages(bare: Path, tmp_path: Pa
 def test_a_case_that_hangs_is_stopped_and_told(bare: Path, tmp_path: Path) -> None:
     out = tmp_path / "results"
 
-    done = run(bare, tmp_path, "--device", "cpu", "--quick", "--only", "golden traces, more", "--minutes", "0.2", "--out", str(out))
+    done = run(
+        bare,
+        tmp_path,
+        "--device",
+        "cpu",
+        "--quick",
+        "--only",
+        "golden traces, more",
+        "--minutes",
+        "0.2",
+        "--out",
+        str(out),
+    )
 
     assert done.returncode == 1
     summary = (out / "1-summary.md").read_text()

@@ -16,7 +16,7 @@ class Setting:
     """Where and how a case runs.
 
     Args:
-        device: "cuda", "cuda:1", … or "cpu", where Triton is interpreted.
+        device: "cuda:0", … or "cpu", where Triton is interpreted.
         quick: Whether sizes are cut down to seconds; figures then mean nothing.
         out: Folder for more than rows, such as a profile.
     """
@@ -34,10 +34,6 @@ class Setting:
     def timer(self) -> Timer:
         """Events on a GPU, a clock on a CPU."""
         return on_gpu if self.on_gpu else on_cpu
-
-    def pick(self, full: object, quick: object) -> object:
-        """One of two sizes."""
-        return quick if self.quick else full
 
 
 @dataclass(frozen=True, slots=True)

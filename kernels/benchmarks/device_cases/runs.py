@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
 
 from device_cases.case import Case, Setting
 from device_cases.interpreter import patch_once
@@ -32,7 +32,7 @@ class _Run:
     """A process that runs a case."""
 
     case: Case
-    process: ForkServerProcess
+    process: ForkServerProcess | SpawnProcess
     rows: Connection
     started: float
     limit: float
@@ -46,8 +46,7 @@ class _Run:
 
 def run_all(setting: Setting, report: Report, *, only: str, workers: int, until: float) -> None:
     """Run the cases whose name contains ``only``, within the limit ``until`` of the monotonic clock."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context = _context(setting)
     cases = [each for each in _cases() if only in each.name]
     together = [each for each in cases if not each.alone]
     for group, most in ((together, workers), ([each for each in cases if each.alone], 1)):
@@ -66,6 +65,28 @@ def run_all(setting: Setting, report: Report, *, only: str, workers: int, until:
                 _end(each, report)
 
 
+def _context(setting: Setting) -> ForkServerContext | SpawnContext:
+    """How processes begin: forked from one that has imported everything, or from nothing where that would not work."""
+    forking = multiprocessing.get_context("forkserver")
+    forking.set_forkserver_preload(PRELOADED)
+    # A device that an import has touched before the fork cannot be used after it.
+    probe = forking.Process(target=_probe, args=(setting.device,))
+    probe.start()
+    probe.join(120)
+    if probe.exitcode == 0:
+        return forking
+    with contextlib.suppress(ProcessLookupError):
+        probe.kill()
+    print("the device cannot be used in a forked process; every case imports for itself", flush=True)
+    return multiprocessing.get_context("spawn")
+
+
+def _probe(device: str) -> None:
+    import torch
+
+    torch.zeros(1, device=device).add_(1).item()
+
+
 def _cases() -> Iterable[Case]:
     from device_cases.order import CASES
 
@@ -73,7 +94,7 @@ def _cases() -> Iterable[Case]:
 
 
 def _start(
-    context: multiprocessing.context.ForkServerContext, case: Case, setting: Setting, report: Report, limit: float
+    context: ForkServerContext | SpawnContext, case: Case, setting: Setting, report: Report, limit: float
 ) -> _Run:
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(case.name, setting, theirs, str(report.log), limit), daemon=False)

@@ -253,9 +253,10 @@ def basis_tile(rank: int) -> dict[str, Any]:
 
 
 def chain_tile(rank: int) -> dict[str, int]:
-    """The tile of the chain: one map, 16 elements per thread at the highest rank."""
+    """The tile of the chain: one map, at most 16 elements per thread."""
     side = power_of_two(rank)
-    return {"PADDED": side, "num_warps": max(1, side * side // 512), **_OPTIONS}
+    warps = max(1, side * side // 512)
+    return {"PADDED": side, "DOWN": min(side, 32 * warps // side), "num_warps": warps, **_OPTIONS}
 
 
 def gradient_tile(rank: int, interpreted: bool) -> dict[str, int]:

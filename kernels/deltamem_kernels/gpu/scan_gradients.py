@@ -1,13 +1,15 @@
 # mypy: ignore-errors
 """The gradients of the scan's inputs: device code. Host side: ``scan.py``; derivation: ``README.md``.
 
-A tile is [REGISTERS, GROUP, ROWS, SPREAD]: a whole state for each of GROUP blocks of BLOCK tokens, row i along axis 2
-and column j = spread · REGISTERS + register. Sums over j stay within a thread and its neighbours; sums over i cross
-threads and, at ranks over 16, warps.
+A program holds a whole state for each of GROUP blocks of BLOCK tokens, as tuples of REGISTERS tensors of one dimension,
+[GROUP · ROWS · SPREAD], see ``scan_kernels.py``: thread t holds row i = t // SPREAD % ROWS of block t // (ROWS · SPREAD).
+Sums over j stay within a thread and its neighbours; sums over i cross threads and, at ranks over 16, warps.
 """
 
 import triton
 import triton.language as tl
+
+from deltamem_kernels.gpu.scan_kernels import columns, dot, neighbours_sum, row_of
 
 
 @triton.jit(do_not_specialize=["sequences", "tokens", "blocks"])
@@ -51,60 +53,85 @@ def gradients(
     S is known at the beginning of a block (``states``), G at its end (``adjoints``), both [N, blocks, R, R]. From there
     S is recomputed for every TOKENS tokens, which then stay in registers: no history in memory.
     """
-    block = (tl.program_id(0) * GROUP + tl.arange(0, GROUP))[None, :, None, None]
-    i = tl.arange(0, ROWS)[None, None, :, None]
-    # Declared not contiguous for the reason given at scan_kernels.element.
-    spread = tl.max_contiguous(tl.arange(0, SPREAD), [1])[None, None, None, :]
-    j = spread * REGISTERS + tl.max_contiguous(tl.arange(0, REGISTERS), [1])[:, None, None, None]
+    thread = tl.arange(0, GROUP * ROWS * SPREAD)
+    block = tl.program_id(0) * GROUP + thread // (ROWS * SPREAD)
+    i = thread // SPREAD % ROWS
+    j = columns(thread, REGISTERS, SPREAD)
     n = block // blocks
     active = n < sequences
-    inside = active & (i < RANK) & (j < RANK)
-    element = (block.to(tl.int64) * RANK + i) * RANK + j
+    inside = active & (i < RANK)
+    element = (block.to(tl.int64) * RANK + i) * RANK
     first = block % blocks * BLOCK
     token = n.to(tl.int64) * tokens + first
-    adjoint = tl.load(adjoints + element, mask=inside, other=0.0)
+    alone = thread % SPREAD == 0  # of the threads that share a row, and so its sums
+    # Sums over i are known to all rows of a block; row i < REGISTERS stores the column of its register i.
+    column = thread % SPREAD * REGISTERS + i
+    stores = (i < REGISTERS) & (column < RANK)
+    adjoint = row_of(adjoints + element, j, inside, RANK, REGISTERS, SPREAD)
 
     for back in range(0, BLOCK, TOKENS):
         known = BLOCK - TOKENS - back
-        state = tl.load(states + element, mask=inside, other=0.0)
+        state = row_of(states + element, j, inside, RANK, REGISTERS, SPREAD)
         for step in range(0, known, TOKENS):
             for u in tl.static_range(TOKENS):
                 live = active & (first + step + u < tokens)
                 keys, values, kept, erased, written, valid = _token(
-                    k, v, keep, erase, write, mask, token + step + u, i, j, live, RANK, ROWS, SPREAD, MASKED
-                )
-                predicted = _sum_j(state * keys)
-                changed = kept * state + (written * values - erased * predicted) * keys
-                state = tl.where(valid, changed, state) if MASKED else changed
-        batch = ()
+                    k, v, keep, erase, write, mask, token + step + u, i, j, live,
+                    RANK, REGISTERS, SPREAD, MASKED,
+                )  # fmt: skip
+                change = written * values - erased * dot(state, keys, 0, REGISTERS, GROUP * ROWS, SPREAD)
+                state = _moved(state, keys, kept, change, valid, REGISTERS, MASKED)
+        # Of each of these tokens, in order: the state before it, and what it adds.
+        befores, all_keys, predictions, changes = (), (), (), ()
+        all_values, all_kept, all_erased, all_written, valids = (), (), (), (), ()
         for u in tl.static_range(TOKENS):
             live = active & (first + known + u < tokens)
             keys, values, kept, erased, written, valid = _token(
-                k, v, keep, erase, write, mask, token + known + u, i, j, live, RANK, ROWS, SPREAD, MASKED
+                k, v, keep, erase, write, mask, token + known + u, i, j, live, RANK, REGISTERS, SPREAD, MASKED
             )
-            before = state
-            predicted = _sum_j(state * keys)
+            predicted = dot(state, keys, 0, REGISTERS, GROUP * ROWS, SPREAD)
             change = written * values - erased * predicted
-            changed = kept * state + change * keys
-            state = tl.where(valid, changed, state) if MASKED else changed
-            batch += ((before, predicted, change, keys, values, kept, erased, written, live, valid),)
+            befores += state
+            all_keys += keys
+            predictions += (predicted,)
+            changes += (change,)
+            all_values += (values,)
+            all_kept += (kept,)
+            all_erased += (erased,)
+            all_written += (written,)
+            valids += (valid,)
+            state = _moved(state, keys, kept, change, valid, REGISTERS, MASKED)
         for u in tl.static_range(TOKENS - 1, -1, -1):
-            before, predicted, change, keys, values, kept, erased, written, live, valid = batch[u]
+            valid = valids[u]
             at = (token + known + u) * RANK
-            rows, columns = live & (i < RANK), live & (j < RANK)
-            mine = rows & (spread == 0)
-            d_read = _row(d_reads + at + i, rows, 0.0, SPREAD)
-            queries = _column(q + at + j, columns, ROWS)
-            d_changed = _row(d_change + at + i, rows, 0.0, SPREAD)
-            d_predicted = -erased * d_changed
-            _store(d_v + at + i + 0 * spread, written * d_changed, valid, mine)
-            _store(d_write + at + i + 0 * spread, values * d_changed, valid, mine)
-            _store(d_erase + at + i + 0 * spread, -predicted * d_changed, valid, mine)
-            _store(d_keep + at + i + 0 * spread, _sum_j(adjoint * before), valid, mine)
-            _store(d_q + at + j, _sum_i(d_read * before), valid, columns)
-            _store(d_k + at + j, _sum_i(adjoint * change + d_predicted * before), valid, columns)
-            changed = kept * adjoint + d_predicted * keys + d_read * queries
-            adjoint = tl.where(valid, changed, adjoint) if MASKED else changed
+            live = active & (first + known + u < tokens)
+            rows = live & (i < RANK)
+            d_read = tl.load(d_reads + at + i, mask=rows, other=0.0).to(tl.float32)
+            d_changed = tl.load(d_change + at + i, mask=rows, other=0.0)
+            queries = row_of(q + at, j, live, RANK, REGISTERS, SPREAD)
+            d_predicted = -all_erased[u] * d_changed
+            d_kept = adjoint[0] * befores[u * REGISTERS]
+            for g in tl.static_range(1, REGISTERS):
+                d_kept += adjoint[g] * befores[u * REGISTERS + g]
+            d_kept = neighbours_sum(d_kept, GROUP * ROWS, SPREAD)
+            mine = rows & alone
+            _store(d_v + at + i, all_written[u] * d_changed, valid, mine)
+            _store(d_write + at + i, all_values[u] * d_changed, valid, mine)
+            _store(d_erase + at + i, -predictions[u] * d_changed, valid, mine)
+            _store(d_keep + at + i, d_kept, valid, mine)
+            d_query = tl.zeros([GROUP * ROWS * SPREAD], tl.float32)
+            d_key = tl.zeros([GROUP * ROWS * SPREAD], tl.float32)
+            moved = ()
+            for g in tl.static_range(REGISTERS):
+                before, key = befores[u * REGISTERS + g], all_keys[u * REGISTERS + g]
+                of_key = adjoint[g] * changes[u] + d_predicted * before
+                d_query = tl.where(i == g, _rows_sum(d_read * before, GROUP, ROWS, SPREAD), d_query)
+                d_key = tl.where(i == g, _rows_sum(of_key, GROUP, ROWS, SPREAD), d_key)
+                changed = all_kept[u] * adjoint[g] + d_predicted * key + d_read * queries[g].to(tl.float32)
+                moved += (tl.where(valid, changed, adjoint[g]) if MASKED else changed,)
+            adjoint = moved
+            _store(d_q + at + column, d_query, valid, live & stores)
+            _store(d_k + at + column, d_key, valid, live & stores)
 
 
 @triton.jit
@@ -120,7 +147,7 @@ def _token(
     j,
     live,
     RANK: tl.constexpr,
-    ROWS: tl.constexpr,
+    REGISTERS: tl.constexpr,
     SPREAD: tl.constexpr,
     MASKED: tl.constexpr,
 ):
@@ -130,34 +157,33 @@ def _token(
     valid = live
     if MASKED:
         valid = tl.load(mask + token, mask=live, other=0) != 0
-    keys = _column(k + at + j, live & (j < RANK), ROWS)
-    values, kept = _row(v + at + i, rows, 0.0, SPREAD), _row(keep + at + i, rows, 1.0, SPREAD)
-    erased, written = _row(erase + at + i, rows, 0.0, SPREAD), _row(write + at + i, rows, 0.0, SPREAD)
+    loaded = row_of(k + at, j, live, RANK, REGISTERS, SPREAD)
+    keys = ()
+    for g in tl.static_range(REGISTERS):
+        keys += (loaded[g].to(tl.float32),)
+    values = tl.load(v + at + i, mask=rows, other=0.0).to(tl.float32)
+    kept = tl.load(keep + at + i, mask=rows, other=1.0).to(tl.float32)
+    erased = tl.load(erase + at + i, mask=rows, other=0.0).to(tl.float32)
+    written = tl.load(write + at + i, mask=rows, other=0.0).to(tl.float32)
     return keys, values, kept, erased, written, valid
 
 
 @triton.jit
-def _row(x, inside, other, SPREAD: tl.constexpr):
-    """One number per row, loaded by every thread that needs it: [1, GROUP, ROWS, SPREAD]."""
-    shape: tl.constexpr = [1, x.shape[1], x.shape[2], SPREAD]
-    return tl.load(tl.broadcast_to(x, shape), mask=tl.broadcast_to(inside, shape), other=other).to(tl.float32)
+def _moved(state, keys, kept, change, valid, REGISTERS: tl.constexpr, MASKED: tl.constexpr):
+    """The state after a token."""
+    moved = ()
+    for g in tl.static_range(REGISTERS):
+        changed = kept * state[g] + change * keys[g]
+        moved += (tl.where(valid, changed, state[g]) if MASKED else changed,)
+    return moved
 
 
 @triton.jit
-def _column(x, inside, ROWS: tl.constexpr):
-    """One number per column, loaded by every thread that needs it: [REGISTERS, GROUP, ROWS, SPREAD]."""
-    shape: tl.constexpr = [x.shape[0], x.shape[1], ROWS, x.shape[3]]
-    return tl.load(tl.broadcast_to(x, shape), mask=tl.broadcast_to(inside, shape), other=0.0).to(tl.float32)
-
-
-@triton.jit
-def _sum_j(x):
-    return tl.sum(tl.sum(x, axis=0, keep_dims=True), axis=3, keep_dims=True)
-
-
-@triton.jit
-def _sum_i(x):
-    return tl.sum(x, axis=2, keep_dims=True)
+def _rows_sum(x, GROUP: tl.constexpr, ROWS: tl.constexpr, SPREAD: tl.constexpr):
+    """The sum over the rows of each block, in all of them."""
+    tile = tl.reshape(x, [GROUP, ROWS, SPREAD])
+    total = tl.broadcast_to(tl.sum(tile, axis=1, keep_dims=True), [GROUP, ROWS, SPREAD])
+    return tl.reshape(total, [GROUP * ROWS * SPREAD])
 
 
 @triton.jit
