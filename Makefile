@@ -21,7 +21,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(shell nproc 2>/dev/null 
 
 .PHONY: install demo test test-lowest soak soak-erasures soak-integrations check lint types layers bench bench-store bench-search
 .PHONY: test-mcp-langchain bench-serve bench-engine bench-recall bench-state bench-turn bench-gpu real-model bench-page
-.PHONY: lint-deploy
+.PHONY: lint-deploy test-triton
 
 install: $(STAMP)
 
@@ -50,6 +50,18 @@ test-lowest:
 	.venv-lowest/bin/python -m pip install --disable-pip-version-check --constraint .venv-lowest/constraints.txt \
 		--editable '.[$(EXTRAS)]'
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest tests/integrations tests/store
+
+# What the GPU kernels compile to on a Hopper device, with the lowest Triton that pyproject.toml allows, with that of many
+# GPU images, and with the newest. Needs no device; each version is unpacked beside the environment, as each pins torch.
+TRITONS := 3.3.1 3.6.0
+test-triton: $(STAMP)
+	for version in $(TRITONS); do \
+		test -d .venv-triton/$$version/triton || $(BIN)/python -m pip install --disable-pip-version-check --no-deps \
+			--target .venv-triton/$$version triton==$$version || exit 1; done
+	for version in newest $(TRITONS); do \
+		PYTHONPATH=.venv-triton/$$version $(BIN)/python -c "import triton; print('triton', triton.__version__)" && \
+		PYTHONPATH=.venv-triton/$$version OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/kernels -k compiles_for_hopper \
+		|| exit 1; done
 
 # Ten minutes on SQLite and ten on a private PostgreSQL: processes are killed, interrupted and forked; nothing is lost.
 # `make test` has a minute of it. SEED=n does again what another run did, though not at the same moments.

@@ -239,6 +239,8 @@ class Attached:
                 if not done.after[first].any() and bool(done.unwritten()):
                     raise _inert()
                 return
+            if torch.cuda.is_current_stream_capturing():
+                return  # a graph has no result to check yet, and may allocate nothing on the host
             verdict = torch.empty((), dtype=torch.bool, device="cpu", pin_memory=True)
             unwritten = done.unwritten()
             verdict.copy_(unwritten, non_blocking=True)

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from deltamem_agents.core.layer import AdapterLayer
 from deltamem_agents.core.packing import PackedProjections, packable
 from deltamem_agents.core.spans import SpanPlan
+from deltamem_agents.errors import ConfigError
 from deltamem_kernels.decode import Correction, ProductLayout
+from deltamem_kernels.precision import full_precision
 
 
 class InferenceLayer:
@@ -93,6 +95,11 @@ class InferenceLayer:
             projection's product, or None if `correct` must add it.
         """
         if self._dtype != x.dtype:
+            if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+                raise ConfigError(
+                    f"a graph is being captured, and the adapter has no weights in {x.dtype} ready; run one forward "
+                    "outside of the capture first, and again after the adapter has changed"
+                )
             self._prepare(x.dtype)
         layer, packed, layout = self.layer, self._through, self._layout
         rows = layer.memory.shape[0] if write else layer.config.width
@@ -100,7 +107,8 @@ class InferenceLayer:
             product = packed.project(x, rows)
             outputs = packed.split(product)
         else:
-            product, outputs = F.linear(x.to(layer.memory.dtype), layer.memory[:rows]), None
+            with full_precision(x.device):
+                product, outputs = F.linear(x.to(layer.memory.dtype), layer.memory[:rows]), None
         if layout is not None and spans is None and x.shape[1] == 1:
             after = layout.write(product, state, layer.gate_bias, valid) if write else state
             if after is not None:

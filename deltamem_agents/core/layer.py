@@ -20,6 +20,7 @@ from deltamem_agents.core.config import CORRECTIONS, DeltaMemConfig
 from deltamem_agents.core.families import LayerShape
 from deltamem_agents.core.spans import SpanPlan
 from deltamem_kernels import delta_scan
+from deltamem_kernels.precision import full_precision
 
 _NORM_EPS = 1e-6
 
@@ -82,13 +83,9 @@ class AdapterLayer(nn.Module):
             Reads [B, T, W] float32, and the state after the last token.
         """
         rows = self.memory if write else self.memory[: self.config.width]
-        if torch.is_autocast_enabled(x.device.type):
-            # Autocast would round queries and states to bfloat16.
-            with torch.autocast(x.device.type, enabled=False):
-                projected = F.linear(x.to(rows.dtype), rows)
-                return self.read_and_write(projected, state, read_state, write=write, valid=valid, spans=spans)
-        projected = F.linear(x.to(rows.dtype), rows)
-        return self.read_and_write(projected, state, read_state, write=write, valid=valid, spans=spans)
+        with full_precision(x.device):  # autocast would round queries and states to bfloat16
+            projected = F.linear(x.to(rows.dtype), rows)
+            return self.read_and_write(projected, state, read_state, write=write, valid=valid, spans=spans)
 
     def read_and_write(
         self,
@@ -179,10 +176,11 @@ class AdapterLayer(nn.Module):
         """S q for all tokens at once: [B, T, W]."""
         if valid is not None:
             queries = queries * valid.unsqueeze(-1)
-        if self.config.heads == 1:
-            return torch.bmm(queries, state.mT)
-        heads = self._heads(queries).transpose(1, 2)  # [B, H, T, R]
-        return torch.matmul(heads, state.mT).transpose(1, 2).flatten(-2)
+        with full_precision(state.device):
+            if self.config.heads == 1:
+                return torch.bmm(queries, state.mT)
+            heads = self._heads(queries).transpose(1, 2)  # [B, H, T, R]
+            return torch.matmul(heads, state.mT).transpose(1, 2).flatten(-2)
 
     def _scan(self, queries: Tensor, projected: Tensor, state: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
         """Delta-rule scan over [B, T, W] queries and [B, T, P] projections: reads [B, T, W] and the new state."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from deltamem_kernels import chunked, naive
 from deltamem_kernels.cpu import compiled, decoding
+from deltamem_kernels.precision import full_precision
 
 Backend = Literal["auto", "naive", "chunked", "compiled", "triton"]
 
@@ -40,7 +41,7 @@ def scan(backend: str, inputs: Sequence[Tensor], state: Tensor, mask: Tensor | N
         reads, state = _require(_triton_scan()).scan(inputs, state, mask)
         return reads, state
     inputs = [x.to(state.dtype) for x in inputs]
-    with chunked.without_autocast(state.device):
+    with full_precision(state.device):
         return naive.scan(inputs, state, mask) if chosen == "naive" else chunked.scan(inputs, state, mask)
 
 
@@ -51,7 +52,7 @@ def step(inputs: Sequence[Tensor], pool: Tensor, slots: Tensor) -> Tensor:
         return reads
     if pool.device.type == "cpu" and pool.dtype == torch.float32 and pool.is_contiguous() and _compiled():
         return decoding.step(inputs, pool, slots)
-    with chunked.without_autocast(pool.device):
+    with full_precision(pool.device):
         return naive.step([x.to(pool.dtype) for x in inputs], pool, slots)
 
 

@@ -17,7 +17,6 @@ derivation. Source: arXiv:2605.12357, section 3. Oracle: ``naive.scan``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +25,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from deltamem_kernels import naive
+from deltamem_kernels.precision import full_precision
 
 # Floats in one [t, s, c, n, r] intermediate. On a CPU a few of them should fit in the cache.
 _CPU_FLOATS, _DEVICE_FLOATS = 1 << 18, 1 << 24
@@ -78,7 +78,7 @@ class _Scan(torch.autograd.Function):
         mask, *rest = ctx.saved_tensors
         inputs, before_chunks = rest[:6], rest[6:]
         gradients: list[list[Tensor]] = []
-        with without_autocast(d_state.device):
+        with full_precision(d_state.device):
             for block, starts in reversed(list(zip(_blocks(inputs[0]), before_chunks, strict=True))):
                 tokens = _chunked(inputs, mask, block)
                 d_read = _chunked([d_reads], mask, block)[0]
@@ -240,11 +240,3 @@ def _chunked(inputs: Sequence[Tensor], mask: Tensor | None, block: slice) -> lis
 def _unchunked(x: Tensor, block: slice) -> Tensor:
     """[t, c, n, r] as the block's [N, T, R]."""
     return x.permute(2, 1, 0, 3).flatten(1, 2)[:, : block.stop - block.start]
-
-
-def without_autocast(device: torch.device) -> AbstractContextManager[None]:
-    """A context in which products of a device's tensors keep their dtype, where autocast would round them."""
-    kind = device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        return torch.autocast(kind, enabled=False)
-    return nullcontext()

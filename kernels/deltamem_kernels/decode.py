@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deltamem_kernels.cpu import compiled, decoding
+from deltamem_kernels.precision import full_precision
 
 _SMALL = 1 << 20  # corrections up to this many multiplications are not worth a second thread
 _STREAMS = 64  # up to this many rows, one launch is no slower than a matrix product after converting the reads
@@ -123,9 +124,8 @@ class ProductLayout:
             from deltamem_kernels.gpu import decode
 
             targets = [(product[:, 0, start:stop], each.weight) for (start, stop), each in self._corrections.items()]
-            slots = _slots(product.shape[0], product.device)
             reads = decode.read_and_correct(
-                queries, state, slots, targets, 1.0, heads=heads, normalize=self._normalize, valid=valid
+                queries, state, None, targets, 1.0, heads=heads, normalize=self._normalize, valid=valid
             )
             return reads.unsqueeze(1), None
         reads = self._read(queries, state, valid).unsqueeze(1)
@@ -151,7 +151,7 @@ class ProductLayout:
             product[:, 0, self._queries :],
             gate_bias,
             after,
-            _slots(product.shape[0], product.device),
+            None,
             heads=self._heads,
             normalize=self._normalize,
             valid=None if valid is None else valid[:, 0],
@@ -167,7 +167,8 @@ class ProductLayout:
         if valid is not None:
             queries = queries * valid.view(-1, 1, 1)
         matrices = state.reshape(batch, self._heads, rank, rank)
-        return (matrices @ queries.unsqueeze(-1)).view(batch, self._heads * rank)
+        with full_precision(state.device):
+            return (matrices @ queries.unsqueeze(-1)).view(batch, self._heads * rank)
 
 
 def _compiled() -> bool:
@@ -184,9 +185,3 @@ def _triton(device: torch.device) -> bool:
     from deltamem_kernels.gpu import decode
 
     return decode.unavailable(device) is None
-
-
-@cache
-def _slots(batch: int, device: torch.device) -> Tensor:
-    """Row numbers [B], as each row has its own state; made once, as a graph capture must not allocate them."""
-    return torch.arange(batch, device=device)

@@ -87,6 +87,7 @@ def arguments(**changes: Any) -> dict[str, Any]:
         (dict(pool=torch.zeros(3, 65, 65)), "rank 65; these kernels take 1 to 64"),
         (dict(pool=torch.zeros(3, 8, 8).mT), "each slot must be contiguous"),
         (dict(pool=torch.zeros(3, 8, 8).bfloat16()), "pool is torch.bfloat16"),
+        (dict(slots=None), r"pool has shape \[3, 8, 8\], expected 2 slots, one a stream"),
         (dict(slots=torch.zeros(3, dtype=torch.int64)), r"slots has shape \[3\], expected \[2\]"),
         (dict(slots=torch.zeros(2, dtype=torch.int32)), "slots is torch.int32"),
         (dict(valid=torch.zeros(2, 1, dtype=torch.bool)), r"valid has shape \[2, 1\], expected \[2\]"),
@@ -169,7 +170,7 @@ def compile_for_hopper(kernel: str, args: tuple[Any, ...], kwargs: dict[str, Any
     for index, name in enumerate(function.arg_names):
         value = args[index] if index < len(args) else kwargs[name]
         number = value.data_ptr() if isinstance(value, Tensor) else value
-        if index >= len(args) or (isinstance(value, int) and value == 1):
+        if index >= len(args) or value is None or (isinstance(value, int) and value == 1):
             signature[name], constants[(index,)] = "constexpr", value
             continue
         kind = pointers[value.dtype] if isinstance(value, Tensor) else "fp32" if isinstance(value, float) else "i32"

@@ -47,7 +47,7 @@ def unavailable(device: torch.device | str) -> str | None:
 def read_and_correct(
     projected: Tensor,
     pool: Tensor,
-    slots: Tensor,
+    slots: Tensor | None,
     targets: Sequence[tuple[Tensor, Tensor]],
     scale: float | Tensor,
     *,
@@ -65,7 +65,8 @@ def read_and_correct(
         projected: [B, ≥ W], q first; float32, bfloat16 or float16, rows of unit stride. The memory columns of a packed
             [q|k|v|memory] buffer qualify.
         pool: [P, H, R, R], or [P, R, R] with one head; float32, each slot contiguous.
-        slots: [B] int64, each below P; a stream with slot -1 reads zero and is not corrected.
+        slots: [B] int64, each below P; a stream with slot -1 reads zero and is not corrected. None: P is B, and each
+            stream has the slot of its own number.
         targets: Pairs (out [B, n], weight [n, W]), possibly none. Outs are float32, bfloat16 or float16, rows of unit
             stride, and share no element with one another or with ``projected[:, :W]``. Weights are contiguous.
         scale: A number, or a float32 tensor with one element, or with one per target.
@@ -103,7 +104,7 @@ def read_and_correct(
                 projected,
                 pool,
                 slots,
-                slots if valid is None else valid,
+                valid,
                 reads,
                 factor,
                 *(tensor for out, weight, _ in three for tensor in (out, weight)),
@@ -166,7 +167,7 @@ def write(
     projected: Tensor,
     gate_bias: Tensor,
     pool: Tensor,
-    slots: Tensor,
+    slots: Tensor | None,
     *,
     heads: int,
     update: Update,
@@ -209,7 +210,7 @@ def write(
                 gate_bias,
                 pool,
                 slots,
-                slots if valid is None else valid,
+                valid,
                 projected.stride(0),
                 pool.stride(0),
                 0 if valid is None else valid.stride(0),

@@ -262,8 +262,10 @@ def _write(
 
 @triton.jit
 def _slot(slots, valid, stream, valid_stride, HAS_VALID: tl.constexpr):
-    """A stream's slot (0 if it is idle), and whether it is active."""
-    slot = tl.load(slots + stream)
+    """A stream's slot (0 if it is idle), and whether it is active; without slots, its own number."""
+    slot = stream
+    if slots is not None:
+        slot = tl.load(slots + stream)
     if HAS_VALID:
         slot = tl.where(tl.load(valid + stream * valid_stride), slot, -1)
     return tl.maximum(slot, 0), slot >= 0

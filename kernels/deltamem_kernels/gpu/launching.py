@@ -27,7 +27,9 @@ def power_of_two(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def check_streams(projected: Tensor, pool: Tensor, slots: Tensor, heads: int, valid: Tensor | None) -> tuple[int, int]:
+def check_streams(
+    projected: Tensor, pool: Tensor, slots: Tensor | None, heads: int, valid: Tensor | None
+) -> tuple[int, int]:
     """Check the arguments that every call has; return B and R."""
     if heads < 1:
         raise ValueError(f"heads is {heads}; give a whole number above 0")
@@ -44,8 +46,12 @@ def check_streams(projected: Tensor, pool: Tensor, slots: Tensor, heads: int, va
     batch, device = projected.shape[0], projected.device
     check_kind("projected", projected, FLOATS, device)
     check_kind("pool", pool, (torch.float32,), device)
-    _check_vector("slots", slots, batch, torch.int64, device)
-    if not slots.is_contiguous():
+    if slots is None:
+        if pool.shape[0] != batch:
+            raise ValueError(f"pool has shape {shape(pool)}, expected {batch} slots, one a stream, where slots is None")
+    else:
+        _check_vector("slots", slots, batch, torch.int64, device)
+    if slots is not None and not slots.is_contiguous():
         raise ValueError(f"slots has stride {slots.stride(0)}; it must be contiguous")
     if valid is not None:
         _check_vector("valid", valid, batch, torch.bool, device)

@@ -2,7 +2,7 @@
 """The gradients of the scan's inputs: device code. Host side: ``scan.py``; derivation: ``README.md``.
 
 A program holds a whole state for each of GROUP blocks of BLOCK tokens, as tuples of REGISTERS tensors of one dimension,
-[GROUP · ROWS · SPREAD], see ``scan_kernels.py``: thread t holds row i = t // SPREAD % ROWS of block t // (ROWS · SPREAD).
+[GROUP · ROWS · SPREAD], see ``scan_kernels.py``: thread t holds row t // SPREAD % ROWS of block t // (ROWS · SPREAD).
 Sums over j stay within a thread and its neighbours; sums over i cross threads and, at ranks over 16, warps.
 """
 
