@@ -266,7 +266,7 @@ def _batch(
 
 @triton.jit
 def row_of(x, j, live, RANK: tl.constexpr, REGISTERS: tl.constexpr, SPREAD: tl.constexpr):
-    """Each thread's columns ``j`` of the vector at ``x``; zero where it is not live, or the vector has no such column."""
+    """Each thread's columns ``j`` of the vector at ``x``; zero where it is not live, or there is no such column."""
     row = ()
     for g in tl.static_range(REGISTERS):
         if RANK == REGISTERS * SPREAD:
