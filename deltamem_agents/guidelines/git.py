@@ -40,20 +40,23 @@ class GitError(RepositoryError):
     """Git failed, is not installed, or took too long."""
 
 
-def git(root: Path, *arguments: str, seconds: float = SECONDS, stdin: str | None = None) -> str:
+def git(root: Path, *arguments: str, seconds: float = SECONDS, own_hooks: bool = False) -> str:
     """Run git in ``root`` and return what it prints.
+
+    Args:
+        own_hooks: Whether the repository's own setting of where hooks lie holds: to find them, not to run them.
 
     Raises:
         GitError: Git is missing, failed, or took longer than ``seconds``.
     """
-    settings = [part for each in _SETTINGS for part in ("-c", each)]
+    settings = [part for each in _SETTINGS if not (own_hooks and "hooksPath" in each) for part in ("-c", each)]
     environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | _ENVIRONMENT
     try:
         done = subprocess.run(
             ["git", "--no-pager", *settings, *arguments],
             cwd=root,
             env=environment,
-            input=b"" if stdin is None else stdin.encode("utf-8", "surrogateescape"),
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=seconds,
             check=False,

@@ -149,3 +149,62 @@ class Synced:
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
         return asdict(self) | {"warnings": list(self.warnings)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Differences:
+    """How the files differ from memory; pairs are what is journalled and what stands in the file."""
+
+    added: tuple[Rule, ...] = ()
+    changed: tuple[tuple[Rule, Rule], ...] = ()
+    moved: tuple[tuple[Rule, Rule], ...] = ()
+    removed: tuple[Rule, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+
+        def said(rule: Rule) -> dict[str, Any]:
+            return {"id": rule.id, "file": rule.file, "lines": list(rule.lines), "text": rule.text}
+
+        return {
+            "added": [said(each) for each in self.added],
+            "changed": [{"old": said(old), "new": said(new)} for old, new in self.changed],
+            "moved": [{"old": said(old), "new": said(new)} for old, new in self.moved],
+            "removed": [said(each) for each in self.removed],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Why a rule applies, or does not.
+
+    Args:
+        found: The rule.
+        path: The file or folder that was asked about; None if none was.
+        applies: Whether the rule is about it.
+    """
+
+    found: Found
+    path: str | None
+    applies: bool
+
+    def reasons(self) -> list[str]:
+        """The reasons, a sentence each."""
+        rule = self.found.rule
+        told = [f"It stands in {rule.citation}" + (f", below {' > '.join(rule.headings)}." if rule.headings else ".")]
+        about = "all files" if not rule.scope.directory and not rule.scope.globs else str(rule.scope)
+        told.append(f"It is about {about}.")
+        if self.path is not None:
+            told.append(f"{self.path or 'The root'} is {'one' if self.applies else 'none'} of them.")
+        if self.found.overridden_by:
+            told.append(f"It is overridden by {self.found.overridden_by}, which is nearer.")
+        if self.found.stale:
+            told.append("It was edited since the last sync.")
+        if rule.commit:
+            told.append(f"Commit {rule.commit[:12]} last changed its file.")
+        told += [f"The file was called {each} before." for each in rule.former]
+        return told
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return self.found.as_dict() | {"path": self.path, "applies": self.applies, "reasons": self.reasons()}

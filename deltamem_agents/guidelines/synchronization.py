@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from deltamem_agents.guidelines import work
 from deltamem_agents.guidelines.files import UnreadableError, read_bytes, stamp
 from deltamem_agents.guidelines.git import GitError
 from deltamem_agents.guidelines.matching import match
@@ -96,6 +97,7 @@ def changes_of(old: Iterable[Rule], present: list[Rule], renamed: Mapping[str, s
 
 def apply(repository: Repository, records: Records, seen: Seen, reading: Reading, changes: Changes) -> Synced:
     """Write the changes, then what was seen. Interrupted, the next sync does the rest."""
+    commits = work.record_commits(repository, records, seen.head)
     records.erase([each.id for each in changes.removed])
     records.write([*changes.added, *(now for _, now in changes.changed)])
     records.describe(now for _, now in changes.moved)
@@ -111,6 +113,7 @@ def apply(repository: Repository, records: Records, seen: Seen, reading: Reading
                 file: [each.form, each.rank, each.directory, each.globs] for file, each in reading.files.items()
             },
             "warnings": reading.warnings,
+            "work": records.manifest.get("work") if repository.rebasing else seen.head,
         }
     )
     return Synced(
@@ -121,6 +124,7 @@ def apply(repository: Repository, records: Records, seen: Seen, reading: Reading
         moved=len(changes.moved),
         rules=changes.count,
         files=len(reading.rules),
+        commits=commits,
         warnings=(*repository.warnings, *reading.warnings),
     )
 

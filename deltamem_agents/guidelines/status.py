@@ -1,0 +1,126 @@
+"""The health of a repository's guidelines: what is stale, contradictory, unreachable, duplicated or over-long."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from deltamem_agents.guidelines.contradictions import contradictions
+from deltamem_agents.guidelines.files import UnreadableError
+from deltamem_agents.guidelines.repository import Repository
+from deltamem_agents.guidelines.results import Found
+from deltamem_agents.guidelines.rule import Rule
+from deltamem_agents.guidelines.scope import Scope
+
+LONG_RULE = 600  # characters
+LONG_FILE_LINES, LONG_FILE_BYTES = 200, 25 << 10  # what Claude Code loads of a memory
+FACTS = 2  # the rank of configuration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """The health of the guidelines; all lists are empty where nothing needs attention.
+
+    Args:
+        agent: The agent that remembers the repository.
+        rules, files: How many there are.
+        kinds: Numbers of rules by kind.
+        commit: The commit that was checked out at the last sync.
+        stale: Rules whose text was edited since the last sync, as they stand now.
+        gone: Rules that no longer stand in their files.
+        unsynced: How many rules in the files are not in memory yet.
+        contradictory: Pairs of rules, and what they disagree about.
+        duplicated: Rules that stand in several places.
+        unreachable: Rules that are about no file of the repository.
+        over_long: Rules and files that are longer than agents read well, and why.
+        skipped: Files that were not read, and why.
+        hooks: The git hooks that are installed.
+        commits, notes: How much work is recorded.
+    """
+
+    agent: str
+    rules: int = 0
+    files: int = 0
+    kinds: dict[str, int] = field(default_factory=dict)
+    commit: str | None = None
+    stale: tuple[Found, ...] = ()
+    gone: tuple[Rule, ...] = ()
+    unsynced: int = 0
+    contradictory: tuple[tuple[Rule, Rule, str], ...] = ()
+    duplicated: tuple[tuple[Rule, ...], ...] = ()
+    unreachable: tuple[Rule, ...] = ()
+    over_long: tuple[tuple[str, str], ...] = ()
+    skipped: tuple[str, ...] = ()
+    hooks: tuple[str, ...] = ()
+    commits: int = 0
+    notes: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return {
+            "agent": self.agent,
+            "rules": self.rules,
+            "files": self.files,
+            "kinds": dict(self.kinds),
+            "commit": self.commit,
+            "stale": [each.as_dict() for each in self.stale],
+            "gone": [_said(each) for each in self.gone],
+            "unsynced": self.unsynced,
+            "contradictory": [
+                {"about": about, "rules": [_said(one), _said(other)]} for one, other, about in self.contradictory
+            ],
+            "duplicated": [[_said(each) for each in those] for those in self.duplicated],
+            "unreachable": [_said(each) for each in self.unreachable],
+            "over_long": [{"where": where, "why": why} for where, why in self.over_long],
+            "skipped": list(self.skipped),
+            "hooks": list(self.hooks),
+            "commits": self.commits,
+            "notes": self.notes,
+        }
+
+
+def _said(rule: Rule) -> dict[str, str]:
+    return {"id": rule.id, "at": rule.citation, "text": rule.text}
+
+
+def duplicates(rules: Iterable[Rule]) -> list[tuple[Rule, ...]]:
+    """Rules that say the same in places that one file can be in."""
+    groups: dict[str, list[Rule]] = defaultdict(list)
+    for rule in rules:
+        if rule.rank != FACTS and len(rule.normal.split()) > 2:
+            groups[rule.normal].append(rule)
+    return [tuple(each) for each in groups.values() if len(each) > 1]
+
+
+def unreachable(rules: Iterable[Rule], files: Sequence[str]) -> list[Rule]:
+    """Rules whose scope holds no file, other than those that the rules stand in."""
+    held: dict[Scope, bool] = {}
+    found = []
+    for rule in rules:
+        if rule.scope not in held:
+            held[rule.scope] = any(rule.scope.applies(file) for file in files if file != rule.file)
+        if not held[rule.scope]:
+            found.append(rule)
+    return found
+
+
+def over_long(repository: Repository, rules: Sequence[Rule]) -> list[tuple[str, str]]:
+    """Rules and files of rules that are longer than agents read well, and why."""
+    found = [
+        (each.citation, f"{len(each.text)} characters in one rule") for each in rules if len(each.text) > LONG_RULE
+    ]
+    for file in sorted({each.file for each in rules if each.rank in (0, 1)}):
+        try:
+            text = repository.read(file)
+        except UnreadableError:
+            continue
+        if text.count("\n") > LONG_FILE_LINES or len(text.encode()) > LONG_FILE_BYTES:
+            found.append((file, f"{text.count(chr(10))} lines; agents load {LONG_FILE_LINES} of a file at best"))
+    return found
+
+
+def contradictory(rules: Sequence[Rule]) -> list[tuple[Rule, Rule, str]]:
+    """Pairs of rules that contradict each other, whichever takes precedence."""
+    return contradictions([each for each in rules if each.rank != FACTS or each.kind == "fact"])
