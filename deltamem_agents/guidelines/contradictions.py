@@ -31,41 +31,29 @@ _NEGATION = re.compile(
 )
 _MODALITY = frozenset(
     text_terms(
-        "always must should shall use using prefer only may need needs require required ensure make sure keep all every any"
+        "always must should shall use using prefer only may need needs require required ensure make sure keep all "
+        "every any never not no don't avoid forbid forbidden without banned prohibited disallow cannot refrain stop"
     )
-) | frozenset(
-    text_terms("never not no don't avoid forbid forbidden without banned prohibited disallow cannot refrain stop")
 )
-_TESTING = re.compile(
+_TESTING = (
     r"^(?:test(?:s|ing)?(?: \w+)? (?:with|by|using)|run (?:the |all |all the )?(?:unit )?tests?(?: suite)?(?: with)?|"
-    r"test command|to test)\b.{0,20}?`([^`]+)`",
-    re.IGNORECASE,
+    r"test command|to test)\b.{0,20}?`([^`]+)`"
 )
 _MANAGERS = r"(pnpm|npm|yarn|bun|uv|poetry|pdm|pipenv|pip|conda)"
-_CLAIMS: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("line length", re.compile(r"(?:line(?:s| length| width)?|columns?|max_width|wrap)\b.{0,40}?\b(\d{2,3})\b", re.I)),
-    (
-        "line length",
-        re.compile(r"\b(\d{2,3})[- ](?:characters?|columns?|chars?)\b(?=.{0,30}(?:line|wide|long|limit|$))", re.I),
-    ),
-    ("quotes", re.compile(r"\b(single|double)[- ]?quot", re.I)),
-    ("python version", re.compile(r"\bpython(?: version)?[:\s]*(?:requires python )?(?:>=\s*)?(3\.\d+)", re.I)),
-    ("node version", re.compile(r"\bnode(?:\.js)?(?: version)?[:\s]*(?:requires node )?(?:>=\s*|v)?(\d{2})\b", re.I)),
-    ("java version", re.compile(r"\b(?:java|jdk)(?: version)?[:\s]*(\d{1,2})\b", re.I)),
-    ("package manager", re.compile(rf"\bpackage manager:? (?:is )?`?{_MANAGERS}\b", re.I)),
-    (
-        "package manager",
-        re.compile(rf"^(?:always )?(?:use|install with|install dependencies with) `?{_MANAGERS}\b", re.I),
-    ),
-    (
-        "test coverage",
-        re.compile(
-            r"\bcoverage\b.{0,30}?(\d{1,3})\s*(?:%|percent)|(\d{1,3})\s*(?:%|percent)\s*(?:test |code |line )?coverage",
-            re.I,
-        ),
-    ),
+_CLAIMS: tuple[tuple[str, str], ...] = (
+    ("line length", r"(?:line(?:s| length| width)?|columns?|max_width|wrap)\b.{0,40}?\b(\d{2,3})\b"),
+    ("line length", r"\b(\d{2,3})[- ](?:characters?|columns?|chars?)\b(?=.{0,30}(?:line|wide|long|limit|$))"),
+    ("quotes", r"\b(single|double)[- ]?quot"),
+    ("python version", r"\bpython(?: version)?[:\s]*(?:requires python )?(?:>=\s*)?(3\.\d+)"),
+    ("node version", r"\bnode(?:\.js)?(?: version)?[:\s]*(?:requires node )?(?:>=\s*|v)?(\d{2})\b"),
+    ("java version", r"\b(?:java|jdk)(?: version)?[:\s]*(\d{1,2})\b"),
+    ("package manager", rf"\bpackage manager:? (?:is )?`?{_MANAGERS}\b"),
+    ("package manager", rf"^(?:always )?(?:use|install with|install dependencies with) `?{_MANAGERS}\b"),
+    ("test coverage", r"\bcoverage\b.{0,30}?(\d{1,3})\s*(?:%|percent)"),
+    ("test coverage", r"(\d{1,3})\s*(?:%|percent)\s*(?:test |code |line )?coverage"),
     ("test command", _TESTING),
 )
+_PATTERNS = tuple((subject, re.compile(pattern, re.IGNORECASE)) for subject, pattern in _CLAIMS)
 
 
 def claims(rule: Rule) -> dict[str, str]:
@@ -74,11 +62,8 @@ def claims(rule: Rule) -> dict[str, str]:
     found: dict[str, str] = {}
     if indent := _indent(text):
         found["indentation"] = indent
-    for subject, pattern in _CLAIMS:
-        values = {
-            next(filter(None, groups if isinstance(groups, tuple) else (groups,)), "")
-            for groups in pattern.findall(text)
-        }
+    for subject, pattern in _PATTERNS:
+        values = set(pattern.findall(text))
         if len(values) == 1 and subject not in found:
             found[subject] = values.pop().casefold()
     if re.search(r"\bsemicolons?\b", text, re.IGNORECASE):

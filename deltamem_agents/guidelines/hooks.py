@@ -1,6 +1,7 @@
-"""Git hooks that sync in the background after a merge, a checkout or a rewrite. A hook never fails and never delays git.
+"""Git hooks that sync in the background after a merge, a checkout or a rewrite. They never fail and never delay git.
 
-A hook that is there already is kept beside ours, which runs it last and returns its exit code; `uninstall` puts it back.
+A hook that is there already is kept beside ours, which runs it last and returns its exit code. `uninstall` puts it
+back.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def _folder(repository: Repository) -> Path:
     folder = (repository.root / os.path.expanduser(told)).resolve()
     if not any(folder.is_relative_to(each) for each in (repository.root, repository.common_dir, repository.git_dir)):
         raise RepositoryError(
-            f"core.hooksPath is {str(folder)!r}, which other repositories share; set core.hooksPath of this one, such as "
+            f"core.hooksPath is {str(folder)!r}, which other repositories share; set it for this one, such as "
             "'git config core.hooksPath .git/hooks', or run 'deltamem guidelines sync' from those hooks"
         )
     return folder

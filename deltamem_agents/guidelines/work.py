@@ -28,9 +28,7 @@ _DECISION = re.compile(
     r"agreed|settled on|must|from now on|no longer|reverted?|drop(?:ped)?|keep|use)\b",
     re.IGNORECASE,
 )
-_INTENT = re.compile(
-    r"^(?:intent|goal|plan|next|todo|working on|i am (?:working|going)|i['’]m (?:working|going))\b", re.IGNORECASE
-)
+_INTENT = re.compile(r"^(?:intent|goal|plan|next|todo|working on|i(?: a|['’])m (?:working|going))\b", re.IGNORECASE)
 _REVERSAL = re.compile(
     r"\b(?:no longer|not .{0,40}any ?more|instead of|rather than|revert|reversed?|back to|drop(?:ped)?|abandon|undo|"
     r"changed our mind|after all|replac|supersed|scrap|switch(?:ed)? (?:from|to|away))",
@@ -40,7 +38,7 @@ _PATH = re.compile(r"[\w.@-]+(?:/[\w.@-]+)+|[\w-]+\.[a-z]{1,5}\b")
 
 
 def record_commits(repository: Repository, records: Records, head: str | None) -> int:
-    """Journal the commits since those recorded, and erase those that a rebase has replaced; returns how many are new."""
+    """Journal the commits since those recorded, and erase those that a rebase replaced. Returns how many are new."""
     last = records.manifest.get("work")
     if head is None or head == last or repository.rebasing:
         return 0

@@ -14,10 +14,12 @@ from deltamem_agents.recall.words import text_terms
 ANSWERS = 0.34  # share of the question's units that a commit or note must cover
 _ABOUT_WORK = re.compile(
     r"\b(?:did|have|had|has|was|were) (?:i|we|you|they|anyone|anybody|somebody|it|this|that)\b|"
-    r"\b(?:yesterday|today|recently|lately|ago|this (?:week|month)|last (?:\w+ )?(?:week|month|commits?|changes?|time|night)|since)\b|"
+    r"\b(?:yesterday|today|recently|lately|ago|this (?:week|month)|since)\b|"
+    r"\blast (?:\w+ )?(?:week|month|commits?|changes?|time|night)\b|"
     r"\bwhy (?:did|was|were|is|are|do|does|have)\b|\bwho (?:changed|wrote|added|removed|made|did)\b|"
-    r"\bwhen (?:did|was|were)\b|\bwhat (?:was|were|has been) \w+|\bdeci(?:ded?|sions?)\b|\b(?:which|what|last|latest) commit|"
-    r"\bhistory of\b|\bwhat(?:['’]s| is) new\b|\bworking on\b|\b(?:was|were) (?:\w+ )?(?:added|removed|changed|raised|upgraded|bumped)\b",
+    r"\bwhen (?:did|was|were)\b|\bwhat (?:was|were|has been) \w+|\bdeci(?:ded?|sions?)\b|"
+    r"\b(?:which|what|last|latest) commit|\bhistory of\b|\bwhat(?:['’]s| is) new\b|\bworking on\b|"
+    r"\b(?:was|were) (?:\w+ )?(?:added|removed|changed|raised|upgraded|bumped)\b",
     re.IGNORECASE,
 )
 _TALK = frozenset(

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from deltamem_agents.guidelines.facts.statement import Fact
 from deltamem_agents.guidelines.scope import expanded
 
-
 Values = dict[str, tuple[str, int]]  # by key: the value and its line
 
 
