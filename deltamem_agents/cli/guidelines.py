@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,10 +12,10 @@ import typer
 
 from deltamem_agents import terminal
 from deltamem_agents.cli.app import Debug, app, interruptible
-from deltamem_agents.cli.options import Json, Location, Model, grouped, opened
+from deltamem_agents.cli.options import Json, Location, Model, grouped, opened, time
 
 if TYPE_CHECKING:
-    from deltamem_agents.guidelines import Found, Guidelines
+    from deltamem_agents.guidelines import Found, Guidelines, Rule, Synced, Work
 
 guidelines = typer.Typer(name="guidelines", help="What a repository's guidelines say.", no_args_is_help=True)
 app.add_typer(guidelines)
@@ -36,13 +37,18 @@ def _group() -> None:
 def sync(
     *,
     path: Annotated[Path, typer.Argument(metavar="[PATH]", help="A folder of the repository.")] = Path("."),
+    watch: Annotated[bool, typer.Option("--watch", help="Go on, and sync after each change; Ctrl-C ends it.")] = False,
     where: Location,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Read a repository's guidelines into memory; only what changed since the last sync is written."""
     with _opened(path, where, make=True) as found, interruptible("run it again: the next sync does the rest"):
-        done = found.sync()
+        for done in found.watch() if watch else (found.sync(),):
+            _show_sync(done, json=json)
+
+
+def _show_sync(done: Synced, *, json: bool) -> None:
     if json:
         terminal.print_json(done.as_dict())
         return
@@ -72,9 +78,10 @@ def recall(
         terminal.print_json(recalled.as_dict())
     else:
         _show(recalled.rules)
+        _show_work(recalled.work)
     if unknown:
         terminal.say("note: this repository was never read; run 'deltamem guidelines sync' first", err=True)
-    elif not recalled.rules and not json:
+    elif not (recalled.rules or recalled.work or json):
         terminal.say("no rule answers this", err=True)
 
 
@@ -115,6 +122,141 @@ def show(
         _show(rules)
 
 
+@guidelines.command()
+@grouped
+def note(
+    *,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What the work is for, or what was decided.")],
+    repo: Repo = Path("."),
+    file: Annotated[
+        list[Path] | None, typer.Option("--file", metavar="FILE", help="A file that it is about; may be repeated.")
+    ] = None,
+    replaces: Annotated[str | None, typer.Option("--replaces", metavar="ID", help="The note that it replaces.")] = None,
+    where: Location,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Remember what the work at hand is for, or what was decided; a decision that reverses another supersedes it."""
+    with _opened(repo, where, make=True) as found:
+        taken = found.note(text, files=[str(each) for each in file or ()], replaces=replaces)
+    if json:
+        terminal.print_json(taken.as_dict())
+    else:
+        terminal.say(terminal.printable(f"{taken.kind} {taken.id} noted"))
+
+
+@guidelines.command()
+@grouped
+def status(*, repo: Repo = Path("."), where: Location, json: Json = False, debug: Debug = False) -> None:
+    """What is stale, contradictory, unreachable, duplicated or over-long."""
+    with _opened(repo, where) as found:
+        told = found.status()
+    if json:
+        terminal.print_json(told.as_dict())
+        return
+    kinds = ", ".join(f"{count} {kind}" for kind, count in told.kinds.items())
+    terminal.say(f"{terminal.counted(told.rules, 'rule')} in {terminal.counted(told.files, 'file')} ({kinds})")
+    terminal.say(f"{terminal.counted(told.commits, 'commit')} and {terminal.counted(told.notes, 'note')} recorded")
+    for each in told.stale:
+        terminal.say(terminal.printable(f"stale: {each.rule.citation}"))
+    for rule in told.gone:
+        terminal.say(terminal.printable(f"gone: {rule.citation}: {rule.text}"))
+    for one, other, about in told.contradictory:
+        terminal.say(terminal.printable(f"contradictory ({about}): {one.citation} and {other.citation}"))
+    for those in told.duplicated:
+        terminal.say(terminal.printable(f"duplicated: {', '.join(each.citation for each in those)}"))
+    for rule in told.unreachable:
+        terminal.say(terminal.printable(f"unreachable, about no file: {rule.citation} ({rule.scope})"))
+    for at, why in told.over_long:
+        terminal.say(terminal.printable(f"over-long: {at}: {why}"))
+    if told.unsynced:
+        terminal.say(f"not in memory yet: {terminal.counted(told.unsynced, 'rule')}; run 'deltamem guidelines sync'")
+    _warn(told.skipped)
+
+
+@guidelines.command()
+@grouped
+def diff(*, repo: Repo = Path("."), where: Location, json: Json = False, debug: Debug = False) -> None:
+    """What the next sync would write: how the files differ from memory."""
+    with _opened(repo, where) as found:
+        changes = found.diff()
+    if json:
+        terminal.print_json(changes.as_dict())
+        return
+    lines = [("+", rule) for rule in changes.added] + [("-", rule) for rule in changes.removed]
+    lines += [(mark, rule) for old, new in changes.changed for mark, rule in (("-", old), ("+", new))]
+    for mark, rule in lines:
+        terminal.say(terminal.printable(f"{mark} {rule.citation}: {_one_line(rule)}"))
+    for old, new in changes.moved:
+        terminal.say(terminal.printable(f"  {old.citation} is now {new.citation}"))
+
+
+@guidelines.command()
+@grouped
+def prune(
+    *,
+    repo: Repo = Path("."),
+    before: Annotated[
+        datetime | None,
+        typer.Option(
+            "--before", parser=time, metavar="TIME", help="Also erase commits and notes from before this time."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be erased.")] = False,
+    where: Location,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Erase rules of checkouts that are gone, commits that no branch leads to, and old work."""
+    with _opened(repo, where) as found:
+        done = found.prune(before=before, dry_run=dry_run)
+    if json:
+        terminal.print_json(done.as_dict())
+    else:
+        verb = "would be erased" if dry_run else "erased"
+        terminal.say(f"{terminal.counted(done.rules, 'rule')} and {done.work} of commits and notes {verb}")
+
+
+@guidelines.command()
+@grouped
+def explain(
+    *,
+    rule: Annotated[str, typer.Argument(metavar="RULE", help="Its id, or file:line.")],
+    repo: Repo = Path("."),
+    path: ForPath = None,
+    where: Location,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Why a rule applies, or does not."""
+    with _opened(repo, where) as found:
+        told = found.explain(rule, path=path)
+    if json:
+        terminal.print_json(told.as_dict())
+        return
+    _show([told.found])
+    for each in told.reasons():
+        terminal.say(terminal.printable(each))
+
+
+@guidelines.command()
+@grouped
+def install(*, repo: Repo = Path("."), where: Location, json: Json = False, debug: Debug = False) -> None:
+    """Put git hooks in that sync in the background after a merge, a checkout or a rewrite."""
+    with _opened(repo, where, make=True) as found:
+        made = found.install_hooks(where.url)
+    _show_paths(made, "installed", json=json)
+
+
+@guidelines.command()
+@grouped
+def uninstall(*, repo: Repo = Path("."), json: Json = False, debug: Debug = False) -> None:
+    """Take the git hooks out, and put back those that were there before."""
+    from deltamem_agents.guidelines import Repository, uninstall_hooks
+
+    _show_paths(uninstall_hooks(Repository.open(repo)), "removed", json=json)
+
+
 @contextmanager
 def _opened(path: Path, where: Location, *, make: bool = False) -> Iterator[Guidelines]:
     """A repository's guidelines in a memory without a model."""
@@ -137,3 +279,24 @@ def _show(rules: Sequence[Found]) -> None:
 def _warn(warnings: Sequence[str]) -> None:
     for each in warnings:
         terminal.say(terminal.printable(f"note: {each}"), err=True)
+
+
+def _show_work(work: Sequence[Work]) -> None:
+    for each in work:
+        terminal.say(
+            terminal.printable(f"{each.at[:16]} {each.kind} {(each.commit or '')[:12]} {each.author}".rstrip())
+        )
+        terminal.say(terminal.printable("\n".join(f"    {line}" for line in each.text.splitlines())))
+        for told in (*each.dependencies, *each.files):
+            terminal.say(terminal.printable(f"    · {told}"))
+
+
+def _show_paths(paths: Sequence[Path], verb: str, *, json: bool) -> None:
+    if json:
+        terminal.print_json({"hooks": [str(each) for each in paths]})
+    else:
+        terminal.say(terminal.printable("\n".join(f"{verb} {each}" for each in paths) or "there are no hooks of ours"))
+
+
+def _one_line(rule: Rule) -> str:
+    return " ".join(rule.text.split())

@@ -125,8 +125,74 @@ large: large file* | binary file* | binaries | git lfs | lfs | assets | media
 notebooks: notebook* | jupyter | ipynb | cell output*
 deps_update: upgrade* | renovate | dependabot | update dependenc* | bump* | outdated | stale version*
 clean: clean | clean up | reset | wipe | start over | from scratch | purge
-exportcsv: report* | csv | excel
 order: alphabetical* | sort* | order* | arrange* | sequence
+test: check that | exercis* | harness | assert* | runner
+coverage: exercised | line coverage | branch coverage | how much of the code | fail_under | threshold
+e2e: browser | containers | docker | live services | system test*
+single: single test | one test | test file | test module | individual test | subset | one file | specific test | particular test
+assertion: assert* | expect | matcher* | assertj | hamcrest | assertion library
+determinism: reproduc* | seed | seeds | random | deterministic | determinism | repeatab* | same result
+evaluation: evaluat* | test split | held-out | hold-out | holdout | validation set | test set | metric* | baseline | benchmark* | figures
+experiment: experiment* | run | runs | mlflow | trial* | repetition* | repeat* | wandb | hyperparameter* | seeds
+pii: e-mail | personal | customers | names of | addresses | identif* person* | data protection
+large: big | huge | larger | mb | megabyte* | binaries | dvc | bytes
+memory: memory | ownership | unique_ptr | shared_ptr | free | frees | leak* | raii | allocat* | smart pointer* | malloc | new
+help: help | forum | question* | ask | discuss* | chat | stuck | support channel | discord | get in touch
+contribution: contribution* | patch* | small | topic | big | scope of a change | focused | atomic | self-contained
+globalstate: package-level | global variable* | mutable value* | mutable default* | module state
+sql: injection | escap* | raw queries
+changelog: announce* | tell users | what changed | notable change* | user-visible | unreleased
+datetime: day | days | calendar | hour* | zone | zones | aware
+history: history | rewrite history | force-push | force push | rebase* | published | amend | shared branch
+null: nothing is found | not found | absent | missing | give back | no result | empty
+api: url | urls | uri | resource* | plural noun* | client* | call* a minute | rate limit* | http verb*
+ratelimit: rate limit* | throttl* | calls | requests a minute | quota | per minute | each minute
+docs: description* | describe* | openapi | spec page
+a11y: mouse | keyboard | control has a label | labels | focus | tab order
+component: control* | page | pages | screen*
+interface: delegate* | subclass* | inheritance | extend a class
+complexity: too big | too long | exceed* | split | shorter than | longer than | at most lines | maximum size
+featureflag: toggles | toggle | switches | rollout | experiment flag*
+queue: background | run twice | safe to run | duplicate delivery | at least once | consumer* | retry safe
+ask: on my own | alone | without asking | talk to | first ask | before you change | stop and ask
+infra: infra | infrastructure | terraform | cloud | pulumi | ansible | provision*
+version: compiler | release must | still work | minimum supported | msrv | at least version | or later | runtime | edition
+dependency: pull in | add a | new library | dependencies | extra package | import a new
+regression: slowdown | slower | regress*
+performance: slower | slowdown | speed | cargo bench | measure
+std: standard library | std | no_std | stdlib | core only | alloc
+pointer: raw pointer* | unsafe | soundness | safety comment | safety
+export: main export | anonymous export | default export* | named export*
+styling: hex | #fff | #ff0000 | colour | palette | hard-code a colo* | rgb
+data_fetch: fetch* | server state | load data | remote data | query client | tanstack | swr | useeffect | retrieve*
+findelement: find element* | query the page | by role | test id | testid | getbyrole | selector* | locate element*
+approval: approv* | review* | agree | sign off | reviewer* | accept | consent | maintainers approve
+signoff: certify | origin | developer certificate | git commit -s | dco
+branch: branch called | branch name* | name of the branch | name of my branch
+commitmsg: headline | subject | title | worded | phrase a commit | describe a commit
+money: price | prices | cost | amounts | numeric type | decimal
+stdout: stdout | print | console | println | diagnostics | output
+pii: credit card* | card number* | pan
+retry: retry | retries | try again | attempt* | backoff | tries | repeated
+idempotency: idempoten* | twice | duplicate* | once only | exactly once | same request
+provider: provider* | external service* | upstream | third-party api | payment
+wiring: inject* | wire* | wired | constructor injection | field injection | @autowired | provided to
+timestamp: timestamp* | java.time | instant | localdate | date class | utc
+naming: called | named | name | titled | label | upper_case | prefixed | convention for names | spelled | kebab* | snake* | pascal*
+headerguard: pragma | include guard* | double inclusion | header* | #pragma
+errors: signal | report* failure* | problem detail* | went wrong | expected | return code | disabled | widgeterror
+order: before | first step | order | sequence | prior
+readonly: read-only | readonly | modify the original | raw data | immutable | never change | source data
+notebook: cell* | output* | clear | strip | nbstripout
+location: directory | folder | belongs | lives | contain* | where | located | kept
+legal: copyright | notice | spdx | licence | license header
+skill: skill | skills
+generated: bindings | mocks | pb.go | protobuf code
+envsetup: environment | set up | setup | virtualenv | venv | conda | poetry install | create the environment
+pinning: exact version* | version range* | pin* | caret | tilde | loose
+subtask: scope | as scope | package as
+migration: schema | column* | ddl | script* | flyway | already merged | already landed | in place | alter
+db: queries | repository class* | data access | dao
 """
 
 _TOKEN = re.compile(r"[^\s]+")

@@ -116,7 +116,7 @@ class Guidelines:
         arguments.whole(k, "k", 1)
         found = self._found(path)
         ranking = Ranking([each.rule for each in found])
-        best = ranking.best(query, found, k, self._meaning(query, len(found)))
+        best = ranking.best(query, found, k, self._meaning(query, len(found)), given=path is not None)
         return GuidelinesRecall(rules=tuple(_nearer_first(best, found, k)), work=tuple(self.work(query, k=k)))
 
     def _meaning(self, query: str, count: int) -> Mapping[str, float] | None:

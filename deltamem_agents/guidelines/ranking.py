@@ -22,12 +22,13 @@ from dataclasses import dataclass, field
 from deltamem_agents.guidelines.concepts import concepts_of, spans_of
 from deltamem_agents.guidelines.results import Found
 from deltamem_agents.guidelines.rule import Rule
+from deltamem_agents.guidelines.sources import FACTS
 from deltamem_agents.guidelines.vectors import WordVectors
 from deltamem_agents.recall.words import STOPWORDS, text_terms
 
-WORD, CONCEPT, SIMILAR = 1.0, 0.8, 0.75  # how well a unit is covered by its word, its concept, a similar word
+WORD, STEM, CONCEPT, SIMILAR = 1.0, 0.9, 0.8, 0.75  # how well a unit is covered by its word, stem, concept, or the like
 ABOVE = 0.6  # factor for headings and introduction
-FOCUS, FORM, NEAR, MEANING = 0.25, 0.08, 0.06, 0.5
+FOCUS, FORM, NEAR, FACT, MEANING = 0.25, 0.08, 0.15, 0.1, 0.5
 ALIKE_WORDS = 0.5  # cosine from which two words are alike
 ANSWERS = 0.5  # score from which a rule answers
 BEHIND = 0.55  # share of the best score that a further rule needs
@@ -43,6 +44,9 @@ _GENERIC = frozenset(
     preference default normally usually currently always ever never first before after when while please tell know
     anything something everything someone people team us our else only just still also both between instead
     command commands run running execute setting settings set configured configuration config tool tools option
+    look looks like put take takes taken find finds found give gives given have has keep keeps hold holds come comes
+    long wide many much big often still already again next back fine acceptable accepted require required requires
+    needed necessary define defined handle handled write written read add added adding end ends own mine part parts
     """.split()
 )
 _ASKS_COMMAND = re.compile(
@@ -82,6 +86,7 @@ class Indexed:
     concepts: frozenset[str]
     concepts_above: frozenset[str]
     words: frozenset[str]
+    own: frozenset[str]
     size: float = 0.0
     place: frozenset[str] = field(default_factory=frozenset)
 
@@ -102,7 +107,13 @@ class Ranking:
         self.concept_counts = Counter(name for each in self.indexed for name in each.concepts | each.concepts_above)
 
     def best(
-        self, query: str, found: Sequence[Found], k: int, meaning: Mapping[str, float] | None = None
+        self,
+        query: str,
+        found: Sequence[Found],
+        k: int,
+        meaning: Mapping[str, float] | None = None,
+        *,
+        given: bool = False,
     ) -> list[Found]:
         """The rules that answer a question, best first; of rules with the same text, only the best.
 
@@ -110,8 +121,9 @@ class Ranking:
             found: The rules of this index with their citations.
             k: At most this many.
             meaning: Cosine of the question and each rule, by the rule's id.
+            given: Whether all rules apply to a path that was given.
         """
-        scores = self.scores(query, meaning)
+        scores = self.scores(query, meaning, given=given)
         order = sorted(
             range(len(found)), key=lambda i: (-scores[i], found[i].rule.rank, found[i].rule.file, found[i].rule.lines)
         )
@@ -129,8 +141,12 @@ class Ranking:
                 )
         return chosen
 
-    def scores(self, query: str, meaning: Mapping[str, float] | None = None) -> list[float]:
-        """The score of each rule."""
+    def scores(self, query: str, meaning: Mapping[str, float] | None = None, *, given: bool = False) -> list[float]:
+        """The score of each rule.
+
+        Args:
+            given: Whether all rules apply to a path that was given, so that nearer ones come first.
+        """
         units = units_of(query)
         if not units:
             return [0.0] * len(self.rules)
@@ -151,7 +167,8 @@ class Ranking:
             score = covered + FOCUS * min(focus, 1.0) * covered
             score += FORM * (asks_command and rule.kind == "command")
             score += FORM * (asks_number and bool(re.search(r"\d", rule.text)))
-            score += NEAR * (_nearness(rule, places)) * min(1.0, 2 * covered)
+            score += NEAR * _nearness(rule, places, given) * min(1.0, 2 * covered)
+            score -= FACT * (rule.rank == FACTS) * covered
             if meaning is not None:
                 score += MEANING * max(0.0, meaning.get(rule.id, 0.0))
             scores.append(score)
@@ -169,13 +186,15 @@ class Ranking:
         return 0.4 + 0.6 * idf
 
     def _match(self, unit: Unit, each: Indexed) -> float:
-        if any(term in each.terms for term in unit.terms):
+        if unit.word in each.own:
             return WORD
+        if any(term in each.terms for term in unit.terms):
+            return STEM
         best = 0.0
         if unit.concepts & each.concepts:
             best = CONCEPT
         elif any(term in each.above for term in unit.terms):
-            best = ABOVE * WORD
+            best = ABOVE * STEM
         elif unit.concepts & each.concepts_above:
             best = ABOVE * CONCEPT
         if self.vectors is not None:
@@ -197,7 +216,8 @@ class Ranking:
 
 def index(rule: Rule) -> Indexed:
     """The words and concepts of a rule."""
-    above = " . ".join((*rule.headings[-2:], rule.context))
+    where = re.sub(r"[^\w]+", " ", str(rule.scope))
+    above = " . ".join((*rule.headings[-2:], rule.context, where))
     terms = Counter(term for term in text_terms(rule.text) if term not in STOPWORDS and " " not in term)
     concepts = concepts_of(rule.text)
     return Indexed(
@@ -206,6 +226,7 @@ def index(rule: Rule) -> Indexed:
         concepts=concepts,
         concepts_above=concepts_of(above) - concepts,
         words=frozenset(re.findall(r"[a-z]{3,}", f"{rule.text} {above}".casefold())) - STOPWORDS,
+        own=frozenset(re.findall(r"[^\W_][\w+#'-]*", rule.text.casefold())),
         size=float(sum(terms.values())),
     )
 
@@ -227,9 +248,13 @@ def units_of(query: str) -> list[Unit]:
     return units
 
 
-def _nearness(rule: Rule, places: Iterable[str]) -> float:
-    """1 for a rule of a place that the question names, 0 for one of all files, less for one of another place."""
+def _nearness(rule: Rule, places: Iterable[str], given: bool) -> float:
+    """1 for a rule of a place that the question names, 0 for one of all files, less for one of another place.
+
+    Args:
+        given: Whether a path was given; a rule of its folder is then nearer than one of all files.
+    """
     directory = rule.scope.directory
     if any(directory == each or directory.startswith(each + "/") for each in places):
         return 1.0
-    return -0.5 * min(rule.scope.depth, 2)
+    return 0.5 * min(rule.scope.depth, 2) * (1 if given else -1)

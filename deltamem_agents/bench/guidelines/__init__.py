@@ -1,4 +1,4 @@
-"""Measure repository guidelines: questions, scopes, silence, briefs and the speed of sync, with BM25 beside the figures.
+"""Measure repository guidelines: questions, scopes, silence, briefs and speed of sync, with BM25 beside the figures.
 
 The repositories are made by a script with real git, from the files in ``repositories``. ``python -m
 deltamem_agents.bench.guidelines`` prints the figures. May import everything but the command line.

@@ -1,4 +1,4 @@
-"""``python -m deltamem_agents.bench.guidelines``: make the repositories, ask the questions, print the figures as JSON."""
+"""``python -m deltamem_agents.bench.guidelines``: make the repositories, ask the questions, print the figures."""
 
 from __future__ import annotations
 

@@ -59,7 +59,8 @@ class Figures:
 
     def ask(self, name: str, case: Case, found: Places, shared: int) -> None:
         """Count one question."""
-        right = [file == case.file and first <= case.line <= last for file, first, last in found[:K]]
+        places = [(case.file, case.line), *([case.also] if case.also else [])]
+        right = [any(file == at and first <= line <= last for at, line in places) for file, first, last in found[:K]]
         self.questions += 1
         self.first += right[:1] == [True]
         self.three += any(right)

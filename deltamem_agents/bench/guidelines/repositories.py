@@ -27,12 +27,14 @@ class Case:
         query: The question.
         file, line: Where the rule stands that answers it; no file if no rule does.
         path: The file that it is asked for, if any.
+        also: Where another rule stands that answers it as well.
     """
 
     query: str
     file: str = ""
     line: int = 0
     path: str | None = None
+    also: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,10 @@ def _read(file: Path) -> Example:
     return Example(
         name=stored["name"],
         commits=tuple(stored["commits"]),
-        questions=tuple(Case(each["q"], *place(each["at"]), each.get("path")) for each in stored["questions"]),
+        questions=tuple(
+            Case(each["q"], *place(each["at"]), each.get("path"), place(each["also"]) if "also" in each else None)
+            for each in stored["questions"]
+        ),
         unanswered=tuple(Case(each) for each in stored["none"]),
         probes={name: place(at) for name, at in stored["probes"].items()},
         scopes={path: frozenset(names) for path, names in stored["scopes"].items()},

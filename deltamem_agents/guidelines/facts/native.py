@@ -125,6 +125,7 @@ def checkstyle(text: str) -> Iterator[Fact]:
     """Facts of a checkstyle.xml."""
     yield Fact("Linter: Checkstyle", 1)
     if found := re.search(r'name="LineLength".*?name="max"\s+value="(\d+)"', text, re.DOTALL):
-        yield Fact(f"Line length: at most {found[1]} characters (Checkstyle)", text.count("\n", 0, found.start(1)) + 1)
+        first, last = (text.count("\n", 0, place) + 1 for place in (found.start(), found.end()))
+        yield Fact(f"Line length: at most {found[1]} characters (Checkstyle)", first, last)
     if 'name="AvoidStarImport"' in text:
         yield Fact("Imports: never with a star (Checkstyle)", line_of(text, 'name="AvoidStarImport"'))
