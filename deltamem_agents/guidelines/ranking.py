@@ -32,6 +32,7 @@ FOCUS, FORM, NEAR, FACT, MEANING = 0.25, 0.08, 0.15, 0.1, 0.5
 ALIKE_WORDS = 0.5  # cosine from which two words are alike
 ANSWERS = 0.5  # score from which a rule answers
 BEHIND = 0.55  # share of the best score that a further rule needs
+COMMON = 0.35  # weight of a common word that no rule has
 UNKNOWN = 1.3  # weight of a word that no rule and no concept knows, relative to the rarest known one
 
 _GENERIC = frozenset(
@@ -47,6 +48,33 @@ _GENERIC = frozenset(
     look looks like put take takes taken find finds found give gives given have has keep keeps hold holds come comes
     long wide many much big often still already again next back fine acceptable accepted require required requires
     needed necessary define defined handle handled write written read add added adding end ends own mine part parts
+    """.split()
+)
+# What questions about code are put in: without a rule that has them they say little.
+_COMMON = frozenset(
+    """
+    class classes method methods function functions value values argument arguments parameter parameters variable
+    variables
+    module modules object objects type types text texts user users result results statement statements level levels step
+    steps layer layers lower upper main app application program system server client change changes load loads save
+    saving
+    saved prevent prevents protect protected against avoid represent represents list return returns block blocks
+    old stay stays lower without usage usable show shows allow wrong right appear appears condition conditions
+    argument git
+    example thing body content contents information kind name names number numbers place places point line lines page
+    pages
+    side start starts state try time times way word words set sets access accessed call calls called case cases check
+    checks
+    create created deal describe do effect fix fixed happen helper idea include keep language let local mean means
+    mention
+    mind move must nothing one only open order other output package path people permit permitted possible pick print
+    problem
+    process produce public private raw reach react reason remain repair repaired respond rest safe say see send several
+    should side simple single small solve specify split stop store string strings style such support supported
+    suppose team
+    term tests tolerate tolerated touch treat turn update useful valid verify version via wait want whole wish write
+    accompany
+    automatically disappear manually exactly correctly properly directly anonymous internal external current existing
     """.split()
 )
 _ASKS_COMMAND = re.compile(
@@ -181,7 +209,7 @@ class Ranking:
         counts = [self.term_counts[term] for term in unit.terms if self.term_counts[term]]
         counts += [self.concept_counts[name] for name in unit.concepts if self.concept_counts[name]]
         if not counts:
-            return UNKNOWN if not unit.concepts else 1.0
+            return COMMON if unit.word in _COMMON else UNKNOWN if not unit.concepts else 1.0
         idf = math.log(1 + len(self.rules) / (1 + min(counts))) / max(rarity, 1e-6)
         return 0.4 + 0.6 * idf
 
