@@ -1,7 +1,7 @@
 """Rank rules by how well they answer a question, and tell whether they answer it at all. By words and concepts.
 
 The question is cut into units: its content words, each with the concepts that it stands for. A rule *covers* a unit by
-the word itself, by a concept in common, or by a word of similar meaning; in its own text, or less in its headings and
+the word itself, its stem, or a concept in common; in its own text, or less in its headings and
 introduction. Units weigh by rarity: what few rules speak of says more. A word that no rule knows counts against all.
 
     covered(q, r) = Σ weight(u) match(u, r) / Σ weight(u)
@@ -23,14 +23,12 @@ from deltamem_agents.guidelines.concepts import concepts_of, spans_of
 from deltamem_agents.guidelines.results import Found
 from deltamem_agents.guidelines.rule import Rule
 from deltamem_agents.guidelines.sources import FACTS
-from deltamem_agents.guidelines.vectors import WordVectors
 from deltamem_agents.recall.words import STOPWORDS, text_terms
 
-WORD, STEM, CONCEPT, SIMILAR = 1.0, 0.9, 0.8, 0.75  # how well a unit is covered by its word, stem, concept, or the like
+WORD, STEM, CONCEPT = 1.0, 0.9, 0.8  # how well a unit is covered by its word, its stem, a concept
 ABOVE = 0.6  # factor for headings and introduction
 FOCUS, FORM, NEAR, FACT, MEANING = 0.25, 0.08, 0.15, 0.1, 0.5
-ALIKE_WORDS = 0.5  # cosine from which two words are alike
-ANSWERS = 0.5  # score from which a rule answers
+ANSWERS, ANSWERS_BY_MEANING = 0.34, 0.43  # score from which a rule answers, without and with an embedder
 BEHIND = 0.55  # share of the best score that a further rule needs
 COMMON = 0.35  # weight of a common word that no rule has
 UNKNOWN = 1.3  # weight of a word that no rule and no concept knows, relative to the rarest known one
@@ -113,7 +111,6 @@ class Indexed:
     above: frozenset[str]
     concepts: frozenset[str]
     concepts_above: frozenset[str]
-    words: frozenset[str]
     own: frozenset[str]
     size: float = 0.0
     place: frozenset[str] = field(default_factory=frozenset)
@@ -124,12 +121,10 @@ class Ranking:
 
     Args:
         rules: The rules, in any order.
-        vectors: Vectors of words; None matches by words and concepts alone.
     """
 
-    def __init__(self, rules: Sequence[Rule], vectors: WordVectors | None = None) -> None:
+    def __init__(self, rules: Sequence[Rule]) -> None:
         self.rules = rules
-        self.vectors = WordVectors.bundled() if vectors is None else vectors
         self.indexed = [index(rule) for rule in rules]
         self.term_counts = Counter(term for each in self.indexed for term in {*each.terms, *each.above})
         self.concept_counts = Counter(name for each in self.indexed for name in each.concepts | each.concepts_above)
@@ -158,8 +153,9 @@ class Ranking:
         chosen: list[Found] = []
         seen = set[str]()
         top = scores[order[0]] if order else 0.0
+        enough = max(ANSWERS if meaning is None else ANSWERS_BY_MEANING, BEHIND * top)
         for i in order:
-            if len(chosen) == k or scores[i] < max(ANSWERS, BEHIND * top):
+            if len(chosen) == k or scores[i] < enough:
                 break
             if (normal := found[i].rule.normal) not in seen:
                 seen.add(normal)
@@ -225,10 +221,6 @@ class Ranking:
             best = ABOVE * STEM
         elif unit.concepts & each.concepts_above:
             best = ABOVE * CONCEPT
-        if self.vectors is not None:
-            alike = self.vectors.nearest(unit.word, each.words)
-            if alike >= ALIKE_WORDS:
-                best = max(best, SIMILAR * alike)
         return best
 
     def _places(self, query: str) -> list[str]:
@@ -253,7 +245,6 @@ def index(rule: Rule) -> Indexed:
         above=frozenset(text_terms(above)),
         concepts=concepts,
         concepts_above=concepts_of(above) - concepts,
-        words=frozenset(re.findall(r"[a-z]{3,}", f"{rule.text} {above}".casefold())) - STOPWORDS,
         own=frozenset(re.findall(r"[^\W_][\w+#'-]*", rule.text.casefold())),
         size=float(sum(terms.values())),
     )
