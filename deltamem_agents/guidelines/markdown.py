@@ -65,7 +65,7 @@ def pieces(text: str, *, offset: int = 0) -> list[Piece]:
     """
     parser = MarkdownIt("commonmark", {"maxNesting": 4 * DEEPEST}).enable("table")
     tokens = parser.parse(text)
-    if tokens and max(each.level for each in tokens) > 2 * DEEPEST:
+    if tokens and max(each.level for each in tokens) > DEEPEST:
         raise UnreadableError(f"its blocks are nested more than {DEEPEST} deep")
     return list(_Splitter(text.split("\n"), offset).blocks(SyntaxTreeNode(tokens).children, (), "paragraph"))
 

@@ -109,7 +109,7 @@ def take_note(
     """Journal a note; a decision that reverses an earlier one supersedes it. Returns the note, and what it replaced."""
     earlier = [each for each in records.entries(WORK) if each.metadata.get("kind") in ("decision", "note", "intent")]
     kind = kind or ("intent" if _INTENT.match(text) else "decision" if _DECISION.search(text) else "note")
-    mentioned = [each for each in _PATH.findall(text) if repository.exists(each)]
+    mentioned = [each for found in _PATH.findall(text) if repository.exists(each := found.rstrip("."))]
     replaced = next((each for each in earlier if each.id == replaces), None)
     if replaced is None and kind == "decision":
         replaced = next((each for each in reversed(earlier) if reverses(text, each.text)), None)

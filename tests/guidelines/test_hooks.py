@@ -36,7 +36,7 @@ def test_a_hook_that_was_there_still_runs_and_is_put_back(tree, mem, tmp_path):
 
 def test_hooks_that_other_repositories_share_are_refused(tree, mem, tmp_path):
     tree.git("config", "core.hooksPath", str(tmp_path / "shared"))
-    with pytest.raises(RepositoryError, match="core.hooksPath"):
+    with pytest.raises(RepositoryError, match=r"core\.hooksPath"):
         Guidelines(mem, tree.root).install_hooks("sqlite:///a.db")
 
 

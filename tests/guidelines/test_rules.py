@@ -31,7 +31,8 @@ def test_rules_stand_in_tables_fences_comments_and_quotes(tree, guidelines):
     tree.write(
         {
             "AGENTS.md": "| task | command |\n| --- | --- |\n| lint | `make lint` |\n\n> Quoted: never log secrets.\n\n"
-            "<!-- Hidden: files in gen/ are generated. -->\n\n```sh\n# Start the server\nmake serve\n\n# Stop it\nmake stop\n```\n"
+            "<!-- Hidden: files in gen/ are generated. -->\n\n"
+            "```sh\n# Start the server\nmake serve\n\n# Stop it\nmake stop\n```\n"
         }
     )
     told = {each.rule.citation: each.rule.text for each in guidelines(tree).show()}

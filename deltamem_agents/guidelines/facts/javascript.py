@@ -35,7 +35,9 @@ def parse_json(text: str) -> Any:
         UnreadableError: It is not valid, too large, or nested too deeply; the message names the line.
     """
     try:
-        return loads(text.encode())
+        value = loads(text.encode())
+        check_depth(value)
+        return value
     except TooMuchError as error:
         raise UnreadableError(f"line 1: {error}") from error
     except ValueError:
