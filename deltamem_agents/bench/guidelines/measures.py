@@ -13,6 +13,7 @@ from deltamem_agents.memory import DeltaMem
 from deltamem_agents.recall.words import Postings, content_words, text_terms
 
 K = 3
+BUDGET = 200  # tokens of a brief; the repositories are small
 Places = Sequence[tuple[str, int, int]]  # file, first and last line, best first
 
 
@@ -38,6 +39,8 @@ class Figures:
     paths: int = 0
     exact: int = 0
     brief_tokens: int = 0
+    brief_rules: int = 0
+    applicable: int = 0
     source_tokens: int = 0
     misses: list[str] = field(default_factory=list)
 
@@ -54,6 +57,7 @@ class Figures:
             "paths": self.paths,
             "exact": round(self.exact / max(self.paths, 1), 3),
             "brief tokens": self.brief_tokens,
+            "share of the applicable rules in the brief": round(self.brief_rules / max(self.applicable, 1), 3),
             "source tokens": self.source_tokens,
         }
 
@@ -94,8 +98,10 @@ def measure(mem: DeltaMem, made: Sequence[tuple[Example, Path]]) -> tuple[Figure
                 ours.misses.append(f"{example.name}: {case.query!r} wants nothing, found {told}")
         for path, names in example.scopes.items():
             _scope(ours, example, guidelines, path, names)
-        brief = guidelines.brief("Change the code and its tests", budget=400)
+        brief = guidelines.brief("Change the code and its tests", budget=BUDGET)
         ours.brief_tokens += brief.tokens
+        ours.brief_rules += len(brief.rules)
+        ours.applicable += len(brief.rules) + brief.left_out
         ours.source_tokens += brief.source_tokens
     return ours, bm25
 
