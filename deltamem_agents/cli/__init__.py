@@ -8,18 +8,7 @@ by the commands that need them, as `deltamem --help` must be quick. May import e
 from deltamem_agents.cli.app import app
 
 from deltamem_agents.cli import talking, history, erasing, database, making, training, benching  # isort: skip  # in the order of --help
-from deltamem_agents.cli import serving, tool_server, guidelines  # isort: skip
+from deltamem_agents.cli import guidelines, tool_server, session_hook, serving  # isort: skip
 
-__all__ = [
-    "app",
-    "benching",
-    "database",
-    "erasing",
-    "guidelines",
-    "history",
-    "making",
-    "serving",
-    "talking",
-    "tool_server",
-    "training",
-]
+__all__ = ["app", "benching", "database", "erasing", "guidelines", "history", "making", "serving", "session_hook"]
+__all__ += ["talking", "tool_server", "training"]

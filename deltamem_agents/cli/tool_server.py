@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +20,7 @@ from deltamem_agents.errors import ConfigError, require_extra
 
 if TYPE_CHECKING:
     from deltamem_agents.mcp_server.memories import Memories
+    from deltamem_agents.mcp_server.repositories import Repositories
 
 TOKEN_VARIABLE = "DELTAMEM_TOKEN"
 
@@ -47,6 +48,15 @@ def mcp(
             f"one, {TOKEN_VARIABLE} holds the token.",
         ),
     ] = None,
+    root: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--root",
+            metavar="DIR",
+            help="A folder whose repositories the guideline tools may read; repeatable. By default that of the working "
+            "directory.",
+        ),
+    ] = None,
     token: Annotated[
         str | None, typer.Option("--token", help="The bearer token. Other users of the machine can read it here.")
     ] = None,
@@ -64,12 +74,13 @@ def mcp(
     require_extra("mcp", "'deltamem mcp'", "mcp")
     arguments.identifier(agent, "agent")
     memories = _memories(where, model, embedder)
+    repositories = _repositories(root or [])
     # What is imported stays, so collecting garbage meanwhile finds none and costs a tenth of the start.
     gc.disable()
     if http is None:
-        _over_stdio(memories, agent)
+        _over_stdio(memories, agent, repositories)
     else:
-        _over_http(memories, agent, http, token_file, token)
+        _over_http(memories, agent, repositories, http, token_file, token)
 
 
 def _memories(where: Location, model: Model, embedder: str | None) -> Memories:
@@ -79,16 +90,24 @@ def _memories(where: Location, model: Model, embedder: str | None) -> Memories:
     return Memories(asdict(where), options, embedder_option(embedder))
 
 
-def _over_stdio(memories: Memories, agent: str) -> None:
+def _repositories(roots: Sequence[Path]) -> Repositories:
+    from deltamem_agents.mcp_server.repositories import Repositories
+
+    return Repositories(roots)
+
+
+def _over_stdio(memories: Memories, agent: str, repositories: Repositories) -> None:
     from deltamem_agents.mcp_server.server import build
     from deltamem_agents.mcp_server.stdio import serve
 
-    server = build(memories, agent)
+    server = build(memories, agent, repositories)
     _imported()
     _run(lambda: serve(server))
 
 
-def _over_http(memories: Memories, agent: str, port: int, token_file: Path | None, token: str | None) -> None:
+def _over_http(
+    memories: Memories, agent: str, repositories: Repositories, port: int, token_file: Path | None, token: str | None
+) -> None:
     from deltamem_agents.mcp_server.tokens import checked, read_tokens
 
     if token_file is not None:
@@ -111,7 +130,7 @@ def _over_http(memories: Memories, agent: str, port: int, token_file: Path | Non
     tokens = Tokens(agents)
     with listen(port) as listening:
         address = address_of(listening)
-        server = build(memories, agent, tokens, address)
+        server = build(memories, agent, repositories, tokens, address)
         _imported()
         _run(lambda: serve(server, listening, lambda: terminal.say(f"serving {address}{PATH}", err=True)))
 

@@ -1,7 +1,9 @@
-"""Records as frameworks receive them: one by one with their metadata, or as text that can be shortened later."""
+"""Records as frameworks receive them: one by one with their metadata, or as text that can be shortened; briefs."""
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Self
@@ -10,6 +12,8 @@ from urllib.parse import quote
 from deltamem_agents.recall import Record, recall_text
 from deltamem_agents.recall.budget import text_within
 from deltamem_agents.recall.given import note_given
+
+_FENCED = re.compile(r"<rules-([0-9a-f]{8})>\n(.*?)\n</rules-\1>", re.DOTALL)
 
 
 def search_arguments(
@@ -78,3 +82,23 @@ class RecalledText(str):
             return self
         text, kept = text_within(self.records, max(limit, 0), measure)
         return type(self)(kept, text)
+
+
+def fenced(text: str) -> str:
+    """A brief between marks with a hash of what stands between them."""
+    mark = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"<rules-{mark}>\n{text}\n</rules-{mark}>"
+
+
+def without_briefs(text: str) -> str:
+    """A prompt's text without the briefs in it, and without the empty lines before them.
+
+    >>> without_briefs("Be kind.\\n\\n" + fenced("Indent with two spaces."))
+    'Be kind.'
+    """
+    kept, end = [], 0
+    for found in _FENCED.finditer(text):
+        if fenced(found[2]) == found[0]:
+            kept.append(text[end : found.start()].rstrip("\n"))
+            end = found.end()
+    return "".join([*kept, text[end:]]) if end else text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -37,3 +37,12 @@ Position = Annotated[
 Confirm = Annotated[
     bool, Field(description="False only shows what would be erased. True erases it for good; ask the user first.")
 ]
+
+Task = Annotated[str, Field(max_length=QUERY, description="What is to be done.")]
+File = Annotated[str, Field(min_length=1, max_length=PATH, description="A file or folder of the repository.")]
+Repo = Annotated[
+    Annotated[str, Field(min_length=1, max_length=PATH)] | None,
+    Field(description="A folder of the repository; by default the server's own."),
+]
+Budget = Annotated[int, Field(ge=1, le=TEXT, description="At most this many tokens.")]
+Kind = Annotated[Literal["note", "decision", "intent"] | None, Field(description="By default what the words suggest.")]

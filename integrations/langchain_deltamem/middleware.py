@@ -7,7 +7,8 @@ import types
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, Literal, NotRequired, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, cast
 from uuid import uuid4
 
 from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
@@ -18,7 +19,7 @@ from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langgraph.config import get_config
 from langgraph.runtime import Runtime
 
-from deltamem_agents.errors import ConfigError, kind_of
+from deltamem_agents.errors import ConfigError, kind_of, require_extra
 from deltamem_agents.frameworks.calling import beyond_prompt, for_search
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open, is_open
 from deltamem_agents.frameworks.messages import id_name, session_name
@@ -36,6 +37,9 @@ from langchain_deltamem.messages import is_summary
 from langchain_deltamem.retrieving import aretrieved, documents, retrieved
 from langchain_deltamem.running import named_in_context
 from langchain_deltamem.telling import Told, ToldChannel, Unchanged, untold
+
+if TYPE_CHECKING:
+    from deltamem_agents.guidelines.briefing import Briefing
 
 WAYS = (
     "give DeltaMemMiddleware(agent_id=…), a string or a callable of state and runtime; or context={'agent_id': …} with "
@@ -82,6 +86,9 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         tool_output: How many characters of a tool's result are journalled, half from its beginning, half from its end;
             None for all.
         fold_tool_output: Whether tools' results are folded into the state.
+        guidelines: A folder of a repository, whose rules that matter for the newest question are added to the system
+            message in each model call, with the file and line of each. So they outlast a summary of the conversation.
+            Needs the extra ``guidelines``.
         tools: Whether the model gets tools to `remember`, `recall` and `forget` by itself. Only their effect is
             journalled, not the calls.
         on_error: "log" continues without memory if it fails (an unreachable database, say); "raise" raises.
@@ -91,6 +98,8 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
     Raises:
         ConfigError: An option is not valid; in a run, no agent is named, or one other than ``agent_id``.
         InvalidAgentError: An agent id is not valid.
+        RepositoryError: ``guidelines`` is not a folder that can be read.
+        MissingExtraError: ``guidelines`` is given and its extra is not installed.
         DeltaMemError: In a run, memory fails and ``on_error`` is "raise".
     """
 
@@ -109,6 +118,7 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         write: Write = "all",
         tool_output: int | None = LIMIT,
         fold_tool_output: bool = False,
+        guidelines: str | Path | None = None,
         tools: bool = False,
         on_error: OnError = "log",
         name: str | None = None,
@@ -131,6 +141,7 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         self._write = write
         self._unchanged = Unchanged(mem)
         self._output = ToolOutput(limit=tool_output, folded=fold_tool_output)
+        self._briefing = None if guidelines is None else _briefing(mem, guidelines)
         self.tools = memory_tools(self._of_tool, self._options, self._on_error) if tools else []
 
     @property
@@ -153,10 +164,10 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         agent = self._of_run(request)
         if agent is None:
             return handler(request)
-        text = self._recall(agent, request)
+        text, brief = self._recall(agent, request), self._brief(agent, request)
         with fails_open(self._on_error, "journalling"):
             self._journal(agent, _session(), request.state)
-        response = _with_ids(handler(self._with_memory(request, agent, text)))
+        response = _with_ids(handler(self._with_memory(request, agent, text, brief)))
         with fails_open(self._on_error, "journalling"):
             self._journal(agent, _session(), request.state, response.result)
         return response
@@ -169,9 +180,10 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         if agent is None:
             return await handler(request)
         text = await self._arecall(agent, request)
+        brief = await self._abrief(agent, request) if self._briefing else ""
         with fails_open(self._on_error, "journalling"):
             await self._ajournal(agent, _session(), request.state)
-        response = _with_ids(await handler(self._with_memory(request, agent, text)))
+        response = _with_ids(await handler(self._with_memory(request, agent, text, brief)))
         with fails_open(self._on_error, "journalling"):
             await self._ajournal(agent, _session(), request.state, response.result)
         return response
@@ -213,6 +225,16 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         return beyond_prompt(self._mem, recalled, self._options, present, _given(request))
 
     _afound = twin(_found)
+
+    def _brief(self, agent: AgentMemory, request: ModelRequest[Any]) -> str:
+        """The repository's rules for the newest question; empty without a repository or on a failure."""
+        text = ""
+        if self._briefing is not None:
+            with fails_open(self._on_error, "reading guidelines"):
+                text = self._briefing.text(_task(request) or self._asked(agent, _session()))
+        return text
+
+    _abrief = twin(_brief)
 
     def _journal(
         self, agent: AgentMemory, session: str, state: AgentState[Any], reply: Sequence[BaseMessage] = ()
@@ -261,9 +283,7 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         """
         if self._options.mode == "state" and self._is_ours(request):
             return ""
-        human = [message for message in request.messages if isinstance(message, HumanMessage)]
-        asked = next((message for message in reversed(human) if not is_summary(message)), None)
-        return str(asked.text).strip() if asked is not None else None if human else ""
+        return _task(request)
 
     def _asked(self, agent: AgentMemory, session: str) -> str:
         """The newest question in the session's journal."""
@@ -271,9 +291,11 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
 
     _aasked = twin(_asked)
 
-    def _with_memory(self, request: ModelRequest[Any], agent: AgentMemory, text: str) -> ModelRequest[Any]:
+    def _with_memory(self, request: ModelRequest[Any], agent: AgentMemory, text: str, brief: str) -> ModelRequest[Any]:
         if self._is_ours(request) and request.model_settings.get("delta_agent_id") is None:
             request = request.override(model_settings=request.model_settings | {"delta_agent_id": agent.id})
+        if brief:
+            request = request.override(system_message=_joined(request.system_message, brief))
         if not text:
             return request
         messages = _asked_with(request.messages, text) if self._options.placement == "last_human" else None
@@ -295,8 +317,22 @@ class DeltaMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         return self._write(message) if callable(self._write) else self._write == "all" or message.type == "human"
 
 
+def _briefing(mem: DeltaMem, root: str | Path) -> Briefing:
+    require_extra("markdown_it", "guidelines", "guidelines")
+    from deltamem_agents.guidelines.briefing import Briefing
+
+    return Briefing(mem, root)
+
+
 def _short(name: str) -> str:
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
+def _task(request: ModelRequest[Any]) -> str | None:
+    """The newest human message; None if a summary has replaced it, empty if there is none."""
+    human = [message for message in request.messages if isinstance(message, HumanMessage)]
+    asked = next((message for message in reversed(human) if not is_summary(message)), None)
+    return str(asked.text).strip() if asked is not None else None if human else ""
 
 
 def _present(request: ModelRequest[Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Self
 
 from llama_index.core.base.llms.base import BaseLLM
@@ -16,24 +17,25 @@ from llama_index.core.storage.chat_store.base_db import MessageStatus
 from deltamem_agents.errors import ConfigError, UnknownAgentError, refuse_pickle, shown
 from deltamem_agents.frameworks.calling import beyond_prompt, for_search
 from deltamem_agents.frameworks.failing import OnError, check_on_error, fails_open, is_open, refuse_unknown
-from deltamem_agents.frameworks.messages import own_role, session_name
+from deltamem_agents.frameworks.messages import session_name
 from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.memory import AgentMemory, DeltaMem, Receipt
 from deltamem_agents.memory.open_memories import find_open
 from deltamem_agents.memory.options import RecallOptions
 from deltamem_agents.memory.tool_output import LIMIT, ToolOutput
 from deltamem_agents.store import Entry
+from llama_index_deltamem.briefing import Rules, with_text
 from llama_index_deltamem.messages import asks, checked, question, texts, to_llama_index, without_recall
 from llama_index_deltamem.session import SessionJournal
 from llama_index_deltamem.sync_methods import in_run, sync_twin
 from llama_index_deltamem.tokens import counted, tokenizer_of
 from llama_index_deltamem.turn import OpenTurn, fill_buffer
-from llama_index_deltamem.window import MARKUP, Window, newest_within
+from llama_index_deltamem.window import MARKUP, Window, kept_within
 
 WAYS = "give DeltaMemory.from_defaults(mem, agent_id=…), a string, such as a user's id"
 SERIALISED = (
     *("agent_id", "session_id", "mode", "k", "budget", "outdated", "on_error", "tool_output", "fold_tool_output"),
-    "chat_history_token_ratio",
+    *("guidelines", "chat_history_token_ratio"),
     *("image_token_size_estimate", "audio_token_size_estimate", "video_token_size_estimate"),
 )
 
@@ -67,8 +69,10 @@ class DeltaMemory(Memory):
     on_error: OnError = Field(default="log", description="'log' or 'raise'.")
     tool_output: int | None = Field(default=LIMIT, description="Characters of a tool's result that are journalled.")
     fold_tool_output: bool = Field(default=False, description="Whether they are folded into the state.")
+    guidelines: str | None = Field(default=None, description="A folder of a repository, whose rules go into prompts.")
 
     _turn: OpenTurn = PrivateAttr()
+    _rules: Rules = PrivateAttr()
     _window: Window = PrivateAttr()
 
     def __init__(
@@ -82,11 +86,14 @@ class DeltaMemory(Memory):
         ToolOutput(limit=fields.get("tool_output", LIMIT), folded=fields.get("fold_tool_output", False))
         limit = fields.pop("token_limit", None)
         given = DEFAULT_TOKEN_LIMIT if limit is None else limit
+        rules = Rules(mem, fields.get("guidelines"))
+        fields["guidelines"] = rules.root
         super().__init__(agent_id=agent_id, token_limit=given, **fields)  # type: ignore[call-arg]  # of this class
+        self._rules = rules
         self._turn = OpenTurn(mem)
         self._turn.restore = fields.get("session_id") is not None
         self._window = Window(mem, limit, self.token_flush_size, llm)
-        self._fit_window()
+        self.token_limit, self.token_flush_size = self._window.sizes()
 
     @classmethod
     def class_name(cls) -> str:
@@ -108,6 +115,7 @@ class DeltaMemory(Memory):
         placement: str | None = None,
         tool_output: int | None = LIMIT,
         fold_tool_output: bool = False,
+        guidelines: str | Path | None = None,
         token_limit: int | None = None,
         llm: BaseLLM | None = None,
         chat_history: list[ChatMessage] | None = None,
@@ -130,6 +138,8 @@ class DeltaMemory(Memory):
             tool_output: How many characters of a tool's result are journalled, half from its beginning, half from its
                 end; None for all. The buffer has the whole result until it is filled from the journal again.
             fold_tool_output: Whether tools' results are folded into the state.
+            guidelines: A folder of a repository, whose rules that matter for the newest question are added to each
+                prompt's system message, after a flush too, with file and line. Needs the extra ``guidelines``.
             token_limit: The most tokens of buffer and recalled text together, by ``tokenizer_fn`` if given, else by the
                 backbone's tokenizer, or LlamaIndex's without a backbone. By default LlamaIndex's limit. Never more than
                 the model's window allows; see `Window`.
@@ -141,6 +151,8 @@ class DeltaMemory(Memory):
         Raises:
             ConfigError: An option is unknown or out of range, or there is no agent id.
             InvalidAgentError: The agent id is not valid.
+            RepositoryError: ``guidelines`` is not a folder that can be read.
+            MissingExtraError: ``guidelines`` is given and its extra is not installed.
             ClosedError, ForkedError: ``mem`` is not open in this process.
         """
         if placement is not None:
@@ -153,7 +165,7 @@ class DeltaMemory(Memory):
         stock = Memory.from_defaults(session_id=session_id, token_limit=limit, **options)
         fields = {name: getattr(stock, name) for name in Memory.model_fields} | {"token_limit": token_limit}
         own: dict[str, Any] = {"mode": mode, "k": k, "budget": budget, "outdated": outdated, "on_error": on_error}
-        own |= {"tool_output": tool_output, "fold_tool_output": fold_tool_output, "llm": llm}
+        own |= {"tool_output": tool_output, "fold_tool_output": fold_tool_output, "guidelines": guidelines, "llm": llm}
         memory = cls(mem, agent_id, **fields, **own)
         memory._turn.restore = session_id is not None
         if chat_history is not None:
@@ -223,13 +235,14 @@ class DeltaMemory(Memory):
         size, left = tokens + MARKUP * len(messages), self.token_limit - started - tokens
         if room is not None:
             left = min(left, room - started - MARKUP - size)
+        taken, messages = await self._rules.added(messages, query, left // 2, self._estimate_token_count, self.on_error)
+        left, size = left - taken, size + taken
         text = await self._recall(query, left, texts(messages))
         if text:
             messages = self._with_recall(messages, text)
-        if room is None or (not text and size <= room - started):
+        if room is None or (not text and not taken and size <= room - started):
             return messages
-        roles = [own_role(message.role.value) for message in messages]
-        return [messages[place] for place in newest_within(roles, [*map(self._size, messages)], room - started)]
+        return kept_within(messages, [self._estimate_token_count(each) + MARKUP for each in messages], room - started)
 
     async def aget_all(self, status: MessageStatus | None = None) -> list[ChatMessage]:
         """Copies of the buffer's messages, without recalled text."""
@@ -334,11 +347,9 @@ class DeltaMemory(Memory):
 
     def _with_recall(self, messages: list[ChatMessage], text: str) -> list[ChatMessage]:
         """Insert recalled text as LlamaIndex does a block's, but after the system message's text, to keep it cached."""
-        system = next((each for each in messages if each.role == "system"), None)
-        if self.insert_method is not InsertMethod.SYSTEM or system is None:
-            return self._insert_memory_content(messages, [TextBlock(text=text)], [])
-        system.blocks = [*system.blocks, TextBlock(text=text)]
-        return messages
+        if self.insert_method is InsertMethod.SYSTEM and any(each.role == "system" for each in messages):
+            return with_text(messages, text)
+        return self._insert_memory_content(messages, [TextBlock(text=text)], [])
 
     async def _recall(self, query: str, left: int, present: Sequence[str]) -> str:
         """Recalled text of at most ``left`` tokens; within a turn it comes from the same records."""
@@ -360,17 +371,10 @@ class DeltaMemory(Memory):
         stock = super()._estimate_token_count
         return counted(given, stock, self.tokenizer_fn) if isinstance(given, ChatMessage) else stock(given)
 
-    def _size(self, message: ChatMessage) -> int:
-        """Tokens of a message in a prompt, markup included."""
-        return self._estimate_token_count(message) + MARKUP
-
-    def _fit_window(self) -> None:
-        self.token_limit, self.token_flush_size = self._window.sizes()
-
     async def _ready(self) -> None:
         """Prepare a call: update the token limit, fill a new buffer from the journal, and drop erased messages."""
         if self._is_open():
-            self._fit_window()
+            self.token_limit, self.token_flush_size = self._window.sizes()
             await self._restored()
             await self._journal.drop_erased(self.sql_store, self.session_id)
 

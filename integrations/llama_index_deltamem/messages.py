@@ -16,6 +16,7 @@ from llama_index.core.base.llms.types import (
 
 from deltamem_agents.errors import ConfigError, shown
 from deltamem_agents.frameworks.messages import FrameworkMessage, from_journal, own_role
+from deltamem_agents.frameworks.records import without_briefs
 from deltamem_agents.memory.sanitizing import plain_json
 from deltamem_agents.memory.tool_output import ToolOutput
 from deltamem_agents.recall.given import recalled_in, without_recalled
@@ -152,7 +153,13 @@ def _without_recall(message: ChatMessage) -> ChatMessage | None:
     if role not in ("system", "user"):
         return message
     blocks, found = list[ContentBlock](), False
-    for block in message.blocks:
+    for given in message.blocks:
+        block = given
+        if role == "system" and isinstance(block, TextBlock) and (rest := without_briefs(block.text)) != block.text:
+            found = True
+            block = block.model_copy(update={"text": rest})
+            if not rest.strip():
+                continue
         places = recalled_in(block.text) if isinstance(block, TextBlock) else []
         if not isinstance(block, TextBlock) or not places or (role == "user" and (places[0][0] > 0 or blocks)):
             blocks.append(block)

@@ -7,9 +7,11 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.memory.memory import DEFAULT_TOKEN_LIMIT
 from llama_index.core.settings import Settings
 
+from deltamem_agents.frameworks.messages import own_role
 from deltamem_agents.memory import DeltaMem
 from deltamem_agents.memory.open_memories import Handle
 
@@ -102,6 +104,12 @@ def newest_within(roles: Sequence[str], sizes: Sequence[int], room: int) -> list
             gone.update(unit)
             total -= sum(sizes[place] for place in unit)
     return [place for place in range(len(roles)) if place not in gone]
+
+
+def kept_within(messages: Sequence[ChatMessage], sizes: Sequence[int], room: int) -> list[ChatMessage]:
+    """The messages that `newest_within` keeps."""
+    roles = [own_role(message.role.value) for message in messages]
+    return [messages[place] for place in newest_within(roles, sizes, room)]
 
 
 def _room(llm: Any) -> int | None:

@@ -100,6 +100,13 @@ def test_langchain_agent_knows_on_tuesday(tmp_path: Path, program: Program) -> N
     assert done.returncode == 0 and "- user: My favourite colour is teal." in done.stdout, done.stderr[-3000:]
 
 
+@pytest.mark.slow
+def test_a_coding_agent_follows_the_rules(tmp_path: Path) -> None:
+    printed = run([str(ROOT / "examples" / "coding_agent.py"), "--folder", str(tmp_path)], tmp_path)
+    assert "tests passed" in printed and "AGENTS.md:5" in printed
+    assert '\n  """The area' in (tmp_path / "repository" / "src" / "area.py").read_text()  # two spaces
+
+
 def test_there_are_snippets() -> None:
     assert len(SNIPPETS) >= 4
 

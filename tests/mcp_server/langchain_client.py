@@ -31,24 +31,26 @@ def call(number: int, tool: str, **arguments: Any) -> AIMessage:
 
 
 async def main(command: str, folder: Path) -> None:
-    arguments = ["mcp", "--url", f"sqlite:///{folder / 'memory.db'}"]
+    (folder / "AGENTS.md").write_text("# Rules\n\n- Run the tests with `make check`.\n")
+    arguments = ["mcp", "--url", f"sqlite:///{folder / 'memory.db'}", "--root", str(folder)]
     server = {
         "transport": "stdio",
         "command": command,
         "args": [*arguments, "--backbone", "none", "--embedder", "none"],
     }
     tools = await MultiServerMCPClient({"deltamem": server}).get_tools()
-    assert {"remember", "recall", "forget", "memory_log"} <= {each.name for each in tools}
+    assert {"remember", "recall", "forget", "memory_log", "guidelines_recall"} <= {each.name for each in tools}
     model = Caller(
         responses=[
             call(1, "remember", text=FACT),
             call(2, "recall", query=QUESTION),
+            call(3, "guidelines_recall", query="How do I run the tests?"),
             AIMessage("Done."),
         ]
     )
     done = await create_agent(model, tools).ainvoke({"messages": [("user", QUESTION)]})
     results = [str(each.content) for each in done["messages"] if isinstance(each, ToolMessage)]
-    assert len(results) == 2 and FACT in results[1], results
+    assert len(results) == 3 and FACT in results[1] and "make check" in results[2], results
     print(f"{len(tools)} tools, {len(results)} calls")
 
 
