@@ -1,0 +1,146 @@
+"""All settings of one stage of a backbone's training. Read from a recipe's JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from deltamem_agents import arguments
+from deltamem_agents.errors import ConfigError, shown
+from deltamem_agents.training.adapters.phases import Curriculum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackboneShape:
+    """Sizes of a backbone, whose upper layers have no positions.
+
+    Args:
+        vocabulary: Tokens of its tokenizer.
+        width: Hidden size; a multiple of ``head``.
+        layers: Decoder layers.
+        rotary: Number of first layers with rotary positions.
+        looking: Number of these whose heads begin by looking back; see `induction`.
+        head: Width of one attention head.
+        inner: Width of the feed-forward layers.
+    """
+
+    vocabulary: int = 4096
+    width: int = 256
+    layers: int = 5
+    rotary: int = 2
+    looking: int = 2
+    head: int = 64
+    inner: int = 512
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            arguments.whole(getattr(self, each.name), each.name, 1, 1 << 16)
+        if self.width % self.head:
+            raise ConfigError(f"width is {self.width}, head {self.head}; give a width that is a multiple of head")
+        if not self.looking <= self.rotary < self.layers:
+            raise ConfigError(
+                f"looking, rotary and layers are {self.looking}, {self.rotary}, {self.layers}; give numbers that rise, "
+                "the last one above the others"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackboneTrainingConfig:
+    """How one stage of a backbone is trained; the same settings and versions on one machine give equal weights.
+
+    Args:
+        shape: Sizes; ignored if training begins from a backbone.
+        steps: Optimiser steps.
+        tokens: Tokens in a batch, padding included.
+        peak: Learning rate of the matrices (Muon, matched to AdamW's step size), and of the rest (AdamW).
+        warmup: Steps in which the learning rate rises.
+        decay: Last share of the steps, over which it falls to nothing.
+        copying: Share of rows that are random tokens with repeats.
+        closed: Share of rows from conversations about the closed vocabulary.
+        bare: Share of questions about facts that are also asked with nothing before them.
+        finer: Share of words that are cut more finely than usual.
+        plain: Share of episodes without any.
+        text_weight: Weight of a token that is not part of an answer.
+        checkpoint_every: Steps between two checkpoints.
+        evaluate_every: Steps between two evaluations.
+        evaluation: Held-out episodes in an evaluation; 0 evaluates nothing.
+        seed: Of weights, data and order.
+        mixture: What episodes consist of: fields of `Mixture`, or a list of these as a curriculum; see
+            `AdapterTrainingConfig`.
+
+    Raises:
+        ConfigError: A field is out of range.
+    """
+
+    shape: BackboneShape = field(default_factory=BackboneShape)
+    steps: int = 1000
+    tokens: int = 4096
+    peak: float = 2e-3
+    warmup: int = 50
+    decay: float = 0.3
+    copying: float = 0.08
+    closed: float = 0.2
+    bare: float = 0.05
+    finer: float = 0.15
+    plain: float = 0.5
+    text_weight: float = 0.1
+    checkpoint_every: int = 50
+    evaluate_every: int = 200
+    evaluation: int = 100
+    seed: int = 0
+    mixture: Mapping[str, Any] | Sequence[Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        arguments.instance(self.shape, "shape", BackboneShape)
+        for name in ("steps", "checkpoint_every", "evaluate_every"):
+            arguments.whole(getattr(self, name), name, 1)
+        arguments.whole(self.tokens, "tokens", 64)
+        for name in ("warmup", "evaluation", "seed"):
+            arguments.whole(getattr(self, name), name)
+        for name in ("decay", "copying", "closed", "bare", "finer", "plain", "text_weight"):
+            _number(getattr(self, name), name)
+        _number(self.peak, "peak")
+        Curriculum(self.mixture)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0: a rise, a level, and a fall."""
+        if step < self.warmup:
+            return self.peak * (step + 1) / self.warmup
+        falling = max(1.0, self.decay * self.steps)
+        return self.peak * min(1.0, max(0.01, (self.steps - step) / falling))
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields as JSON-ready values."""
+        plain = {each.name: getattr(self, each.name) for each in fields(self)}
+        mixture = dict(self.mixture) if isinstance(self.mixture, Mapping) else [dict(each) for each in self.mixture]
+        return plain | {"shape": asdict(self.shape), "mixture": mixture}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> BackboneTrainingConfig:
+        """Build from decoded JSON; fields that are missing have their defaults.
+
+        Raises:
+            ConfigError: A field is unknown or out of range.
+        """
+        values = dict(data)
+        _known(values, cls, "training")
+        if "shape" in values:
+            shape = values["shape"]
+            if not isinstance(shape, Mapping):
+                raise ConfigError(f"shape is {shown(shape)}; give an object with the backbone's sizes")
+            _known(shape, BackboneShape, "shape")
+            values["shape"] = BackboneShape(**shape)
+        return cls(**values)
+
+
+def _known(values: Mapping[str, Any], kind: Any, what: str) -> None:
+    known = [each.name for each in fields(kind)]
+    for name in values:
+        if name not in known:
+            raise ConfigError(f"{what} has no option {shown(name)}; known are {', '.join(known)}")
+
+
+def _number(value: object, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ConfigError(f"{name} is {shown(value)}; give a number from 0 to 1")
