@@ -56,8 +56,9 @@ class BackboneTrainingConfig:
         peak: Learning rate of the matrices (Muon, matched to AdamW's step size), and of the rest (AdamW).
         warmup: Steps in which the learning rate rises.
         decay: Last share of the steps, over which it falls to nothing.
-        copying: Share of rows that are random tokens with repeats.
-        closed: Share of rows from conversations about the closed vocabulary.
+        copying: Share of draws that are random tokens with repeats: at the start, and once settled.
+        closed: Share of draws that are conversations about the closed vocabulary: at the start, and once settled.
+        settled: Share of the steps after which these shares stay.
         bare: Share of questions about facts that are also asked with nothing before them.
         finer: Share of words that are cut more finely than usual.
         plain: Share of episodes without any.
@@ -79,8 +80,9 @@ class BackboneTrainingConfig:
     peak: float = 2e-3
     warmup: int = 50
     decay: float = 0.3
-    copying: float = 0.08
-    closed: float = 0.2
+    copying: tuple[float, float] = (0.5, 0.08)
+    closed: tuple[float, float] = (0.35, 0.2)
+    settled: float = 0.15
     bare: float = 0.05
     finer: float = 0.15
     plain: float = 0.5
@@ -98,8 +100,10 @@ class BackboneTrainingConfig:
         arguments.whole(self.tokens, "tokens", 64)
         for name in ("warmup", "evaluation", "seed"):
             arguments.whole(getattr(self, name), name)
-        for name in ("decay", "copying", "closed", "bare", "finer", "plain", "text_weight"):
+        for name in ("decay", "settled", "bare", "finer", "plain", "text_weight"):
             _number(getattr(self, name), name)
+        for name in ("copying", "closed"):
+            _pair(getattr(self, name), name)
         _number(self.peak, "peak")
         Curriculum(self.mixture)
 
@@ -109,6 +113,13 @@ class BackboneTrainingConfig:
             return self.peak * (step + 1) / self.warmup
         falling = max(1.0, self.decay * self.steps)
         return self.peak * min(1.0, max(0.01, (self.steps - step) / falling))
+
+    def shares(self, step: int) -> tuple[float, float]:
+        """The shares of random tokens and of conversations at a step."""
+        done = min(1.0, step / max(1.0, self.settled * self.steps))
+        first, last = zip(self.copying, self.closed, strict=True)
+        copying, closed = (a + (b - a) * done for a, b in zip(first, last, strict=True))
+        return copying, closed
 
     def as_dict(self) -> dict[str, Any]:
         """All fields as JSON-ready values."""
@@ -131,6 +142,7 @@ class BackboneTrainingConfig:
                 raise ConfigError(f"shape is {shown(shape)}; give an object with the backbone's sizes")
             _known(shape, BackboneShape, "shape")
             values["shape"] = BackboneShape(**shape)
+        values |= {name: tuple(values[name]) for name in ("copying", "closed") if isinstance(values.get(name), list)}
         return cls(**values)
 
 
@@ -144,3 +156,10 @@ def _known(values: Mapping[str, Any], kind: Any, what: str) -> None:
 def _number(value: object, name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise ConfigError(f"{name} is {shown(value)}; give a number from 0 to 1")
+
+
+def _pair(value: object, name: str) -> None:
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise ConfigError(f"{name} is {shown(value)}; give a pair of numbers, at the start and once settled")
+    for each in value:
+        _number(each, name)

@@ -18,12 +18,12 @@ from deltamem_agents.training.backbones.config import BackboneTrainingConfig
 from deltamem_agents.training.backbones.vocabulary import WordEncoder
 from deltamem_agents.training.batches import Batch, Row, extend, recalled_message, records_message
 from deltamem_agents.training.conversations import UNKNOWN, Shape, converse
-from deltamem_agents.training.episodes import Episode, Message, Mixture, Question, draw_episode
+from deltamem_agents.training.episodes import Episode, Message, Question, draw_episode
 from deltamem_agents.training.tokenizer import END, PAD, SPECIAL_TOKENS
 
 POOL = 12  # batches that are drawn together and then cut by length, so that little is padding
 LONG = 8  # tokens up to which each token of an answer has the weight 1; those of a longer answer share it
-COPY_WEIGHT = 0.2
+COPY_WEIGHT = 0.5
 ALONE = 0.4  # share of unrelated questions that are asked with nothing before them
 
 
@@ -54,9 +54,7 @@ class Rows:
         rows = []
         asked = []
         for question in episode.questions:
-            if len(question.messages) > 1:
-                rows.append(self._exchange(encoder, question))
-            elif question.reference == "backbone" and rng.random() < ALONE:
+            if len(question.messages) > 1 or (question.reference == "backbone" and rng.random() < ALONE):
                 rows.append(self._exchange(encoder, question))
             else:
                 asked.append(question)
@@ -183,23 +181,25 @@ class Batches:
     def begin(self, place: Place, step: int) -> Iterator[tuple[Place, Batch]]:
         """Batches from a place on, each with the place that follows it; ``step`` says how far the run is."""
         while True:
-            batches = self._pool(place.pool, self._curriculum.at(step / self._config.steps))
+            batches = self._pool(place.pool, step - place.batch)
             for number in range(place.batch, len(batches)):
                 last = number + 1 == len(batches)
                 place = Place(place.pool + 1, 0) if last else Place(place.pool, number + 1)
                 step += 1
                 yield place, self._rows.batch(batches[number])
 
-    def _pool(self, number: int, mixture: Mixture) -> list[list[Row]]:
+    def _pool(self, number: int, step: int) -> list[list[Row]]:
         config = self._config
+        mixture = self._curriculum.at(step / config.steps)
+        copying, closed = config.shares(step)
         rng = random.Random(f"pool {config.seed} {number}")
         rows: list[Row] = []
         total = count = 0
         while total < POOL * config.tokens:
             kind = rng.random()
-            if kind < config.copying:
+            if kind < copying:
                 drawn = [self._rows.copying(rng, rng.randint(48, 256))]
-            elif kind < config.copying + config.closed:
+            elif kind < copying + closed:
                 drawn = self._rows.of_conversation(rng)
             else:
                 episode = draw_episode(config.seed, number * 10_000 + count, mixture)

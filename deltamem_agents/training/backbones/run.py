@@ -139,19 +139,13 @@ def train_backbone_stage(
         if config.evaluation and (last or state.step % config.evaluate_every == 0):
             measured = tuple(measure_reading(model, tokenizer, config))
             state.curve.append(_point(state, measured))
+            _publish(folder, state, model, tokenizer, settings)
         if state.step % config.checkpoint_every == 0 or last:
             _save(folder, state, model, optimizers)
         on_progress(
-            BackboneProgress(
-                state.step, config.steps, state.loss, state.right, state.tokens, state.seconds, measured
-            )
+            BackboneProgress(state.step, config.steps, state.loss, state.right, state.tokens, state.seconds, measured)
         )
-    save_half(model, tokenizer, folder)
-    (folder / "training.json").write_text(
-        json.dumps(settings | {"tokens": state.tokens, "seconds": round(state.seconds), "curve": state.curve}, indent=1)
-        + "\n",
-        encoding="utf-8",
-    )
+    _publish(folder, state, model, tokenizer, settings)
     return folder
 
 
@@ -159,6 +153,19 @@ def save_half(model: SmolLM3ForCausalLM, tokenizer: PreTrainedTokenizerFast, fol
     """Store a backbone in bfloat16 with its tokenizer."""
     copy.deepcopy(model).bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _publish(
+    folder: Path,
+    state: _State,
+    model: SmolLM3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    settings: Mapping[str, Any],
+) -> None:
+    """Store weights that can be used, or begun from, with the curve that led to them."""
+    save_half(model, tokenizer, folder)
+    facts = {**settings, "reached": state.step, "read": state.tokens, "seconds": round(state.seconds)}
+    (folder / "training.json").write_text(json.dumps(facts | {"curve": state.curve}, indent=1) + "\n", "utf-8")
 
 
 def _begin(folder: Path, settings: Mapping[str, Any]) -> bool:
@@ -227,9 +234,7 @@ def _point(state: _State, measured: tuple[Reading, ...]) -> dict[str, Any]:
     }
 
 
-def _save(
-    folder: Path, state: _State, model: SmolLM3ForCausalLM, optimizers: list[torch.optim.Optimizer]
-) -> None:
+def _save(folder: Path, state: _State, model: SmolLM3ForCausalLM, optimizers: list[torch.optim.Optimizer]) -> None:
     whole = {
         "model": model.state_dict(),
         "optimizers": [each.state_dict() for each in optimizers],
