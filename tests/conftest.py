@@ -1,4 +1,4 @@
-"""Databases that tests of several folders run on."""
+"""Databases and the model that tests of several folders run on."""
 
 from __future__ import annotations
 
@@ -29,6 +29,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first; pytest-xdist hands them out in this order, told not to choose its own."""
     place = {Path(__file__).parent / file: number for number, file in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random model of about 0.3 million parameters; see `small_model.py`."""
+    from tests.small_model import write_small_model
+
+    folder = tmp_path_factory.mktemp("small-model")
+    write_small_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small_instead_of_tiny(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Makes "tiny" the small random model in this process, unless the module is marked ``bundled``.
+
+    What a model's size costs, tests that measure no quality need not pay. A folder's conftest says that it is used.
+    """
+    if any(mark.name == "bundled" for mark in request.node.iter_markers()):
+        yield
+        return
+    small = request.getfixturevalue("small_model")
+    from deltamem_agents import tiny
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "FOLDER", small)
+        yield
 
 
 @pytest.fixture(scope="session")

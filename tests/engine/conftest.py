@@ -23,6 +23,11 @@ class Said:
 MakeTokenizer = Callable[[str, list[str]], PreTrainedTokenizerFast]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _small_model(small_instead_of_tiny: None) -> None:
+    pass
+
+
 @pytest.fixture(scope="session")
 def make_tokenizer() -> MakeTokenizer:
     """A byte-level tokenizer without merges, with a chat template and the special tokens it uses."""

@@ -15,6 +15,11 @@ from deltamem_agents.core import Adapter
 Opener = Callable[..., DeltaMem]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _small_model(small_instead_of_tiny: None) -> None:
+    pass
+
+
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'memory.db'}"
@@ -64,8 +69,8 @@ def adapters() -> Callable[[str], Adapter]:
     from deltamem_agents.core import DeltaMemConfig, new_adapter
 
     @cache
-    def build(write: str) -> Adapter:
-        backbone = AutoModelForCausalLM.from_pretrained(tiny.FOLDER, dtype="float32")
+    def build_for(folder: Path, write: str) -> Adapter:
+        backbone = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
         config = DeltaMemConfig(rank=8, write=write, write_length=96)  # type: ignore[arg-type]
         adapter = new_adapter(backbone, config, seed=3)
         generator = torch.Generator().manual_seed(4)
@@ -74,7 +79,7 @@ def adapters() -> Callable[[str], Adapter]:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
         return adapter
 
-    return build
+    return lambda write: build_for(tiny.FOLDER, write)
 
 
 @pytest.fixture

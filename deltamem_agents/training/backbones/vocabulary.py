@@ -3,7 +3,7 @@
 Byte-level BPE; every digit is a token, so that a number is copied digit by digit. As in the tokenizer of the closed
 vocabulary, a word at the start of a message is the same token as in its middle.
 
-Words that nobody trained are cut into pieces that rarely stand together. So that a backbone copies such pieces, too, the
+Words that nobody trained are cut into pieces that rarely stand together. So that a backbone copies those too, the
 renderer cuts some words of training text as a tokenizer with fewer merges would; within an episode a word is always cut
 the same way, or there would be nothing to copy.
 """
