@@ -18,7 +18,7 @@ from deltamem_agents.engine.segments import StateKey, cut
 from deltamem_agents.memory.async_methods import Steps, cancellable
 from deltamem_agents.memory.folding import Folded, state_and_key
 from deltamem_agents.memory.results import Source
-from deltamem_agents.recall import Record, knows_nothing
+from deltamem_agents.recall import Record, knows_nothing, says_every_word
 
 if TYPE_CHECKING:
     from deltamem_agents.core import State
@@ -31,11 +31,16 @@ BELIEVED = 0.5  # the least confidence with which an answer is given
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An answer, and by how much each part of memory raises its probability; 0 for a part that is absent."""
+    """An answer, and by how much each part of memory raises its probability; 0 for a part that is absent.
+
+    Args:
+        quoted: Whether all its content words stand in the records, or in the question; true without records.
+    """
 
     generation: Generation
     by_state: float = 0.0
     by_records: float = 0.0
+    quoted: bool = True
 
     @property
     def says_something(self) -> bool:
@@ -94,6 +99,8 @@ def ask(engine: Engine, query: str, records: str, folded: Folded | None, scratch
     longest = max(each.generation.prompt_tokens for each in drawn)
     for each in drawn:
         by_records, by_state = confidence.of_records(each.by_records), confidence.of_state(each.by_state)
+        if not each.quoted:  # records can raise the probability of words that they do not hold
+            by_records = engine.calibration.unread(by_records)
         if consulted and by_records < BELIEVED:
             by_state = engine.calibration.unread(by_state)
         source: Source = "neither"
@@ -142,7 +149,9 @@ def draw(
     for each in drawn:
         unaided, *aided = likelihoods[each.ids] if each.ids else [0.0] * len(items)
         gains = {id(part): value - unaided for part, value in zip(parts, aided, strict=True)}
-        found.append(Candidate(each, by_state=gains.get(id(remembered), 0.0), by_records=gains.get(id(read), 0.0)))
+        quoted = not records or says_every_word((records, query), each.text)
+        by_state, by_records = gains.get(id(remembered), 0.0), gains.get(id(read), 0.0)
+        found.append(Candidate(each, by_state=by_state, by_records=by_records, quoted=quoted))
     return found
 
 

@@ -22,7 +22,7 @@ from deltamem_agents.recall.reasons import Reason, shared_words
 from deltamem_agents.recall.records import Measure, split_text
 from deltamem_agents.recall.search import Reindexed, Retriever
 from deltamem_agents.recall.sentence_model import SentenceTransformerEmbedder
-from deltamem_agents.recall.words import query_terms, says
+from deltamem_agents.recall.words import query_terms, says, says_every_word
 
 __all__ = [
     "HEADER",
@@ -48,6 +48,7 @@ __all__ = [
     "recall_text",
     "says",
     "shared_words",
+    "says_every_word",
     "split_text",
     "within_budget",
 ]

@@ -50,6 +50,7 @@ _STOPWORDS = """
 """
 _SELF = re.compile(r"\b(?:i|my|me|mine|myself|we|our|ours|us)\b")
 STOPWORDS = frozenset(_STOPWORDS.split())
+_VERDICTS = frozenset(("yes", "no", "not", "none", "never"))  # what an answer may conclude without quoting it
 
 
 class _KnownWords:
@@ -282,6 +283,16 @@ def says(text: str, answer: str) -> bool:
     """
     words = content_words(answer)
     return bool(words) and words <= content_words(text)
+
+
+def says_every_word(texts: Iterable[str], answer: str) -> bool:
+    """Whether each content word of an answer stands in one of some texts, in any of its forms.
+
+    >>> says_every_word(["Rex plays outside."], "Rex playing"), says_every_word(["The code is 9031."], "90")
+    (True, False)
+    """
+    wanted = {form for word in content_words(answer) - _VERDICTS for form in _forms(word)}
+    return wanted <= {term for text in texts for term in text_terms(text)}
 
 
 def speaks_of_self(text: str) -> bool:

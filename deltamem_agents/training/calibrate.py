@@ -142,7 +142,7 @@ def judge(mem: DeltaMem, agent: AgentMemory, conversation: Told, rng: random.Ran
             norm=norm,
             stated=question.kind != "unknown",
             remembered=Gained(last.by_state, norm, right[-1]) if last.says_something else None,
-            read=Gained(first.by_records, 0.0, right[0]) if first and first.says_something else None,
+            read=Gained(first.by_records, 0.0, right[0]) if first and first.says_something and first.quoted else None,
             together=together.result().text == question.answer,
         )
 

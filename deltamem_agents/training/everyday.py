@@ -97,9 +97,7 @@ def measure_everyday(
                     counted[2] += agent.recall(fact.asked, mode=mode, k=k).answer is not None
             agent.delete()
         for mode, (right, wrong, invented, asked) in found.items():
-            yield EverydayScore(
-                size, mode, right / asked, wrong / asked, invented / (episodes * ASKED), asked
-            )
+            yield EverydayScore(size, mode, right / asked, wrong / asked, invented / (episodes * ASKED), asked)
 
 
 def _plain(text: str) -> tuple[str, ...]:
