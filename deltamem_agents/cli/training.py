@@ -1,4 +1,4 @@
-"""The command group ``train``: an adapter for a backbone, or a model like the bundled one."""
+"""The command group ``train``: an adapter, a small backbone, or a model like the bundled one."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from deltamem_agents.cli.options import Device, Json
 if TYPE_CHECKING:
     from deltamem_agents.training import AdapterProgress, TrainedAdapter
 
-train = typer.Typer(name="train", help="Train an adapter, or a model like the bundled one.", no_args_is_help=True)
+train = typer.Typer(
+    name="train", help="Train an adapter, a small backbone, or a model like the bundled one.", no_args_is_help=True
+)
 app.add_typer(train)
 
 
 @train.callback()
 def _group() -> None:
-    """Train an adapter, or a model like the bundled one."""
+    """Train an adapter, a small backbone, or a model like the bundled one."""
 
 
 @train.command()
@@ -114,6 +116,62 @@ def adapter(
         )
     if _first_process():
         terminal.print_json(_as_dict(trained)) if json else _show(trained, backbone)
+
+
+@train.command()
+def backbone(
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for the backbone; if it holds an interrupted stage, that continues.")
+    ],
+    recipe: Annotated[
+        str, typer.Option("--config", help="Recipe: a JSON file, or the name of one that comes with the package.")
+    ] = "tiny-1",
+    begin_from: Annotated[
+        Path | None, typer.Option("--from", help="Begin from the backbone that the stage before left.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps.")] = None,
+    evaluation: Annotated[
+        int | None, typer.Option("--evaluation", help="Held-out episodes in an evaluation; 0 evaluates nothing.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Equal seeds give equal backbones.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train one stage of a small backbone that reads an open vocabulary; an adapter is trained on it afterwards."""
+    going_on = f"what was reached is in {out}; run the same command again to go on from its last checkpoint"
+    with terminal.progress("Loading torch") as advance, interruptible(going_on):
+        from dataclasses import asdict
+
+        from deltamem_agents.bench.outputs import check_folder
+        from deltamem_agents.training import (
+            BackboneProgress,
+            BackboneTrainingConfig,
+            Reading,
+            read_stage,
+            train_backbone_stage,
+        )
+
+        given = {"steps": steps, "evaluation": evaluation, "seed": seed}
+        values = read_stage(recipe) | {name: value for name, value in given.items() if value is not None}
+        config = BackboneTrainingConfig.from_dict(values)
+        measured: tuple[Reading, ...] = ()
+        loss = 0.0
+
+        def on_progress(now: BackboneProgress) -> None:
+            nonlocal measured, loss
+            measured, loss = now.measured or measured, now.loss
+            left = _time((now.steps - now.step) * now.seconds / now.step)
+            advance(f"loss {loss:.3f}, {now.right:.0%} right, {left} left", now.step, now.steps)
+
+        check_folder(out)  # before minutes are spent
+        train_backbone_stage(out, config, begin_from=begin_from, on_progress=on_progress)
+    if json:
+        terminal.print_json({"out": str(out), "loss": loss, "measured": [asdict(each) for each in measured]})
+        return
+    if measured:
+        rows = [(each.kind, f"{each.right:.3f}", str(each.questions)) for each in measured]
+        terminal.stdout().print(terminal.table(("question", "right", "questions"), rows))
+    terminal.say(f"saved to {out}; go on with --from {out}, or train an adapter with --backbone {out}")
 
 
 @train.command()

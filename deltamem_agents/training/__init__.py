@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 from deltamem_agents.libraries import imported_on_use
 from deltamem_agents.training.adapter import AdapterRecipe, train_adapter
 from deltamem_agents.training.backbone import BackboneRecipe, train_backbone
+from deltamem_agents.training.backbones.config import BackboneTrainingConfig, read_stage
+from deltamem_agents.training.backbones.measuring import Reading
+from deltamem_agents.training.backbones.run import BackboneProgress, train_backbone_stage
+from deltamem_agents.training.backbones.shape import BackboneShape
 from deltamem_agents.training.evaluate import Score, evaluate
+from deltamem_agents.training.everyday import EverydayScore, measure_everyday
 from deltamem_agents.training.tiny import StageProgress, Trained, train_tiny
 from deltamem_agents.training.tokenizer import train_tokenizer
 
@@ -26,21 +31,29 @@ __all__ = [
     "AdapterRecipe",
     "AdapterTrainer",
     "AdapterTrainingConfig",
+    "BackboneProgress",
     "BackboneRecipe",
+    "BackboneShape",
+    "BackboneTrainingConfig",
     "Data",
+    "EverydayScore",
     "MemoryPlan",
+    "Reading",
     "Score",
     "StageProgress",
     "Trained",
     "TrainedAdapter",
     "evaluate",
+    "measure_everyday",
     "open_data",
     "read_recipe",
+    "read_stage",
     "read_template",
     "recipe_names",
     "train_adapter",
     "train_adapter_for",
     "train_backbone",
+    "train_backbone_stage",
     "train_tiny",
     "train_tokenizer",
 ]

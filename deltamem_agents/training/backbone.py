@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from transformers import PreTrainedTokenizerBase, SmolLM3Config, SmolLM3ForCausalLM
+from transformers import PreTrainedTokenizerBase, SmolLM3ForCausalLM
 
+from deltamem_agents.training.backbones.shape import BackboneShape, fresh_backbone
 from deltamem_agents.training.batches import (
     TEXT_WEIGHT,
     Batch,
@@ -25,11 +26,10 @@ from deltamem_agents.training.batches import (
     extend,
     recalled_message,
     records_message,
+    repeated_tokens,
 )
 from deltamem_agents.training.conversations import UNKNOWN, Shape, converse
-from deltamem_agents.training.induction import ROPE_THETA, start_with_lookup
 from deltamem_agents.training.optimization import Muon, Progress, learning_rate, mixed_precision
-from deltamem_agents.training.tokenizer import SPECIAL_TOKENS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,29 +72,17 @@ class BackboneRecipe:
 
 def new_backbone(recipe: BackboneRecipe, tokenizer: PreTrainedTokenizerBase) -> SmolLM3ForCausalLM:
     """An untrained backbone of the recipe's size."""
-    torch.manual_seed(recipe.seed)
-    heads = recipe.width // recipe.head
-    config = SmolLM3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=recipe.width,
-        intermediate_size=recipe.width * 8 // 3,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        no_rope_layers=[1] * recipe.rotary + [0] * (recipe.layers - recipe.rotary),
-        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-        initializer_range=0.04,
+    shape = BackboneShape(
+        vocabulary=len(tokenizer),
+        width=recipe.width,
+        layers=recipe.layers,
+        rotary=recipe.rotary,
+        looking=recipe.rotary,
+        head=recipe.head,
+        inner=recipe.width * 8 // 3,
     )
     # At this size on a CPU, training is a quarter faster with eager attention than with sdpa (whose backward is slow).
-    config._attn_implementation = "eager"
-    model = SmolLM3ForCausalLM(config)
-    start_with_lookup(model, rotary=recipe.rotary, generator=torch.Generator().manual_seed(recipe.seed))
-    return model
+    return fresh_backbone(shape, tokenizer, seed=recipe.seed, attention="eager")
 
 
 def train_backbone(
@@ -150,7 +138,7 @@ def _draw(rng: random.Random, renderer: Renderer, recipe: BackboneRecipe, done: 
     rows = [first]
     for _ in range(max(1, recipe.tokens // max(len(first), 32)) - 1):
         if rng.random() < recipe.copying:
-            rows.append(_copying(rng, len(first), vocabulary, recipe.copy_weight))
+            rows.append(repeated_tokens(rng, len(first), vocabulary, weight=recipe.copy_weight))
         else:
             rows.append(_conversation(rng, renderer, recipe, facts))
     return renderer.batch(rows)
@@ -213,19 +201,3 @@ def _recalled(rng: random.Random, renderer: Renderer, recipe: BackboneRecipe) ->
             rows.append(row)
             tokens += len(row)
     return renderer.batch(rows)
-
-
-def _copying(rng: random.Random, length: int, vocabulary: int, weight: float) -> Row:
-    """Random tokens with repeated spans, which count from their second token on.
-
-    Without these the model learns which pool an answer comes from long before it learns to copy the exact word.
-    """
-    ids = [rng.randrange(len(SPECIAL_TOKENS), vocabulary) for _ in range(max(8, length // 2))]
-    weights = [0.0] * len(ids)
-    while len(ids) < length:
-        size = rng.randint(4, 16)
-        start = rng.randrange(0, len(ids) - size + 1) if len(ids) > size else 0
-        span = ids[start : start + size]
-        ids += span
-        weights += [0.0] + [weight] * (len(span) - 1)
-    return Row(ids, weights)

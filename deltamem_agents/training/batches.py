@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from deltamem_agents.recall import HEADER
 from deltamem_agents.training.conversations import Conversation, Message, Question
-from deltamem_agents.training.tokenizer import END, PAD
+from deltamem_agents.training.tokenizer import END, PAD, SPECIAL_TOKENS
 
 TEXT_WEIGHT = 0.1  # weight of a token that is not part of an answer (prototype: answers 1, the rest 0.1)
 
@@ -125,6 +125,22 @@ def records_message(rng: random.Random, conversation: Conversation, *, keep: int
         chosen = sorted(rng.sample(range(len(messages)), keep))
         messages = [messages[i] for i in chosen]
     return _handed_over(messages)
+
+
+def repeated_tokens(rng: random.Random, length: int, vocabulary: int, *, weight: float) -> Row:
+    """Random tokens with repeated spans, which count ``weight`` from their second token on.
+
+    Without these the model learns which pool an answer comes from long before it learns to copy the exact word.
+    """
+    ids = [rng.randrange(len(SPECIAL_TOKENS), vocabulary) for _ in range(max(8, length // 2))]
+    weights = [0.0] * len(ids)
+    while len(ids) < length:
+        size = rng.randint(4, 16)
+        start = rng.randrange(0, len(ids) - size + 1) if len(ids) > size else 0
+        span = ids[start : start + size]
+        ids += span
+        weights += [0.0] + [weight] * (len(span) - 1)
+    return Row(ids, weights)
 
 
 def _handed_over(messages: Sequence[Message]) -> Message:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deltamem_agents.training.conversations import OPENINGS
@@ -19,7 +19,19 @@ _LIMITS = (
 
 def model_card(facts: Mapping[str, Any]) -> str:
     """The text of MODEL_CARD.md; ``facts`` is the content of ``training.json``."""
-    return "\n\n".join([_head(facts), _table(facts["scores"]), _training(facts), _domain(), _LIMITS]) + "\n"
+    return (
+        "\n\n".join(
+            [
+                _head(facts),
+                _table(facts["scores"]),
+                *([_everyday(facts["everyday"])] if facts.get("everyday") else []),
+                _training(facts),
+                _domain(),
+                _LIMITS,
+            ]
+        )
+        + "\n"
+    )
 
 
 def _head(facts: Mapping[str, Any]) -> str:
@@ -54,6 +66,21 @@ def _table(scores: list[Mapping[str, Any]]) -> str:
         "Share of questions whose greedy answer is exactly right. All facts are held out: the triple of who, what and "
         f"value never occurred in training. {min(s['questions'] for s in scores)} to {asked} questions a figure, "
         "each asked as a session of its own.\n\n" + "\n".join(rows)
+    )
+
+
+def _everyday(scores: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        f"| {each['facts']} | {each['right']:.3f} | {each['wrong']:.3f} | {each['invented']:.3f} | {each['questions']} |"
+        for each in scores
+    ]
+    return (
+        "## Everyday English\n\n"
+        "Facts of daily life in words that training never sees: other attributes, names and phrasings than those below "
+        "(`training/everyday.toml`). Each agent is told some, and is asked about five of them and five others, in mode "
+        f"{scores[0]['mode']} with five records. The rest of what was told is not answered.\n\n"
+        "| told | right | wrong | answered though never told | questions of each kind |\n"
+        "| --- | --- | --- | --- | --- |\n" + "\n".join(rows)
     )
 
 

@@ -19,11 +19,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, SmolLM3ForCau
 
 from deltamem_agents.core import Adapter, new_adapter, save_adapter
 from deltamem_agents.errors import ConfigError
+from deltamem_agents.memory import DeltaMem
 from deltamem_agents.training.adapter import AdapterRecipe, start_as_linear_attention, train_adapter
 from deltamem_agents.training.backbone import BackboneRecipe, new_backbone, train_backbone
 from deltamem_agents.training.calibrate import SIZES, calibrate
 from deltamem_agents.training.card import model_card
 from deltamem_agents.training.evaluate import Score, evaluate
+from deltamem_agents.training.everyday import EverydayScore, measure_everyday
 from deltamem_agents.training.optimization import Progress
 from deltamem_agents.training.tokenizer import train_tokenizer
 
@@ -107,7 +109,8 @@ def train_tiny(
         seconds["calibration"] = time.perf_counter() - started
         save_adapter(adapter, folder / "adapter")
     scores = measure(model, tokenizer, adapter, conversations, on_progress)
-    write_card(folder, backbone_recipe, adapter_recipe, seconds, scores, model, adapter)
+    everyday = measure_on_everyday_facts(folder, conversations)
+    write_card(folder, backbone_recipe, adapter_recipe, seconds, scores, everyday, model, adapter)
     return Trained(folder, seconds, scores)
 
 
@@ -137,12 +140,21 @@ def measure(
     return scores
 
 
+def measure_on_everyday_facts(folder: Path, conversations: int) -> list[EverydayScore]:
+    """Measure the card's figures for everyday English, with an agent for about four held-out conversations."""
+    if not conversations:
+        return []
+    with DeltaMem.open(str(folder), url="sqlite://", embedder=False) as mem:
+        return list(measure_everyday(mem, episodes=max(1, conversations * 60 // 256)))
+
+
 def write_card(
     folder: Path,
     backbone_recipe: BackboneRecipe,
     adapter_recipe: AdapterRecipe,
     seconds: dict[str, float],
     scores: list[Score],
+    everyday: list[EverydayScore],
     model: PreTrainedModel,
     adapter: Adapter,
 ) -> None:
@@ -164,6 +176,7 @@ def write_card(
             "transformers": transformers.__version__,
         },
         "scores": [asdict(score) for score in scores],
+        "everyday": [asdict(score) for score in everyday],
     }
     (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     (folder / "MODEL_CARD.md").write_text(model_card(facts), encoding="utf-8")

@@ -14,6 +14,8 @@ from deltamem_agents.memory.answering import ask, draw, preload
 from deltamem_agents.memory.async_methods import run
 from deltamem_agents.recall import HEADER, recall_text
 
+pytestmark = pytest.mark.bundled
+
 FACTS = ("My favourite colour is teal.", "Mara plays the cello.", "Thanks for the report.")
 COLOUR, INSTRUMENT, DRINK = "What is my favourite colour?", "Which instrument does Mara play?", "What is Mara's job?"
 

@@ -612,7 +612,7 @@ def test_postgresql(postgresql_url, open_mem, fresh, mem, schema) -> None:
     assert texts(agent.log()) == texts(there.log())
     assert same(agent.state(), there.state()) and same(agent.state(), fresh(agent.log()))
     found = there.recall("Which instrument does Mara play?", mode="hybrid", k=2)
-    assert "Mara plays the cello." in found.text and found.answer is not None and found.usage.state_bytes
+    assert "Mara plays the cello." in found.text and found.usage.answer_tokens and found.usage.state_bytes
     end = agent.log()[-1].position
     entry = agent.rollback(5)
     assert len(there.log()) == 5 and same(there.state(), fresh(there.log()))

@@ -140,22 +140,22 @@ class AdapterTrainingConfig:
         return cls(**values)
 
 
-def read_recipe(source: str | Path) -> dict[str, Any]:
+def read_recipe(source: str | Path, folder: Path = RECIPES) -> dict[str, Any]:
     """Read a recipe as plain values, to change some before `AdapterTrainingConfig.from_dict` checks them.
 
     Args:
         source: A JSON file, or the name of a recipe that comes with this package, such as "gemma-3-270m".
+        folder: Where recipes with names stand.
 
     Raises:
         ConfigError: There is no such recipe, it is not a JSON object, or its chat template cannot be read.
     """
     path = Path(source)
     if not path.is_file():
-        path = RECIPES / f"{source}.json"
-        if path.parent != RECIPES or not path.is_file():
-            raise ConfigError(
-                f"there is no recipe {shown(str(source))}; give a JSON file, or one of {', '.join(recipe_names())}"
-            )
+        path = folder / f"{source}.json"
+        if path.parent != folder or not path.is_file():
+            names = ", ".join(recipe_names(folder))
+            raise ConfigError(f"there is no recipe {shown(str(source))}; give a JSON file, or one of {names}")
     try:
         values = bounded_json.read(path)
     except (OSError, ValueError) as error:
@@ -167,9 +167,9 @@ def read_recipe(source: str | Path) -> dict[str, Any]:
     return values
 
 
-def recipe_names() -> list[str]:
-    """The recipes that come with this package."""
-    return sorted(path.stem for path in RECIPES.glob("*.json"))
+def recipe_names(folder: Path = RECIPES) -> list[str]:
+    """The recipes that come with this package, for adapters unless another folder is named."""
+    return sorted(path.stem for path in folder.glob("*.json"))
 
 
 def read_template(path: Path) -> str:

@@ -4,45 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from deltamem_agents import arguments
 from deltamem_agents.errors import ConfigError, shown
+from deltamem_agents.training.adapters.config import RECIPES, read_recipe
 from deltamem_agents.training.adapters.phases import Curriculum
+from deltamem_agents.training.backbones.shape import BackboneShape
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackboneShape:
-    """Sizes of a backbone, whose upper layers have no positions.
-
-    Args:
-        vocabulary: Tokens of its tokenizer.
-        width: Hidden size; a multiple of ``head``.
-        layers: Decoder layers.
-        rotary: Number of first layers with rotary positions.
-        looking: Number of these whose heads begin by looking back; see `induction`.
-        head: Width of one attention head.
-        inner: Width of the feed-forward layers.
-    """
-
-    vocabulary: int = 4096
-    width: int = 256
-    layers: int = 5
-    rotary: int = 2
-    looking: int = 2
-    head: int = 64
-    inner: int = 512
-
-    def __post_init__(self) -> None:
-        for each in fields(self):
-            arguments.whole(getattr(self, each.name), each.name, 1, 1 << 16)
-        if self.width % self.head:
-            raise ConfigError(f"width is {self.width}, head {self.head}; give a width that is a multiple of head")
-        if not self.looking <= self.rotary < self.layers:
-            raise ConfigError(
-                f"looking, rotary and layers are {self.looking}, {self.rotary}, {self.layers}; give numbers that rise, "
-                "the last one above the others"
-            )
+STAGES = RECIPES / "backbones"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +22,7 @@ class BackboneTrainingConfig:
 
     Args:
         shape: Sizes; ignored if training begins from a backbone.
+        corpus: Generated episodes from which the tokenizer is made, if training begins from nothing.
         steps: Optimiser steps.
         tokens: Tokens in a batch, padding included.
         peak: Learning rate of the matrices (Muon, matched to AdamW's step size), and of the rest (AdamW).
@@ -75,6 +47,7 @@ class BackboneTrainingConfig:
     """
 
     shape: BackboneShape = field(default_factory=BackboneShape)
+    corpus: int = 12000
     steps: int = 1000
     tokens: int = 4096
     peak: float = 2e-3
@@ -95,7 +68,7 @@ class BackboneTrainingConfig:
 
     def __post_init__(self) -> None:
         arguments.instance(self.shape, "shape", BackboneShape)
-        for name in ("steps", "checkpoint_every", "evaluate_every"):
+        for name in ("corpus", "steps", "checkpoint_every", "evaluate_every"):
             arguments.whole(getattr(self, name), name, 1)
         arguments.whole(self.tokens, "tokens", 64)
         for name in ("warmup", "evaluation", "seed"):
@@ -144,6 +117,18 @@ class BackboneTrainingConfig:
             values["shape"] = BackboneShape(**shape)
         values |= {name: tuple(values[name]) for name in ("copying", "closed") if isinstance(values.get(name), list)}
         return cls(**values)
+
+
+def read_stage(source: str | Path) -> dict[str, Any]:
+    """Read the recipe of a stage as plain values.
+
+    Args:
+        source: A JSON file, or the name of one that comes with this package: "tiny-1", "tiny-2".
+
+    Raises:
+        ConfigError: There is no such recipe, or it is not a JSON object.
+    """
+    return read_recipe(source, STAGES)
 
 
 def _known(values: Mapping[str, Any], kind: Any, what: str) -> None:

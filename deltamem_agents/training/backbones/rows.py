@@ -16,10 +16,10 @@ from deltamem_agents.training.adapters.phases import Curriculum
 from deltamem_agents.training.backbone import crowded
 from deltamem_agents.training.backbones.config import BackboneTrainingConfig
 from deltamem_agents.training.backbones.vocabulary import WordEncoder
-from deltamem_agents.training.batches import Batch, Row, extend, recalled_message, records_message
+from deltamem_agents.training.batches import Batch, Row, extend, recalled_message, records_message, repeated_tokens
 from deltamem_agents.training.conversations import UNKNOWN, Shape, converse
 from deltamem_agents.training.episodes import Episode, Message, Question, draw_episode
-from deltamem_agents.training.tokenizer import END, PAD, SPECIAL_TOKENS
+from deltamem_agents.training.tokenizer import END, PAD
 
 POOL = 12  # batches that are drawn together and then cut by length, so that little is padding
 LONG = 8  # tokens up to which each token of an answer has the weight 1; those of a longer answer share it
@@ -100,18 +100,6 @@ class Rows:
         for question in questions:
             extend(row, self._asked(question.text, question.answer))
         return [row]
-
-    def copying(self, rng: random.Random, length: int) -> Row:
-        """Random tokens with repeated spans, which count from their second token on."""
-        ids = [rng.randrange(len(SPECIAL_TOKENS), self.vocabulary) for _ in range(max(8, length // 2))]
-        weights = [0.0] * len(ids)
-        while len(ids) < length:
-            size = rng.randint(4, 16)
-            start = rng.randrange(0, len(ids) - size + 1) if len(ids) > size else 0
-            span = ids[start : start + size]
-            ids += span
-            weights += [0.0] + [COPY_WEIGHT] * (len(span) - 1)
-        return Row(ids, weights)
 
     def messages(self, encoder: WordEncoder, messages: Sequence[Message], weight: float) -> Row:
         """Messages one after another; ``weight`` counts for all but the roles."""
@@ -198,7 +186,7 @@ class Batches:
         while total < POOL * config.tokens:
             kind = rng.random()
             if kind < copying:
-                drawn = [self._rows.copying(rng, rng.randint(48, 256))]
+                drawn = [repeated_tokens(rng, rng.randint(48, 256), self._rows.vocabulary, weight=COPY_WEIGHT)]
             elif kind < copying + closed:
                 drawn = self._rows.of_conversation(rng)
             else:

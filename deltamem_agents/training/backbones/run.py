@@ -9,20 +9,21 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from transformers import PreTrainedTokenizerFast, SmolLM3Config, SmolLM3ForCausalLM
+from transformers import PreTrainedTokenizerFast, SmolLM3ForCausalLM
 
 from deltamem_agents.engine import load_backbone
-from deltamem_agents.errors import ConfigError, DivergedError
-from deltamem_agents.training.backbones.config import BackboneShape, BackboneTrainingConfig
+from deltamem_agents.errors import ConfigError, DivergedError, TrainingFileError
+from deltamem_agents.training.backbones.config import BackboneTrainingConfig
 from deltamem_agents.training.backbones.measuring import Reading, measure_reading
 from deltamem_agents.training.backbones.rows import Batches, Place
+from deltamem_agents.training.backbones.shape import fresh_backbone
 from deltamem_agents.training.backbones.vocabulary import train_open_tokenizer
 from deltamem_agents.training.batches import Batch
-from deltamem_agents.training.induction import ROPE_THETA, start_with_lookup
 from deltamem_agents.training.optimization import Muon, mixed_precision
+from deltamem_agents.training.tokenizer import END
 
 STATE = "training-state.pt"  # weights, optimizers and place of an unfinished stage
 SETTINGS = "stage.json"
@@ -59,32 +60,6 @@ class _State:
     curve: list[dict[str, Any]] = field(default_factory=list)
 
 
-def new_open_backbone(shape: BackboneShape, tokenizer: PreTrainedTokenizerFast, *, seed: int = 0) -> SmolLM3ForCausalLM:
-    """An untrained backbone that begins with heads that look things up; see `induction`."""
-    torch.manual_seed(seed)
-    heads = shape.width // shape.head
-    config = SmolLM3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=shape.width,
-        intermediate_size=shape.inner,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        no_rope_layers=[1] * shape.rotary + [0] * (shape.layers - shape.rotary),
-        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-        initializer_range=0.04,
-    )
-    config._attn_implementation = "sdpa"
-    model = SmolLM3ForCausalLM(config)
-    start_with_lookup(model, rotary=shape.looking, generator=torch.Generator().manual_seed(seed))
-    return model
-
-
 def train_backbone_stage(
     out: str | Path,
     config: BackboneTrainingConfig,
@@ -100,6 +75,7 @@ def train_backbone_stage(
     Raises:
         ConfigError: The folder holds something else, or a stage with other settings.
         DivergedError: A loss is not a finite number; the last checkpoint is kept.
+        TrainingFileError: A checkpoint cannot be written; the one before is kept.
         BackboneFileError: The backbone to begin from cannot be loaded.
     """
     folder = Path(out)
@@ -149,7 +125,7 @@ def train_backbone_stage(
     return folder
 
 
-def save_half(model: SmolLM3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def _save_half(model: SmolLM3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Store a backbone in bfloat16 with its tokenizer."""
     copy.deepcopy(model).bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -163,7 +139,7 @@ def _publish(
     settings: Mapping[str, Any],
 ) -> None:
     """Store weights that can be used, or begun from, with the curve that led to them."""
-    save_half(model, tokenizer, folder)
+    _save_half(model, tokenizer, folder)
     facts = {**settings, "reached": state.step, "read": state.tokens, "seconds": round(state.seconds)}
     (folder / "training.json").write_text(json.dumps(facts | {"curve": state.curve}, indent=1) + "\n", "utf-8")
 
@@ -187,15 +163,15 @@ def _started(
 ) -> tuple[SmolLM3ForCausalLM, PreTrainedTokenizerFast]:
     if begin_from is not None:
         model, tokenizer = load_backbone(str(begin_from), torch.device("cpu"), torch.float32, "sdpa")
-        for parameter in model.parameters():
-            parameter.requires_grad_(True)
-        return model, tokenizer  # type: ignore[return-value]
+        if not isinstance(model, SmolLM3ForCausalLM) or tokenizer.convert_tokens_to_ids(END) is None:
+            raise ConfigError(f"{str(begin_from)!r} is no backbone that a stage left; name the folder of one")
+        return model.requires_grad_(True), cast(PreTrainedTokenizerFast, tokenizer)
     if resumed or (folder / "tokenizer.json").is_file():
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     else:
-        tokenizer = train_open_tokenizer(vocabulary=config.shape.vocabulary, seed=config.seed)
+        tokenizer = train_open_tokenizer(vocabulary=config.shape.vocabulary, episodes=config.corpus, seed=config.seed)
         tokenizer.save_pretrained(folder)
-    return new_open_backbone(config.shape, tokenizer, seed=config.seed), tokenizer
+    return fresh_backbone(config.shape, tokenizer, seed=config.seed), tokenizer
 
 
 def _optimizers(model: SmolLM3ForCausalLM, config: BackboneTrainingConfig) -> list[torch.optim.Optimizer]:
@@ -249,8 +225,15 @@ def _save(folder: Path, state: _State, model: SmolLM3ForCausalLM, optimizers: li
         },
     }
     partial = folder / f"{STATE}.part"
-    torch.save(whole, partial)
-    os.replace(partial, folder / STATE)
+    try:
+        torch.save(whole, partial)
+        os.replace(partial, folder / STATE)
+    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
+        partial.unlink(missing_ok=True)
+        raise TrainingFileError(
+            f"the checkpoint of step {state.step} cannot be written to {str(folder)!r}: {error}; make room on the "
+            "disk. The one before is kept; run the same command again to go on from it"
+        ) from error
 
 
 def _restored(folder: Path, model: SmolLM3ForCausalLM, optimizers: list[torch.optim.Optimizer]) -> _State:
