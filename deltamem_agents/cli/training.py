@@ -24,7 +24,7 @@ app.add_typer(train)
 
 @train.callback()
 def _group() -> None:
-    """Train an adapter, a small backbone, or a model like the bundled one."""
+    """Train an adapter, or a small model."""
 
 
 @train.command()

@@ -70,8 +70,9 @@ def _table(scores: list[Mapping[str, Any]]) -> str:
 
 
 def _everyday(scores: Sequence[Mapping[str, Any]]) -> str:
+    shares = ("right", "wrong", "invented")
     rows = [
-        f"| {each['facts']} | {each['right']:.3f} | {each['wrong']:.3f} | {each['invented']:.3f} | {each['questions']} |"
+        f"| {each['facts']} | {' | '.join(f'{each[name]:.3f}' for name in shares)} | {each['questions']} |"
         for each in scores
     ]
     return (

@@ -33,6 +33,26 @@ def test_an_occupied_folder_is_left_alone(deltamem, tmp_path):
     assert [each.name for each in (tmp_path / "model").iterdir()] == ["mine.txt"]
 
 
+def test_a_stage_of_a_backbone_is_trained_and_an_adapter_can_follow(deltamem, tmp_path):
+    (tmp_path / "small.json").write_text(
+        '{"shape": {"vocabulary": 600, "width": 32, "layers": 3, "rotary": 1, "looking": 1, "head": 16, "inner": 32},'
+        ' "corpus": 40, "steps": 9, "tokens": 512, "mixture": {"facts": [1, 2], "filler": [0, 0]}}'
+    )
+    done = deltamem(
+        "train", "backbone", "--out", "b1", "--config", "small.json", "--steps", 2, "--evaluation", 2, "--json"
+    )
+    assert done.code == 0, done.err
+    assert done.json["out"] == "b1" and done.json["loss"] > 0 and done.json["measured"][0]["questions"] > 0
+    again = deltamem("train", "backbone", "--out", "b1", "--config", "small.json", "--steps", 3)
+    assert again.code == 1 and "other settings" in again.err and again.err.count("\n") == 1
+    on = ("--config", "small.json", "--steps", 1, "--evaluation", 0, "--seed", 1)
+    assert deltamem("train", "backbone", "--out", "b2", "--from", "b1", *on).code == 0
+    (tmp_path / "episodes.jsonl").write_text(EPISODE * 20)
+    options = ("--backbone", "b2", "--data", "episodes.jsonl", "--out", "mine", "--steps", 1, "--evaluation", 0)
+    done = deltamem("train", "adapter", *options, "--episodes", 2)
+    assert done.code == 0, done.err
+
+
 EPISODE = (
     '{"sessions": [[{"role": "user", "content": "My dog is Rex."}]], '
     '"questions": [{"question": "What is my dog called?", "answer": "Rex"}]}\n'

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import replace
 
 import pytest
 import torch
 
 from deltamem_agents import DeltaMem
 from deltamem_agents.core import Calibration, Logistic, state_norm
+from deltamem_agents.engine.generation import Generation
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.memory.answering import ask, draw, preload
 from deltamem_agents.memory.async_methods import run
@@ -29,6 +32,12 @@ def mem() -> Iterator[DeltaMem]:
 
 def lines(*texts: str) -> str:
     return "\n".join([HEADER, *(f"- user: {text}" for text in texts)])
+
+
+def done(generation: Generation) -> Future[Generation]:
+    future = Future[Generation]()
+    future.set_result(generation)
+    return future
 
 
 @pytest.mark.parametrize(("mode", "source"), [("state", "state"), ("vector", "records"), ("hybrid", "both")])
@@ -71,6 +80,19 @@ def test_a_doubtful_state_keeps_silent_where_records_do(mem: DeltaMem, monkeypat
     assert found.text is None and found.source == "neither"
     assert found.confidence == pytest.approx(0.214, abs=1e-3)  # odds of 2.718, of which a tenth
     assert found.generation.text == "teal"  # what was withheld
+
+
+def test_words_that_no_record_holds_are_doubted(mem: DeltaMem, monkeypatch: pytest.MonkeyPatch) -> None:
+    (read,) = run(draw(mem.engine, COLOUR, lines("My favourite colour is crimson."), None))
+    assert read.quoted
+    spoken = replace(read.generation, text="crim")  # as if the value had been cut short
+    for generation, answered in ((read.generation, "crimson"), (spoken, None)):
+        monkeypatch.setattr(mem.engine, "generate", lambda *_, said=generation, **__: done(said))
+        found = run(ask(mem.engine, COLOUR, lines("My favourite colour is crimson."), None))
+        assert found.text == answered and found.generation.text == generation.text
+        assert (found.confidence > 0.9) == (answered is not None)
+    (guessed,) = run(draw(mem.engine, COLOUR, lines("My favourite colour is crimson."), None))
+    assert not guessed.quoted and guessed.by_records > 0.9
 
 
 def test_both_answers_are_drawn_with_what_raises_them(mem: DeltaMem) -> None:
