@@ -9,6 +9,8 @@ from deltamem_agents.recall import says_every_word
 from deltamem_agents.training import measure_everyday
 from deltamem_agents.training.everyday import everyday_facts
 
+pytestmark = pytest.mark.usefixtures("small_instead_of_tiny")
+
 
 def test_each_answer_stands_in_what_is_said_and_no_fact_answers_two_questions() -> None:
     facts = everyday_facts()
