@@ -17,6 +17,8 @@ from deltamem_agents.engine import AgentKey, Cancellation, Engine, Limits, Loade
 
 COLOURS = ("red", "blue", "green", "teal", "black", "white")
 QUESTIONS = ("What is my favourite colour?", "Tell me what I like, what I wear and where I live, please.", "Hello")
+pytestmark = pytest.mark.bundled
+
 LONG = Sampling(max_tokens=16)
 STRONG = 192.0  # α at which a single token that is not written changes an answer
 
