@@ -44,8 +44,8 @@ class Calibration:
 
     Args:
         missed: Share of facts told that the records found do not answer. If records exist but do not support what the
-            state says, the odds of that answer are multiplied by this: most likely the fact was never told. So are the
-            odds of an answer read from records that do not contain its words.
+            state says, the odds of that answer are multiplied by this: most likely the fact was never told. The confidence
+            in an answer that was read, but whose words the records do not contain, is multiplied by it too.
         full: ‖S‖ above which a state does more harm than good to a prompt that contains records; None for no bound. At
             its capacity, a state overrides what stands in the context.
     """
@@ -56,7 +56,7 @@ class Calibration:
     full: float | None = None
 
     def unread(self, confidence: float) -> float:
-        """The confidence in an answer that none of the records found supports."""
+        """The state's confidence in an answer that none of the records found supports."""
         odds = self.missed * confidence / (1 - confidence)
         return odds / (1 + odds)
 

@@ -100,7 +100,7 @@ def ask(engine: Engine, query: str, records: str, folded: Folded | None, scratch
     for each in drawn:
         by_records, by_state = confidence.of_records(each.by_records), confidence.of_state(each.by_state)
         if not each.quoted:  # records can raise the probability of words that they do not hold
-            by_records = engine.calibration.unread(by_records)
+            by_records *= engine.calibration.missed  # what they do not hold is right only where retrieval missed it
         if consulted and by_records < BELIEVED:
             by_state = engine.calibration.unread(by_state)
         source: Source = "neither"

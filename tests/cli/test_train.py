@@ -38,12 +38,11 @@ def test_a_stage_of_a_backbone_is_trained_and_an_adapter_can_follow(deltamem, tm
         '{"shape": {"vocabulary": 600, "width": 32, "layers": 3, "rotary": 1, "looking": 1, "head": 16, "inner": 32},'
         ' "corpus": 40, "steps": 9, "tokens": 512, "mixture": {"facts": [1, 2], "filler": [0, 0]}}'
     )
-    done = deltamem(
-        "train", "backbone", "--out", "b1", "--config", "small.json", "--steps", 2, "--evaluation", 2, "--json"
-    )
+    stage = ("--out", "b1", "--config", "small.json", "--evaluation", 2)
+    done = deltamem("train", "backbone", *stage, "--steps", 2, "--json")
     assert done.code == 0, done.err
     assert done.json["out"] == "b1" and done.json["loss"] > 0 and done.json["measured"][0]["questions"] > 0
-    again = deltamem("train", "backbone", *options, "--steps", 3)
+    again = deltamem("train", "backbone", *stage, "--steps", 3)
     assert again.code == 1 and "other settings" in again.err and again.err.count("\n") == 1
     on = ("--config", "small.json", "--steps", 1, "--evaluation", 0, "--seed", 1)
     assert deltamem("train", "backbone", "--out", "b2", "--from", "b1", *on).code == 0

@@ -162,7 +162,7 @@ def _started(
     config: BackboneTrainingConfig, begin_from: str | Path | None, folder: Path, resumed: bool
 ) -> tuple[SmolLM3ForCausalLM, PreTrainedTokenizerFast]:
     if begin_from is not None:
-        model, tokenizer = load_backbone(str(begin_from), torch.device("cpu"), torch.float32, "sdpa")
+        model, tokenizer = load_backbone(str(begin_from), "cpu", "float32", attention="sdpa")
         if not isinstance(model, SmolLM3ForCausalLM) or tokenizer.convert_tokens_to_ids(END) is None:
             raise ConfigError(f"{str(begin_from)!r} is no backbone that a stage left; name the folder of one")
         return model.requires_grad_(True), cast(PreTrainedTokenizerFast, tokenizer)
