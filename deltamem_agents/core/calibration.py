@@ -44,8 +44,8 @@ class Calibration:
 
     Args:
         missed: Share of facts told that the records found do not answer. If records exist but do not support what the
-            state says, the odds of that answer are multiplied by this: most likely the fact was never told. The confidence
-            in an answer that was read, but whose words the records do not contain, is multiplied by it too.
+            state says, the odds of that answer are multiplied by this: most likely the fact was never told. So is the
+            confidence in an answer that was read, if the records do not contain its words.
         full: ‖S‖ above which a state does more harm than good to a prompt that contains records; None for no bound. At
             its capacity, a state overrides what stands in the context.
     """

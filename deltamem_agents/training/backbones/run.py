@@ -97,7 +97,7 @@ def train_backbone_stage(
         loss, right = _loss(model, batch, sampling.manual_seed(config.seed * 1_000_003 + state.step))
         if not bool(loss.isfinite()):
             raise DivergedError(
-                f"the loss of step {state.step + 1} is {float(loss)}; the last checkpoint is kept. Lower peak"
+                f"the loss of step {state.step + 1} is {float(loss.detach())}; the last checkpoint is kept. Lower peak"
             )
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
