@@ -27,6 +27,8 @@ from deltamem_agents.errors import (
 )
 from tests.faulty import before_forwards, endless, every_slot_is_free
 
+pytestmark = pytest.mark.bundled
+
 SAME = 1e-5  # relative, float32
 COLOURS = ("red", "blue", "green", "teal", "black", "white", "brown", "pink")
 

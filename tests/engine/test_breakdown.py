@@ -112,10 +112,10 @@ def test_an_engine_that_has_failed_is_not_shared_again(tmp_path: Path) -> None:
                 mem.agent("a").recall("What is my dog?")
         with DeltaMem.open(url=url, embedder=False, limits=limits) as third:
             assert third.engine is not first.engine
-            assert third.agent("a").recall("What is my dog?").answer
+            assert third.agent("a").recall("What is my dog?").usage.answer_tokens
             first.close()
             second.close()
-            assert third.agent("a").recall("What is my dog?").answer
+            assert third.agent("a").recall("What is my dog?").usage.answer_tokens
     finally:
         first.close()
         second.close()

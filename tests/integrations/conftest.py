@@ -17,11 +17,6 @@ from deltamem_agents import DeltaMem
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _small_model(small_instead_of_tiny: None) -> None:
-    pass
-
-
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'memory.db'}"
