@@ -96,8 +96,9 @@ def measure_everyday(
                 for fact in untold:
                     counted[2] += agent.recall(fact.asked, mode=mode, k=k).answer is not None
             agent.delete()
-        for mode, (right, wrong, invented, asked) in found.items():
-            yield EverydayScore(size, mode, right / asked, wrong / asked, invented / (episodes * ASKED), asked)
+        for name, (right, wrong, invented, asked) in found.items():
+            invented_share = invented / (episodes * ASKED)
+            yield EverydayScore(size, name, right / asked, wrong / asked, invented_share, asked)
 
 
 def _plain(text: str) -> tuple[str, ...]:

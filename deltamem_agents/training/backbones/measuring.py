@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, SmolLM3ForCausalLM
 
 from deltamem_agents.training.adapters.phases import MEASURED, Curriculum
 from deltamem_agents.training.backbones.config import BackboneTrainingConfig
@@ -30,7 +30,7 @@ class Reading:
 
 @torch.inference_mode()
 def measure_reading(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config: BackboneTrainingConfig
+    model: SmolLM3ForCausalLM, tokenizer: PreTrainedTokenizerFast, config: BackboneTrainingConfig
 ) -> Iterator[Reading]:
     """Measure on held-out episodes, each question after what was told, or after its records."""
     rows = Rows(tokenizer)
@@ -51,17 +51,17 @@ def measure_reading(
             for (kind, _), right in zip(batch, _right(model, rows, [row for _, row in batch]), strict=True):
                 found[kind].append(right)
             batch = []
-    model.train(training)  # type: ignore[no-untyped-call]
+    model.train(training)
     for kind, rights in sorted(found.items()):
         yield Reading(kind, sum(rights) / len(rights), len(rights))
 
 
-def _right(model: PreTrainedModel, rows: Rows, batch: list[Row]) -> list[bool]:
+def _right(model: SmolLM3ForCausalLM, rows: Rows, batch: list[Row]) -> list[bool]:
     padded = rows.batch(batch)
-    hidden = model.get_decoder()(input_ids=padded.ids, use_cache=False).last_hidden_state[:, :-1]
+    hidden = model.model(input_ids=padded.ids, use_cache=False).last_hidden_state[:, :-1]
     wanted = padded.weights[:, 1:] > 0
     hits = torch.ones_like(wanted)
-    hits[wanted] = model.get_output_embeddings()(hidden[wanted]).argmax(-1) == padded.ids[:, 1:][wanted]
+    hits[wanted] = model.lm_head(hidden[wanted]).argmax(-1) == padded.ids[:, 1:][wanted]
     return [bool(each) for each in hits.all(1)]
 
 

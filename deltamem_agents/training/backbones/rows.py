@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -211,4 +212,4 @@ def _cut(rng: random.Random, rows: list[Row], tokens: int) -> list[list[Row]]:
 
 
 def _dicts(messages: Sequence[tuple[str, str]]) -> list[Message]:
-    return [{"role": role, "content": text} for role, text in messages]  # type: ignore[misc]
+    return [cast(Message, {"role": role, "content": text}) for role, text in messages]
