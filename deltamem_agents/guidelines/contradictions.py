@@ -93,12 +93,12 @@ def _by_words(rule: Rule) -> tuple[frozenset[str], frozenset[str], bool]:
 
 def contradictions(rules: Sequence[Rule]) -> list[tuple[Rule, Rule, str]]:
     """Pairs of rules that contradict each other, and about what; only pairs that can be about one file."""
-    groups: dict[tuple[str, object], list[tuple[Rule, object]]] = defaultdict(list)
+    groups: dict[tuple[str, frozenset[str]], list[tuple[Rule, object]]] = defaultdict(list)
     for rule in rules:
         if rule.kind == "pointer" or len(rule.text) > LONGEST:
             continue
-        for subject, value in claims(rule).items():
-            groups[subject, ""].append((rule, value))
+        for subject, claimed_value in claims(rule).items():
+            groups[subject, frozenset()].append((rule, claimed_value))
         words, values, negates = _by_words(rule)
         if len(words) >= FEWEST_WORDS and rule.rank != 2:
             groups["what else they say alike", words].append((rule, (values, negates)))
@@ -106,9 +106,7 @@ def contradictions(rules: Sequence[Rule]) -> list[tuple[Rule, Rule, str]]:
             groups["the same", words].append((rule, negates))
     found: dict[tuple[str, str], tuple[Rule, Rule, str]] = {}
     for (subject, words), claimed in groups.items():
-        about = (
-            subject if words == "" else " ".join(sorted(map(str, words))) if isinstance(words, frozenset) else subject
-        )
+        about = " ".join(sorted(words)) or subject
         for (one, value), (other, another) in combinations(claimed, 2):
             if value != another and _may_meet(one, other) and not _side_by_side(one, other, subject):
                 found.setdefault((one.id, other.id), (one, other, about))

@@ -76,7 +76,7 @@ class Guidelines:
         Raises:
             MissingExtraError: watchfiles is not installed.
         """
-        return watching.watch(self, stop)
+        return watching.watch(self.repository, self.sync, self.sources, stop)
 
     def sources(self) -> Collection[str]:
         """The files that the last sync read."""

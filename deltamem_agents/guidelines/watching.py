@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING
 
 from deltamem_agents.errors import require_extra
-from deltamem_agents.guidelines.repository import SKIPPED
+from deltamem_agents.guidelines.repository import SKIPPED, Repository
 from deltamem_agents.guidelines.results import Synced
 from deltamem_agents.guidelines.sources import source_of
-
-if TYPE_CHECKING:
-    from deltamem_agents.guidelines.guidelines import Guidelines
 
 DEBOUNCE = 300  # milliseconds that changes are gathered for
 _OF_GIT = frozenset(("HEAD", "ORIG_HEAD", "logs/HEAD", "packed-refs"))
 
 
-def watch(guidelines: Guidelines, stop: Event | None = None) -> Iterator[Synced]:
+def watch(
+    repository: Repository,
+    sync: Callable[[], Synced],
+    sources: Callable[[], Collection[str]],
+    stop: Event | None = None,
+) -> Iterator[Synced]:
     """Sync now, and then after each change, until ``stop`` is set; yields what each sync did that wrote something.
+
+    Args:
+        sources: The files that the last sync read.
 
     Raises:
         MissingExtraError: watchfiles is not installed.
@@ -29,7 +33,7 @@ def watch(guidelines: Guidelines, stop: Event | None = None) -> Iterator[Synced]
     require_extra("watchfiles", "guidelines sync --watch", "guidelines")
     import watchfiles
 
-    root, git_dir = guidelines.repository.root, guidelines.repository.git_dir
+    root, git_dir = repository.root, repository.git_dir
     folders = {root} | ({git_dir} if git_dir is not None and not git_dir.is_relative_to(root) else set())
 
     def matters(_: object, path: str) -> bool:
@@ -38,10 +42,10 @@ def watch(guidelines: Guidelines, stop: Event | None = None) -> Iterator[Synced]
         inside = os.path.relpath(path, root).replace(os.sep, "/")
         if SKIPPED.intersection(inside.split("/")[:-1]):
             return False
-        return source_of(inside) is not None or inside in guidelines.sources()
+        return source_of(inside) is not None or inside in sources()
 
-    yield guidelines.sync()
+    yield sync()
     for _ in watchfiles.watch(*folders, watch_filter=matters, debounce=DEBOUNCE, stop_event=stop, raise_interrupt=True):
-        done = guidelines.sync()
+        done = sync()
         if done.wrote:
             yield done

@@ -47,8 +47,8 @@ __all__ = [
     "query_terms",
     "recall_text",
     "says",
-    "shared_words",
     "says_every_word",
+    "shared_words",
     "split_text",
     "within_budget",
 ]

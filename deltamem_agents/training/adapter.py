@@ -21,9 +21,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from deltamem_agents.core import Adapter, Attached, DeltaMemConfig, State, attach, select_state
-from deltamem_agents.training.backbone import crowded
 from deltamem_agents.training.batches import Renderer, Row, extend, recalled_message, records_message
-from deltamem_agents.training.conversations import Conversation, Question, Shape, converse
+from deltamem_agents.training.conversations import Conversation, Question, Shape, converse, crowded
 from deltamem_agents.training.optimization import Progress, learning_rate, mixed_precision
 
 ASKED = 8  # questions about an overloaded conversation

@@ -28,7 +28,7 @@ from deltamem_agents.training.batches import (
     records_message,
     repeated_tokens,
 )
-from deltamem_agents.training.conversations import UNKNOWN, Shape, converse
+from deltamem_agents.training.conversations import UNKNOWN, Shape, converse, crowded
 from deltamem_agents.training.optimization import Muon, Progress, learning_rate, mixed_precision
 
 
@@ -164,15 +164,6 @@ def _conversation(rng: random.Random, renderer: Renderer, recipe: BackboneRecipe
     for question in questions:
         extend(row, renderer.exchange(question))
     return row
-
-
-def crowded(rng: random.Random, shape: Shape, share: float) -> Shape:
-    """For a share of conversations, make the facts alike: of few attributes or of few subjects."""
-    if rng.random() >= share:
-        return shape
-    if rng.random() < 0.6:
-        return replace(shape, attributes=rng.randint(1, 3))
-    return replace(shape, subjects=rng.randint(1, 4))
 
 
 def _recalled(rng: random.Random, renderer: Renderer, recipe: BackboneRecipe) -> Batch:

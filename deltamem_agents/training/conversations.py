@@ -8,7 +8,7 @@ feeds the backbone (everything in one context), the adapter (each question in a 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from deltamem_agents.training.domain import KEYS, PEOPLE, Fact, draw_facts, draw_keys, draw_value
 
@@ -103,6 +103,15 @@ class Shape:
     held_out: bool = False
     filler_last: bool = False
     plain: bool = False
+
+
+def crowded(rng: random.Random, shape: Shape, share: float) -> Shape:
+    """For a share of conversations, make the facts alike: of few attributes or of few subjects."""
+    if rng.random() >= share:
+        return shape
+    if rng.random() < 0.6:
+        return replace(shape, attributes=rng.randint(1, 3))
+    return replace(shape, subjects=rng.randint(1, 4))
 
 
 def converse(rng: random.Random, shape: Shape) -> Conversation:

@@ -25,8 +25,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         made = [(each, each.make(Path(folder) / each.name)) for each in examples()]
         for name in ("words", "embedder") if asked.embedder else ("words",):
-            options = {"embedder": "sentence-transformers/all-MiniLM-L6-v2"} if name == "embedder" else {}
-            with DeltaMem.open(None, url=f"sqlite:///{folder}/{name}.db", **options) as mem:
+            embedder = "sentence-transformers/all-MiniLM-L6-v2" if name == "embedder" else None
+            with DeltaMem.open(None, url=f"sqlite:///{folder}/{name}.db", embedder=embedder) as mem:
                 began = time.perf_counter()
                 ours, bm25 = measure(mem, made)
                 figures[name] = ours.as_dict() | {"seconds": round(time.perf_counter() - began, 1)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import json5
@@ -163,7 +163,7 @@ def prettier(text: str) -> Iterator[Fact]:
 
 
 def _prettier(settings: dict[str, Any], text: str, globs: tuple[str, ...] = (), start: int = 0) -> Iterator[Fact]:
-    said = {
+    said: dict[str, Callable[[Any], str]] = {
         "printWidth": lambda value: f"Line length: at most {value} characters (Prettier)",
         "tabWidth": lambda value: f"Indentation: {value} spaces (Prettier)",
         "useTabs": lambda value: "Indentation: tabs (Prettier)" if value else "",

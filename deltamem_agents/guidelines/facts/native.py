@@ -19,7 +19,7 @@ def cargo(text: str) -> Iterator[Fact]:
             yield Fact(f"Rust version: minimum supported is {version} (MSRV)", lines.of(section, "rust-version"))
         if isinstance(edition := found.get("edition"), str):
             yield Fact(f"Rust edition: {edition}", lines.of(section, "edition"))
-    if members := table(whole, "workspace").get("members"):
+    if isinstance(members := table(whole, "workspace").get("members"), list):
         yield Fact(f"Monorepo: a Cargo workspace of {', '.join(map(str, members))}", lines.of("workspace", "members"))
     for section in ("lints", "workspace.lints"):
         for tool, settings in table(whole, *section.split(".")).items():

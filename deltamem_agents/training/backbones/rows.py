@@ -14,11 +14,10 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from deltamem_agents.training.adapters.phases import Curriculum
-from deltamem_agents.training.backbone import crowded
 from deltamem_agents.training.backbones.config import BackboneTrainingConfig
 from deltamem_agents.training.backbones.vocabulary import WordEncoder
 from deltamem_agents.training.batches import Batch, Row, extend, recalled_message, records_message, repeated_tokens
-from deltamem_agents.training.conversations import UNKNOWN, Shape, converse
+from deltamem_agents.training.conversations import UNKNOWN, Shape, converse, crowded
 from deltamem_agents.training.episodes import Episode, Message, Question, draw_episode
 from deltamem_agents.training.tokenizer import END, PAD
 
