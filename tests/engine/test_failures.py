@@ -54,7 +54,14 @@ class Got(NamedTuple):
 
 
 def _outcome(future: Future[Any]) -> Any:
-    return future.exception(SECONDS) or future.result()
+    """A future's result or its error, without the frames: these hold all that ran, for as long as the error is kept."""
+    error = future.exception(SECONDS)
+    if error is None:
+        return future.result()
+    raised: BaseException | None = error
+    while raised is not None:
+        raised = raised.with_traceback(None).__context__
+    return error
 
 
 @pytest.fixture(scope="module")
