@@ -12,6 +12,7 @@ from deltamem_agents.guidelines.results import Work
 from deltamem_agents.recall.words import text_terms
 
 BEHIND = 0.75  # share of the best score that a further commit or note needs
+DECIDED = 0.5  # what a decision is ahead of notes of another kind, where decisions are asked for
 ANSWERS = 0.34  # share of the question's units that a commit or note must cover
 _ABOUT_WORK = re.compile(
     r"\b(?:did|have|had|has|was|were) (?:i|we|you|they|anyone|anybody|somebody|it|this|that)\b|"
@@ -87,9 +88,8 @@ def answering(query: str, done: Sequence[Work], me: str, k: int, now: datetime |
     within = [each for each in done if _within(each, since, until)]
     if re.search(r"\bi\b|\bmy\b", query.casefold()) and me and any(each.author == me for each in within):
         within = [each for each in within if each.author == me]
-    if re.search(r"\bdeci(?:de|sion)", query, re.IGNORECASE):
-        within = [each for each in within if each.kind == "decision"]
-    elif not about_work:  # a decision may answer any question, but then it must be about it
+    decided = re.search(r"\bdeci(?:de|sion)", query, re.IGNORECASE) is not None
+    if decided or not about_work:  # a decision may answer any question, but then it must be about it
         within = [each for each in within if each.kind in ("decision", "intent")]
     units = [each for each in units_of(query) if each.word not in _TALK and each.terms]
     if not units:
@@ -108,7 +108,7 @@ def answering(query: str, done: Sequence[Work], me: str, k: int, now: datetime |
             for unit in units
         ) / len(units)
         if covered >= (ANSWERS if about_work else 0.6):
-            scored.append((covered + 0.05 * (each.kind == "decision"), number, each))
+            scored.append((covered + (DECIDED if decided else 0.05) * (each.kind == "decision"), number, each))
     top = max((score for score, *_ in scored), default=0.0)
     ranked = sorted(scored, key=lambda one: one[:2], reverse=True)
     return [each for score, _, each in ranked if score >= BEHIND * top][:k]

@@ -13,7 +13,6 @@ import pytest
 
 from deltamem_agents.errors import StoreError
 from deltamem_agents.store import Revision, Selection, Store
-from deltamem_agents.store import database as databases
 from tests.databases import engine_of, problems
 
 GONE = 1.5  # seconds
@@ -116,9 +115,8 @@ def test_writers_carry_on_when_the_server_is_restarted_under_load(server: Server
         assert problems(store) == []
 
 
-def test_a_server_that_stays_away_is_an_error_in_the_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(databases, "RETRY_SECONDS", 0.5)
-    with Store.open(server.url) as store:
+def test_a_server_that_stays_away_is_an_error_in_the_end(server: Server) -> None:
+    with Store.open(server.url, retry_seconds=0.5) as store:
         store.append("away", [say("before")], "s1")
         server.stop("fast")
         try:

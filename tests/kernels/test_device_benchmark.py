@@ -97,7 +97,7 @@ def test_a_case_that_hangs_is_stopped_and_told(bare: Path, tmp_path: Path) -> No
         "--only",
         "golden traces, more",
         "--minutes",
-        "0.2",
+        "0.02",
         "--out",
         str(out),
     )

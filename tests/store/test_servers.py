@@ -31,7 +31,6 @@ from sqlalchemy.exc import DBAPIError
 
 from deltamem_agents.errors import ConfigError, StoreError
 from deltamem_agents.store import Selection, Store
-from deltamem_agents.store import database as databases
 from tests.databases import held, problems
 
 FreshUrl = Callable[[], str]
@@ -378,11 +377,8 @@ def test_a_connection_that_the_server_has_ended(
         assert [entry.text for entry in store.live("alice")] == ["one", "two"]
 
 
-def test_a_database_that_was_dropped_is_said_to_be_gone(
-    url: str, postgresql_url: FreshUrl, say: Say, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(databases, "RETRY_SECONDS", 1.0)
-    with Store.open(url) as store:
+def test_a_database_that_was_dropped_is_said_to_be_gone(url: str, postgresql_url: FreshUrl, say: Say) -> None:
+    with Store.open(url, retry_seconds=1.0) as store:
         store.append("alice", [say("one")], "s")
         engine = create_engine(postgresql_url(), isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
