@@ -24,8 +24,8 @@ LONGEST = 4000  # characters of a commit's message
 SAME_SUBJECT = 0.5  # share of an earlier decision's words that one which reverses it repeats
 
 _DECISION = re.compile(
-    r"\b(?:decid|decision|we (?:will|now|no longer)|instead of|rather than|switch|chose|choose|going with|go with|"
-    r"agreed|settled on|must|from now on|no longer|reverted?|drop(?:ped)?|keep|use)\b",
+    r"\b(?:decid\w+|decisions?|we (?:will|now|no longer)|instead of|rather than|switch\w*|chose|choose|going with|"
+    r"go with|agreed|settled on|must|from now on|no longer|reverted?|drop(?:ped)?|keep|use)\b",
     re.IGNORECASE,
 )
 _INTENT = re.compile(r"^(?:intent|goal|plan|next|todo|working on|i(?: a|['’])m (?:working|going))\b", re.IGNORECASE)

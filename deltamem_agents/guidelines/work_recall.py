@@ -89,7 +89,9 @@ def answering(query: str, done: Sequence[Work], me: str, k: int, now: datetime |
     if re.search(r"\bi\b|\bmy\b", query.casefold()) and me and any(each.author == me for each in within):
         within = [each for each in within if each.author == me]
     decided = re.search(r"\bdeci(?:de|sion)", query, re.IGNORECASE) is not None
-    if decided or not about_work:  # a decision may answer any question, but then it must be about it
+    if decided:
+        within = [each for each in within if each.kind != "commit"]
+    elif not about_work:  # a decision may answer any question, but then it must be about it
         within = [each for each in within if each.kind in ("decision", "intent")]
     units = [each for each in units_of(query) if each.word not in _TALK and each.terms]
     if not units:
@@ -108,10 +110,11 @@ def answering(query: str, done: Sequence[Work], me: str, k: int, now: datetime |
             for unit in units
         ) / len(units)
         if covered >= (ANSWERS if about_work else 0.6):
-            scored.append((covered + (DECIDED if decided else 0.05) * (each.kind == "decision"), number, each))
-    top = max((score for score, *_ in scored), default=0.0)
+            ahead = (DECIDED if decided else 0.05) * (each.kind == "decision")
+            scored.append((covered + ahead, number, covered, each))
+    top = max((covered for _, _, covered, _ in scored), default=0.0)
     ranked = sorted(scored, key=lambda one: one[:2], reverse=True)
-    return [each for score, _, each in ranked if score >= BEHIND * top][:k]
+    return [each for _, _, covered, each in ranked if covered >= BEHIND * top][:k]
 
 
 def _begins(term: str, terms: set[str]) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deltamem_agents import DeltaMem
+from deltamem_agents import DeltaMem, tiny
 from deltamem_agents.errors import StoreError
 from deltamem_agents.training.conversations import Shape, converse
 from tests.databases import execute
@@ -135,11 +135,12 @@ def test_another_process_folds_what_this_one_wrote(mem, url, distance) -> None:
     here = mem.agent("a").state()
     script = (
         "import sys, torch; from deltamem_agents import DeltaMem\n"
-        "with DeltaMem.open('tiny', url=sys.argv[1], embedder=False) as mem:\n"
+        "with DeltaMem.open(sys.argv[2], adapter=sys.argv[3], url=sys.argv[1], embedder=False) as mem:\n"
         "    mem.agent('a').write([{'role': 'user', 'content': 'My dog is Rex.'}], 's1')\n"
         "    print(sum(float(t.abs().sum()) for t in mem.agent('a').state().values()))\n"
     )
-    ran = subprocess.run([sys.executable, "-c", script, url], capture_output=True, text=True, check=True)
+    model = (str(tiny.FOLDER), str(tiny.FOLDER / "adapter"))
+    ran = subprocess.run([sys.executable, "-c", script, url, *model], capture_output=True, text=True, check=True)
     there = float(ran.stdout)
     now = mem.agent("a").state()
     assert distance(now, here) > 1e-6
