@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deltamem_agents import DeltaMem
 
+FOREIGN = ("AnthropicMemoryTool", "AsyncAnthropicMemoryTool")  # these import Anthropic's SDK, which takes a second
 HEAVY = ("torch", "transformers", "triton", "sentence_transformers")
 TEAL = {"role": "user", "content": "My favourite colour is teal.", "id": "m1"}
 OSLO = {"role": "user", "content": "I live in Oslo.", "id": "m2"}
@@ -37,7 +38,7 @@ def ours(kind: str) -> None:
     package = "deltamem_agents" if kind == "memory" else f"{kind}_deltamem"
     module = import_module(package)
     for name in module.__all__:
-        if name not in ("ChatDeltaMem", "DeltaMemLLM"):
+        if name not in ("ChatDeltaMem", "DeltaMemLLM", *FOREIGN):
             getattr(module, name)
     assert not {"langchain_deltamem.chat_model", "llama_index_deltamem.llm"} & set(sys.modules)
 
