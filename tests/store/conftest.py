@@ -69,6 +69,9 @@ def rows() -> Callable[..., dict[str, list[Any]]]:
     return all_rows
 
 
+OF_NO_AGENT = ("deltamem_purges", "deltamem_tokens", "deltamem_requests")
+
+
 def all_rows(store: Store, agent: str | None = None) -> dict[str, list[Any]]:
     def selected(table: Table) -> TextClause:
         if agent is None:
@@ -79,7 +82,7 @@ def all_rows(store: Store, agent: str | None = None) -> dict[str, list[Any]]:
             owned = f"record_key IN (SELECT key FROM deltamem_records WHERE agent_key = {key})"
         return text(f"SELECT * FROM {table.name} WHERE {owned}").bindparams(agent=agent)
 
-    tables = [table for table in Base.metadata.sorted_tables if agent is None or table.name != "deltamem_purges"]
+    tables = [table for table in Base.metadata.sorted_tables if agent is None or table.name not in OF_NO_AGENT]
     with engine_of(store).connect() as connection:
         return {table.name: sorted(map(tuple, connection.execute(selected(table))), key=repr) for table in tables}
 
