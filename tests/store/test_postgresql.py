@@ -52,7 +52,7 @@ def test_two_schemas_of_one_database_do_not_see_each_other(url: str, say: Say, e
         assert one.url.endswith("(schema one)")
     with engine.connect() as connection:
         tables = inspect(connection).get_table_names(schema="Two_2")
-    assert len(tables) == 9 and all(name.startswith("deltamem_") for name in tables)
+    assert len(tables) == 11 and all(name.startswith("deltamem_") for name in tables)
 
 
 @pytest.mark.parametrize("schema", ["a b", 'a"; DROP SCHEMA public; --', "", "ä", "a" * 64, "1a"])
@@ -200,7 +200,7 @@ def test_a_database_of_version_0002_is_brought_up_to_date(url: str, say: Say, en
         connection.execute(text("ALTER TABLE deltamem_agents DROP COLUMN tombstone_key, DROP COLUMN cuts"))
         connection.execute(text("ALTER TABLE deltamem_messages DROP COLUMN folded"))
         connection.execute(text("ALTER TABLE deltamem_records DROP COLUMN cut"))
-        connection.execute(text("DROP TABLE deltamem_tombstones"))
+        connection.execute(text("DROP TABLE deltamem_tombstones, deltamem_tokens, deltamem_requests"))
         connection.execute(text("DROP INDEX deltamem_messages_live_id, deltamem_messages_superseded_id"))
         live_id = "deltamem_messages_live_id ON deltamem_messages (agent_key, id) WHERE left_at IS NULL"
         connection.execute(text(f"CREATE UNIQUE INDEX {live_id}"))
