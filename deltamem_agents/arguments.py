@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -154,6 +155,18 @@ def one_of(value: object, name: str, choices: Iterable[str]) -> str:
     if not isinstance(value, str) or value not in known:
         raise ConfigError(f"{name} {shown(value)} is not one of {', '.join(known)}")
     return value
+
+
+def known_fields(values: Mapping[str, Any], kind: Any, what: str) -> None:
+    """Check that every key is a field of a dataclass.
+
+    Raises:
+        ConfigError: One is not; the message names it, ``what`` has it, and the fields there are.
+    """
+    known = [each.name for each in fields(kind)]
+    for name in values:
+        if name not in known:
+            raise ConfigError(f"{what} has no option {shown(name)}; known are {', '.join(known)}")
 
 
 def instance(value: object, name: str, kind: type[T], *, optional: bool = False) -> T | None:

@@ -27,9 +27,9 @@ from deltamem_agents.training.optimization import Progress, learning_rate, mixed
 
 ASKED = 8  # questions about an overloaded conversation
 
-_SIZE = 0.5  # root mean square of queries and keys before tanh, where tanh is still nearly linear
-_KEEP_BIAS = 5.0  # λ = 0.993: half of a state is left after a hundred tokens that do not write to it
-_STRENGTH = 2.0  # strength of the correction: one fact among many tokens is read back much smaller than it was written
+SIZE = 0.5  # root mean square of queries and keys before tanh, where tanh is still nearly linear
+KEEP_BIAS = 5.0  # λ = 0.993: half of a state is left after a hundred tokens that do not write to it
+STRENGTH = 2.0  # strength of the correction: one fact among many tokens is read back much smaller than it was written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,17 +226,17 @@ def start_as_linear_attention(adapter: Adapter, model: PreTrainedModel) -> None:
         }
         match = sum((q.T @ k for q, k in zip(parts["q"], parts["k"], strict=True)), torch.zeros(()))
         copy = sum((o @ v for o, v in zip(parts["o"], parts["v"], strict=True)), torch.zeros(()))
-        queries, keys = _factors(match, config.rank)
-        outputs, values = _factors(copy, config.rank)
+        queries, keys = factors(match, config.rank)
+        outputs, values = factors(copy, config.rank)
         layer = adapter.layer(index)
-        layer.memory[: config.rank] = queries.T * (_SIZE / _typical(queries))
-        layer.memory[config.rank : 2 * config.rank] = keys * (_SIZE / _typical(keys.T))
+        layer.memory[: config.rank] = queries.T * (SIZE / _typical(queries))
+        layer.memory[config.rank : 2 * config.rank] = keys * (SIZE / _typical(keys.T))
         layer.memory[2 * config.rank : 3 * config.rank] = values
-        layer.corrections["o"].copy_(outputs * (_STRENGTH * config.rank / config.alpha))
-        layer.gate_bias[config.gate_width :] = _KEEP_BIAS
+        layer.corrections["o"].copy_(outputs * (STRENGTH * config.rank / config.alpha))
+        layer.gate_bias[config.gate_width :] = KEEP_BIAS
 
 
-def _factors(product: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+def factors(product: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """The best factors [out, rank] and [rank, in] of a product [out, in]."""
     left, sizes, right = torch.linalg.svd(product)
     root = sizes[:rank].sqrt()

@@ -7,9 +7,10 @@ are one token; other text falls back to smaller pieces, down to bytes.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers.pre_tokenizers import PreTokenizer
 from transformers import PreTrainedTokenizerFast
 
 from deltamem_agents.training.conversations import Shape, converse, invented_word
@@ -30,8 +31,18 @@ CHAT_TEMPLATE = (
 
 def train_tokenizer(*, vocabulary: int = 3072, conversations: int = 6000, seed: int = 0) -> PreTrainedTokenizerFast:
     """Train on generated text; the same arguments give the same tokenizer."""
+    return trained(pre_tokenizers.ByteLevel(add_prefix_space=True), _corpus(conversations, seed), vocabulary)
+
+
+def trained(before: PreTokenizer, texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Train byte-level BPE on texts; it has the special tokens and the chat template.
+
+    Args:
+        before: What cuts a text before it is cut into pieces.
+        vocabulary: Number of tokens.
+    """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.pre_tokenizer = before
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
@@ -39,7 +50,7 @@ def train_tokenizer(*, vocabulary: int = 3072, conversations: int = 6000, seed: 
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_corpus(conversations, seed), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, clean_up_tokenization_spaces=False
     )

@@ -130,12 +130,12 @@ class AdapterTrainingConfig:
             ConfigError: A field is unknown or out of range.
         """
         values = dict(data)
-        _known(values, cls, "training")
+        arguments.known_fields(values, cls, "training")
         if "adapter" in values:
             shape = values["adapter"]
             if not isinstance(shape, Mapping):
                 raise ConfigError(f"adapter is {shown(shape)}; give an object with the adapter's shape")
-            _known(shape, DeltaMemConfig, "adapter")
+            arguments.known_fields(shape, DeltaMemConfig, "adapter")
             values["adapter"] = DeltaMemConfig(**shape)
         return cls(**values)
 
@@ -184,13 +184,6 @@ def read_template(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"chat template {str(path)!r} cannot be read: {error}; give a text file") from error
-
-
-def _known(values: Mapping[str, Any], kind: Any, what: str) -> None:
-    unknown = sorted(values.keys() - {each.name for each in fields(kind)})
-    if unknown:
-        known = ", ".join(each.name for each in fields(kind))
-        raise ConfigError(f"{what} has no option {shown(unknown[0])}; known are {known}")
 
 
 def _number(value: object, name: str, *, above: bool = False, most: float = 1e6) -> None:

@@ -22,13 +22,12 @@ from transformers import PreTrainedModel
 from deltamem_agents.core import Adapter
 from deltamem_agents.core.families import inspect_backbone
 from deltamem_agents.errors import ConfigError
+from deltamem_agents.training.adapter import KEEP_BIAS, SIZE, STRENGTH, factors
 
 REPEATED = 40  # random tokens in a row that is read twice
 ROWS = 4
 SLOW = 600.0  # tokens in a turn of the rotary pairs that are kept: faster ones tell distances, not contents
-_SIZE = 0.5  # root mean square of queries and keys before tanh, where tanh is still nearly linear
-_KEEP_BIAS = 5.0  # λ = 0.993: half of a state is left after a hundred tokens that do not write to it
-_STRENGTH = 2.0  # of the correction: one token among many is read back smaller than it was written
+FAINT = 1e-5  # share of the largest singular value below which one is rounding
 
 
 @torch.no_grad()
@@ -85,11 +84,11 @@ def start_as_induction_heads(adapter: Adapter, model: PreTrainedModel, texts: Se
         size = _rms(inputs @ values.T)
         layer = adapter.layer(index)
         asked, held, told = torch.split(layer.memory[: 3 * config.rank], config.rank)
-        asked[: len(keys)] = queries.T * (_SIZE / _rms(inputs @ queries))
-        held[: len(keys)] = keys * (_SIZE / _rms(inputs @ keys.T))
+        asked[: len(keys)] = queries.T * (SIZE / _rms(inputs @ queries))
+        held[: len(keys)] = keys * (SIZE / _rms(inputs @ keys.T))
         told[: len(values)] = values / size
-        layer.corrections["o"][:, : len(values)] = outputs * size * (_STRENGTH * config.rank / config.alpha)
-        layer.gate_bias[config.gate_width :] = _KEEP_BIAS
+        layer.corrections["o"][:, : len(values)] = outputs * size * (STRENGTH * config.rank / config.alpha)
+        layer.gate_bias[config.gate_width :] = KEEP_BIAS
 
 
 def circuits(model: PreTrainedModel, index: int, heads: Sequence[int], slow: float = SLOW) -> tuple[Tensor, Tensor]:
@@ -181,10 +180,10 @@ def _eager(model: PreTrainedModel) -> Iterator[None]:
 
 def _factors(product: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """The best factors [D, n] and [n, D] of a product [D, D], where n is the rank, or the product's if that is less."""
-    left, sizes, right = torch.linalg.svd(product)
-    count = min(rank, int((sizes > 1e-5 * sizes[0]).sum()))
-    root = sizes[:count].sqrt()
-    return left[:, :count] * root, root.unsqueeze(1) * right[:count]
+    left, right = factors(product, rank)
+    sizes = right.square().sum(1)
+    count = int((sizes > FAINT * sizes[0]).sum())
+    return left[:, :count], right[:count]
 
 
 def _rms(values: Tensor) -> Tensor:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from deltamem_agents import arguments
 from deltamem_agents.errors import ConfigError, shown
 from deltamem_agents.training.episodes import HeldOut, Mixture
 
@@ -60,18 +61,11 @@ def _phase(given: object, *, last: bool) -> Phase:
             f"until of a phase of mixture is {shown(until)}; give a share of the run, above 0 and up to 1"
         )
     held_out = values.pop("held_out", {})
-    _check_names(values, Mixture, "mixture")
+    arguments.known_fields(values, Mixture, "mixture")
     if not isinstance(held_out, Mapping) or not all(isinstance(each, bool) for each in held_out.values()):
         raise ConfigError(f"held_out of mixture is {shown(held_out)}; give an object of true and false")
-    _check_names(held_out, HeldOut, "held_out of mixture")
+    arguments.known_fields(held_out, HeldOut, "held_out of mixture")
     options: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
     }
     return Phase(float(until), Mixture(**options, held_out=HeldOut(**held_out)))
-
-
-def _check_names(values: Mapping[str, Any], kind: Any, what: str) -> None:
-    known = [each.name for each in fields(kind)]
-    for name in values:
-        if name not in known:
-            raise ConfigError(f"{what} has no option {shown(name)}; known are {', '.join(known)}")

@@ -108,12 +108,12 @@ class BackboneTrainingConfig:
             ConfigError: A field is unknown or out of range.
         """
         values = dict(data)
-        _known(values, cls, "training")
+        arguments.known_fields(values, cls, "training")
         if "shape" in values:
             shape = values["shape"]
             if not isinstance(shape, Mapping):
                 raise ConfigError(f"shape is {shown(shape)}; give an object with the backbone's sizes")
-            _known(shape, BackboneShape, "shape")
+            arguments.known_fields(shape, BackboneShape, "shape")
             values["shape"] = BackboneShape(**shape)
         values |= {name: tuple(values[name]) for name in ("copying", "closed") if isinstance(values.get(name), list)}
         return cls(**values)
@@ -129,13 +129,6 @@ def read_stage(source: str | Path) -> dict[str, Any]:
         ConfigError: There is no such recipe, or it is not a JSON object.
     """
     return read_recipe(source, STAGES)
-
-
-def _known(values: Mapping[str, Any], kind: Any, what: str) -> None:
-    known = [each.name for each in fields(kind)]
-    for name in values:
-        if name not in known:
-            raise ConfigError(f"{what} has no option {shown(name)}; known are {', '.join(known)}")
 
 
 def _number(value: object, name: str) -> None:

@@ -15,14 +15,14 @@ import random
 import re
 from collections.abc import Iterator
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from deltamem_agents.recall import HEADER
 from deltamem_agents.training.conversations import Shape, converse
 from deltamem_agents.training.episodes import Mixture, generate
 from deltamem_agents.training.episodes.vocabulary import invented
-from deltamem_agents.training.tokenizer import CHAT_TEMPLATE, END, PAD, SPECIAL_TOKENS
+from deltamem_agents.training.tokenizer import trained
 
 FINER = (0.5, 0.2, 0.05)  # shares of the merges with which words are cut more finely
 SHORT = 4  # letters of a word that is cut as usual
@@ -31,23 +31,10 @@ _WORD = re.compile(r"'(?:s|t|re|ve|m|ll|d)| ?[A-Za-z]+| ?\d+| ?[^\sA-Za-z\d]+|\s
 
 def train_open_tokenizer(*, vocabulary: int = 4096, episodes: int = 12000, seed: int = 0) -> PreTrainedTokenizerFast:
     """Train on generated episodes and conversations; the same arguments give the same tokenizer."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+    before = pre_tokenizers.Sequence(
         [pre_tokenizers.ByteLevel(add_prefix_space=True), pre_tokenizers.Digits(individual_digits=True)]
     )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(_corpus(episodes, seed), trainer)
-    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, clean_up_tokenization_spaces=False
-    )
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
+    return trained(before, _corpus(episodes, seed), vocabulary)
 
 
 class WordEncoder:
