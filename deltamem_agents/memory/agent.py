@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Generator, Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from deltamem_agents.errors import ConfigError, kind_of
 from deltamem_agents.memory.async_methods import Steps, stepped, twin
 from deltamem_agents.memory.background import CallPool
 from deltamem_agents.memory.history import History
+from deltamem_agents.memory.journalling import Messages, Writer
 from deltamem_agents.memory.options import RecallFields, RecallOptions, ReplyFields, ReplyOptions
 from deltamem_agents.memory.reader import Reader
 from deltamem_agents.memory.responder import Responder
 from deltamem_agents.memory.results import Difference, Drift, Health, Recall, Receipt, Reply, StatePoint
 from deltamem_agents.memory.runtime import Runtime
-from deltamem_agents.memory.writer import Writer
 from deltamem_agents.recall import Record
 from deltamem_agents.store import Entry, Select, Selection, is_select
 
 if TYPE_CHECKING:
     from deltamem_agents.core import State
-
-Messages = Sequence[Mapping[str, Any]]
 
 
 class AgentMemory:
@@ -250,8 +248,7 @@ class AgentMemory:
 
     def sessions(self) -> list[str]:
         """The sessions that have live messages, in the order in which they began."""
-        self._runtime.check_open()
-        return self._runtime.store.sessions(self.id)
+        return self._history.sessions()
 
     def state(self, *, at: int | None = None) -> State:
         """The agent's state: module name to float32 tensor [R, R] or [H, R, R]; empty for an unknown agent.
@@ -376,9 +373,7 @@ class AgentMemory:
         """Erase the whole agent: its messages, the agent itself, and the hashes of erased messages with their key.
 
         Args:
-            forks: Whether to erase its messages from agents that share them by forking, too. These agents stay, with
-                hashes of the messages, as `erase` leaves them.
-            dry_run: Only report what would be erased.
+            forks, dry_run: As for `erase`. Agents that share its messages stay, with hashes of them if ``forks``.
 
         Raises:
             UnknownAgentError: Nothing was ever written to this agent.

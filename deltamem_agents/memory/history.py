@@ -34,6 +34,11 @@ class History:
         self._runtime = runtime
         self._agent = agent
 
+    def sessions(self) -> list[str]:
+        """The sessions with live messages, in the order in which they began."""
+        self._runtime.check_open()
+        return self._runtime.store.sessions(self._agent)
+
     def log(self, session: str | None, at: int | None) -> list[Entry]:
         """The live messages, in order."""
         self._runtime.check_open()

@@ -15,7 +15,7 @@ from deltamem_agents.engine.segments import StateKey
 from deltamem_agents.memory.answering import preload
 from deltamem_agents.memory.async_methods import AsyncCall, Steps, cancellable, run
 from deltamem_agents.memory.folding import Folded, state_and_key
-from deltamem_agents.memory.journalling import journalled_chat, journalled_reply
+from deltamem_agents.memory.journalling import Writer, journalled_chat, journalled_reply
 from deltamem_agents.memory.options import ReplyFields, ReplyOptions
 from deltamem_agents.memory.prompting import (
     TURNS,
@@ -29,7 +29,6 @@ from deltamem_agents.memory.prompting import (
 from deltamem_agents.memory.reader import Reader, handed_over
 from deltamem_agents.memory.results import Recall, Reply, Usage
 from deltamem_agents.memory.runtime import Runtime
-from deltamem_agents.memory.writer import Writer
 from deltamem_agents.recall import leans
 from deltamem_agents.recall.notes import as_trained
 from deltamem_agents.recall.prompt import TRAINED

@@ -35,7 +35,7 @@ from deltamem_agents.memory import AgentMemory, DeltaMem, Reply
 from deltamem_agents.memory.options import RecallOptions
 from deltamem_agents.memory.sanitizing import plain_text
 from langchain_deltamem.messages import for_prompt, is_summary
-from langchain_deltamem.running import named_by_run, owner_of
+from langchain_deltamem.runs import named_by_run, owner_of
 
 WAYS = (
     "give ChatDeltaMem(agent_id=…), delta_agent_id=… with the call (model_settings of an agent, or bind), "

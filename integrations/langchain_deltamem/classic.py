@@ -21,7 +21,7 @@ from deltamem_agents.memory.background import CallPool
 from deltamem_agents.memory.options import RecallOptions
 from langchain_deltamem.history import DeltaMemChatMessageHistory
 from langchain_deltamem.messages import without_orphans
-from langchain_deltamem.retrieving import aretrieved, documents, retrieved
+from langchain_deltamem.runs import aretrieved, documents, retrieved
 
 try:
     from langchain_classic.base_memory import BaseMemory

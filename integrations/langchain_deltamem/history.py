@@ -17,7 +17,7 @@ from deltamem_agents.memory.background import CallPool
 from deltamem_agents.memory.tool_output import LIMIT, ToolOutput
 from deltamem_agents.store import check_id
 from langchain_deltamem.messages import check_kind, for_journal, to_langchain
-from langchain_deltamem.running import in_run
+from langchain_deltamem.runs import in_run
 
 
 class DeltaMemChatMessageHistory(BaseChatMessageHistory):

@@ -20,7 +20,7 @@ from deltamem_agents.memory import AgentMemory, Recall, Receipt
 from deltamem_agents.memory.options import RecallOptions
 from deltamem_agents.memory.prompting import not_in_prompt, search_size
 from deltamem_agents.memory.sanitizing import plain_text
-from langchain_deltamem.retrieving import aretrieved, documents, retrieved
+from langchain_deltamem.runs import aretrieved, documents, retrieved
 
 REMEMBERED = "Remembered."
 NOTHING = "Nothing has this id."

@@ -34,8 +34,7 @@ from deltamem_agents.memory.tool_output import LIMIT, ToolOutput
 from deltamem_agents.store import MessageLookup
 from langchain_deltamem.memory_tools import by_our_tools, memory_tools
 from langchain_deltamem.messages import is_summary
-from langchain_deltamem.retrieving import aretrieved, documents, retrieved
-from langchain_deltamem.running import named_in_context
+from langchain_deltamem.runs import aretrieved, documents, named_in_context, retrieved
 from langchain_deltamem.telling import Told, ToldChannel, Unchanged, untold
 
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ from deltamem_agents.frameworks.failing import refuse_unknown
 from deltamem_agents.frameworks.ownership import Owner
 from deltamem_agents.frameworks.records import search_arguments
 from deltamem_agents.memory import AgentMemory, DeltaMem, RecallOptions
-from langchain_deltamem.retrieving import documents
-from langchain_deltamem.running import named_by_run, owner_of
+from langchain_deltamem.runs import documents, named_by_run, owner_of
 
 WAYS = (
     "give DeltaMemRetriever(agent_id=…), agent_id=… with the call, context={'agent_id': …} with the run, or "

@@ -14,9 +14,9 @@ from deltamem_agents.bench.recall.facts import converse_about
 from deltamem_agents.training.episodes import Episode, HeldOut, Message, Mixture, Question, draw_episode
 from deltamem_agents.training.episodes.episode import user
 from deltamem_agents.training.episodes.facts import draw_fact, statement
-from deltamem_agents.training.episodes.filler import acknowledgement, small_reply, small_talk, small_turn
 from deltamem_agents.training.episodes.requests import Form
 from deltamem_agents.training.episodes.rules import Rule, draw_rules, reply_to, request_beside, request_for
+from deltamem_agents.training.episodes.telling import acknowledgement, small_reply, small_talk, small_turn
 
 RULES, UNTRAINED = "rules", "rules, untrained kinds"
 VALUES, EVERYDAY, TRAINED = "facts, unseen values", "facts, everyday", "facts, trained keys"

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from deltamem_agents import arguments
 from deltamem_agents.training.episodes.episode import UNKNOWN, Episode, Message, Question, user
 from deltamem_agents.training.episodes.facts import Fact, question
-from deltamem_agents.training.episodes.filler import small_reply, small_talk
 from deltamem_agents.training.episodes.mixture import Mixture
 from deltamem_agents.training.episodes.records import records_for
 from deltamem_agents.training.episodes.requests import Form
 from deltamem_agents.training.episodes.rules import QUIET, reply_to, request_beside, request_for
-from deltamem_agents.training.episodes.telling import Telling, size, tell, unheard
+from deltamem_agents.training.episodes.telling import Telling, size, small_reply, small_talk, tell, unheard
 from deltamem_agents.training.episodes.vocabulary import pick
 
 
