@@ -39,7 +39,7 @@ def recalled(mem: DeltaMem, question: str, way: str, found: Recall) -> Row:
         way=way,
         answer=found.answer or "",
         source=found.source,
-        context_tokens=_beyond(mem, question, found.usage.prompt_tokens),
+        context_tokens=_added_tokens(mem, question, found.usage.prompt_tokens),
         state_bytes=found.usage.state_bytes,
         first_token_seconds=found.usage.first_token_seconds,
     )
@@ -64,7 +64,7 @@ def given(mem: DeltaMem, question: str, way: str, answer: str, prompt_tokens: in
     Args:
         facts: The reply's metadata.
     """
-    context = _beyond(mem, question, prompt_tokens)
+    context = _added_tokens(mem, question, prompt_tokens)
     state = int(facts["state_bytes"])
     return Row(
         question=question,
@@ -77,6 +77,6 @@ def given(mem: DeltaMem, question: str, way: str, answer: str, prompt_tokens: in
     )
 
 
-def _beyond(mem: DeltaMem, question: str, prompt_tokens: int) -> int:
+def _added_tokens(mem: DeltaMem, question: str, prompt_tokens: int) -> int:
     """Tokens of a prompt in addition to those of the bare question."""
     return max(0, prompt_tokens - len(mem.engine.rendering.question(question)))

@@ -62,10 +62,10 @@ def fold_input(
         # States were folded from the messages live now, so they are valid up to the first difference.
         common = min({*wanted} ^ timeline.live_positions(connection, found.key), default=at + 1) - 1
         newest = None if anew else revisions.newest(connection, agent, fingerprint, min(at, common))
-        if newest is not None and not _beyond(wanted, newest.position):
+        if newest is not None and not _positions_after(wanted, newest.position):
             return FoldInput(epoch=found.epoch, position=newest.position, newest=newest, base=None, entries=[])
         base = _segment_start(connection, agent, fingerprint, newest)
-        chosen = _beyond(wanted, base.position if base else 0)
+        chosen = _positions_after(wanted, base.position if base else 0)
         entries = journal.at_positions(connection, found.key, chosen)
     position = entries[-1].position if entries else 0
     return FoldInput(epoch=found.epoch, position=position, newest=newest, base=base, entries=entries)
@@ -84,5 +84,5 @@ def _segment_start(connection: Connection, agent: str, fingerprint: str, newest:
     return None
 
 
-def _beyond(positions: Sequence[int], after: int) -> list[int]:
+def _positions_after(positions: Sequence[int], after: int) -> list[int]:
     return [position for position in positions if position > after]

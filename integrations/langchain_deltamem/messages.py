@@ -64,12 +64,12 @@ def to_langchain(entry: Entry) -> BaseMessage:
     """
     found = from_journal(entry)
     try:
-        return _put_together(found, found.metadata)
+        return _message_of(found, found.metadata)
     except Exception:  # whatever its validators raise
-        return _put_together(replace(found, content=entry.text), {})
+        return _message_of(replace(found, content=entry.text), {})
 
 
-def _put_together(found: FrameworkMessage, kept: Mapping[str, Any]) -> BaseMessage:
+def _message_of(found: FrameworkMessage, kept: Mapping[str, Any]) -> BaseMessage:
     content = found.content or ""
     if isinstance(content, list):
         content = [block for block in content if not _is_invalid_call(block)] or ""

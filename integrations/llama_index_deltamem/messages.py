@@ -80,12 +80,12 @@ def to_llama_index(entry: Entry) -> ChatMessage:
     """
     found = from_journal(entry)
     try:
-        return _put_together(found)
+        return _message_of(found)
     except ValueError:  # of pydantic
         return ChatMessage(role=found.role, content=entry.text)
 
 
-def _put_together(found: FrameworkMessage) -> ChatMessage:
+def _message_of(found: FrameworkMessage) -> ChatMessage:
     blocks: list[Any] = list(found.content) if isinstance(found.content, list) else []
     if isinstance(found.content, str) and found.content:
         blocks = [TextBlock(text=found.content)]
