@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -153,15 +153,24 @@ def export(
 @grouped
 def import_(
     *,
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="File that 'deltamem export' wrote.")],
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="File that 'deltamem export' or another library wrote.")],
     agent: Annotated[
-        str | None, typer.Option("--agent", help="Name for the agent; by default the one in the file.")
+        str | None, typer.Option("--agent", help="Name for the agent; by default that, or those, in the file.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", help="Library that wrote the file: mem0, langmem or llama-index.")
     ] = None,
     where: Location,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make an agent of an exported file; all of it is checked before any is stored."""
+    """Make an agent of an exported file; all of it is checked before any is stored.
+
+    With --from, journal the memories of another library: whatever the journal holds already is left as it is.
+    """
+    if source is not None:
+        _migrate(path, source, agent, where, json)
+        return
     with opened_store(where, make=True) as store:
         done = "the agent was imported completely or not at all: 'deltamem agents' shows which"
         with terminal.progress("Importing") as advance, interruptible(done):
@@ -173,6 +182,30 @@ def import_(
         terminal.print_json(terminal.agent_json(made))
     else:
         terminal.say(f"agent {name!r} has {terminal.counted(made.messages, 'message')} now")
+
+
+def _migrate(path: Path, source: str, agent: str | None, where: Location, json: bool) -> None:
+    from deltamem_agents.memory.migration import migrate
+
+    with opened_store(where, make=True) as store:
+        done = "what was journalled stays; run the command again for the rest"
+        with terminal.progress("Importing") as advance, interruptible(done):
+            moved = migrate(store, path, source, agent=agent, progress=advance)  # type: ignore[arg-type]
+    if json:
+        terminal.print_json(asdict(moved))
+    else:
+        for name, added in moved.added.items():
+            terminal.say(f"agent {name!r}: {terminal.counted(added, 'new message')}")
+        if moved.known:
+            terminal.say(f"{terminal.counted(moved.known, 'message')} known already")
+        if moved.erased:
+            terminal.say(f"{terminal.counted(moved.erased, 'message')} left out: erased from the agent before")
+    for each in moved.rejected[:NAMED]:
+        terminal.say(f"warning: row {each.row} of {path} was left out: {each.reason}", err=True)
+    if len(moved.rejected) > NAMED:
+        terminal.say(f"warning: and {len(moved.rejected) - NAMED} more; --json lists them", err=True)
+    if moved.rejected:
+        raise typer.Exit(1)
 
 
 def _check_can_ask(command: str, confirmed: bool) -> None:

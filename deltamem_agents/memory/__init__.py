@@ -2,6 +2,7 @@
 
 from deltamem_agents.memory.agent import AgentMemory
 from deltamem_agents.memory.deltamem import DeltaMem
+from deltamem_agents.memory.migration import Migrated, Rejected
 from deltamem_agents.memory.options import Handover, Mode, Outdated, Placement, RecallOptions
 from deltamem_agents.memory.results import (
     Difference,
@@ -27,12 +28,14 @@ __all__ = [
     "Health",
     "MemoryStats",
     "MessageRef",
+    "Migrated",
     "Mode",
     "Outdated",
     "Placement",
     "Recall",
     "RecallOptions",
     "Receipt",
+    "Rejected",
     "Reply",
     "Source",
     "StatePoint",

@@ -14,6 +14,7 @@ from deltamem_agents.memory.agent import AgentMemory
 from deltamem_agents.memory.async_methods import twin
 from deltamem_agents.memory.backbone import Backbone, check_backbone, open_backbone
 from deltamem_agents.memory.background import CallPool
+from deltamem_agents.memory.migration import Migrated, Source, migrate
 from deltamem_agents.memory.opening import Opening
 from deltamem_agents.memory.results import MemoryStats
 from deltamem_agents.memory.runtime import Runtime, Shared
@@ -262,6 +263,24 @@ class DeltaMem(Shared):
         self.check_open()
         return self.agent(self.store.import_(arguments.path(path), agent, progress))
 
+    def import_from(
+        self, source: Source, path: str | Path, *, agent: str | None = None, progress: Progress | None = None
+    ) -> Migrated:
+        """Journal what another library exported; a second import of the same file adds nothing.
+
+        Args:
+            source: The library: "mem0", "langmem" or "llama-index".
+            agent: The agent that all of it goes to; by default one for each user, namespace or chat in the file.
+
+        Raises:
+            ConfigError: The source is unknown, the path is not valid, or the file does not say whose memory a row is.
+            ArchiveError: The file cannot be read, is too large, or is not what that library exports.
+            InvalidAgentError: The agent id is not valid.
+            StoreError: The database cannot be written. What was journalled before stays.
+        """
+        self.check_open()
+        return migrate(self.store, path, source, agent=agent, progress=progress)
+
     def reindex(
         self, agent: str | None = None, *, prune: bool = False, progress: Callable[[int, int], None] | None = None
     ) -> dict[str, Reindexed]:
@@ -319,6 +338,7 @@ class DeltaMem(Shared):
     apurge = twin(purge)
     aexport = twin(export)
     aimport_ = twin(import_)
+    aimport_from = twin(import_from)
     areindex = twin(reindex)
     astats = twin(stats)
 
