@@ -21,7 +21,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(shell nproc 2>/dev/null 
 
 .PHONY: install demo test test-lowest soak soak-erasures soak-integrations check lint types layers bench bench-store bench-search
 .PHONY: test-mcp-langchain bench-serve bench-engine bench-recall bench-state bench-turn bench-gpu real-model bench-page
-.PHONY: lint-deploy test-triton
+.PHONY: notebooks lint-deploy test-triton
 
 install: $(STAMP)
 
@@ -177,3 +177,7 @@ bench-gpu: $(STAMP)
 # 10,000 erasures on SQLite, one by one; about half an hour on a slow disk. Prints time, size and levels of the index.
 soak-erasures: $(STAMP)
 	$(BIN)/python tests/store/erasures.py $(if $(ERASURES),$(ERASURES),10000)
+
+# The example notebooks from their scripts, with new outputs.
+notebooks: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/notebooks/execute.py

@@ -27,6 +27,9 @@ LONGEST = """
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first; pytest-xdist hands them out in this order, told not to choose its own."""
+    for item in items:
+        if item.path.suffix == ".ipynb":  # nbmake's; they take some seconds each
+            item.add_marker("slow")
     place = {Path(__file__).parent / file: number for number, file in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path, len(place)))
 
