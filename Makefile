@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := langchain,llama-index,retrieval,postgres,train,bench,serve,mcp,anthropic,guidelines,dev
+EXTRAS := langchain,llama-index,retrieval,postgres,train,bench,serve,mcp,anthropic,guidelines,docs,dev
 STAMP := .venv/.stamp
 SOURCES := pyproject.toml constraints.txt hatch_build.py $(wildcard kernels/deltamem_kernels/cpu/*.[ch])
 
@@ -21,7 +21,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(shell nproc 2>/dev/null 
 
 .PHONY: install demo test test-lowest soak soak-erasures soak-integrations check lint types layers bench bench-store bench-search
 .PHONY: test-mcp-langchain bench-serve bench-engine bench-recall bench-state bench-turn bench-gpu real-model bench-page
-.PHONY: notebooks lint-deploy test-triton
+.PHONY: notebooks docs lint-deploy test-triton
 
 install: $(STAMP)
 
@@ -181,3 +181,7 @@ soak-erasures: $(STAMP)
 # The example notebooks from their scripts, with new outputs.
 notebooks: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/notebooks/execute.py
+
+# The documentation as a site, in site/; `.venv/bin/mkdocs serve` shows it while you write.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
