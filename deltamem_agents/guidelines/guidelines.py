@@ -124,6 +124,7 @@ class Guidelines:
         if self.mem.retriever.model is None or not count or not query.strip():
             return None
         session = self._records().session
+        self.mem.retriever.embed_missing(self.agent)  # cosines and shares of words do not compare
         records = self.mem.retriever.similar(self.agent, query, 4 * count, holds=lambda name, _: name == session)
         return {each.message_id: each.score for each in reversed(records)}
 

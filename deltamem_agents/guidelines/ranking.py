@@ -27,8 +27,8 @@ from deltamem_agents.recall.words import STOPWORDS, text_terms
 
 WORD, STEM, CONCEPT = 1.0, 0.9, 0.8  # how well a unit is covered by its word, its stem, a concept
 ABOVE = 0.6  # factor for headings and introduction
-FOCUS, FORM, NEAR, FACT, MEANING = 0.25, 0.08, 0.15, 0.1, 0.5
-ANSWERS, ANSWERS_BY_MEANING = 0.34, 0.43  # score from which a rule answers, without and with an embedder
+FOCUS, FORM, NEAR, FACT, MEANING = 0.25, 0.08, 0.15, 0.1, 1.0
+ANSWERS, ANSWERS_BY_MEANING = 0.34, 0.5  # score from which a rule answers, without and with an embedder
 BEHIND = 0.55  # share of the best score that a further rule needs
 COMMON = 0.35  # weight of a common word that no rule has
 UNKNOWN = 1.3  # weight of a word that no rule and no concept knows, relative to the rarest known one
@@ -183,18 +183,16 @@ class Ranking:
         scores = []
         for rule, each in zip(self.rules, self.indexed, strict=True):
             covered = sum(weight * self._match(unit, each) for unit, weight in zip(units, weights, strict=True)) / total
-            if covered <= 0:
-                scores.append(0.0)
-                continue
-            own = sum(count for term, count in each.terms.items() if term in asked)
-            focus = min(1.0, own / max(each.size, 4)) + 0.5 * len(wanted & each.concepts) / max(len(each.concepts), 2)
-            score = covered + FOCUS * min(focus, 1.0) * covered
-            score += FORM * (asks_command and rule.kind == "command")
-            score += FORM * (asks_number and bool(re.search(r"\d", rule.text)))
-            score += NEAR * _nearness(rule, places, given) * min(1.0, 2 * covered)
-            score -= FACT * (rule.rank == FACTS) * covered
-            if meaning is not None:
-                score += MEANING * max(0.0, meaning.get(rule.id, 0.0))
+            score = 0.0 if meaning is None else MEANING * max(0.0, meaning.get(rule.id, 0.0))
+            if covered > 0:
+                own = sum(count for term, count in each.terms.items() if term in asked)
+                focus = min(1.0, own / max(each.size, 4))
+                focus += 0.5 * len(wanted & each.concepts) / max(len(each.concepts), 2)
+                score += covered + FOCUS * min(focus, 1.0) * covered
+                score += FORM * (asks_command and rule.kind == "command")
+                score += FORM * (asks_number and bool(re.search(r"\d", rule.text)))
+                score += NEAR * _nearness(rule, places, given) * min(1.0, 2 * covered)
+                score -= FACT * (rule.rank == FACTS) * covered
             scores.append(score)
         return scores
 

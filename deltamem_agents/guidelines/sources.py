@@ -82,7 +82,7 @@ def source_of(file: str) -> Source | None:
     directory, _, name = file.rpartition("/")
     lower = name.casefold()
     if lower in _INSTRUCTIONS:
-        return Source(file, "rules", _INSTRUCTIONS[lower], _without_docs(directory), "globs")
+        return Source(file, "rules", _INSTRUCTIONS[lower], _governed(directory, lower), "globs")
     for pattern, form, globs in _FOLDERS:
         if found := pattern.match(file):
             return Source(file, form, INSTRUCTIONS, found["dir"] or "", globs)
@@ -108,7 +108,10 @@ def local_files(files: Iterable[str]) -> set[str]:
     return {f"{folder}/{_LOCAL}" if folder else _LOCAL for folder in folders}
 
 
-def _without_docs(directory: str) -> str:
-    """What a file of conventions in a folder of its own, such as ``.github``, is about."""
-    folder, _, name = directory.rpartition("/")
-    return folder if name in (".github", ".gitlab", ".agents", ".codex", ".claude", ".gemini") else directory
+def _governed(directory: str, name: str) -> str:
+    """The folder that instructions are about: the one above ``.github`` and its kin, and above documentation."""
+    folder, _, last = directory.rpartition("/")
+    about_all = name == "conventions.md" and last.casefold() in ("docs", "doc", "documentation")
+    return (
+        folder if about_all or last in (".github", ".gitlab", ".agents", ".codex", ".claude", ".gemini") else directory
+    )

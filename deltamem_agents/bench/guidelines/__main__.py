@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from deltamem_agents.bench.guidelines.measures import measure
-from deltamem_agents.bench.guidelines.repositories import examples
+from deltamem_agents.bench.guidelines.repositories import FOLDER, UNTUNED, examples
 from deltamem_agents.bench.guidelines.speed import speeds
 from deltamem_agents.memory import DeltaMem
 
@@ -20,10 +20,11 @@ def main() -> None:
     parser.add_argument("--embedder", action="store_true", help="measure with the local embedder too")
     parser.add_argument("--misses", action="store_true", help="print what went wrong")
     parser.add_argument("--speed", action="store_true", help="measure the speed of sync with 5,000 files too")
+    parser.add_argument("--untuned", action="store_true", help="ask of the repositories that nothing was tuned with")
     asked = parser.parse_args()
     figures: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as folder:
-        made = [(each, each.make(Path(folder) / each.name)) for each in examples()]
+        made = [(each, each.make(Path(folder) / each.name)) for each in examples(UNTUNED if asked.untuned else FOLDER)]
         for name in ("words", "embedder") if asked.embedder else ("words",):
             embedder = "sentence-transformers/all-MiniLM-L6-v2" if name == "embedder" else None
             with DeltaMem.open(None, url=f"sqlite:///{folder}/{name}.db", embedder=embedder) as mem:

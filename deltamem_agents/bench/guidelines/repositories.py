@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 FOLDER = Path(__file__).with_name("trees")
+UNTUNED = Path(__file__).with_name("untuned")  # asked only after everything was set
 _IDENTITY = {
     f"GIT_{who}_{what}": value
     for who in ("AUTHOR", "COMMITTER")
@@ -75,10 +76,10 @@ class Example:
         return root
 
 
-@lru_cache(1)
-def examples() -> tuple[Example, ...]:
-    """The ten repositories."""
-    return tuple(_read(file) for file in sorted(FOLDER.glob("*.yaml")))
+@lru_cache(2)
+def examples(folder: Path = FOLDER) -> tuple[Example, ...]:
+    """The ten repositories that recall was tuned with, or those of another folder."""
+    return tuple(_read(file) for file in sorted(folder.glob("*.yaml")))
 
 
 def _read(file: Path) -> Example:
