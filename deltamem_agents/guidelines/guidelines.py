@@ -196,7 +196,7 @@ class Guidelines:
             unsynced=len(self.diff().added),
             contradictory=tuple(health.contradictory(rules)),
             duplicated=tuple(health.duplicates(rules)),
-            unreachable=tuple(health.unreachable(rules, self.repository.files())),
+            unreachable=tuple(health.unreachable(self.repository, rules)),
             over_long=tuple(health.over_long(self.repository, rules)),
             skipped=tuple(records.manifest.get("warnings", ())),
             hooks=tuple(hooks.installed(self.repository)),

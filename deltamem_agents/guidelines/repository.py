@@ -99,15 +99,20 @@ class Repository:
         except GitError:
             return None
 
-    def files(self) -> list[str]:
-        """The files that are tracked, or new and not ignored, without those of dependencies and test fixtures."""
+    def files(self, *, every: bool = False) -> list[str]:
+        """The files that are tracked, or new and not ignored.
+
+        Args:
+            every: Also those of dependencies and test fixtures, in which no rules are looked for.
+        """
         if self.git_dir is not None:
             listed: Iterable[str] = fields(
                 git(self.root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")
             )
         else:
             listed = self._walk()
-        return [each for each in listed if _is_text(each) and not SKIPPED.intersection(each.split("/")[:-1])]
+        named = [each for each in listed if _is_text(each)]
+        return named if every else [each for each in named if not SKIPPED.intersection(each.split("/")[:-1])]
 
     def _walk(self) -> Iterator[str]:
         count = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from deltamem_agents.guidelines.contradictions import contradictions
@@ -94,16 +95,34 @@ def duplicates(rules: Iterable[Rule]) -> list[tuple[Rule, ...]]:
     return [tuple(each) for each in groups.values() if len(each) > 1]
 
 
-def unreachable(rules: Iterable[Rule], files: Sequence[str]) -> list[Rule]:
-    """Rules whose scope holds no file, other than those that the rules stand in."""
-    held: dict[Scope, bool] = {}
-    found = []
+def unreachable(repository: Repository, rules: Iterable[Rule]) -> list[Rule]:
+    """Rules whose scope holds no file, and can hold none but by a folder that is yet to be made.
+
+    A rule without globs is about its folder, which exists at least where the rule itself stands in it. What lies in a
+    folder whose files are not listed, such as a submodule or one that git ignores, is not known, and may match.
+    """
+    files, held, found = repository.files(every=True), dict[Scope, bool](), []
     for rule in rules:
-        if rule.scope not in held:
-            held[rule.scope] = any(rule.scope.applies(file) for file in files if file != rule.file)
-        if not held[rule.scope]:
+        scope = rule.scope
+        if scope not in held:
+            held[scope] = any(scope.applies(file) for file in files if file != rule.file or not scope.globs)
+            held[scope] = held[scope] or any(_is_unlisted(repository, each, files) for each in _folders(scope))
+        if not held[scope]:
             found.append(rule)
     return found
+
+
+def _folders(scope: Scope) -> Iterable[str]:
+    """The folder that each glob of a scope names before its first wildcard, or else the scope's own."""
+    for glob in scope.globs or ("",):
+        parts = glob.strip("/").split("/") if "/" in glob.strip("/") else []
+        plain = list(takewhile(lambda part: not set("*?[!").intersection(part), parts))
+        yield "/".join(each for each in (scope.directory, *plain) if each)
+
+
+def _is_unlisted(repository: Repository, folder: str, files: Sequence[str]) -> bool:
+    """Whether a folder exists and none of its files is listed."""
+    return repository.is_folder(folder) and bool(folder) and not any(each.startswith(folder + "/") for each in files)
 
 
 def over_long(repository: Repository, rules: Sequence[Rule]) -> list[tuple[str, str]]:
