@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from deltamem_agents import terminal
 from deltamem_agents.cli.app import Debug, app, interruptible
-from deltamem_agents.cli.options import Json, Location, Model, grouped, opened, time
+from deltamem_agents.cli.options import Embedder, Json, Location, Model, grouped, opened, time
 
 if TYPE_CHECKING:
     from deltamem_agents.guidelines import Found, Guidelines, Rule, Synced, Work
@@ -66,12 +66,13 @@ def recall(
     repo: Repo = Path("."),
     path: ForPath = None,
     k: Annotated[int, typer.Option("--k", help="At most this many rules.")] = 5,
+    embedder: Embedder = None,
     where: Location,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """The rules that answer a question, best first, each with its file and line; none if no rule does."""
-    with _opened(repo, where) as found:
+    with _opened(repo, where, _local_embedder() if embedder is None else embedder) as found:
         recalled = found.recall(query, path=path, k=k)
         unknown = not found.synced
     if json:
@@ -257,10 +258,17 @@ def uninstall(*, repo: Repo = Path("."), json: Json = False, debug: Debug = Fals
     _show_paths(uninstall_hooks(Repository.open(repo)), "removed", json=json)
 
 
+def _local_embedder() -> Any:
+    """The local embedder where it is installed, else "none"."""
+    from deltamem_agents.recall.embed import default_embedder
+
+    return default_embedder()[0] or "none"
+
+
 @contextmanager
-def _opened(path: Path, where: Location, *, make: bool = False) -> Iterator[Guidelines]:
-    """A repository's guidelines in a memory without a model."""
-    with opened(where, Model(backbone="none"), make=make) as mem:
+def _opened(path: Path, where: Location, embedder: Any = "none", *, make: bool = False) -> Iterator[Guidelines]:
+    """A repository's guidelines in a memory without a backbone."""
+    with opened(where, Model(backbone="none"), embedder, make=make) as mem:
         from deltamem_agents.guidelines import Guidelines
 
         yield Guidelines(mem, path)
