@@ -27,9 +27,9 @@ BATCH = 1000  # messages in one transaction
 _OWNERS = ("user_id", "agent_id", "app_id", "run_id")  # mem0's, the first that is given names the agent
 _NAMESPACES = ("memories",)  # parts of LangMem's namespaces that name nobody
 _ADVICE = {
-    "mem0": 'the JSON of get_all(): {"results": [{"id": …, "memory": …, "user_id": …}]}, or its list alone',
-    "langmem": "JSON of the store's items, as [item.dict() for item in store.search((), limit=…)]",
-    "llama-index": "JSON of memory.sql_store.model_dump(), of a chat store or ChatMemoryBuffer, or a list of messages",
+    "mem0": 'the result of its get_all as JSON: {"results": [{"id": …, "memory": …, "user_id": …}]}, or the list alone',
+    "langmem": "the items of its store as JSON, each with namespace, key and value",
+    "llama-index": "the dump of a memory's sql_store as JSON, of a chat store or ChatMemoryBuffer, or a list of messages",
 }
 
 
