@@ -29,7 +29,7 @@ _NAMESPACES = ("memories",)  # parts of LangMem's namespaces that name nobody
 _ADVICE = {
     "mem0": 'the result of its get_all as JSON: {"results": [{"id": …, "memory": …, "user_id": …}]}, or the list alone',
     "langmem": "the items of its store as JSON, each with namespace, key and value",
-    "llama-index": "the dump of a memory's sql_store as JSON, of a chat store or ChatMemoryBuffer, or a list of messages",
+    "llama-index": "the dump of a memory's sql_store as JSON, of a chat store or buffer, or a list of messages",
 }
 
 
