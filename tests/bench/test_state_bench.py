@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import random
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from transformers import AutoTokenizer, SmolLM3Config, SmolLM3ForCausalLM
 from typer.testing import CliRunner
 
 from deltamem_agents import DeltaMem, tiny
+from deltamem_agents.bench.state import quick
 from deltamem_agents.bench.state.asking import ARMS, WAYS, Asker
 from deltamem_agents.bench.state.controls import CONTROLS, OWN, ZERO, donors, permuted, shuffled, switched_off
 from deltamem_agents.bench.state.cost import costs, prepare
@@ -356,3 +358,19 @@ def test_nothing_to_measure_is_refused() -> None:
         run_state(rules=(), facts=())
     with pytest.raises(DeltaMemError):
         run_state(rules=(1,), options={"backbone": "tiny", "adapter": "no/such/adapter"})
+
+
+def test_quick_figures_of_the_zero_state_are_those_of_the_bare_backbone(tmp_path, small_model, capsys):
+    out = tmp_path / "quick.csv"
+    quick.main(["--backbone", str(small_model), "--facts", "2", "--rules", "1", "--episodes", "4", "--out", str(out)])
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = {(row["what"], row["kind"], row["state"]): row for row in rows}
+    for what in ("facts, unseen values", "rules"):
+        assert float(found[what, "unrelated", "zero"]["right"]) == 1.0
+        for state in ("own", "zero", "another's", "permuted"):
+            row = found[what, "unrelated", state]
+            assert float(row["low"]) <= float(row["right"]) <= float(row["high"])
+            assert (row["added"] == "") == (state == "own")
+    assert float(found["facts, unseen values", "stated", "zero"]["right"]) == 0.0
+    assert "of 4" in capsys.readouterr().out
