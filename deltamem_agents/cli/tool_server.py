@@ -97,12 +97,11 @@ def _repositories(roots: Sequence[Path]) -> Repositories:
 
 
 def _over_stdio(memories: Memories, agent: str, repositories: Repositories) -> None:
-    from deltamem_agents.mcp_server.server import build
-    from deltamem_agents.mcp_server.stdio import serve
+    from deltamem_agents.mcp_server.server import build, serve_stdio
 
     server = build(memories, agent, repositories)
     _imported()
-    _run(lambda: serve(server))
+    _run(lambda: serve_stdio(server))
 
 
 def _over_http(

@@ -8,7 +8,6 @@ from deltamem_agents.guidelines.brief import token_count
 from deltamem_agents.guidelines.guidelines import Guidelines
 from deltamem_agents.guidelines.hooks import install as install_hooks
 from deltamem_agents.guidelines.hooks import uninstall as uninstall_hooks
-from deltamem_agents.guidelines.pruning import Pruned
 from deltamem_agents.guidelines.repository import Repository
 from deltamem_agents.guidelines.results import (
     Brief,
@@ -21,7 +20,7 @@ from deltamem_agents.guidelines.results import (
 )
 from deltamem_agents.guidelines.rule import Rule
 from deltamem_agents.guidelines.scope import Scope
-from deltamem_agents.guidelines.status import Status
+from deltamem_agents.guidelines.status import Pruned, Status
 
 __all__ = [
     "Brief",

@@ -10,15 +10,15 @@ from typing import Any
 
 from deltamem_agents import arguments
 from deltamem_agents.errors import ConfigError, shown
-from deltamem_agents.guidelines import hooks, pruning, synchronization, watching, work, work_recall
+from deltamem_agents.guidelines import hooks, synchronization, work, work_recall
 from deltamem_agents.guidelines import status as health
 from deltamem_agents.guidelines.brief import compose
 from deltamem_agents.guidelines.contradictions import overridden
+from deltamem_agents.guidelines.matching import verified
 from deltamem_agents.guidelines.ranking import Ranking
 from deltamem_agents.guidelines.records import WORK, Records
 from deltamem_agents.guidelines.repository import Repository
 from deltamem_agents.guidelines.results import Brief, Differences, Explanation, Found, GuidelinesRecall, Synced, Work
-from deltamem_agents.guidelines.verification import verified
 from deltamem_agents.memory import DeltaMem
 
 K = 5
@@ -76,7 +76,7 @@ class Guidelines:
         Raises:
             MissingExtraError: watchfiles is not installed.
         """
-        return watching.watch(self.repository, self.sync, self.sources, stop)
+        return synchronization.watch(self.repository, self.sync, self.sources, stop)
 
     def sources(self) -> Collection[str]:
         """The files that the last sync read."""
@@ -227,7 +227,7 @@ class Guidelines:
         applies = inside is None or fit[0].rule.scope.applies(inside)
         return Explanation(found=fit[0], path=inside, applies=applies)
 
-    def prune(self, *, before: datetime | None = None, dry_run: bool = False) -> pruning.Pruned:
+    def prune(self, *, before: datetime | None = None, dry_run: bool = False) -> health.Pruned:
         """Erase rules of checkouts that are gone, commits that no branch leads to, and old work.
 
         Args:
@@ -237,7 +237,7 @@ class Guidelines:
         arguments.moments(before, None)
         if before is not None and before.tzinfo is None:
             before = before.replace(tzinfo=UTC)
-        return pruning.prune(self.repository, self._records(), before, dry_run=arguments.flag(dry_run, "dry_run"))
+        return health.prune(self.repository, self._records(), before, dry_run=arguments.flag(dry_run, "dry_run"))
 
     def install_hooks(self, url: str) -> list[Path]:
         """Put git hooks in that sync in the background; see `hooks.install`."""

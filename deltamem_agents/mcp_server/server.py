@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 from mcp.server.auth.provider import TokenVerifier
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.mcpserver import Context, MCPServer
@@ -113,6 +114,16 @@ def build(
     if repositories is not None:
         GuidelineTools(memories, repositories).add_to(server)
     return server
+
+
+def serve_stdio(server: MCPServer[Any]) -> None:
+    """Serve over stdio, for the one client that started the process, until it closes its end or dies."""
+    try:
+        server.run("stdio")
+    except ExceptionGroup as group:
+        # A message that is under way between the SDK's tasks when they end is no failure: nobody waits for its answer.
+        if group.split((anyio.BrokenResourceError, anyio.ClosedResourceError))[1] is not None:
+            raise
 
 
 def _listed(names: Iterable[str]) -> str:

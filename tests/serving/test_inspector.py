@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from deltamem_agents import DeltaMem
-from deltamem_agents.serving.inspector.heat import CELLS, LEVELS, heat_maps
+from deltamem_agents.serving.inspector.states import CELLS, LEVELS, heat_maps
 from tests.serving.conftest import served
 from tests.serving.journals import HOSTILE_AGENT, SCRIPT, fill
 

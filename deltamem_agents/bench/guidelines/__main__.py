@@ -8,9 +8,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from deltamem_agents.bench.guidelines.measures import measure
+from deltamem_agents.bench.guidelines.measures import measure, speeds
 from deltamem_agents.bench.guidelines.repositories import FOLDER, UNTUNED, examples
-from deltamem_agents.bench.guidelines.speed import speeds
 from deltamem_agents.memory import DeltaMem
 
 

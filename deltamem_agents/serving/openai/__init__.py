@@ -5,10 +5,10 @@ Chat completions and responses are journalled; completions and embeddings are no
 
 from fastapi import APIRouter
 
-from deltamem_agents.serving.openai import chat, completions, embeddings, models, responses
+from deltamem_agents.serving.openai import chat, completions, models, responses
 
 router = APIRouter(prefix="/v1")
-for _each in (chat, completions, responses, models, embeddings):
+for _each in (chat, completions, responses, models):
     router.include_router(_each.router)
 
 __all__ = ["router"]

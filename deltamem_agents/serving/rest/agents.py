@@ -10,7 +10,7 @@ from deltamem_agents.errors import UnknownAgentError, shown
 from deltamem_agents.memory import AgentMemory
 from deltamem_agents.serving.access import Access, in_thread
 from deltamem_agents.serving.dependencies import allowed, memory_of, reaching
-from deltamem_agents.serving.rest.pages import LIMIT, MOST, after, page
+from deltamem_agents.serving.rest.schemas import LIMIT, MOST, after, page
 from deltamem_agents.store import AgentInfo, Store
 from deltamem_agents.terminal import agent_json
 

@@ -12,8 +12,7 @@ from deltamem_agents.serving.access import in_thread
 from deltamem_agents.serving.dependencies import memory_of, reaching
 from deltamem_agents.serving.rest.agents import After, Limit
 from deltamem_agents.serving.rest.idempotency import Key, named, once
-from deltamem_agents.serving.rest.pages import LIMIT, MOST, after, page
-from deltamem_agents.serving.rest.schemas import NewMessages
+from deltamem_agents.serving.rest.schemas import LIMIT, MOST, NewMessages, after, page
 from deltamem_agents.terminal import entry_json
 
 router = APIRouter(tags=["journal"])
