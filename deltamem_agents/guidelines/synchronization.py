@@ -161,6 +161,7 @@ def _commits(
 
 
 DEBOUNCE = 300  # milliseconds that changes are gathered for
+QUIET = 500  # milliseconds without a change, after which the watch is known to have begun
 _OF_GIT = frozenset(("HEAD", "ORIG_HEAD", "logs/HEAD", "packed-refs"))
 
 
@@ -184,16 +185,37 @@ def watch(
     root, git_dir = repository.root, repository.git_dir
     folders = {root} | ({git_dir} if git_dir is not None and not git_dir.is_relative_to(root) else set())
 
-    def matters(_: object, path: str) -> bool:
+    known = set[str]()
+
+    def matters(change: object, path: str) -> bool:
         if git_dir is not None and Path(path).is_relative_to(git_dir):
             return os.path.relpath(path, git_dir).replace(os.sep, "/") in _OF_GIT
         inside = os.path.relpath(path, root).replace(os.sep, "/")
         if SKIPPED.intersection(inside.split("/")[:-1]):
             return False
-        return source_of(inside) is not None or inside in sources()
+        if source_of(inside) is not None or inside in known:
+            return True
+        # A folder that comes or goes: what was in it by then is not told file by file.
+        came = change == watchfiles.Change.added and os.path.isdir(path)
+        return came or any(each.startswith(f"{inside}/") for each in known)
 
+    began = False
     yield sync()
-    for _ in watchfiles.watch(*folders, watch_filter=matters, debounce=DEBOUNCE, stop_event=stop, raise_interrupt=True):
+    known.update(sources())
+    for changes in watchfiles.watch(
+        *folders,
+        watch_filter=matters,
+        debounce=DEBOUNCE,
+        stop_event=stop,
+        raise_interrupt=True,
+        rust_timeout=QUIET,
+        yield_on_timeout=True,
+    ):
+        if began and not changes:
+            continue
+        began = True  # the first time also without changes: they may have come before the watch began
         done = sync()
+        known.clear()
+        known.update(sources())
         if done.wrote:
             yield done
