@@ -11,13 +11,15 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from deltamem_agents import arguments, bounded_json
-from deltamem_agents.errors import ArchiveError, ConfigError, InvalidMessageError
-from deltamem_agents.messages import ID_LIMIT, NewMessage, check_id, check_messages, wording_of
+from deltamem_agents.errors import ArchiveError, ConfigError, InvalidAgentError, InvalidMessageError
+from deltamem_agents.messages import ID_LIMIT, NewMessage, check_id, check_messages, in_utc, wording_of
 from deltamem_agents.store import MessageLookup, Store
+from deltamem_agents.store.message_lookup import MAX_POSITION
 
 Source = Literal["mem0", "langmem", "llama-index"]
 SOURCES: tuple[str, ...] = get_args(Source)
@@ -69,6 +71,9 @@ class _Memory:
     row: str
 
 
+_Row = tuple[dict[str, Any], NewMessage]  # a message as `Store.append` takes it, and checked
+
+
 def migrate(
     store: Store,
     path: str | Path,
@@ -99,7 +104,7 @@ def migrate(
     if agent is not None:
         check_id(agent)
     rejected: list[Rejected] = []
-    groups: dict[tuple[str, str], list[NewMessage]] = {}
+    groups: dict[tuple[str, str], list[_Row]] = {}
     for each in _in_order(list(_READERS[source](_parsed(arguments.path(path), source), rejected))):
         key = (each.owner, each.session) if agent is None else (agent, each.owner or each.session)
         if not key[0]:
@@ -110,59 +115,50 @@ def migrate(
             check_id(key[1], "session")
         except InvalidMessageError as error:
             rejected.append(Rejected(each.row, str(error).removeprefix("message 0 has ")))
-        except ConfigError as error:
+        except (ConfigError, InvalidAgentError) as error:
             rejected.append(Rejected(each.row, str(error)))
         else:
-            groups.setdefault(key, []).append(checked)
+            groups.setdefault(key, []).append((each.message, checked))
     return _journalled(store, groups, tuple(rejected), progress)
 
 
 def _journalled(
     store: Store,
-    groups: Mapping[tuple[str, str], list[NewMessage]],
+    groups: Mapping[tuple[str, str], list[_Row]],
     rejected: tuple[Rejected, ...],
     progress: Callable[[str, int, int], None] | None,
 ) -> Migrated:
     added: dict[str, int] = {}
     known = erased = done = 0
     total = sum(map(len, groups.values()))
-    for (agent, session), messages in groups.items():
-        for start in range(0, len(messages), BATCH):
-            batch = messages[start : start + BATCH]
-            chosen: list[NewMessage] = []
-            gone: list[NewMessage] = []
-
-            def select(lookup: MessageLookup) -> list[dict[str, Any]]:
-                said = lookup.ever_said(agent, session, batch)  # noqa: B023 called before the next batch
-                held = {(each.id, each.wording) for each in said if each.live}
-                tombs = {each.id for each in said if each.erased}
-                gone[:] = [each for each in batch if each.id in tombs]  # noqa: B023
-                chosen[:] = [  # noqa: B023
-                    each
-                    for each in batch  # noqa: B023
-                    if each.id not in tombs and (each.id, wording_of(each)) not in held
-                ]
-                return [_as_given(each) for each in chosen]  # noqa: B023
-
-            store.append(agent, select, session)
+    for (agent, session), rows in groups.items():
+        for start in range(0, len(rows), BATCH):
+            batch = rows[start : start + BATCH]
+            chosen: list[dict[str, Any]] = []
+            gone: set[str] = set()
+            store.append(agent, partial(_select, agent, session, batch, chosen, gone), session)
+            left = sum(checked.id in gone for _, checked in batch)
             added[agent] = added.get(agent, 0) + len(chosen)
-            erased += len(gone)
-            known += len(batch) - len(chosen) - len(gone)
+            erased += left
+            known += len(batch) - len(chosen) - left
             done += len(batch)
             if progress is not None:
                 progress("importing", done, total)
     return Migrated(added=added, known=known, erased=erased, rejected=rejected)
 
 
-def _as_given(message: NewMessage) -> dict[str, Any]:
-    return {
-        "id": message.id,
-        "role": message.role,
-        "content": message.text if message.blocks is None else message.blocks,
-        "metadata": message.metadata,
-        "created_at": message.created_at,
-        "folded": message.folded,
-    }
+def _select(
+    agent: str, session: str, batch: list[_Row], chosen: list[dict[str, Any]], gone: set[str], lookup: MessageLookup
+) -> list[dict[str, Any]]:
+    """What of a batch is to be journalled, in ``chosen``; ids of what was erased, in ``gone``. May be called again."""
+    held = {(each.id, wording_of(each)) for each in lookup.find(agent, [(session, checked.id) for _, checked in batch])}
+    said = lookup.ever_said(agent, session, [checked for _, checked in batch], after=MAX_POSITION)  # the erased alone
+    gone.clear()
+    gone.update(each.id for each in said)
+    chosen[:] = [
+        given for given, checked in batch if checked.id not in gone and (checked.id, wording_of(checked)) not in held
+    ]
+    return chosen
 
 
 def _parsed(path: Path, source: Source) -> Any:
@@ -211,12 +207,12 @@ def _mem0(parsed: Any, rejected: list[Rejected]) -> Iterator[_Memory]:
         if not isinstance(text, str) or not text.strip():
             rejected.append(Rejected(str(row), "it has no text under 'memory'"))
             continue
-        owners = [str(each[key]) for key in _OWNERS if each.get(key)]
+        owners = [name for key in _OWNERS if (name := _name(each.get(key)))]
         kept = {key: each[key] for key in ("metadata", "categories", *_OWNERS) if each.get(key)}
         role = each.get("role") if each.get("role") in ("user", "assistant") else "user"
-        session = str(each["run_id"]) if each.get("run_id") and len(owners) > 1 else "mem0"
+        session = _name(each.get("run_id")) if len(owners) > 1 else ""
         identity = _id_of(each.get("id"), text)
-        yield _memory(owners[0] if owners else "", session, identity, role, text, kept, each, str(row))
+        yield _memory(owners[0] if owners else "", session or "mem0", identity, role, text, kept, each, str(row))
 
 
 def _langmem(parsed: Any, rejected: list[Rejected]) -> Iterator[_Memory]:
@@ -227,8 +223,8 @@ def _langmem(parsed: Any, rejected: list[Rejected]) -> Iterator[_Memory]:
         if not text.strip():
             rejected.append(Rejected(str(row), "it has no text under 'value'"))
             continue
-        space = each.get("namespace") or []
-        parts = [space] if isinstance(space, str) else [str(part) for part in space]
+        space = each.get("namespace")
+        parts = [name for part in (space if isinstance(space, list) else [space]) if (name := _name(part))]
         owner = "/".join(part for part in parts if part not in _NAMESPACES)
         kept: dict[str, Any] = {"namespace": parts}
         if isinstance(value, Mapping) and isinstance(value.get("kind"), str):
@@ -312,18 +308,20 @@ def _memory(
     return _Memory(owner, session, message if time is None else message | {"created_at": time}, time, row)
 
 
+def _name(value: Any) -> str:
+    """A name or number as text; empty for anything else."""
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+
+
 def _id_of(given: Any, text: str) -> str:
     """The id that the library gave, if a journal can hold it; otherwise one that the text decides."""
-    if isinstance(given, str | int) and 0 < len(str(given)) <= ID_LIMIT:
-        return str(given)
+    if 0 < len(_name(given)) <= ID_LIMIT:
+        return _name(given)
     return hashlib.sha256(f"{given}\0{text}".encode("utf-8", "replace")).hexdigest()[:32]
 
 
 def _time(value: Any) -> datetime | None:
     try:
-        found = datetime.fromisoformat(value) if isinstance(value, str) else None
-        if found is None:
-            return None
-        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+        return in_utc(datetime.fromisoformat(value)) if isinstance(value, str) else None
     except (ValueError, OverflowError):
         return None

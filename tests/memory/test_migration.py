@@ -8,8 +8,10 @@ from langgraph.store.memory import InMemoryStore
 from langmem import create_manage_memory_tool
 from llama_index.core.llms import ChatMessage
 from llama_index.core.memory import Memory
+from typer.testing import CliRunner
 
 from deltamem_agents import DeltaMem
+from deltamem_agents.cli import app
 from deltamem_agents.errors import ArchiveError, ConfigError
 
 # As mem0's documentation shows the result of get_all(): the newest first.
@@ -166,6 +168,16 @@ BAD_ROWS = [
         {"store": {"u": [{"role": "user", "content": "ok"}, {"role": "user"}, 1, {"role": "x", "content": "y"}]}},
         ["u[2]", "u[3]", "u[4]"],
     ),
+    (
+        "mem0",
+        [{"memory": "ok", "user_id": "u"}, {"memory": "x", "user_id": "v" * 256}, {"memory": "x", "user_id": "a\0"}],
+        ["2", "3"],
+    ),
+    (
+        "langmem",
+        [{"namespace": "u", "value": "ok"}, {"namespace": ["u", "a\0"], "value": "x"}],
+        ["2"],
+    ),
 ]
 
 
@@ -184,6 +196,15 @@ def test_a_file_of_something_else_is_refused(mem, tmp_path, source, content):
         mem.import_from(source, file(tmp_path, content))
 
 
+@pytest.mark.parametrize("space", [None, True, 5.5, {"a": "b"}, [], [None, {}]])
+def test_a_namespace_that_names_nobody_needs_an_agent(mem, tmp_path, space):
+    path = file(tmp_path, [{"namespace": space, "value": "Plays the cello"}])
+    with pytest.raises(ConfigError, match="give the agent's id"):
+        mem.import_from("langmem", path)
+    assert dict(mem.import_from("langmem", path, agent="ann").added) == {"ann": 1}
+    assert told(mem, "ann") == [("langmem", "user", "Plays the cello")]
+
+
 def test_other_bad_input(mem, tmp_path):
     with pytest.raises(ArchiveError, match="cannot be read"):
         mem.import_from("mem0", tmp_path / "none.json")
@@ -192,3 +213,20 @@ def test_other_bad_input(mem, tmp_path):
     with pytest.raises(ConfigError, match=r"row 1 .* give the agent's id"):
         mem.import_from("mem0", file(tmp_path, [{"memory": "whose?"}]))
     assert mem.agents() == []
+
+
+def test_the_command_names_what_it_left_out(tmp_path):
+    url, path = f"sqlite:///{tmp_path / 'memory.db'}", file(tmp_path, [*MEM0["results"], {"id": "x"}])
+    command = ["import", str(path), "--from", "mem0", "--url", url]
+    first = CliRunner().invoke(app, command)
+    assert first.exit_code == 1
+    assert first.stdout == "agent 'alice': 2 new messages\nagent 'bob': 1 new message\n"
+    assert "row 4" in first.stderr
+    assert "no text under 'memory'" in first.stderr
+    second = CliRunner().invoke(app, [*command, "--json"])
+    assert json.loads(second.stdout) == {
+        "added": {"alice": 0, "bob": 0},
+        "known": 3,
+        "erased": 0,
+        "rejected": [{"row": "4", "reason": "it has no text under 'memory'"}],
+    }
