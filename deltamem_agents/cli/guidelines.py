@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -258,15 +258,16 @@ def uninstall(*, repo: Repo = Path("."), json: Json = False, debug: Debug = Fals
     _show_paths(uninstall_hooks(Repository.open(repo)), "removed", json=json)
 
 
-def _local_embedder() -> Any:
-    """The local embedder where it is installed, else "none"."""
+def _local_embedder() -> str:
+    """Name of the local embedder where it is installed, else "none"."""
     from deltamem_agents.recall.embed import default_embedder
 
-    return default_embedder()[0] or "none"
+    found, _ = default_embedder()
+    return "none" if found is None else found.name
 
 
 @contextmanager
-def _opened(path: Path, where: Location, embedder: Any = "none", *, make: bool = False) -> Iterator[Guidelines]:
+def _opened(path: Path, where: Location, embedder: str = "none", *, make: bool = False) -> Iterator[Guidelines]:
     """A repository's guidelines in a memory without a backbone."""
     with opened(where, Model(backbone="none"), embedder, make=make) as mem:
         from deltamem_agents.guidelines import Guidelines

@@ -169,12 +169,12 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def embedder_option(embedder: Any) -> Any:
+def embedder_option(embedder: str | None) -> str | bool | None:
     """What ``--embedder`` is for `DeltaMem.open`."""
     return False if embedder == "none" else embedder
 
 
-def open_options(model: Model, embedder: Any) -> dict[str, Any]:
+def open_options(model: Model, embedder: str | None) -> dict[str, Any]:
     """Keyword arguments of `DeltaMem.open`."""
     backbone = None if model.backbone == "none" else model.backbone
     return asdict(model) | {"backbone": backbone, "embedder": embedder_option(embedder)}
@@ -182,7 +182,7 @@ def open_options(model: Model, embedder: Any) -> dict[str, Any]:
 
 @contextmanager
 def opened(
-    where: Location, model: Model, embedder: Any = "none", *, make: bool = False, **options: Any
+    where: Location, model: Model, embedder: str | None = "none", *, make: bool = False, **options: Any
 ) -> Iterator[DeltaMem]:
     """A memory: the model is loaded and the database opened; made where there is none, if ``make``.
 

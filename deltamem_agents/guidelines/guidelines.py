@@ -120,13 +120,15 @@ class Guidelines:
         return GuidelinesRecall(rules=tuple(_nearer_first(best, found, k)), work=tuple(self.work(query, k=k)))
 
     def _meaning(self, query: str, count: int) -> Mapping[str, float] | None:
-        """Cosine of a question and each rule by the rule's id; None without an embedder."""
+        """Cosine of a question and each rule by the rule's id; None without an embedder, or if it fails."""
         if self.mem.retriever.model is None or not count or not query.strip():
             return None
         session = self._records().session
-        self.mem.retriever.embed_missing(self.agent)  # cosines and shares of words do not compare
-        records = self.mem.retriever.similar(self.agent, query, 4 * count, holds=lambda name, _: name == session)
-        return {each.message_id: each.score for each in reversed(records)}
+        self.mem.retriever.catch_up(self.agent)
+        records = self.mem.retriever.similar(
+            self.agent, query, 4 * count, holds=lambda name, _: name == session, embedded=True
+        )
+        return {each.message_id: each.score for each in reversed(records)} or None
 
     def brief(self, task: str = "", *, paths: Iterable[str | Path] = (), budget: int = BUDGET) -> Brief:
         """The shortest text of the rules that matter for a task, standing rules first, each with its citation.

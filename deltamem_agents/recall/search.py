@@ -165,7 +165,13 @@ class Retriever:
         ]
 
     def similar(
-        self, agent: str, query: str, k: int, *, holds: Callable[[str, Mapping[str, Any]], bool] | None = None
+        self,
+        agent: str,
+        query: str,
+        k: int,
+        *,
+        holds: Callable[[str, Mapping[str, Any]], bool] | None = None,
+        embedded: bool = False,
     ) -> list[Record]:
         """The k records whose text is most similar to a query, most similar first; of equals, the newer first.
 
@@ -175,6 +181,7 @@ class Retriever:
 
         Args:
             holds: Only records of messages for whose session and metadata it returns True.
+            embedded: Only records with a cosine; none without an embedder, or if it fails.
 
         Raises:
             ConfigError: k is not a positive integer, or the query is not text.
@@ -187,12 +194,16 @@ class Retriever:
         if candidates is None:
             return []
         snapshot = candidates.snapshot
-        alike = signals_of(query, snapshot, candidates.vector, Question(query)).meaning
-        if alike is None:
+        alike, allowed = signals_of(query, snapshot, candidates.vector, Question(query)).meaning, candidates.allowed
+        if embedded:
+            if alike is None:
+                return []
+            allowed = allowed & ~snapshot.blank
+        elif alike is None:
             alike = snapshot.words.coverage(query, snapshot.weights)
         elif snapshot.blank.any():
             alike = np.where(snapshot.blank, snapshot.words.coverage(query, snapshot.weights), alike)
-        scores = {int(snapshot.keys[i]): float(alike[i]) for i in best(alike, candidates.allowed, k)}
+        scores = {int(snapshot.keys[i]): float(alike[i]) for i in best(alike, allowed, k)}
         found = self.candidates.records(agent, candidates, list(scores))
         return [_record(record, scores[record.key]) for record in found]
 
