@@ -14,7 +14,7 @@ from deltamem_kernels.gpu import scan as gpu
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
-SEQUENTIAL = Path(__file__).parents[2] / "kernels" / "benchmarks" / "sequential.py"
+BENCHMARKS = Path(__file__).parents[2] / "kernels" / "benchmarks"  # a folder of scripts, not a package
 # Of a gradient, by its dtype. The interpreter cuts to bfloat16 where a GPU rounds.
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3 if INTERPRETED else 5e-3}
 NAMES = ("q", "k", "v", "keep", "erase", "write", "state")
@@ -22,27 +22,20 @@ NAMES = ("q", "k", "v", "keep", "erase", "write", "state")
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_interpreter():
-    """Triton's interpreter patches triton.language anew for each call of a device function: most of its time.
-
-    Once for each module is enough; the kernel's own patches are left to it.
-    """
     if not INTERPRETED:
         yield
         return
-    from triton.runtime.interpreter import InterpretedFunction
-
-    original, patched = InterpretedFunction.__call__, set()
-
-    def call(self, *args, **kwargs):
-        module = id(self.fn.__globals__)
-        if module in patched:
-            return self.rewrite()(*args, **kwargs)
-        patched.add(module)
-        return original(self, *args, **kwargs)
-
-    InterpretedFunction.__call__ = call
+    undo = of_benchmarks("device_cases/interpreter").patch_once()
     yield
-    InterpretedFunction.__call__ = original
+    undo()
+
+
+def of_benchmarks(name):
+    """A module of the benchmarks, by its path without the ending."""
+    spec = importlib.util.spec_from_file_location(Path(name).name, BENCHMARKS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def to_device(scan, dtype=torch.float32):
@@ -223,9 +216,7 @@ def test_saved_for_backward_is_inputs_and_checkpoints(make_scan):
 
 @pytest.mark.parametrize("rank", [4, 20])
 def test_sequential_kernel_of_the_benchmark(make_scan, error, rank):
-    spec = importlib.util.spec_from_file_location("sequential", SEQUENTIAL)
-    sequential = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sequential)
+    sequential = of_benchmarks("sequential")
     scan = make_scan(2, 13, rank)
     arguments, _ = to_device(scan)
 

@@ -15,7 +15,6 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[2] / "examples" / "notebooks"
 SECONDS = 300  # limit for a cell
-KEPT = ("kernelspec", "language_info")  # of a notebook's metadata
 
 
 def scripts() -> list[Path]:
@@ -27,13 +26,13 @@ def executed(script: Path) -> Any:
     """The notebook of a script, with the outputs of a new execution; ids and metadata do not change from run to run."""
     notebook = jupytext.read(script, fmt="py:percent")
     NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": FOLDER}}).execute()
-    notebook.metadata = {key: notebook.metadata[key] for key in KEPT if key in notebook.metadata}
-    notebook.metadata["language_info"] = {"name": "python"}
+    notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"], "language_info": {"name": "python"}}
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"{script.stem}-{number}"
         cell["metadata"] = {}
         # Warnings and progress bars are about the machine at hand.
-        cell.get("outputs", [])[:] = [each for each in cell.get("outputs", []) if each.get("name") != "stderr"]
+        if cell.cell_type == "code":
+            cell["outputs"] = [each for each in cell["outputs"] if each.get("name") != "stderr"]
     return notebook
 
 

@@ -28,7 +28,7 @@ from deltamem_agents.core import State, attach
 from deltamem_agents.engine import Rendering, load
 from deltamem_agents.training.adapters.collation import EpisodeCollator
 from deltamem_agents.training.adapters.episode_loss import EpisodeLoss
-from deltamem_agents.training.adapters.measuring import greedy_replies
+from deltamem_agents.training.adapters.measuring import judged
 from deltamem_agents.training.adapters.rendered import EpisodeRenderer
 
 ARMS = (OWN, ZERO, ANOTHER, PERMUTED)
@@ -76,13 +76,7 @@ def measure(module: EpisodeLoss, render: EpisodeRenderer, task: Task, *, seed: i
                 PERMUTED: (other, slots),
             }
             for arm, (pool, rows) in reads.items():
-                said = module.score(batch, pool, rows).right.tolist()
-                open_ones = [row for row, each in enumerate(questions) if each.asked.checker and not said[row]]
-                if open_ones:
-                    prompts = [questions[row].prompt for row in open_ones]
-                    replies = greedy_replies(module, render.rendering, prompts, pool, rows[open_ones], tokens=TOKENS)
-                    for row, reply in zip(open_ones, replies, strict=True):
-                        said[row] = questions[row].asked.accepts(reply)
+                said, _ = judged(module, render.rendering, batch, questions, pool, rows, tokens=TOKENS)
                 for question, slot, hit in zip(questions, slots.tolist(), said, strict=True):
                     right[kind_of(question.asked)][arm][start + slot].append(hit)
     for kind, arms in sorted(right.items()):

@@ -88,18 +88,38 @@ class HeldOut:
         state, slots = module.fold(batch), batch["slots"]
         chosen = {"state": slots, "zero": torch.full_like(slots, -1), "donor": (slots + 1) % batch["episodes"]}
         for arm in ARMS:
-            scored = module.score(batch, state, chosen[arm])
-            right: list[bool] = scored.right.tolist()
-            open_ones = [row for row, each in enumerate(questions) if each.asked.checker and not right[row]]
-            if open_ones:  # another reply than the expected one may be right too
-                prompts = [questions[row].prompt for row in open_ones]
-                longest = max(len(questions[row].reply) for row in open_ones)
-                said = greedy_replies(
-                    module, self._rendering, prompts, state, chosen[arm][open_ones], tokens=min(TOKENS, 2 * longest)
-                )
-                for row, reply in zip(open_ones, said, strict=True):
-                    right[row] = questions[row].asked.accepts(reply)
-            yield arm, right, scored.loss.tolist()
+            yield arm, *judged(module, self._rendering, batch, questions, state, chosen[arm])
+
+
+@torch.no_grad()
+def judged(
+    module: EpisodeLoss,
+    rendering: Rendering,
+    batch: EpisodeBatch,
+    questions: Sequence[RenderedQuestion],
+    state: State,
+    slots: Tensor,
+    *,
+    tokens: int | None = None,
+) -> tuple[list[bool], list[float]]:
+    """Whether the greedy reply to each question is right, and the loss of the expected one.
+
+    Args:
+        questions: Those of the batch, in its order.
+        state: A pool of states.
+        slots: [Q] the row of the pool that each question reads, −1 for the zero state.
+        tokens: Limit on a reply that a checker judges; by default twice the longest expected one, `TOKENS` at most.
+    """
+    scored = module.score(batch, state, slots)
+    right: list[bool] = scored.right.tolist()
+    open_ones = [row for row, each in enumerate(questions) if each.asked.checker and not right[row]]
+    if open_ones:  # another reply than the expected one may be right too
+        prompts = [questions[row].prompt for row in open_ones]
+        limit = tokens or min(TOKENS, 2 * max(len(questions[row].reply) for row in open_ones))
+        said = greedy_replies(module, rendering, prompts, state, slots[open_ones], tokens=limit)
+        for row, reply in zip(open_ones, said, strict=True):
+            right[row] = questions[row].asked.accepts(reply)
+    return right, scored.loss.tolist()
 
 
 def greedy_replies(

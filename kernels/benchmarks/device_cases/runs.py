@@ -19,9 +19,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
-from typing import Any
 
 from device_cases.case import Case, Setting
+from device_cases.interpreter import patch_once
 from device_cases.report import TIMES, Report, Result
 
 PRELOADED = ["device_cases.order"]  # and with it torch, transformers and triton
@@ -181,22 +181,3 @@ def _end(each: _Run, report: Report) -> None:
     else:
         result = Result("died", each.seconds, f"its process ended with {each.process.exitcode}; see the log")
     report.ended(each.case.name, result)
-
-
-def patch_once() -> None:
-    """Let Triton's interpreter patch `triton.language` once for each module of kernels, not anew for every call.
-
-    That is most of an interpreted case's time. A kernel's own patches are left to the interpreter.
-    """
-    from triton.runtime.interpreter import InterpretedFunction
-
-    original, patched = InterpretedFunction.__call__, set()
-
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        module = id(self.fn.__globals__)
-        if module in patched:
-            return self.rewrite()(*args, **kwargs)
-        patched.add(module)
-        return original(self, *args, **kwargs)
-
-    InterpretedFunction.__call__ = call
