@@ -194,6 +194,8 @@ def _migrate(path: Path, source: str, agent: str | None, where: Location, json: 
     if json:
         terminal.print_json(asdict(moved))
     else:
+        if not (moved.added or moved.rejected):
+            terminal.say(f"{path} holds no memories")
         for name, added in moved.added.items():
             terminal.say(f"agent {name!r}: {terminal.counted(added, 'new message')}")
         if moved.known:

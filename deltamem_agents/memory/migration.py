@@ -191,18 +191,18 @@ def _in_order(memories: list[_Memory]) -> list[_Memory]:
     return sorted(memories, key=lambda each: each.time or datetime.min.replace(tzinfo=UTC))
 
 
-def _rows(parsed: Any, source: Source, *keys: str) -> list[Any]:
-    """The list of rows: the whole file, or what stands under one of ``keys``."""
+def _rows(parsed: Any, source: Source, row: str, *keys: str) -> list[Any]:
+    """The list of rows: the whole file, what stands under one of ``keys``, or a single row, with the key ``row``."""
     found = parsed
     if isinstance(parsed, Mapping):
-        found = next((parsed[key] for key in keys if key in parsed), None)
+        found = [parsed] if row in parsed else next((parsed[key] for key in keys if key in parsed), None)
     if not isinstance(found, list):
         raise ArchiveError(f"this is not what {source} exports; give {_ADVICE[source]}")
     return found
 
 
 def _mem0(parsed: Any, rejected: list[Rejected]) -> Iterator[_Memory]:
-    for row, each in enumerate(_rows(parsed, "mem0", "results", "memories"), start=1):
+    for row, each in enumerate(_rows(parsed, "mem0", "memory", "results", "memories"), start=1):
         text = each.get("memory", each.get("data")) if isinstance(each, Mapping) else None
         if not isinstance(text, str) or not text.strip():
             rejected.append(Rejected(str(row), "it has no text under 'memory'"))
@@ -216,7 +216,7 @@ def _mem0(parsed: Any, rejected: list[Rejected]) -> Iterator[_Memory]:
 
 
 def _langmem(parsed: Any, rejected: list[Rejected]) -> Iterator[_Memory]:
-    for row, each in enumerate(_rows(parsed, "langmem", "items", "results"), start=1):
+    for row, each in enumerate(_rows(parsed, "langmem", "value", "items", "results"), start=1):
         value = each.get("value") if isinstance(each, Mapping) else None
         content = value.get("content", value) if isinstance(value, Mapping) else value
         text = _said(content)

@@ -160,6 +160,18 @@ def test_json_lines_and_rows_without_a_time_keep_their_order(mem, tmp_path):
     assert dict(mem.import_from("mem0", file(tmp_path, lines)).added) == {"u": 0}
 
 
+@pytest.mark.parametrize(
+    ("source", "row"),
+    [
+        ("mem0", {"memory": "Plays the cello", "user_id": "u"}),
+        ("langmem", {"namespace": ["u"], "value": "Plays the cello"}),
+    ],
+)
+@pytest.mark.parametrize("end", ["", "\n", "\r\n\r\n"])
+def test_json_lines_may_be_one(mem, tmp_path, source, row, end):
+    assert dict(mem.import_from(source, file(tmp_path, json.dumps(row) + end)).added) == {"u": 1}
+
+
 BAD_ROWS = [
     ("mem0", [{"memory": "ok", "user_id": "u"}, {"id": "x"}, 7, {"memory": "a\0b", "user_id": "u"}], ["2", "3", "4"]),
     ("langmem", [{"namespace": ["u"], "key": "k", "value": {"content": "ok"}}, {"value": None}, "x"], ["2", "3"]),
@@ -230,3 +242,10 @@ def test_the_command_names_what_it_left_out(tmp_path):
         "erased": 0,
         "rejected": [{"row": "4", "reason": "it has no text under 'memory'"}],
     }
+
+
+def test_the_command_says_that_a_file_is_empty(tmp_path):
+    command = ["import", str(file(tmp_path, [])), "--from", "mem0", "--url", f"sqlite:///{tmp_path / 'memory.db'}"]
+    result = CliRunner().invoke(app, command)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.replace("\n", " ").strip().endswith("holds no memories")
