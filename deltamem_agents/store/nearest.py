@@ -218,7 +218,8 @@ def _best(blocks: Iterator[Found], vector: NDArray[np.float32], limit: int) -> F
         if not np.isfinite(cosines).all():
             raise DamagedValue("an embedding holds values that are not finite")
         if len(keys) > limit:
-            kept = np.argpartition(cosines, len(cosines) - limit)[len(cosines) - limit :]
+            kept = np.flatnonzero(cosines >= np.partition(cosines, -limit)[-limit])
+            kept = kept[np.lexsort((-keys[kept], -cosines[kept]))[:limit]]
             keys, cosines = keys[kept], cosines[kept]
     order = np.lexsort((-keys, -cosines))
     return keys[order].tolist(), cosines[order].astype(np.float32)

@@ -41,7 +41,7 @@ SQLITE_TABLES = (
 
 SQLITE_SCORES = text(  # :match includes the agent
     """SELECT rowid, -bm25(deltamem_records_fts, 0.0, 1.0, 1.0) AS score
-       FROM deltamem_records_fts WHERE deltamem_records_fts MATCH :match ORDER BY score DESC LIMIT :limit"""
+       FROM deltamem_records_fts WHERE deltamem_records_fts MATCH :match ORDER BY score DESC, rowid DESC LIMIT :limit"""
 )
 
 SQLITE_NARROWED = text(
@@ -51,7 +51,7 @@ SQLITE_NARROWED = text(
        JOIN deltamem_messages AS m ON m.agent_key = r.agent_key AND m.position = r.position
        WHERE deltamem_records_fts MATCH :match AND (:session IS NULL OR m.session = :session)
          AND (:since IS NULL OR m.created_at >= :since) AND (:until IS NULL OR m.created_at < :until)
-       ORDER BY score DESC LIMIT :limit"""
+       ORDER BY score DESC, f.rowid DESC LIMIT :limit"""
 ).bindparams(bindparam("since", type_=UtcDateTime), bindparam("until", type_=UtcDateTime))
 
 

@@ -109,7 +109,7 @@ def _ranked(agent_key: int, query: ColumnElement[object], limit: int) -> Select[
     once = select(query.label("query")).scalar_subquery()  # evaluated once, not for each record
     score = func.ts_rank(_WORDS, once).label("score")
     found = select(RecordRow.key, score).where(RecordRow.agent_key == agent_key, _WORDS.op("@@")(once))
-    return found.order_by(score.desc()).limit(limit)
+    return found.order_by(score.desc(), RecordRow.key.desc()).limit(limit)
 
 
 def _together(found: Sequence[Sequence[Any]], limit: int) -> Sequence[Any]:
@@ -120,7 +120,7 @@ def _together(found: Sequence[Sequence[Any]], limit: int) -> Sequence[Any]:
     for hits in found:
         for key, rank in hits:
             ranks[key] = ranks.get(key, 0.0) + rank
-    return sorted(ranks.items(), key=lambda hit: -hit[1])[:limit]
+    return sorted(ranks.items(), key=lambda hit: (-hit[1], -hit[0]))[:limit]
 
 
 def _narrowed(found: Select[Any], within: Within) -> Select[Any]:
