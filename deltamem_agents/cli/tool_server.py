@@ -122,9 +122,8 @@ def _over_http(
     else:
         raise ConfigError(f"no token was given; over HTTP, set {TOKEN_VARIABLE} or give --token-file")
     checked(agents)
-    from deltamem_agents.mcp_server.access import Tokens  # with it comes the SDK, which takes half a second
-    from deltamem_agents.mcp_server.http import PATH, address_of, listen, serve
-    from deltamem_agents.mcp_server.server import build
+    from deltamem_agents.mcp_server.http import PATH, address_of, listen, serve  # the SDK takes half a second
+    from deltamem_agents.mcp_server.server import Tokens, build
 
     tokens = Tokens(agents)
     with listen(port) as listening:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from deltamem_agents import errors
-from deltamem_agents.demo import script
 from deltamem_agents.demo.rows import Row
 from deltamem_agents.demo.tables import answers_table
 from deltamem_agents.engine.packaged import NAMED, adapter_of, folder_of
@@ -26,6 +25,35 @@ from deltamem_agents.terminal import Advance, counted, printable
 if TYPE_CHECKING:
     from rich.console import Console
 
+AGENT = "demo"
+STRANGER = "stranger"  # another agent in the same database, told different facts
+
+FACTS = (
+    "My favourite colour is teal.",
+    "Mara plays the cello.",
+    "I live in Lisbon.",
+    "In the api repository the test runner is pytest.",
+    "Hugo has a dog called Biscuit.",
+)
+STRANGER_FACTS = (
+    "My favourite colour is crimson.",
+    "Mara plays the trumpet.",
+    "I live in Oslo.",
+    "In the api repository the test runner is mocha.",
+)
+QUESTIONS = (
+    "What is my favourite colour?",
+    "Which instrument does Mara play?",
+    "Where do I live?",
+    "Which test runner does the api repository use?",
+    "What is my favourite drink?",  # never said
+)
+SMALL_TALK = (
+    ("The meeting about the budget was long.", "I see."),
+    ("Can you help me with the printer?", "Of course."),
+    ("The weather is pretty today.", "That sounds good."),
+    ("I think the report looks useful.", "All right."),
+)
 MODES = ("state", "vector", "hybrid", "no state", "stranger")
 BUNDLED = "; the bundled model knows few kinds of facts, and beyond them only the retrieved text is of use"
 
@@ -139,18 +167,18 @@ def run_demo(
     if backbone in NAMED and (options.get("adapter") or adapter_of(backbone).is_dir()):
         advance(f"Looking for {backbone}", 0, 0)
         folder_of(backbone)  # here, as the first time it prints the licence
-    shown = Shown(facts=facts or list(script.FACTS), backbone=backbone)
-    asked = questions or list(script.QUESTIONS)
+    shown = Shown(facts=facts or list(FACTS), backbone=backbone)
+    asked = questions or list(QUESTIONS)
     with _database(url) as where:
         opened = {**options, "url": where}
         told = {
-            script.AGENT: script.conversation(shown.facts),
-            script.STRANGER: script.conversation(list(script.STRANGER_FACTS)),
+            AGENT: conversation(shown.facts),
+            STRANGER: conversation(list(STRANGER_FACTS)),
         }
         steps = len(asked) * (len(MODES) + 2)
         for process, request in (
             ("tell", {"open": opened, "agents": told}),
-            ("ask", {"open": opened, "agent": script.AGENT, "stranger": script.STRANGER, "questions": asked}),
+            ("ask", {"open": opened, "agent": AGENT, "stranger": STRANGER, "questions": asked}),
         ):
             for event, values in _events(process, request):
                 shown.take(event, values)
@@ -209,3 +237,21 @@ def _paragraphs(console: Console) -> Any:
         console.print(printable(text), markup=False)
 
     return say
+
+
+def conversation(facts: list[str]) -> list[list[dict[str, str]]]:
+    """Two sessions of messages; each fact is followed by a turn of small talk."""
+    turns: list[list[dict[str, str]]] = []
+    for number, fact in enumerate(facts):
+        said, replied = SMALL_TALK[number % len(SMALL_TALK)]
+        turns.append(
+            [
+                {"role": "user", "content": fact},
+                {"role": "assistant", "content": "Noted."},
+                {"role": "user", "content": said},
+                {"role": "assistant", "content": replied},
+            ]
+        )
+    half = -(-len(turns) // 2)
+    parts = [turns[:half], turns[half:]]
+    return [[message for turn in part for message in turn] for part in parts if part]

@@ -98,9 +98,13 @@ class Rendering:
         self.tokenizer = tokenizer
         self.name, self.format = _format_of(tokenizer)
         self._text_tokenizer = copy.deepcopy(tokenizer)
-        self._control = _control_tokens(tokenizer) | {piece for role in ROLES for piece in _words(*self._around(role))}
+        special = _control_tokens(tokenizer)
+        self._control = special | {piece for role in ROLES for piece in _words(*self._around(role))}
         self._start = self._markup(self.format.start)
         self._markups = {role: tuple(map(self._markup, self._around(role))) for role in ROLES}
+        after = self._markups["assistant"][1][:1]
+        own = [tokenizer.eos_token_id] if isinstance(tokenizer.eos_token_id, int) else []
+        self._end = after if after and tokenizer.convert_ids_to_tokens(after[0]) in special else own
         self.text("")  # changes the setting here, before other threads use the tokenizer
         self._check_template()
 
@@ -127,11 +131,7 @@ class Rendering:
 
         Of a base model with a chat template from elsewhere, the two differ.
         """
-        after = self._markups["assistant"][1][:1]
-        if after and self.tokenizer.convert_ids_to_tokens(after[0]) in _control_tokens(self.tokenizer):
-            return after
-        own = self.tokenizer.eos_token_id
-        return [own] if isinstance(own, int) else []
+        return [*self._end]
 
     def text(self, content: str) -> list[int]:
         """Tokens of a message's content alone.

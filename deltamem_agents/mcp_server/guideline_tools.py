@@ -11,7 +11,6 @@ from mcp.server.mcpserver.exceptions import ResourceNotFoundError
 from mcp.types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
-from deltamem_agents.mcp_server.fields import NAME, Budget, Count, File, Kind, Query, Repo, Task, Text
 from deltamem_agents.mcp_server.guideline_results import (
     RULE,
     GuidelineBrief,
@@ -24,9 +23,9 @@ from deltamem_agents.mcp_server.guideline_results import (
     sync_of,
 )
 from deltamem_agents.mcp_server.memories import Memories
+from deltamem_agents.mcp_server.memory_tools import JSON, NO_PATH
 from deltamem_agents.mcp_server.repositories import Repositories
-from deltamem_agents.mcp_server.resources import JSON, NO_PATH
-from deltamem_agents.mcp_server.results import told
+from deltamem_agents.mcp_server.schemas import NAME, Budget, Count, File, Kind, Query, Repo, Task, Text, told
 
 if TYPE_CHECKING:
     from deltamem_agents.guidelines import Guidelines

@@ -1,4 +1,4 @@
-"""Tools on an agent's own memory: remember, recall, forget, memory_log."""
+"""An agent's own memory as tools (remember, recall, forget, memory_log) and as resources: its journal, as JSON."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import Annotated, Any
 
-from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver import Context, MCPServer, ResourceSecurity
+from mcp.server.mcpserver.exceptions import ResourceNotFoundError, ToolError
 from mcp.types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
 from deltamem_agents.errors import UnknownAgentError
-from deltamem_agents.mcp_server.fields import (
+from deltamem_agents.mcp_server.memories import Memories
+from deltamem_agents.mcp_server.schemas import (
+    ENTRIES,
+    NAME,
+    NAMED,
     Confirm,
     Count,
+    Forgotten,
     Ids,
+    Log,
     OneSession,
     Page,
     Position,
     Query,
+    Recalled,
+    Remembered,
     Session,
     Since,
     Text,
     Until,
-)
-from deltamem_agents.mcp_server.memories import Memories
-from deltamem_agents.mcp_server.results import (
-    NAMED,
-    Forgotten,
-    Log,
-    Recalled,
-    Remembered,
     forgotten,
     log_entry,
     recalled,
@@ -39,6 +39,9 @@ from deltamem_agents.mcp_server.results import (
 )
 
 SESSION = "notes"  # where texts go whose caller names no conversation
+JOURNAL = "deltamem://journal"
+JSON = "application/json"
+NO_PATH = ResourceSecurity(exempt_params={"session"})  # a session's name may hold dots and slashes; it opens nothing
 
 READS = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 ADDS = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
@@ -153,6 +156,46 @@ class MemoryTools:
         """Show what is remembered, message by message, with the ids that forget takes; the newest page first."""
         memory = (await self._memories.ready()).agent(self._agent())
         return told(page(await memory.alog(session), limit, before))
+
+
+class MemoryResources:
+    """The resources of memory; see `MemoryTools` for the arguments."""
+
+    def __init__(self, memories: Memories, agent: Callable[[], str]) -> None:
+        self._memories = memories
+        self._agent = agent
+
+    def add_to(self, server: MCPServer[Any]) -> None:
+        """Register the resources."""
+        server.resource(
+            JOURNAL,
+            name="journal",
+            title="Journal",
+            description=f"The newest {ENTRIES} messages that are remembered.",
+            mime_type=JSON,
+        )(self.journal)
+        server.resource(
+            f"{JOURNAL}/{{session}}",
+            name="session",
+            title="Journal of a session",
+            description=f"The newest {ENTRIES} messages of one session.",
+            mime_type=JSON,
+            security=NO_PATH,
+        )(self.session)
+
+    async def journal(self) -> str:
+        """The newest messages."""
+        return await self._page(None)
+
+    async def session(self, session: str) -> str:
+        """The newest messages of a session."""
+        if not 0 < len(session) <= NAME:
+            raise ResourceNotFoundError(f"a session's name has 1 to {NAME} characters, this one has {len(session)}")
+        return await self._page(session)
+
+    async def _page(self, session: str | None) -> str:
+        memory = (await self._memories.ready()).agent(self._agent())
+        return page(await memory.alog(session), ENTRIES).model_dump_json()
 
 
 def page(entries: Any, limit: int, before: int | None = None) -> Log:

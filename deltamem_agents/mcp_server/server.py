@@ -1,13 +1,20 @@
-"""The server: its tools, resources and prompts, made of the official SDK's `MCPServer`."""
+"""The server, made of the official SDK's `MCPServer`, and who may use it.
+
+Over HTTP a token names its agent, so no tool has an argument for it. Over stdio there is no token: whoever starts the
+process may use it, and its agent is the one that the process was started for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+import hmac
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from typing import Any
 
 import anyio
-from mcp.server.auth.provider import TokenVerifier
+from mcp.server.auth.middleware.auth_context import get_access_token
+from mcp.server.auth.provider import AccessToken, TokenVerifier
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError, UnexpectedResourceError, UnexpectedToolError
@@ -16,12 +23,11 @@ from mcp.types import Tool as ListedTool
 
 from deltamem_agents import __version__
 from deltamem_agents.errors import DeltaMemError, shown
-from deltamem_agents.mcp_server.access import agent_of_request
 from deltamem_agents.mcp_server.guideline_tools import GuidelineTools
 from deltamem_agents.mcp_server.memories import Memories
-from deltamem_agents.mcp_server.memory_tools import MemoryTools
+from deltamem_agents.mcp_server.memory_tools import MemoryResources, MemoryTools
 from deltamem_agents.mcp_server.repositories import Repositories
-from deltamem_agents.mcp_server.resources import MemoryResources
+from deltamem_agents.mcp_server.tokens import checked
 
 INSTRUCTIONS = (
     "Long-term memory, and the rules of the repository. Call guidelines_brief with your task before you work in a "
@@ -71,6 +77,35 @@ class MemoryServer(MCPServer[None]):
             if isinstance(error.__cause__, DeltaMemError):
                 raise ResourceError(str(error.__cause__)) from error.__cause__
             raise
+
+
+class Tokens(TokenVerifier):
+    """The tokens that the server accepts, each with the agent it is for. Only hashes are kept.
+
+    Args:
+        agents: Agent by token.
+
+    Raises:
+        ConfigError: There is none, or one is empty, too long, or holds a space or a control character.
+        InvalidAgentError: An agent's id is not valid.
+    """
+
+    def __init__(self, agents: Mapping[str, str]) -> None:
+        self._agents = {_hash(token): agent for token, agent in checked(agents).items()}
+
+    async def verify_token(self, token: str) -> AccessToken | None:
+        """The agent of a token, as its subject; None for an unknown one. Every token is compared, in constant time."""
+        given, found = _hash(token), None
+        for each, agent in self._agents.items():
+            if hmac.compare_digest(each, given):
+                found = agent
+        return None if found is None else AccessToken(token="", client_id=found, scopes=[], subject=found)
+
+
+def agent_of_request(default: str) -> str:
+    """The agent whose memory the running request is about: its token's, or ``default`` if it came without one."""
+    token = get_access_token()
+    return default if token is None or token.subject is None else token.subject
 
 
 def build(
@@ -128,3 +163,7 @@ def serve_stdio(server: MCPServer[Any]) -> None:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(names) or "none"
+
+
+def _hash(token: str) -> bytes:
+    return sha256(token.encode("utf-8", "surrogatepass")).digest()

@@ -16,7 +16,7 @@ from deltamem_agents import DeltaMem
 from deltamem_agents.demo import Shown
 from deltamem_agents.demo.frameworks import through_langchain, through_llama_index
 from deltamem_agents.demo.rows import Row
-from deltamem_agents.demo.script import FACTS, QUESTIONS, conversation
+from deltamem_agents.demo.run import FACTS, QUESTIONS, conversation
 from deltamem_agents.engine import load
 from deltamem_agents.engine.packaged import adapter_of
 from deltamem_agents.errors import UnsupportedModelError

@@ -12,8 +12,8 @@ import httpx2
 import pytest
 
 from deltamem_agents.errors import ConfigError, InvalidAgentError
-from deltamem_agents.mcp_server.access import Tokens
 from deltamem_agents.mcp_server.http import LARGEST_BODY
+from deltamem_agents.mcp_server.server import Tokens
 from deltamem_agents.mcp_server.tokens import read_tokens
 from tests.mcp_server.servers import COMMAND, HANDSHAKE, WORDS, HttpServer
 

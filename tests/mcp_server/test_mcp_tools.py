@@ -11,8 +11,8 @@ import pytest
 from mcp import Client, MCPError
 
 from deltamem_agents import DeltaMem
-from deltamem_agents.mcp_server.fields import IDS, TEXT
 from deltamem_agents.mcp_server.memories import Memories
+from deltamem_agents.mcp_server.schemas import IDS, TEXT
 from deltamem_agents.mcp_server.server import build
 
 FACT, OTHER = "We deploy on Fridays, after the smoke tests.", "The staging database is called heron."

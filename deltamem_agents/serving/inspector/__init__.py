@@ -7,13 +7,13 @@ from elsewhere; ``static/vendor`` holds htmx, uPlot and the typeface Inter with 
 
 from fastapi import APIRouter
 
-from deltamem_agents.serving.inspector import agents, changes, journal, live, login, searching, states, static_files
-from deltamem_agents.serving.inspector.pages import PageRoute, page_of_failure
+from deltamem_agents.serving.inspector import agents, changes, journal, live, login, pages, searching, states
+from deltamem_agents.serving.inspector.pages import FILE_PATHS, PageRoute, page_of_failure
 
-PUBLIC = frozenset({login.PATH, *static_files.PATHS})
+PUBLIC = frozenset({login.PATH, *FILE_PATHS})
 
 router = APIRouter(include_in_schema=False)
-for _each in (static_files, login, agents, live, journal, searching, states, changes):
+for _each in (pages, login, agents, live, journal, searching, states, changes):
     router.include_router(_each.router)
 
 __all__ = ["PUBLIC", "PageRoute", "page_of_failure", "router"]

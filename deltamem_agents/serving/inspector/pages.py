@@ -1,4 +1,7 @@
-"""`render`: a page from its template, with the headers that keep it from running anything else; failures as pages."""
+"""`render`: a page from its template, with the headers that keep it from running anything else; failures as pages.
+
+Here too are the pages' own files: style, scripts, typeface. Each has a path of its own, and needs no token.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,12 @@ import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from functools import cache
+from hashlib import sha256
+from importlib.resources import files
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from fastapi import Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -19,8 +24,8 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from deltamem_agents.errors import DeltaMemError
 from deltamem_agents.serving.access import Access
+from deltamem_agents.serving.dependencies import public
 from deltamem_agents.serving.failures import HttpFailure, failure_of
-from deltamem_agents.serving.inspector import static_files
 from deltamem_agents.terminal import counted, printable
 
 HEADERS = {
@@ -35,6 +40,20 @@ HEADERS = {
 }
 THEME = "deltamem_theme"  # the cookie with a person's choice of light or dark
 LOGIN = "/login"
+FILE_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml", "woff2": "font/woff2"}
+FILES = (
+    "inspector.css",
+    "inspector.js",
+    "icon.svg",
+    "vendor/htmx-2.0.11.min.js",
+    "vendor/uplot-1.6.32.min.js",
+    "vendor/uplot-1.6.32.min.css",
+    "vendor/inter-5.3.0-latin.woff2",
+)
+FILE_PATHS = frozenset(f"/static/{name}" for name in FILES)
+FOREVER = "public, max-age=31536000, immutable"  # the address changes with the content
+
+router = APIRouter()  # of the files
 
 
 class PageRoute(APIRoute):
@@ -164,5 +183,30 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"plain": printable, "when": _when, "pretty": _json, "bytes": _bytes, "marked": marked}
-    made.globals |= {"agent_path": agent_path, "counted": counted, "static": static_files.url, "LOGIN": LOGIN}
+    made.globals |= {"agent_path": agent_path, "counted": counted, "static": file_url, "LOGIN": LOGIN}
     return made
+
+
+@cache
+def file_content(name: str) -> bytes:
+    """A file's bytes."""
+    return files("deltamem_agents.serving.inspector").joinpath("static", *name.split("/")).read_bytes()
+
+
+@cache
+def file_url(name: str) -> str:
+    """A file's address, with a hash of its content."""
+    return f"/static/{name}?v={sha256(file_content(name)).hexdigest()[:12]}"
+
+
+def _serve(name: str) -> None:
+    kind = FILE_TYPES[name.rpartition(".")[2]]
+
+    async def file() -> Response:
+        return Response(file_content(name), media_type=kind, headers={"cache-control": FOREVER})
+
+    router.add_api_route(f"/static/{name}", file, methods=["GET"], dependencies=[Depends(public)])
+
+
+for _name in FILES:
+    _serve(_name)

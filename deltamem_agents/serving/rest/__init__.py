@@ -5,10 +5,10 @@ Every route is below ``/v1/agents``; its name and arguments are those of `AgentM
 
 from fastapi import APIRouter
 
-from deltamem_agents.serving.rest import agents, archives, erasing, journal, recalling, time_travel
+from deltamem_agents.serving.rest import agents, archives, erasing, journal, time_travel
 
 router = APIRouter(prefix="/v1")
-for _each in (agents, journal, recalling, time_travel, erasing, archives):
+for _each in (agents, journal, time_travel, erasing, archives):
     router.include_router(_each.router)
 
 __all__ = ["router"]

@@ -1,4 +1,4 @@
-"""The journal: writing to it, and reading it."""
+"""The journal: writing to it, reading it, and recalling from it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from starlette.responses import Response
 from deltamem_agents.memory import AgentMemory
 from deltamem_agents.serving.access import in_thread
 from deltamem_agents.serving.dependencies import memory_of, reaching
+from deltamem_agents.serving.rest import schemas
 from deltamem_agents.serving.rest.agents import After, Limit
 from deltamem_agents.serving.rest.idempotency import Key, named, once
 from deltamem_agents.serving.rest.schemas import LIMIT, MOST, NewMessages, after, page
-from deltamem_agents.terminal import entry_json
+from deltamem_agents.terminal import entry_json, recall_json
 
 router = APIRouter(tags=["journal"])
 
@@ -75,3 +76,9 @@ async def neighbours(
 async def sessions(memory: Annotated[AgentMemory, Depends(reaching("read"))]) -> dict[str, Any]:
     """The sessions that have live messages."""
     return {"data": await memory.asessions()}
+
+
+@router.post("/agents/{agent}/recall", tags=["recall"], summary="What memory holds for a query")
+async def recall(body: schemas.Query, memory: Annotated[AgentMemory, Depends(reaching("read"))]) -> dict[str, Any]:
+    """See `AgentMemory.recall`. The state does not change."""
+    return recall_json(await memory.arecall(**body.model_dump()))

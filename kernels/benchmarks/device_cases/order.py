@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from device_cases import ceilings, decode_checks, engine_cases, golden, large, model_times, scan_checks, scan_times
+from device_cases import decode_checks, engine_cases, golden, kernel_times, large, model_times, scan_checks
 from device_cases.case import Case
 
 CASES = [
@@ -22,12 +22,12 @@ CASES = [
     Case("decode, graph", decode_checks.graph, 120),
     Case("golden traces", golden.traces(golden.CASES), 150),
     Case("golden traces, more", golden.traces(golden.MORE_CASES), 150),
-    Case("ceilings", ceilings.rows, 40, alone=True),
-    Case("scan times", scan_times.rows, 60, alone=True),
+    Case("ceilings", kernel_times.ceilings, 40, alone=True),
+    Case("scan times", kernel_times.forward, 60, alone=True),
     Case("decode times", model_times.decode, 90, alone=True),
     Case("prefill times", model_times.prefill, 75, alone=True),
     Case("64 agents, 512 tokens", engine_cases.agents(512), 75, alone=True),
     Case("64 agents, 2,048 tokens", engine_cases.agents(2048), 90, alone=True),
-    Case("scan times, backward", scan_times.backward, 40, alone=True),
-    Case("scan sweep", scan_times.sweep, 120, alone=True),
+    Case("scan times, backward", kernel_times.backward, 40, alone=True),
+    Case("scan sweep", kernel_times.sweep, 120, alone=True),
 ]
