@@ -29,7 +29,7 @@ WORD, STEM, CONCEPT = 1.0, 0.9, 0.8  # how well a unit is covered by its word, i
 ABOVE = 0.6  # factor for headings and introduction
 FOCUS, FORM, NEAR, FACT, MEANING = 0.25, 0.08, 0.15, 0.1, 1.0
 ANSWERS, ANSWERS_BY_MEANING = 0.34, 0.5  # score from which a rule answers, without and with an embedder
-BEHIND = 0.55  # share of the best score that a further rule needs
+BEHIND = 0.5  # share of the best score that a further rule needs
 COMMON = 0.35  # weight of a common word that no rule has
 UNKNOWN = 1.3  # weight of a word that no rule and no concept knows, relative to the rarest known one
 
