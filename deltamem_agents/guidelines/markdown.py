@@ -25,6 +25,7 @@ _LINK = re.compile(r"!?\[([^\]]*)\]\(<?([^)\s>]*)>?(?:\s+[\"'][^)]*)?\)")
 _COMMENT = re.compile(r"<!--(.*?)-->", re.DOTALL)
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _MARKUP = re.compile(r"(?<![\w*])(?:\*\*\*|\*\*|\*|__)(?=\S)|(?<=\S)(?:\*\*\*|\*\*|\*|__)(?![\w*])")
+_LABEL = re.compile(r"^\([\w-]+\)=$")  # MyST's, which other pages link to
 _ALERT = re.compile(r"^\[!\w+\]\s*")
 _TASK = re.compile(r"^\[[ xX]\]\s+")
 _NO_COMMENT = re.compile(
@@ -98,7 +99,7 @@ class _Splitter:
     ) -> Iterator[Piece]:
         above: list[tuple[int, str]] = []
         intro: Piece | None = None  # a paragraph that ends with a colon, while what it introduces follows
-        for node in nodes:
+        for node, following in zip(nodes, [*nodes[1:], None], strict=False):
             here = (*headings, *(title for _, title in above))
             if node.type == "heading":
                 level = int(node.tag[1:])
@@ -111,9 +112,9 @@ class _Splitter:
                     intro = None
                     continue
                 made = list(self._paragraph(node, here, form, context))
-                yield from made
                 ends = made and made[-1].text.endswith((":", "："))
                 intro = made[-1] if ends else None
+                yield from made[:-1] if intro is not None and self._joins(following) else made
             elif node.type in ("bullet_list", "ordered_list"):
                 for item in node.children:
                     yield from self._item(item, here, _also(context, intro))
@@ -142,7 +143,7 @@ class _Splitter:
         for comment in _COMMENT.finditer(source):
             yield from _comment(comment[1], first + source.count("\n", 0, comment.start()), headings, context)
         text = _TASK.sub("", _ALERT.sub("", plain(_COMMENT.sub(" ", source))))
-        if text:
+        if text and not _LABEL.match(text):
             yield Piece(text, first, last, form, headings, context)
 
     def _item(self, node: SyntaxTreeNode, headings: tuple[str, ...], context: str) -> Iterator[Piece]:
@@ -151,24 +152,37 @@ class _Splitter:
         if children and children[0].type == "paragraph":
             made = list(self._paragraph(children[0], headings, "item", context))
             children = children[1:]
+            shown = made
             if made and children and children[0].type in ("fence", "code_block"):
                 yield from self._code(children[0], headings, context, made[-1])
+                shown = made[:-1] if self._joins(children[0]) else made
                 children = children[1:]
-            yield from made
+            yield from shown
         within = _also(context, made[-1] if made else None)
         yield from self.blocks(children, headings, "item", within)
+
+    def _joins(self, node: SyntaxTreeNode | None) -> bool:
+        """Whether a node is a block of code, whose pieces have the sentence before it in their text or context."""
+        return node is not None and node.type in ("fence", "code_block") and bool(node.content.strip())
+
+    def _commands_in(self, node: SyntaxTreeNode) -> tuple[list[tuple[str, str, int, int]], bool]:
+        """The commands of a block of code, and whether each is a piece of its own."""
+        first, _ = self._place(node)
+        content = node.content.rstrip("\n")
+        language = (node.info or "").split()[0].casefold().strip("{}.") if node.info and node.info.split() else ""
+        shell = language in SHELL or (not language and looks_like_shell(content))
+        start = first + (1 if node.type == "fence" else 0)
+        found = list(commands(content.split("\n"), start)) if shell else []
+        return found, bool(found) and (len(found) > FEW_COMMANDS or any(said for said, *_ in found))
 
     def _code(
         self, node: SyntaxTreeNode, headings: tuple[str, ...], context: str, intro: Piece | None
     ) -> Iterator[Piece]:
         first, last = self._place(node)
         content = node.content.rstrip("\n")
-        language = (node.info or "").split()[0].casefold().strip("{}.") if node.info and node.info.split() else ""
-        start = first + (1 if node.type == "fence" else 0)
         within = _also(context, intro)
-        shell = language in SHELL or (not language and looks_like_shell(content))
-        found = list(commands(content.split("\n"), start)) if shell else []
-        if found and (len(found) > FEW_COMMANDS or any(said for said, *_ in found)):
+        found, apart = self._commands_in(node)
+        if apart:
             for said, command, begins, ends in found:
                 text = f"{said}: `{command}`" if said else f"`{command}`"
                 yield Piece(text, begins, ends, "command", headings, within)

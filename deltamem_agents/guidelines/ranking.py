@@ -8,7 +8,8 @@ introduction. Units weigh by rarity: what few rules speak of says more. A word t
     score(q, r)   = covered + FOCUS focus + FORM [kind that is asked for] + NEAR nearness + MEANING cosine
 
 `focus` is the share of the rule's own words and concepts that the question asks for: of two rules that cover a question
-equally the one that says less else comes first.
+equally the one that says less else comes first. Of a command, only its own words count,
+if that is more.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from deltamem_agents.guidelines.concepts import concepts_of, spans_of
 from deltamem_agents.guidelines.results import Found
@@ -86,6 +87,8 @@ _ASKS_NUMBER = re.compile(
     r"length|limit|size|percentage|number)|max(?:imum)?|minimum|at (?:most|least))\b",
     re.IGNORECASE,
 )
+_ALONE = re.compile(r"^`\S+ ([^`]+)`|: `\S+ ([^`]+)`$")  # a command that a rule begins with, or that a comment explains
+_EXAMPLE = re.compile(r"\"[^\"`]* [^\"`]*\"|'[^'`]* [^'`]*'")  # an argument of several words, such as a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,7 @@ class Indexed:
     concepts_above: frozenset[str]
     own: frozenset[str]
     size: float = 0.0
-    place: frozenset[str] = field(default_factory=frozenset)
+    command: frozenset[str] = frozenset()
 
 
 class Ranking:
@@ -182,11 +185,15 @@ class Ranking:
         places = self._places(query)
         scores = []
         for rule, each in zip(self.rules, self.indexed, strict=True):
-            covered = sum(weight * self._match(unit, each) for unit, weight in zip(units, weights, strict=True)) / total
+            named = each.command if each.command <= asked else frozenset[str]()  # "run the tests" names `make test`
+            matches = (WORD if unit.terms & named else self._match(unit, each) for unit in units)
+            covered = sum(weight * match for weight, match in zip(weights, matches, strict=True)) / total
             score = 0.0 if meaning is None else MEANING * max(0.0, meaning.get(rule.id, 0.0))
             if covered > 0:
                 own = sum(count for term, count in each.terms.items() if term in asked)
                 focus = min(1.0, own / max(each.size, 4))
+                if each.command:
+                    focus = max(focus, len(each.command & asked) / len(each.command))
                 focus += 0.5 * len(wanted & each.concepts) / max(len(each.concepts), 2)
                 score += covered + FOCUS * min(focus, 1.0) * covered
                 score += FORM * (asks_command and rule.kind == "command")
@@ -236,16 +243,25 @@ def index(rule: Rule) -> Indexed:
     """The words and concepts of a rule."""
     where = re.sub(r"[^\w]+", " ", str(rule.scope))
     above = " . ".join((*rule.headings[-2:], rule.context, where))
-    terms = Counter(term for term in text_terms(rule.text) if term not in STOPWORDS and " " not in term)
-    concepts = concepts_of(rule.text)
+    text = re.sub(r"`[^`]+`", lambda code: _EXAMPLE.sub(" ", code[0]), rule.text)
+    terms = Counter(term for term in text_terms(text) if term not in STOPWORDS and " " not in term)
+    concepts = concepts_of(text)
     return Indexed(
         terms=terms,
         above=frozenset(text_terms(above)),
         concepts=concepts,
         concepts_above=concepts_of(above) - concepts,
-        own=frozenset(re.findall(r"[^\W_][\w+#'-]*", rule.text.casefold())),
+        own=frozenset(re.findall(r"[^\W_][\w+#'-]*", text.casefold())),
         size=float(sum(terms.values())),
+        command=_command_terms(rule.kind, text),
     )
+
+
+def _command_terms(kind: str, text: str) -> frozenset[str]:
+    """The words of a command and its arguments, if a rule is little else: those of its tool's name are left out."""
+    found = _ALONE.search(text) if kind == "command" else None
+    words = () if found is None else (term for term in text_terms(found[1] or found[2]) if " " not in term)
+    return frozenset(words) - STOPWORDS - {"run"}
 
 
 def units_of(query: str) -> list[Unit]:

@@ -19,11 +19,12 @@ from deltamem_agents.guidelines.markdown import Piece, pieces, plain
 from deltamem_agents.guidelines.repository import Repository
 from deltamem_agents.guidelines.rule import Kind, Rule, lines_hash
 from deltamem_agents.guidelines.scope import Scope, globs_of
-from deltamem_agents.guidelines.sources import Source, source_of
+from deltamem_agents.guidelines.sources import INSTRUCTIONS, Source, source_of
 
 DEEPEST_IMPORT = 5  # files that import each other, as in Claude Code
 MOST_RULES = 2000  # rules of one file
 LONGEST = 4000  # characters of one rule
+FEW_PIECES = 2  # a file with no more of them only points to others
 _IMPORT = re.compile(r"(?:^|(?<=\s))@([\w.][\w./-]*\w)(?=$|[\s.,;:)])")
 _POINTED = re.compile(r"(?:\(|`|^|\s)((?:\.{1,2}/)?[\w.-]+(?:/[\w.-]+)*\.(?:md|mdc|markdown|txt))(?=\)|`|$|[\s.,;:])")
 _PATH = r"`([\w.@*{},!/-]+)`"
@@ -65,6 +66,14 @@ _GUIDANCE = re.compile(
     r"architecture|deploy|migrat|documentation|docs|local)",
     re.IGNORECASE,
 )
+# A page with such a name is about work on the repository. Others may be about the product, unless instructions for
+# agents point to them, or a file that does little else.
+_GUIDE = re.compile(
+    r"(?:^|[/_.\W])(?:build|compil|test|lint|format|style|convention|contribut|develop|hacking|guide ?line|rule|commit|"
+    r"pull|releas|publish|workflow|coding|code|quality|coverage|debug|ci|setup|security|branch|review|structure|layout|"
+    r"architect|deploy|migrat|standard|principle|practice|naming|maintain|onboard|agent|claude|instruction)[^/]*$",
+    re.IGNORECASE,
+)
 _BADGE = re.compile(r"^(?:\W*(?:badge|build status|license|npm version|pypi)\W*)+$", re.IGNORECASE)
 
 
@@ -94,7 +103,7 @@ def read_sources(repository: Repository, sources: Iterable[Source]) -> Reading:
             if file in reading.files:
                 continue
             reading.files[file] = source = replace(source, file=file)
-            rules, imported = read_file(repository, source)
+            rules, imported = read_file(repository, source, pointed=depth > 0)
         except UnreadableError as error:
             reading.warnings.append(f"{source.file} was skipped: {error}")
             continue
@@ -105,8 +114,11 @@ def read_sources(repository: Repository, sources: Iterable[Source]) -> Reading:
     return reading
 
 
-def read_file(repository: Repository, source: Source) -> tuple[list[Rule], list[str]]:
+def read_file(repository: Repository, source: Source, *, pointed: bool = False) -> tuple[list[Rule], list[str]]:
     """The rules of one file, and the files that it imports or points to.
+
+    Args:
+        pointed: Whether another file led here; what it points to may then be about the product.
 
     Raises:
         UnreadableError: It cannot be read or parsed.
@@ -134,10 +146,17 @@ def read_file(repository: Repository, source: Source) -> tuple[list[Rule], list[
         found = [each for each in found if is_guidance(each)]
     elif source.form == "markdown" and source.rank > 1:
         found = [each for each in found if heading_is_guidance(each)]
-    return _rules(repository, base, found, lines)
+    return _rules(repository, base, found, lines, named=pointed or source.rank > INSTRUCTIONS)
 
 
-def _rules(repository: Repository, base: Rule, found: list[Piece], lines: list[str]) -> tuple[list[Rule], list[str]]:
+def _rules(
+    repository: Repository, base: Rule, found: list[Piece], lines: list[str], *, named: bool
+) -> tuple[list[Rule], list[str]]:
+    """The rules of a file's pieces, and the files that it imports or points to.
+
+    Args:
+        named: Whether a page that it points to must be named after guidance.
+    """
     rules: list[Rule] = []
     imported: dict[str, None] = {}
     governed: dict[tuple[str, ...], Scope] = {}  # headings to the scope that a sentence below them gives
@@ -152,6 +171,8 @@ def _rules(repository: Repository, base: Rule, found: list[Piece], lines: list[s
             ]
         )
         pointed = _pointer(repository, base.file, piece)
+        if pointed and named and len(found) > FEW_PIECES and not source_of(pointed) and not _GUIDE.search(pointed):
+            pointed = None  # a page about the product
         imported |= dict.fromkeys(targets)
         if pointed:
             imported[pointed] = None

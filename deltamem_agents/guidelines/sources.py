@@ -44,6 +44,10 @@ _INSTRUCTIONS = {
     ".clinerules": INSTRUCTIONS,
     "warp.md": INSTRUCTIONS,
 }
+# Below the root only as written: docs/agents.md is likely a page about a product's agents.
+_AS_WRITTEN = {
+    each.casefold(): each for each in "AGENTS.md AGENT.md AGENTS.override.md CLAUDE.md GEMINI.md WARP.md".split()
+}
 _FOLDERS: tuple[tuple[re.Pattern[str], Form, str], ...] = (
     (re.compile(r"(?:^|(?P<dir>.*)/)\.claude/rules/.+\.md$"), "rules", "paths"),
     (re.compile(r"(?:^|(?P<dir>.*)/)\.cursor/rules/.+\.mdc?$"), "rules", "globs"),
@@ -81,7 +85,7 @@ def source_of(file: str) -> Source | None:
     """How a file is read for rules; None if it holds none."""
     directory, _, name = file.rpartition("/")
     lower = name.casefold()
-    if lower in _INSTRUCTIONS:
+    if lower in _INSTRUCTIONS and (name == _AS_WRITTEN.get(lower, name) or not directory):
         return Source(file, "rules", _INSTRUCTIONS[lower], _governed(directory, lower), "globs")
     for pattern, form, globs in _FOLDERS:
         if found := pattern.match(file):

@@ -84,3 +84,57 @@ def test_the_fixture_repositories_reach_the_bars_by_words_alone(mem, tmp_path):
     assert ours.three / ours.questions >= 0.9, told
     assert ours.silent / ours.unanswered >= 0.9, told
     assert ours.exact == ours.paths, told
+
+
+def test_pages_about_the_product_hold_no_rules(tree, guidelines):
+    tree.write(
+        {
+            "AGENTS.md": "- Write tests first.\n\nRead docs/payments.md before you change payments.\n",
+            "README.md": "# Shop\n\n## Development\n\nSee docs/storage.md.\n\nSee docs/testing.md.\n\nBe kind.\n",
+            "docs/payments.md": "- See api.md.\n- Never log a card's number.\n- Refunds need two people.\n",
+            "docs/storage.md": "- Rows are kept for a year.\n",
+            "docs/testing.md": "- Tests never sleep.\n",
+            "docs/api.md": "- A client calls `pay` with an amount.\n",
+            "docs/agents.md": "- An agent answers customers.\n",
+            "sub/CLAUDE.md": "See docs/notes.md\n",
+            "docs/notes.md": "- Keep functions short.\n",
+        }
+    )
+    found = guidelines(tree)
+    assert {each.rule.file for each in found.show()} == {
+        "AGENTS.md", "README.md", "docs/payments.md", "docs/testing.md", "sub/CLAUDE.md", "docs/notes.md",
+    }  # fmt: skip
+
+
+def test_a_sentence_before_code_is_one_rule_with_it(tree, guidelines):
+    tree.write(
+        {
+            "AGENTS.md": "(label)=\n# Work\n\nRun the tests:\n\n```sh\npytest\n```\n\n"
+            "To build:\n\n```sh\ncd docs\nmake\nmake html\n```\n"
+        }
+    )
+    told = {each.rule.citation: (each.rule.context, each.rule.text) for each in guidelines(tree).show()}
+    assert told == {
+        "AGENTS.md:4-8": ("", "Run the tests: `pytest`"),
+        "AGENTS.md:13": ("To build:", "`cd docs`"),
+        "AGENTS.md:14": ("To build:", "`make`"),
+        "AGENTS.md:15": ("To build:", "`make html`"),
+    }
+    brief = guidelines(tree).brief("build the docs", budget=200).text
+    assert '"To build: `make html`" (AGENTS.md:15)' in brief and '"To build:"' not in brief
+
+
+def test_the_target_that_a_question_names_comes_before_those_with_longer_names(tree, guidelines):
+    tree.write(
+        {
+            "Makefile": "PYTEST = $(BIN)/pytest -q\nBIN := .venv/bin\nEMPTY =\n"
+            "# The frameworks' own tests, run unchanged.\ntest-frameworks:\n\t$(BIN)/python run.py tests\n"
+            "# Everything.\ntest: lint\n\t$(PYTEST) $(UNKNOWN)\n",
+            "README.md": '# Tool\n\n## Usage of commands\n\n`tool recall "how do I run the tests?"`\n',
+        }
+    )
+    first = guidelines(tree).recall("How do I run the tests?").rules[0]
+    assert (first.rule.citation, first.rule.text) == (
+        "Makefile:8-9",
+        "`make test`: Everything.; runs `.venv/bin/pytest -q $(UNKNOWN)`",
+    )

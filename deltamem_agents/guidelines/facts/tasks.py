@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from deltamem_agents.guidelines.facts.statement import Fact, line_of, table
 from deltamem_agents.guidelines.front_matter import parse_yaml
@@ -12,11 +12,20 @@ _TARGET = re.compile(r"^(?!\.)([\w][\w./-]*(?: [\w][\w./-]*)*)\s*:(?![=:])([^=#\
 _RECIPE = re.compile(r"^@?([\w][\w-]*)((?:\s+[\w+*$][\w=\"'*-]*)*)\s*:(?!=)([^#\n]*)(?:#\s*(.*))?$")
 LONGEST = 200  # characters of what a target runs
 MOST = 60  # commands of a CI workflow
+_VARIABLE = re.compile(r"^(?:export )?([A-Za-z_]\w*)\s*[:?]?=[ \t]*(.*)$", re.MULTILINE)  # of a Makefile
+_REFERENCE = re.compile(r"\$[({]([A-Za-z_]\w*)[)}]")
 
 
 def makefile(text: str) -> Iterator[Fact]:
     """The targets of a Makefile, with what its comments say of them."""
-    yield from _targets(text, "make", _TARGET, lambda line: line.startswith("\t"))
+    values = {name: value.strip() for name, value in _VARIABLE.findall(text)}
+
+    def replaced(recipe: str) -> str:
+        for _ in range(3):  # a variable's value may name others
+            recipe = _REFERENCE.sub(lambda found: values.get(found[1], found[0])[:LONGEST], recipe)[: 4 * LONGEST]
+        return recipe
+
+    yield from _targets(text, "make", _TARGET, lambda line: line.startswith("\t"), replaced)
 
 
 def justfile(text: str) -> Iterator[Fact]:
@@ -24,7 +33,9 @@ def justfile(text: str) -> Iterator[Fact]:
     yield from _targets(text, "just", _RECIPE, lambda line: line[:1] in (" ", "\t"))
 
 
-def _targets(text: str, tool: str, pattern: re.Pattern[str], inside: object) -> Iterator[Fact]:
+def _targets(
+    text: str, tool: str, pattern: re.Pattern[str], inside: object, replaced: Callable[[str], str] = str
+) -> Iterator[Fact]:
     lines = text.split("\n")
     said = ""
     for number, line in enumerate(lines, 1):
@@ -37,6 +48,7 @@ def _targets(text: str, tool: str, pattern: re.Pattern[str], inside: object) -> 
             continue
         words = (found[found.re.groups] or "").strip().lstrip("#").strip() or said
         does, last = _recipe(lines, number, inside)
+        does = replaced(does)
         needs = " ".join((found[found.re.groups - 1] or "").split())
         runs = f"runs `{does[:LONGEST]}`" if does else f"runs {needs}" if needs else ""
         for name in found[1].split():
