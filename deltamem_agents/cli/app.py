@@ -55,7 +55,7 @@ def told(error: Exception) -> str:
 
 @contextmanager
 def interruptible(note: str | Callable[[], str]) -> Iterator[None]:
-    """Where Ctrl-C interrupts this, say what of it is durable, unless that is said already."""
+    """If Ctrl-C interrupts this, say what is durable, unless that has been said already."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
@@ -65,7 +65,7 @@ def interruptible(note: str | Callable[[], str]) -> Iterator[None]:
 
 
 def _redact(error: Any) -> None:
-    """A usage error quotes what was typed: that may be a URL in the wrong place, or steer the terminal."""
+    """Clean a usage error, which quotes what was typed: that may be a URL with a password, or control the terminal."""
     if isinstance(getattr(error, "message", None), str):
         from deltamem_agents.store.masking import redacted_arguments
 

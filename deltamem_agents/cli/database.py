@@ -65,7 +65,7 @@ def upgrade(*, where: Location, json: Json = False, debug: Debug = False) -> Non
 @db.command()
 @grouped
 def check(*, where: Location, json: Json = False, debug: Debug = False) -> None:
-    """Compare a database's tables with this package's and look for damage; exit code 1 where there is something."""
+    """Compare a database's tables with this package's and look for damage; exit code 1 if anything is found."""
     from deltamem_agents.store import versions
 
     with _looked_at(where) as database, terminal.progress("Looking"):
@@ -84,7 +84,7 @@ def check(*, where: Location, json: Json = False, debug: Debug = False) -> None:
 @db.command()
 @grouped
 def repair(*, where: Location, json: Json = False, debug: Debug = False) -> None:
-    """Make the full-text index anew from the records, whatever state it is in; messages and states are not touched."""
+    """Rebuild the full-text index from the records, whatever state it is in; messages and states are not touched."""
     from deltamem_agents.store import versions
 
     kept = "messages and states are unchanged; run the same command again to rebuild the index"
@@ -100,7 +100,7 @@ def repair(*, where: Location, json: Json = False, debug: Debug = False) -> None
 @db.command()
 @grouped
 def purge(*, where: Location, json: Json = False, debug: Debug = False) -> None:
-    """Take what was erased out of the database's files, where that had to wait; exit code 1 if it still must."""
+    """Remove erased data from the database's files, if that had to wait; exit code 1 if it still has to."""
     with _database(where):
         pass  # there is one
     kept = "the purge is not finished; run the same command again to go on"
@@ -159,7 +159,7 @@ def reindex(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Embed what the embedder has not embedded yet, cut as it needs, as after an upgrade; goes on where it was."""
+    """Embed all records that have no embedding yet, such as after an upgrade; resumes where it stopped."""
     from deltamem_agents.recall import Cutting, Retriever, choose_embedder
     from deltamem_agents.store import Store
 

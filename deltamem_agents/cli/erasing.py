@@ -1,4 +1,4 @@
-"""Commands that take memories out and in: erase, delete, export, import."""
+"""Commands that remove, export and import memories: erase, delete, export, import."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ def erase(
     model: Model,
     debug: Debug = False,
 ) -> None:
-    """Erase messages that match every filter, and all that was made of them, as if the agent had never seen them.
+    """Erase messages that match every filter, and everything derived from them, as if the agent had never seen them.
 
-    What would go is shown and confirmed first; there is no way back.
+    Shows what would be erased and asks first; this cannot be undone.
     """
     if not id and session is None and since is None and until is None:
         raise ConfigError(
@@ -111,9 +111,9 @@ def delete(
     model: Model,
     debug: Debug = False,
 ) -> None:
-    """Erase a whole agent: its messages, all that was made of them, and the agent itself.
+    """Erase a whole agent: its messages, everything derived from them, and the agent itself.
 
-    What would go is shown and confirmed first; there is no way back.
+    Shows what would be erased and asks first; this cannot be undone.
     """
     _check_can_ask("delete", yes or dry_run)
     with opened(where, model) as mem:
@@ -164,7 +164,7 @@ def import_(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make an agent of an exported file; all of it is checked before any is stored.
+    """Create an agent from an exported file; the whole file is checked before anything is stored.
 
     With --from, journal the memories of another library: whatever the journal holds already is left as it is.
     """
@@ -211,7 +211,7 @@ def _migrate(path: Path, source: str, agent: str | None, where: Location, json: 
 
 
 def _check_can_ask(command: str, confirmed: bool) -> None:
-    """Refuse to destroy what nobody confirmed, before anything is read."""
+    """Refuse to erase what nobody has confirmed, before anything is read."""
     if not confirmed and not terminal.can_ask():
         terminal.say(
             f"error: 'deltamem {command}' cannot be undone, and there is no terminal to ask on; give --yes to go "
@@ -222,7 +222,7 @@ def _check_can_ask(command: str, confirmed: bool) -> None:
 
 
 def _ask(plan: Receipt, *, whole: bool = False) -> None:
-    """Let a person confirm what would go; end the command where they do not."""
+    """Ask the user to confirm what would be erased; end the command if they do not."""
     if not whole and not any(each.messages for each in plan.erased):
         return  # the receipt says so
     for each in plan.erased:
@@ -234,7 +234,7 @@ def _ask(plan: Receipt, *, whole: bool = False) -> None:
 
 
 def _end_unmatched(receipt: Receipt, ids: Sequence[str]) -> None:
-    """Exit code 1, and what was not there on stderr: a slip in an id must not read as an erasure."""
+    """Exit with 1 and name what was not found on stderr: a typo in an id must not look like an erasure."""
     done = "would be" if receipt.status == "dry run" else "was"
     if not any(each.messages or each.tombstones for each in receipt.erased):
         terminal.say(f"note: nothing {done} erased: agent {receipt.agent!r} has no such message", err=True)

@@ -243,7 +243,7 @@ def explain(
 @guidelines.command()
 @grouped
 def install(*, repo: Repo = Path("."), where: Location, json: Json = False, debug: Debug = False) -> None:
-    """Put git hooks in that sync in the background after a merge, a checkout or a rewrite."""
+    """Install git hooks that sync in the background after a merge, a checkout or a rewrite."""
     with _opened(repo, where, make=True) as found:
         made = found.install_hooks(where.url)
     _show_paths(made, "installed", json=json)
@@ -252,7 +252,7 @@ def install(*, repo: Repo = Path("."), where: Location, json: Json = False, debu
 @guidelines.command()
 @grouped
 def uninstall(*, repo: Repo = Path("."), json: Json = False, debug: Debug = False) -> None:
-    """Take the git hooks out, and put back those that were there before."""
+    """Remove the git hooks and restore those that were there before."""
     from deltamem_agents.guidelines import Repository, uninstall_hooks
 
     _show_paths(uninstall_hooks(Repository.open(repo)), "removed", json=json)

@@ -1,4 +1,4 @@
-"""Commands about what agents were told, and taking it back: log, agents, fork, rollback, diff, rebuild, verify."""
+"""Commands about agents' journals and time travel: log, agents, fork, rollback, diff, rebuild, verify."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def fork(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make another agent with the same journal and states."""
+    """Create another agent with the same journal and states."""
     with opened_store(where) as store:
         check_known(store, agent)
         store.fork(agent, new)
@@ -95,7 +95,7 @@ def rollback(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Let a journal go on from how it stood at a position. Nothing is erased, and this can be undone."""
+    """Continue a journal from an earlier position. Nothing is erased, and this can be undone."""
     with opened_store(where) as store:
         check_known(store, agent)
         before = store.agent(agent)
@@ -157,7 +157,7 @@ def rebuild(
     model: Model,
     debug: Debug = False,
 ) -> None:
-    """Fold an agent's journal anew, where a stored state is damaged."""
+    """Fold an agent's journal again, such as when a stored state is damaged."""
     with opened(where, model) as mem:
         memory = mem.agent(agent)
         check_known(mem.store, agent)
@@ -182,7 +182,7 @@ def verify(
     model: Model,
     debug: Debug = False,
 ) -> None:
-    """Fold a journal anew and compare with the state in use; exit code 1 where they differ by more than 1e-4."""
+    """Fold a journal again and compare with the state in use; exit code 1 if they differ by more than 1e-4."""
     with opened(where, model) as mem:
         check_known(mem.store, agent)
         with terminal.progress("Folding the journal"):

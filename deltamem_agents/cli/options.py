@@ -50,7 +50,7 @@ def user_database() -> str:
 
 
 def lasting(url: str | None) -> str | None:
-    """A database that outlives the command: what one in memory is told is lost, and there is nothing in it to read."""
+    """Refuse a database in memory: it would be empty, and what is written to it would be lost."""
     if url == USER:
         return user_database()
     if url is not None and url.startswith("sqlite") and not _NAMES_FILE.fullmatch(url):  # else SQLAlchemy is not loaded

@@ -66,7 +66,7 @@ def check_known(store: Store, agent: str) -> None:
 
 
 def note_unknown(store: Store, agent: str, session: str | None) -> None:
-    """Say on stderr why nothing was found, where the agent or its session is not there: else a slip reads as loss."""
+    """Say on stderr that an agent or session does not exist: otherwise a typo looks like lost data."""
     if not store.knows(agent):
         terminal.say(f"note: {_no_agent(store, agent)}", err=True)
     elif session is not None and session not in (sessions := store.sessions(agent)):
@@ -80,7 +80,7 @@ def _no_agent(store: Store, agent: str) -> str:
 
 
 def _named(given: str, names: Sequence[str], what: str) -> str:
-    """The names most like one that is not there, or the first ones."""
+    """The names most like an unknown one, or the first ones."""
     near = get_close_matches(given, names, NAMED, 0.6)
     if near:
         return f"did you mean {' or '.join(map(shown, near))}?"

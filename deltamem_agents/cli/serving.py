@@ -81,7 +81,7 @@ def serve(
     embedder: Embedder = None,
     debug: Debug = False,
 ) -> None:
-    """Serve memory over HTTP: OpenAI's API, with the backbone or before another endpoint, and REST."""
+    """Serve memory over HTTP: OpenAI's API, answered by the backbone or by another endpoint, and REST."""
     require_extra("fastapi", "deltamem serve", "serve")
     require_extra("uvicorn", "deltamem serve", "serve")
     from deltamem_agents.memory.options import RecallOptions
@@ -164,7 +164,7 @@ def create(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make a token and print it, once: only a hash of it is stored."""
+    """Create a token and print it once: only a hash of it is stored."""
     until = None if days is None else datetime.now(UTC) + timedelta(days=days)
     with opened_store(where, make=True) as store:
         secret, made = store.tokens.create(agent, scope, expires_at=until)

@@ -96,7 +96,7 @@ def recall(
     embedder: Embedder = None,
     debug: Debug = False,
 ) -> None:
-    """What an agent's memory has to say to a query."""
+    """Show what an agent's memory holds for a query."""
     from deltamem_agents.memory.options import RecallOptions
     from deltamem_agents.store import check_id
 
@@ -131,7 +131,7 @@ def chat(
     embedder: Embedder = None,
     debug: Debug = False,
 ) -> None:
-    """Talk with the backbone under an agent's memory; what is said is remembered."""
+    """Chat with the backbone using an agent's memory; the conversation is remembered."""
     from deltamem_agents.memory.options import RecallOptions
     from deltamem_agents.store import check_id, check_messages
 
@@ -155,7 +155,7 @@ def chat(
 
 
 def _converse(memory: AgentMemory, session: str, options: RecallOptions) -> None:
-    """Turns until a person has had enough; an error ends the turn, and the conversation only where nobody sees it."""
+    """Run turns until the user ends the conversation; without a terminal, the first error ends it."""
     with interruptible("every turn that was answered is journalled"):
         for each in spoken():
             try:
@@ -202,7 +202,7 @@ def _reply_json(reply: Reply) -> dict[str, Any]:
 
 
 def _journalled_since(memory: AgentMemory) -> Callable[[], str]:
-    """What was journalled between now and an interrupt, for whoever wonders whether to write it again."""
+    """Say what was journalled before an interrupt, so that a user knows whether to write it again."""
     before = memory.health().position
 
     def told() -> str:
@@ -216,7 +216,7 @@ def _journalled_since(memory: AgentMemory) -> Callable[[], str]:
 
 
 def _tell_of_failures(mem: DeltaMem) -> None:
-    """On stderr: the messages are journalled all the same."""
+    """Warn on stderr that something failed; the messages are journalled all the same."""
     for kind in ("folding", "embedding"):
         failed = mem.runtime.failures.stats(kind)
         if failed.agents:

@@ -131,7 +131,7 @@ class Shown:
     def _explain(self, say: Any, first: int, second: int) -> None:
         size = max((row.state_bytes or 0 for row in self.rows), default=0)
         say(
-            f"What you see: all that passed from process {first} to process {second} is the database. In the rows "
+            f"What you see: only the database passed from process {first} to process {second}. In the rows "
             "'state', no text of the conversation is in the prompt: what the model knows, it knows from "
             f"{size:,} bytes of matrices. 'no state' is the same question with them zeroed, 'stranger' with those of "
             "the other agent; 'vector' and 'hybrid' read retrieved messages too. 'Source' is the part of memory that "

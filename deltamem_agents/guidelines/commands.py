@@ -1,4 +1,4 @@
-"""Commands in prose and in shell blocks: what is one, and what a comment says of it."""
+"""Finds commands in prose and in shell blocks, with the comments that explain them."""
 
 from __future__ import annotations
 

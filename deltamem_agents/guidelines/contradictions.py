@@ -4,7 +4,7 @@
     "Use default exports."        "Never use default exports."
     "100 requests a minute"       "50 requests a minute", in otherwise equal words
 
-It goes by English words and is cautious: two rules about one subject do not contradict each other unless both say one
+Works on English words, and is cautious: two rules about one subject do not contradict each other unless both say one
 value of a kind of which there can only be one.
 """
 

@@ -22,7 +22,7 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What tells that a file is unchanged without reading it: size, and times of change in nanoseconds."""
+    """Tells a changed file from an unchanged one without reading it: size, and times of change in nanoseconds."""
 
     size: int
     modified: int

@@ -72,5 +72,5 @@ def git(root: Path, *arguments: str, seconds: float = SECONDS, own_hooks: bool =
 
 
 def fields(text: str) -> Sequence[str]:
-    """The parts of an output that NUL ends."""
+    """The NUL-terminated parts of an output."""
     return text.split("\0")[:-1] if text.endswith("\0") else [each for each in text.split("\0") if each]

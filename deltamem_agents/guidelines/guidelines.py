@@ -225,7 +225,7 @@ class Guidelines:
             fit = [each for each in every if each.rule.file == name and _holds(each, int(line))]
         if len(fit) != 1:
             several = f"is {len(fit)} rules" if fit else "is not a rule that stands in the files"
-            raise ConfigError(f"{shown(rule)} {several}; give an id of 'show', or file:line")
+            raise ConfigError(f"{shown(rule)} {several}; give an id that 'show' prints, or file:line")
         applies = inside is None or fit[0].rule.scope.applies(inside)
         return Explanation(found=fit[0], path=inside, applies=applies)
 
@@ -242,11 +242,11 @@ class Guidelines:
         return health.prune(self.repository, self._records(), before, dry_run=arguments.flag(dry_run, "dry_run"))
 
     def install_hooks(self, url: str) -> list[Path]:
-        """Put git hooks in that sync in the background; see `hooks.install`."""
+        """Install git hooks that sync in the background; see `hooks.install`."""
         return hooks.install(self.repository, arguments.text(url, "url"))
 
     def uninstall_hooks(self) -> list[Path]:
-        """Take the git hooks out, and put back those that were there before."""
+        """Remove the git hooks and restore those that were there before."""
         return hooks.uninstall(self.repository)
 
     def _records(self) -> Records:

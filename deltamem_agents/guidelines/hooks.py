@@ -1,7 +1,6 @@
 """Git hooks that sync in the background after a merge, a checkout or a rewrite. They never fail and never delay git.
 
-A hook that is there already is kept beside ours, which runs it last and returns its exit code. `uninstall` puts it
-back.
+An existing hook is kept beside ours, which runs it last and returns its exit code. `uninstall` restores it.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ exit 0
 
 
 def install(repository: Repository, url: str) -> list[Path]:
-    """Put the hooks in; one that is there already is kept and still runs.
+    """Install the hooks; an existing hook is kept and still runs.
 
     Args:
         url: The database that is synced to.
@@ -66,7 +65,7 @@ def install(repository: Repository, url: str) -> list[Path]:
 
 
 def uninstall(repository: Repository) -> list[Path]:
-    """Take the hooks out, and put back those that were there before. Returns the files that were ours."""
+    """Remove our hooks and restore those that were there before; returns the files that were ours."""
     folder = _folder(repository)
     gone = []
     try:
@@ -83,7 +82,7 @@ def uninstall(repository: Repository) -> list[Path]:
 
 
 def installed(repository: Repository) -> list[str]:
-    """The names of the hooks that are in."""
+    """The names of our hooks that are installed."""
     if repository.git_dir is None:
         return []
     folder = _folder(repository)

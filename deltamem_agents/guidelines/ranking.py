@@ -1,15 +1,14 @@
 """Rank rules by how well they answer a question, and tell whether they answer it at all. By words and concepts.
 
 The question is cut into units: its content words, each with the concepts that it stands for. A rule *covers* a unit by
-the word itself, its stem, or a concept in common; in its own text, or less in its headings and
-introduction. Units weigh by rarity: what few rules speak of says more. A word that no rule knows counts against all.
+the word itself, its stem, or a concept in common; in its own text, or less in its headings and introduction. Rare units
+weigh more. A word that no rule knows counts against all.
 
     covered(q, r) = Σ weight(u) match(u, r) / Σ weight(u)
     score(q, r)   = covered + FOCUS focus + FORM [kind that is asked for] + NEAR nearness + MEANING cosine
 
 `focus` is the share of the rule's own words and concepts that the question asks for: of two rules that cover a question
-equally the one that says less else comes first. Of a command, only its own words count,
-if that is more.
+equally, the one that says less else comes first. For a command it is the share of the command's words, if that is more.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ _GENERIC = frozenset(
     needed necessary define defined handle handled write written read add added adding end ends own mine part parts
     """.split()
 )
-# What questions about code are put in: without a rule that has them they say little.
+# Words of many questions about code: if no rule has them, that says little.
 _COMMON = frozenset(
     """
     class classes method methods function functions value values argument arguments parameter parameters variable

@@ -1,6 +1,6 @@
 """Read the sources of a repository into rules, following imports and one-line pointers within it.
 
-What kind of rule a piece of Markdown is, and whether it is guidance at all, is told by its text alone. English.
+What kind of rule a piece of Markdown is, and whether it is guidance at all, is decided by its text alone, in English.
 """
 
 from __future__ import annotations

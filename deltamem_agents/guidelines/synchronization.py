@@ -100,7 +100,7 @@ def changes_of(old: Iterable[Rule], present: list[Rule], renamed: Mapping[str, s
 
 
 def apply(repository: Repository, records: Records, seen: Seen, reading: Reading, changes: Changes) -> Synced:
-    """Write the changes, then what was seen. Interrupted, the next sync does the rest."""
+    """Write the changes, then the manifest. If this is interrupted, the next sync does the rest."""
     commits = work.record_commits(repository, records, seen.head)
     records.erase([each.id for each in changes.removed])
     records.write([*changes.added, *(now for _, now in changes.changed)])

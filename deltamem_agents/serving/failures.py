@@ -1,4 +1,4 @@
-"""How a failure is told over HTTP: a status, and a body as OpenAI's API or as problem+json (RFC 9457) has it.
+"""How a failure is reported over HTTP: a status, and a body as OpenAI's API or as problem+json (RFC 9457) has it.
 
 A body carries the message of a `DeltaMemError`, which names the value, the limit and the remedy. Other errors are ours,
 and their text may quote a message: callers see an id, and the log has the type.

@@ -63,7 +63,7 @@ class Metrics:
         return self._paths.get(endpoint, REFUSED)
 
     def text(self) -> bytes:
-        """All of them, in Prometheus's format."""
+        """All metrics, in Prometheus's format."""
         return generate_latest(self.registry)
 
 

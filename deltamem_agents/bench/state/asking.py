@@ -2,7 +2,7 @@
 
 A request is answered as chat answers it: with the records found for it as the system message, or all rules ("pinned"),
 or nothing. A question with one right answer is answered as recall answers it: from the records and from the state
-side by side, and what memory does not support is withheld. Asked of the state alone it is the greedy reply that counts.
+side by side, and what memory does not support is withheld. When only the state is asked, the greedy reply counts.
 All replies are greedy.
 """
 

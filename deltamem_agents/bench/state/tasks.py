@@ -1,7 +1,7 @@
 """What agents are told and asked: standing rules, with or without other messages after them, and facts.
 
-A task is a number of episodes of one kind and size. The wordings, values and requests are such that training never
-sees; only "facts, trained keys" are of the kind that the bundled model was trained on, held out as combinations.
+A task is a number of episodes of one kind and size. Training never sees their wordings, values and requests; only
+"facts, trained keys" are of the kind that the bundled model was trained on, held out as combinations.
 """
 
 from __future__ import annotations

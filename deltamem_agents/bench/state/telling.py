@@ -23,7 +23,7 @@ RECORDS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remembered:
-    """An episode that an agent was told, and what its memory holds and hands over.
+    """An episode that an agent was told, and what its memory holds and returns.
 
     Args:
         state: The fold of the agent's journal.

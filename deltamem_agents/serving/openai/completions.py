@@ -37,7 +37,7 @@ async def completions(request: Request, access: Annotated[Access, Depends(allowe
     check_model(mem, asked.model)
     prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
     if len(prompts) != 1 or not prompts[0]:
-        raise HttpFailure(400, "prompt must be one text that is not empty", "invalid_value", param="prompt")
+        raise HttpFailure(400, "prompt must be one non-empty string", "invalid_value", param="prompt")
     if asked.stream:
         return await stream(request, _events(asked, _continued(mem, agent, prompts[0], asked)))
     found = await while_connected(request, last(_continued(mem, agent, prompts[0], asked)))
