@@ -1,8 +1,8 @@
 """The command line ``deltamem``. Thin: each command checks its arguments, calls the memory and shows the result.
 
-Environment variables are read here: DELTAMEM_URL, DELTAMEM_SCHEMA, DELTAMEM_AGENT, and the one that --upstream-key-env
-names. Only commands that need torch and Transformers import them, so that `deltamem --help` is quick. May import
-everything.
+Environment variables are read here: DELTAMEM_URL, DELTAMEM_SCHEMA, DELTAMEM_AGENT, the one that --upstream-key-env
+names, and OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT. Only commands that need torch and Transformers import
+them, so that `deltamem --help` is quick. May import everything.
 """
 
 from deltamem_agents.cli.app import app

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,11 +11,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from deltamem_agents import terminal
+from deltamem_agents import telemetry, terminal
 from deltamem_agents.cli.remedies import spelled
 from deltamem_agents.errors import DeltaMemError
 
 DEBUG = "deltamem.debug"
+CAPTURE_VARIABLE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"  # OpenTelemetry's own name
 
 
 class Commands(TyperGroup):
@@ -23,6 +25,7 @@ class Commands(TyperGroup):
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run as a process would."""
         terminal.prepare_streams()
+        telemetry.capture_content(os.environ.get(CAPTURE_VARIABLE, "").strip().lower() == "true")
         return super().main(*args, **extra)
 
     def invoke(self, ctx: Any) -> Any:

@@ -317,8 +317,7 @@ class AgentMemory:
             InvalidAgentError: The new id is not valid.
             ConfigError: The new agent exists already.
         """
-        self._runtime.check_open()
-        self._runtime.store.fork(self.id, new)
+        self._history.fork(new)
         return type(self)(self._runtime, new)
 
     def rollback(self, position: int) -> int:

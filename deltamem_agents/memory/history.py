@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from deltamem_agents import arguments
+from deltamem_agents import arguments, telemetry
 from deltamem_agents.errors import ConfigError, StateMismatchError, StoreError, UnknownAgentError, shown
 from deltamem_agents.memory.folding import NEARLY_FULL, Folded, full_warning
 from deltamem_agents.memory.results import Difference, Drift, Health, Receipt, StatePoint, state_hashes
@@ -95,9 +95,16 @@ class History:
     def rollback(self, position: int) -> int:
         """Continue the journal from a position; returns the position of the rollback."""
         self._runtime.check_open()
-        entry = self._runtime.store.rollback(self._agent, position)
+        with telemetry.operation("update_memory", self._agent):
+            entry = self._runtime.store.rollback(self._agent, position)
         self._forget(self._agent)
         return entry
+
+    def fork(self, new: str) -> None:
+        """Create another agent with the same journal and states."""
+        self._runtime.check_open()
+        with telemetry.operation("create_memory_store", new):
+            self._runtime.store.fork(self._agent, new)
 
     def health(self, examine: bool) -> Health:
         """What is journalled, folded and stored, and how well the state holds it."""
@@ -188,6 +195,14 @@ class History:
         for name, value in (("forks", forks), ("dry_run", dry_run), ("wait", wait), ("tombstone", tombstone)):
             arguments.flag(value, name)
         self._runtime.check_open()
+        if dry_run:
+            return self._erase(chosen, forks=forks, dry_run=True, wait=wait, tombstone=tombstone)
+        with telemetry.operation("delete_memory_store" if chosen.whole else "delete_memory", self._agent) as span:
+            receipt = self._erase(chosen, forks=forks, dry_run=False, wait=wait, tombstone=tombstone)
+            span.records([id for _, id in receipt.ids])
+        return receipt
+
+    def _erase(self, chosen: Selection, *, forks: bool, dry_run: bool, wait: bool, tombstone: bool) -> Receipt:
         store = self._runtime.store
         before = store.states.summary(self._agent, self._runtime.backbone.fingerprint).checksum
         plan = store.erase(self._agent, chosen, forks=forks, dry_run=dry_run, tombstone=tombstone)

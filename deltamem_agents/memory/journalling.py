@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deltamem_agents import arguments
+from deltamem_agents import arguments, telemetry
 from deltamem_agents.memory.async_methods import transaction
 from deltamem_agents.memory.results import Reply
 from deltamem_agents.memory.runtime import Runtime
@@ -95,6 +95,12 @@ class Writer:
         """Journal messages, or those that a function selects; fold and index them now or in the background."""
         wait = arguments.flag(wait, "wait")
         self._runtime.check_open()
+        with telemetry.operation(telemetry.written(messages), self._agent, session) as span:
+            ids = self._write(messages, session, wait=wait)
+            span.records(ids)
+        return ids
+
+    def _write(self, messages: Messages | Select, session: str, *, wait: bool) -> list[str]:
         with transaction() as journalled:
             ids = self._runtime.store.append(self._agent, messages, session)
             journalled += ids

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
-from deltamem_agents import arguments
+from deltamem_agents import arguments, telemetry
 from deltamem_agents.errors import ClosedError, ConfigError, InertAdapterError, StateMismatchError, kind_of
 from deltamem_agents.memory.answering import Answer, ask, preload
 from deltamem_agents.memory.async_methods import Steps
@@ -40,9 +40,21 @@ class Reader:
         generate: bool = True,
     ) -> Steps[Recall]:
         """Retrieve what memory holds for a query, and answer it from memory."""
-        started = time.perf_counter()
         if not isinstance(query, str):
             raise ConfigError(f"the query is {kind_of(query)}; give a string")
+        steps = self._recall(query, options, session, context, lean, generate)
+        return telemetry.searched(self._agent, query, session, steps)
+
+    def _recall(
+        self,
+        query: str,
+        options: RecallOptions,
+        session: str | None,
+        context: Sequence[str],
+        lean: bool,
+        generate: bool,
+    ) -> Steps[Recall]:
+        started = time.perf_counter()
         query = query.encode("utf-8", "replace").decode()  # no tokenizer accepts lone surrogates
         if session is not None:
             arguments.identifier(session, "session")
