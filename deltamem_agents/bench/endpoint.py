@@ -37,6 +37,7 @@ def main() -> None:
     """Serve on a free port."""
     routes = [Route("/v1/chat/completions", chat, methods=["POST"]), Route("/last", last)]
     with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # no wait for delayed acknowledgements
         print(f"http://127.0.0.1:{listening.getsockname()[1]}", file=sys.stderr, flush=True)
         config = uvicorn.Config(Starlette(routes=routes), log_level="error", ws="none")
         uvicorn.Server(config).run(sockets=[listening])

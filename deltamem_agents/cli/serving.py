@@ -74,6 +74,9 @@ def serve(
         list[str], typer.Option("--allow-origin", metavar="ORIGIN", help="A foreign page that may send requests.")
     ] = [],  # noqa: B006
     rate: Annotated[int, typer.Option("--rate", min=0, help="Requests a minute and token; 0 for no limit.")] = 60,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", min=0, help="Replies at once, waiting ones included; 0 for no limit.")
+    ] = 256,
     where: Location,
     adapter: Annotated[str | None, typer.Option("--adapter", help="Folder or hub id of the adapter.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:n.")] = "auto",
@@ -91,6 +94,7 @@ def serve(
         hosts=tuple(allow_host),
         origins=tuple(allow_origin),
         rate=rate,
+        concurrency=concurrency,
         agent=agent,
         upstream=_upstream(upstream, upstream_key_env),
         recall=RecallOptions(mode=mode, k=k, placement=placement),

@@ -28,6 +28,7 @@ def listen(port: int) -> socket.socket:
     opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # see `serving.server.listen`
         opened.bind((HOST, port))
         opened.listen(128)
     except (OSError, OverflowError) as error:

@@ -29,6 +29,7 @@ TOKEN_HEADER = "x-deltamem-token"
 CSRF_HEADER = "x-csrf-token"
 SAFE = ("GET", "HEAD", "OPTIONS")
 ARCHIVE_TYPE = "application/octet-stream"
+GENERATING = frozenset(f"/v1/{each}" for each in ("chat/completions", "completions", "responses"))
 PLAIN = {  # answers that a browser must neither guess the type of nor keep
     "x-content-type-options": "nosniff",
     "cache-control": "no-store",
@@ -61,6 +62,7 @@ class Guard:
         self._tokens = tokens
         self._public = public
         self._streamed = streamed
+        self._generating = 0  # requests whose reply is generated, or waits for that
         self._csrf = secrets.token_hex(32)  # of pages of a server without tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,7 +74,7 @@ class Guard:
         path = _encoded_path(scope)
         scope = dict(scope, path=path)
         scope["state"] = dict(scope.get("state", {}), request_id=request_id)
-        started = False
+        started = generates = False
 
         async def answering(message: Message) -> None:
             nonlocal started
@@ -86,12 +88,29 @@ class Guard:
 
         try:
             receive = await self._checked(scope, receive, path)
+            generates = scope["method"] == "POST" and path in GENERATING
+            self._generating += generates
+            if generates:
+                self._check_load()
             await self._app(scope, receive, answering)
         except Exception as error:
             failure = failure_of(error, request_id)
             if not started:
                 answer = self._page_of(failure, Request(scope)) or answered(failure, path, request_id)
                 await answer(scope, receive, answering)
+        finally:
+            self._generating -= generates
+
+    def _check_load(self) -> None:
+        """Refuse a request if too many replies are being generated, or wait for that; the caller may try again."""
+        most = self._settings.concurrency
+        if most and self._generating > most:
+            raise HttpFailure(
+                429,
+                f"{most} replies are being generated or wait; try again, or start the server with --concurrency",
+                "server_busy",
+                headers={"Retry-After": "1"},
+            )
 
     async def _checked(self, scope: Scope, receive: Receive, path: str) -> Receive:
         """Check everything about a request; returns what its body is read from.

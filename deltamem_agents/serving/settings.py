@@ -14,6 +14,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 BODY_BYTES = 8 << 20
 IMPORT_BYTES = 1 << 30
 REQUESTS_A_MINUTE = 60
+REPLIES_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,7 @@ class Settings:
         origins: Values of ``Origin`` that are allowed besides the server's own.
         require_token: Whether requests need a token although the database has none; see `create_app`.
         rate: Requests a minute that one token may make; 0 for no limit.
+        concurrency: Replies that are generated, or wait for that, at once; further requests get 429. 0 for no limit.
         agent: The agent of requests that name none; None refuses them.
         recall: How memory is consulted for a reply.
         upstream: Proxy mode; None answers with the backbone.
@@ -58,6 +60,7 @@ class Settings:
     origins: tuple[str, ...] = ()
     require_token: bool = False
     rate: int = REQUESTS_A_MINUTE
+    concurrency: int = REPLIES_AT_ONCE
     agent: str | None = None
     recall: RecallOptions = field(default_factory=RecallOptions)
     upstream: Upstream | None = None
@@ -66,7 +69,7 @@ class Settings:
     body_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in ("rate", "body_bytes", "import_bytes"):
+        for name in ("rate", "concurrency", "body_bytes", "import_bytes"):
             arguments.whole(getattr(self, name), name)
         arguments.seconds(self.body_seconds, "body_seconds")
         if self.agent is not None:

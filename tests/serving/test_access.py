@@ -166,3 +166,16 @@ def test_headers_that_do_not_end_are_given_up(words: DeltaMem, monkeypatch: pyte
 def test_settings_are_checked() -> None:
     with pytest.raises(ValueError, match="rate"):
         Settings(rate=-1)
+
+
+def test_connections_send_at_once_what_is_written():
+    """Otherwise the first event of a stream waits 40 ms for the client to acknowledge the headers."""
+    from deltamem_agents.mcp_server import http
+    from deltamem_agents.serving import server
+
+    for listening in (server.listen("127.0.0.1", 0), http.listen(0)):
+        with listening, socket.create_connection(listening.getsockname()[:2]) as client:
+            accepted, _ = listening.accept()
+            with accepted:
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            client.close()

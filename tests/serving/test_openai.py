@@ -81,6 +81,8 @@ def test_what_was_said_is_remembered(client: openai.OpenAI, mem: DeltaMem) -> No
     assert reply.usage is not None and reply.usage.total_tokens > reply.usage.prompt_tokens > 0
     assert said(mem, "told", "later") == [("user", ASKED["content"]), ("assistant", "teal")]
     assert said(mem, "told", "default")[0] == ("user", TEAL["content"])
+    handed = mem.agent("told").log("later")[1].metadata["handed"]
+    assert handed["mode"] == "hybrid" and 1 in handed["positions"] and handed["state"] >= 2 and handed["tokens"] > 5
 
 
 def test_a_stream_has_the_same_text_and_usage(client: openai.OpenAI, mem: DeltaMem) -> None:
@@ -241,6 +243,26 @@ def test_a_caller_who_stops_waiting_frees_its_row(url: str, mem: DeltaMem) -> No
         await_rest(mem.engine)
         assert time.monotonic() - began < 30
     assert said(mem, "hasty") == []
+
+
+def test_more_replies_at_once_than_allowed_are_refused_and_the_next_one_is_not(mem: DeltaMem) -> None:
+    with served(mem, concurrency=1) as found, openai.OpenAI(base_url=f"{found}/v1", api_key="x", max_retries=0) as one:
+        with endless(mem.engine):
+            stream = ask(one, "first", ASKED, stream=True, max_tokens=400)
+            next(iter(stream))
+            with pytest.raises(openai.RateLimitError, match="--concurrency") as refused:
+                ask(one, "second", ASKED)
+            assert refused.value.response.headers["retry-after"] == "1" and one.models.list().data
+            stream.close()
+            await_rest(mem.engine)
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                assert ask(one, "second", TEAL, max_tokens=2).choices
+                break
+            except openai.RateLimitError:  # the server has not seen yet that the first caller has gone
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
 
 
 async def test_the_async_client(url: str) -> None:

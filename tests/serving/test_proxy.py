@@ -121,6 +121,9 @@ def test_memory_goes_into_the_prompt_and_the_rest_is_as_it_was_sent(words: Delta
     assert not {name for name in headers if name.startswith(("x-deltamem", "x-session", "cookie"))}
     log = words.agent("alice").log("now")
     assert [each.role for each in log] == ["user", "assistant"] and log[0].content[1] == image  # type: ignore[index]
+    handed = log[1].metadata["handed"]
+    assert (handed["mode"], handed["positions"], handed["state"]) == ("hybrid", [1], None) and handed["tokens"] > 5
+    assert "handed" not in log[0].metadata
 
 
 def test_events_pass_one_by_one_and_the_turn_is_journalled_before_the_last(words: DeltaMem) -> None:

@@ -15,10 +15,10 @@ from deltamem_agents.serving.dependencies import memory_of, reaching
 from deltamem_agents.serving.failures import HttpFailure
 from deltamem_agents.serving.inspector.agents import subject
 from deltamem_agents.serving.inspector.pages import PageRoute, render
+from deltamem_agents.serving.openai.turn import HANDED
 from deltamem_agents.store import Entry, Event, Relative
 
 PAGE = 50  # events of a page
-HANDED = "handed"  # key of a served reply's metadata: what its turn was handed
 TURNS = 2  # turns before a question that a replay takes with it
 MOST_HANDED = 100  # records that are looked up
 

@@ -51,6 +51,8 @@ async def generated(
                 rest = visible.rest(piece)
                 if rest:
                     yield rest, ()
+                given = piece.recall
+                turn.hand(options.mode, given.records, given.usage.context_tokens, piece.position)
                 yield piece
             else:
                 shown = visible.feed(piece)

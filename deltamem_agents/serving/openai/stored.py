@@ -94,6 +94,7 @@ async def keep(turn: Turn, reply: FrameworkMessage | None, identity: str, previo
     own = [each for each in turn.messages if each.role != "system"]
     said = [each | {"metadata": {**each.get("metadata", {}), OF: identity}} for each in for_journal(own, WHOLE)]
     last = replace(reply, id=identity) if reply else FrameworkMessage(role="assistant", content=SILENT, id=identity)
+    last = turn.noted(last)
     answer = for_journal([last])[0]
 
     def select(held: MessageLookup) -> list[dict[str, Any]]:
