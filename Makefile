@@ -21,7 +21,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(shell nproc 2>/dev/null 
 
 .PHONY: install demo test test-lowest soak soak-erasures soak-integrations check lint types layers bench bench-store bench-search
 .PHONY: test-mcp-langchain bench-serve bench-engine bench-recall bench-state bench-turn bench-gpu real-model bench-page
-.PHONY: notebooks docs lint-deploy test-triton
+.PHONY: notebooks docs lint-deploy test-triton soak-serve
 
 install: $(STAMP)
 
@@ -173,6 +173,10 @@ $(REAL)/cause/state.md: $(REAL)/adapter/deltamem_adapter.json
 # torch, triton and transformers but not this project: `python3 kernels/benchmarks/device.py --out DIR`.
 bench-gpu: $(STAMP)
 	$(BIN)/python kernels/benchmarks/device.py --out docs/benchmarks/gpu --force
+
+# Ten minutes of 200 clients on one `deltamem serve`; nothing is lost or doubled. `make test` has half a minute of it.
+soak-serve: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/serving.py --seconds 600
 
 # 10,000 erasures on SQLite, one by one; about half an hour on a slow disk. Prints time, size and levels of the index.
 soak-erasures: $(STAMP)
