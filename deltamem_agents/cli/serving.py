@@ -18,6 +18,7 @@ from deltamem_agents.cli.options import (
     Model,
     ModeOption,
     grouped,
+    open_options,
     opened,
     opened_store,
 )
@@ -77,6 +78,14 @@ def serve(
     concurrency: Annotated[
         int, typer.Option("--concurrency", min=0, help="Replies at once, waiting ones included; 0 for no limit.")
     ] = 256,
+    replicas: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="N|N-M",
+            help="Serve on Ray with N replicas, or N to M of them as load asks for (extra ray).",
+        ),
+    ] = None,
     where: Location,
     adapter: Annotated[str | None, typer.Option("--adapter", help="Folder or hub id of the adapter.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:n.")] = "auto",
@@ -100,8 +109,37 @@ def serve(
         recall=RecallOptions(mode=mode, k=k, placement=placement),
     )
     chosen = backbone or ("tiny" if upstream is None else "none")
+    if replicas is not None:
+        _serve_on_ray(replicas, where, Model(chosen, adapter, device, dtype), embedder, settings, host, port)
+        return
     with opened(where, Model(chosen, adapter, device, dtype), embedder, make=True, retry_seconds=RETRY_SECONDS) as mem:
         _serve(mem, settings, host, port)
+
+
+def _serve_on_ray(
+    replicas: str, where: Location, model: Model, embedder: str | None, settings: Settings, host: str, port: int
+) -> None:
+    from dataclasses import replace
+
+    from deltamem_agents.serving import ray_app
+    from deltamem_agents.serving.settings import is_loopback
+
+    least, _, most = replicas.partition("-")
+    if not (least.isdecimal() and (most or least).isdecimal()):
+        raise ConfigError(f"--ray is {shown(replicas)}; give a number of replicas, or two, such as 1-4")
+    with opened_store(where, make=True) as store:
+        if not is_loopback(host):
+            if not store.tokens.exist():
+                raise ConfigError("there are no tokens; make one with 'deltamem tokens create' and start again")
+            settings = replace(settings, require_token=True, hosts=(*settings.hosts, host))
+    options = {
+        "url": where.url,
+        "schema": where.schema,
+        "retry_seconds": RETRY_SECONDS,
+        **open_options(model, embedder),
+    }
+    number = ray_app.Replicas(least=int(least), most=int(most or least))
+    ray_app.run(ray_app.application(options, settings, number), host, port)
 
 
 def _serve(mem: Any, settings: Settings, host: str, port: int) -> None:
