@@ -22,7 +22,7 @@ import torch
 
 from deltamem_agents.bench.figures import machine, write_csv
 from deltamem_agents.bench.state.controls import ANOTHER, OWN, PERMUTED, ZERO, permuted
-from deltamem_agents.bench.state.intervals import Interval, difference, share
+from deltamem_agents.bench.state.intervals import Interval, difference, import_scipy_stats, share
 from deltamem_agents.bench.state.tasks import RULES, VALUES, Task, fact_tasks, kind_of, rule_tasks
 from deltamem_agents.core import State, attach
 from deltamem_agents.engine import Rendering, load
@@ -125,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=None, help="CSV file")
     asked = parser.parse_args(arguments)
+    import_scipy_stats()  # before minutes are spent
     loaded = load(asked.backbone, asked.adapter)
     facts = machine(torch=torch.__version__, threads=str(torch.get_num_threads()), backbone=loaded.name)
     module = EpisodeLoss(attach(loaded.model, loaded.adapter)).eval()
