@@ -92,7 +92,7 @@ def identifier(value: object, kind: str, limit: int = 255) -> str:
     """Check the id of an agent, session or message, so that any database can hold it.
 
     Raises:
-        InvalidAgentError: The id is empty, too long, no string, or holds NUL or a lone surrogate.
+        InvalidAgentError: The id is empty, too long, not a string, or holds NUL or a lone surrogate.
     """
     fault = identifier_fault(value, limit)
     if fault:
@@ -161,7 +161,7 @@ def known_fields(values: Mapping[str, Any], kind: Any, what: str) -> None:
     """Check that every key is a field of a dataclass.
 
     Raises:
-        ConfigError: One is not; the message names it, ``what`` has it, and the fields there are.
+        ConfigError: One is not; the message names the key, ``what`` it was given to, and the known fields.
     """
     known = [each.name for each in fields(kind)]
     for name in values:

@@ -1,8 +1,8 @@
 """The shape of a message: its keys and limits, the text of its content, and how a journal holds it.
 
 A message comes in as a mapping and is checked here, once. The module stands beside the layers because the store, which
-appends messages, lies below `memory`, which renders them. It knows nothing of SQL, models or frameworks. The `wording`
-of a message is what a resent conversation is recognized by.
+appends messages, lies below `memory`, which renders them. It knows nothing of SQL, models or frameworks. A resent
+conversation is recognized by the `wording` of its messages.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TEXT_BYTES = 10 << 20  # bytes of each text in UTF-8
 TEXT_AS_JSON = 15 << 20  # bytes of a text in an archive, where quotes and control characters take two to six bytes
 BLOCKS_BYTES = 16 << 20  # bytes of the blocks as JSON; enough for a few images
 DETAILS_BYTES = 4 << 20  # bytes of the metadata as JSON
-IN_METADATA = ("name", "tool_call_id")  # keys that the APIs of models have, and that are stored as metadata
+IN_METADATA = ("name", "tool_call_id")  # keys in the APIs of models that are stored as metadata
 KEYS = ("role", "content", "id", "metadata", "created_at", "folded", "tool_calls", *IN_METADATA)
 TEXT_TYPES = (None, "text", "input_text", "output_text")  # the frameworks' names for a block of text
 VERSION = "version"  # a block of this type distinguishes messages with the same text
@@ -98,7 +98,7 @@ class Entry:
 def text_of(content: object) -> str:
     """The text of a message's content: the text itself, or its text blocks joined by newlines, without blank ones.
 
-    What stands in other blocks was not said: thoughts ("reasoning", "thinking"), calls, images.
+    Other blocks do not count: thoughts ("reasoning", "thinking"), calls, images.
 
     >>> text_of([{"type": "reasoning", "text": "Easy."}, {"type": "text", "text": "Four."}, "Or 4."])
     'Four.\\nOr 4.'

@@ -1,6 +1,6 @@
 """Tool calls of an assistant's messages: as models' APIs give them, as chat templates take them, as a journal has them.
 
-Beside the layers, as `messages` is, which puts calls into a message's blocks.
+It stands beside the layers, like `messages`, which puts calls into a message's blocks.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def tool_calls(index: int, message: Mapping[str, Any]) -> tuple[ToolCall, ...]:
     """The ``tool_calls`` of a message: `ToolCall` objects, or mappings as OpenAI's and other APIs have them.
 
     Args:
-        index: The message's place, for the error.
+        index: The message's position, for the error message.
 
     Raises:
-        InvalidMessageError: They are no list of calls, or only an assistant's message may have them.
+        InvalidMessageError: They are not a list of calls, or only an assistant's message may have them.
     """
     given = message.get("tool_calls")
     if not given:

@@ -1,4 +1,4 @@
-"""δ-mem on a frozen Hugging Face causal LM: adapters, their files, states, and what attaches an adapter.
+"""δ-mem on a frozen Hugging Face causal LM: adapters, their files, states, and the code that attaches an adapter.
 
 May import torch, transformers, safetensors and `deltamem_kernels`; knows nothing of agents, journals or SQL.
 """

@@ -31,7 +31,7 @@ class Adapter(nn.Module):
         super().__init__()
         self.config = config
         self.calibration = Calibration()  # not part of the identity: states do not depend on it
-        self.chat_template: str | None = None  # of a backbone without one; states depend on it through the rendering
+        self.chat_template: str | None = None  # for a backbone without one; states depend on it through the rendering
         self.layer_indices = tuple(sorted(shapes))
         self.layers = nn.ModuleDict({str(index): AdapterLayer(config, shapes[index]) for index in self.layer_indices})
 

@@ -43,11 +43,11 @@ class Calibration:
     """Regressions for answers from the state and for answers read from records.
 
     Args:
-        missed: Share of facts told that the records found do not answer. If records exist but do not support what the
-            state says, the odds of that answer are multiplied by this: most likely the fact was never told. So is the
-            confidence in an answer that was read, if the records do not contain its words.
-        full: ‖S‖ above which a state does more harm than good to a prompt that contains records; None for no bound. At
-            its capacity, a state overrides what stands in the context.
+        missed: Share of facts told that the retrieved records do not answer. If records exist but do not support what
+            the state says, the odds of that answer are multiplied by this: most likely the fact was never told. The
+            confidence in an answer that was read is multiplied by it too, if the records do not contain its words.
+        full: ‖S‖ above which a state does more harm than good to a prompt that contains records; None for no bound. A
+            state at its capacity overrides the context.
     """
 
     state: Logistic = field(default_factory=Logistic)
@@ -56,7 +56,7 @@ class Calibration:
     full: float | None = None
 
     def unread(self, confidence: float) -> float:
-        """The state's confidence in an answer that none of the records found supports."""
+        """The state's confidence in an answer that no retrieved record supports."""
         odds = self.missed * confidence / (1 - confidence)
         return odds / (1 + odds)
 

@@ -43,7 +43,7 @@ class DeltaMemConfig:
         init_gain: Norm of each column of a fresh correction.
         write_length: Tokens in a segment, which shares one causal context when written.
         answer_writes: Whether it was trained to write while answering: then the tokens of a question and of its answer
-            write into a scratch copy of the state, one write a token. If not, answering is read-only.
+            write into a scratch copy of the state, one write per token. If not, answering is read-only.
         hidden_size: Width of the backbone; None until known.
         num_layers: Depth of the backbone; None if the adapter's file does not say.
         model_type: Family of the backbone; None if the adapter's file does not say.

@@ -1,6 +1,6 @@
 """The wrappers of an adapted layer: its attention reads and writes the state, its projections add the corrections.
 
-Memory reads the attention module's own input, whatever wrappers of others do with the input of a projection. Which pass
+Memory reads the attention module's own input, whatever other libraries' wrappers do to a projection's input. Which pass
 is running is known from thread-local memory. Backward runs of checkpointed layers happen on other threads after the
 forward has ended; for these the pass travels in the layers' keyword arguments. Code traced by ``torch.compile`` uses
 neither way, see ``tracing``.
@@ -100,8 +100,8 @@ class ProjectionSite:
     """What the wrapper of a projection knows.
 
     Args:
-        parts: What its output holds, with the widths: one of q, k, v and o, or q, k and v.
-        position: Among the attention's input projections.
+        parts: Names and widths of the parts of its output: one of q, k, v and o, or q, k and v together.
+        position: Its index among the attention's input projections.
     """
 
     layer: LayerSite
@@ -165,7 +165,7 @@ class DeltaInput(Wrapper):
     delta_site: ProjectionSite
 
     def forward(self, input: Tensor) -> Tensor:
-        """The projection plus the corrections, out of the product with the memory's if there is one."""
+        """The projection plus the corrections, taken from the joint product with the memory's if there is one."""
         site = self.delta_site
         output: Tensor
         if torch.compiler.is_compiling():
@@ -174,7 +174,7 @@ class DeltaInput(Wrapper):
         running = site.layer.running
         if running.at == site.layer.index:
             outputs = running.outputs
-            if outputs is not None and running.input is input:  # not what a wrapper of others made of it
+            if outputs is not None and running.input is input:  # unchanged by other libraries' wrappers
                 running.steering.steered += len(site.names)  # type: ignore[union-attr]
                 return outputs[site.position]
             if site.names and running.reads is not None and running.steering is not None:

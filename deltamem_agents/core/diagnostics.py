@@ -30,8 +30,8 @@ class LayerHealth:
         saturation: Effective rank over rank, 0 to 1: exp of the entropy of the squared singular values' shares,
             averaged over heads. At 1, every direction is used alike and a new write must overwrite an old one.
         interference: How far what the segment's keys read at its end is from what they read right after they were
-            written: Σ‖S_T k_t − S_t k_t‖ / Σ‖S_t k_t‖. 0: all is given back as written; 1: as much is lost as was
-            written. None if the segment wrote nothing.
+            written: Σ‖S_T k_t − S_t k_t‖ / Σ‖S_t k_t‖. At 0, all reads back as written; at 1, as much is lost as
+            was written. None if the segment wrote nothing.
         half_life: Tokens after which the segment leaves half of what the state held before it; infinite if nothing
             fades. None if the segment wrote nothing.
         influence: How far the state moves the residual stream after this layer, relative to a zero state:

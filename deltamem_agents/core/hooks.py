@@ -38,7 +38,7 @@ _FRAMES: ContextVar[tuple[Frame, ...]] = ContextVar("deltamem_frames", default=(
 
 
 class DecoderHook:
-    """A hook on the decoder. In a copy or a pickle of the model it does nothing, and needs nothing of this package."""
+    """A hook on the decoder. In a copy or pickle of the model it does nothing, and needs nothing from this package."""
 
     def __init__(self, run: Callable[..., Any]) -> None:
         self._run = run
@@ -84,7 +84,7 @@ class Hooks:
         forget_compiled()
 
     def remove(self) -> None:
-        """Take hooks and wrappers out; others' stay, also those around ours."""
+        """Remove hooks and wrappers; those of others stay, even around ours."""
         for handle in self._handles:
             handle.remove()
         unwrap(self._roots, self._wrappers)
@@ -162,7 +162,7 @@ class Hooks:
 
 
 def _innermost(attention: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """Parent and name of a projection. Within PEFT's layers it is their base layer, as if they were added later."""
+    """Parent and name of a projection. Within a PEFT layer it is the base layer, as if PEFT had come later."""
     parent = attention
     while isinstance(getattr(getattr(parent, name), "base_layer", None), nn.Module):
         parent, name = getattr(parent, name), "base_layer"

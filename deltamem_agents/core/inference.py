@@ -26,7 +26,7 @@ class InferenceLayer:
     Args:
         layer: The adapter's layer, on the module's device.
         inputs: The modules that project the attention's input: q, k and v, or one packed module.
-        columns: The corrected ones of q, k, v, with the columns [start, stop) of each in the inputs' joint output.
+        columns: The columns [start, stop) of each corrected one of q, k and v in the inputs' joint output.
         adds: Whether the output projection can take its correction as the addend of its own product.
     """
 

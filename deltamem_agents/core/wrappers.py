@@ -1,12 +1,12 @@
 """Modules that stand in for a model's own, under the same names, and can be taken out again. Knows nothing of memory.
 
-A wrapper shares the ``__dict__`` of the module it wraps: they are two faces of one set of parameters, buffers,
-children, hooks and attributes, whichever of them is changed, and whenever. Its class derives from the wrapped one's. So
+A wrapper shares the ``__dict__`` of the module it wraps, so the two always have the same parameters, buffers, children,
+hooks and attributes. Its class derives from the wrapped module's. So
 
 - no key of ``state_dict``, ``named_parameters`` or ``named_modules`` changes, and ``isinstance`` still holds: PEFT
   adapts a wrapped linear layer as it does any other;
 - hooks and patches that others put on a wrapper stay on the module when the wrapper is taken out;
-- a copy or a pickle of a wrapper is one of the module that it wraps.
+- a copy or a pickle of a wrapper contains only the module that it wraps.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def wrap(parent: nn.Module, name: str, role: type[Wrapper], site: object) -> Wra
     """
     module: nn.Module = getattr(parent, name)
     contents = module.__dict__
-    patched = "forward" in contents  # by others; it would hide the wrapper's
+    patched = "forward" in contents  # by other code; it would hide the wrapper's
     like = type(module)
     if isinstance(module, role):  # one that `unwrap` had to leave there
         if not patched:
@@ -75,7 +75,7 @@ def wrap(parent: nn.Module, name: str, role: type[Wrapper], site: object) -> Wra
     if patched:
         contents = {key: each for key, each in contents.items() if key != "forward"}
     object.__setattr__(made, "__dict__", contents)
-    made._delta_wrapped = (module,)  # in a tuple, as `nn.Module` takes a module that is an attribute for a child
+    made._delta_wrapped = (module,)  # in a tuple, as `nn.Module` makes a module attribute a child
     made.delta_site = site
     setattr(parent, name, made)
     return made
@@ -84,8 +84,8 @@ def wrap(parent: nn.Module, name: str, role: type[Wrapper], site: object) -> Wra
 def unwrap(roots: Iterable[nn.Module], wrappers: Iterable[Wrapper]) -> None:
     """Put the wrapped modules back wherever the wrappers are now found.
 
-    A wrapper stays where it is if no walk through ``roots`` finds it (it was replaced, or a wrapper of others holds it
-    out of sight), or if others have changed what it is, as parametrisations do.
+    A wrapper stays where it is if no walk through ``roots`` finds it (it was replaced, or another library's wrapper
+    hides it), or if other code has changed its class, as parametrisations do.
     """
     ours = {id(each) for each in wrappers if _unchanged(each)}
     for root in roots:
@@ -96,14 +96,14 @@ def unwrap(roots: Iterable[nn.Module], wrappers: Iterable[Wrapper]) -> None:
 
 
 def _unchanged(wrapper: Wrapper) -> bool:
-    """Whether nobody has changed its class, or patched onto it what the wrapped module would not have."""
+    """Whether its class is unchanged, and nothing was patched onto it that the wrapped module would lack."""
     bases = type(wrapper).__bases__
     derived = len(bases) == 2 and issubclass(bases[0], Wrapper)
     return derived and (wrapper.__dict__ is wrapper._delta_wrapped[0].__dict__ or "forward" not in wrapper.__dict__)
 
 
 def _compact(parameter: nn.Parameter | None) -> nn.Parameter | None:
-    """The parameter, or a copy of its own if it is a view of a larger buffer, all of which would be pickled."""
+    """The parameter, or a copy if it is a view of a larger buffer, all of which would be pickled."""
     if type(parameter) is not nn.Parameter or parameter.untyped_storage().nbytes() == parameter.nbytes:
         return parameter
     return nn.Parameter(parameter.detach().clone(), parameter.requires_grad)

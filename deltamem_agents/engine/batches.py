@@ -81,7 +81,7 @@ class Prompts:
 
 
 class Scores:
-    """The items of one scoring request; an adapter that writes while answering writes while it is scored, too."""
+    """The items of one scoring request; an adapter that writes while answering also writes during scoring."""
 
     def __init__(self, attached: Attached, request: Score) -> None:
         self._request = request

@@ -1,7 +1,7 @@
 """Keys and values of several rows in one cache: rows are padded on the left and joined, or taken apart again.
 
 A row's mask [L] marks the cache columns that are its tokens; the others are never attended to. These caches keep every
-token of every layer, also with a sliding window, which the attention mask enforces.
+token of every layer, even with a sliding window, which the attention mask enforces.
 """
 
 from __future__ import annotations

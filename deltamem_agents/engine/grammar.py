@@ -12,7 +12,7 @@ from typing import Any
 from deltamem_agents.errors import ConfigError, require_extra, shown
 
 SCHEMA_BYTES = 256 << 10
-# Without this, JSON may have any space between its parts, and a small model may go on with it until it is cut off.
+# Without this, JSON may have any whitespace between its parts, and a small model may write it until it is cut off.
 FORM = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 

@@ -107,7 +107,7 @@ def _check_place(backbone: str | Path, adapter: object) -> None:
     """Refuse a missing folder before it is taken for a hub id.
 
     Raises:
-        BackboneFileError: The backbone can only be a folder and is none, or may be a hub id but has no adapter named.
+        BackboneFileError: The backbone is neither a folder nor a hub id, or may be a hub id but no adapter was named.
     """
     text = str(backbone)
     if backbone == "tiny" or text in NAMED or Path(backbone).is_dir():

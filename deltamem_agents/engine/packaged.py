@@ -1,6 +1,6 @@
 """Backbones known by name: the bundled one, and Gemma 3 270M, which comes in packages of the package index.
 
-Gemma's file is put together from its packages once, checked against a sha256 that stands here, converted to
+Gemma's file is put together from its packages once, checked against the sha256 given here, converted to
 safetensors, and kept in the user's cache. Its weights are Google's, under Gemma's own terms.
 """
 
@@ -30,7 +30,7 @@ class Packaged:
 
     Args:
         parts: Package and file of each part, in order.
-        sha256: Of the whole file.
+        sha256: Hash of the whole file.
         licence, link: Named once, when the file is put together.
     """
 
@@ -55,11 +55,11 @@ NAMED = {GEMMA.name: GEMMA}
 
 
 def folder_of(backbone: str | Path) -> Path:
-    """The folder of a backbone: of one known by name, put together if need be, or the path itself.
+    """The folder of a backbone: one known by name is put together if need be; any other path is returned as it is.
 
     Raises:
         ConfigError: The packages of a named backbone, or those that read them, are not installed.
-        BackboneFileError: The file put together is not the one expected, or the cache cannot be written.
+        BackboneFileError: The file that was put together is not the expected one, or the cache cannot be written.
     """
     if backbone == "tiny":
         return tiny.FOLDER
@@ -166,7 +166,7 @@ def convert(packaged: Packaged, folder: Path) -> None:
             source, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
         )
         tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf.name)
-        model.half()  # type: ignore[no-untyped-call]  # eleven bits are more than the file has
+        model.half()  # type: ignore[no-untyped-call]  # float16's eleven bits are more than the file has
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "LICENCE.txt").write_text(f"Gemma is provided under and subject to {packaged.licence}: {packaged.link}\n")

@@ -129,7 +129,7 @@ class Rendering:
     def end(self) -> list[int]:
         """The token that ends an answer, in a list: the one after a message if it is special, or the tokenizer's own.
 
-        Of a base model with a chat template from elsewhere, the two differ.
+        For a base model with a chat template from elsewhere, the two differ.
         """
         return [*self._end]
 

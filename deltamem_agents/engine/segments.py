@@ -1,4 +1,4 @@
-"""Cuts a journal into segments: runs of tokens that are written in one causal context. Names whose they are.
+"""Cuts a journal into segments: runs of tokens that are written in one causal context. Also defines `AgentKey`.
 
 A segment is a run of adjacent messages of one session, filled greedily up to the write length; a longer message is
 split. The cuts depend on the messages alone, so two journals with the same live messages have the same segments.

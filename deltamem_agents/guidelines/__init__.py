@@ -1,4 +1,4 @@
-"""Repository guidelines: read AGENTS.md and its kin into rules, keep them in memory, and recall the ones that apply.
+"""Repository guidelines: read AGENTS.md and the like into rules, keep them in memory, and recall the ones that apply.
 
 May import: `deltamem_agents.memory` and what lies below it; parsers of Markdown and configuration; git as a process.
 Nothing in a repository is executed or imported.

@@ -18,7 +18,7 @@ LEAST = 60  # tokens below which a brief says nothing
 
 
 class Briefing(Handle):
-    """Makes briefs of one repository, each brought up to date with the files first. Blocks; threads may share it.
+    """Makes briefs of one repository, first bringing memory up to date with its files. Blocks; threads may share it.
 
     Args:
         mem: An open memory; one without a backbone will do.
@@ -43,7 +43,7 @@ class Briefing(Handle):
         """The brief for a task, in a fence that no rule can end; empty if no rule applies or the budget is too small.
 
         Args:
-            budget: The most tokens, if less than the budget of all briefs.
+            budget: The most tokens of this brief, if less than ``budget`` of the `Briefing`.
 
         Raises:
             DeltaMemError: The repository cannot be read, or the memory fails.

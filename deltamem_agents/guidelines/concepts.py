@@ -201,19 +201,19 @@ _SHORTEST_STEM = 3
 
 
 def _word_parts(token: str) -> list[str]:
-    """The words of the text between two spaces: itself without marks at its edges, and its parts."""
+    """The words of a token between spaces: the token without marks at its edges, and its parts."""
     bare = token.strip(_EDGE + "`'")
     parts = [each for each in re.split(r"[^\w'.#+-]+|(?<=\w)[-.](?=\w)", bare) if each]
     return list(dict.fromkeys([bare.removesuffix("'s"), *(each.removesuffix("'s") for each in parts)]))
 
 
 class _Lexicon:
-    """Words, stems and phrases to concepts."""
+    """Maps words, stems and phrases to concepts."""
 
     def __init__(self, table: str) -> None:
         self.words: dict[str, set[str]] = {}
         self.stems: dict[str, set[str]] = {}
-        self.phrases: dict[str, list[tuple[str, str]]] = {}  # first word to the rest and concept
+        self.phrases: dict[str, list[tuple[str, str]]] = {}  # first word to the rest and the concept
         for line in table.strip().splitlines():
             name, _, words = line.partition(":")
             for each in filter(None, map(str.strip, words.split("|"))):
@@ -249,7 +249,7 @@ class _Lexicon:
 
 
 def _phrase_end(low: str, place: int, rest: str) -> int:
-    """Where a phrase ends whose first word ends at ``place``; 0 if the text goes on otherwise."""
+    """Where a phrase ends whose first word ends at ``place``; 0 if the text continues differently."""
     stem = rest.endswith("*")
     follows = " ".join(low[place : place + 2 * len(rest) + 8].split()).lstrip("`'\" ")
     rest = rest.rstrip("*")

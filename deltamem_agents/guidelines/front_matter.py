@@ -1,4 +1,4 @@
-"""The front matter of a Markdown file, as YAML that cannot grow or run anything."""
+"""The front matter of a Markdown file, parsed as YAML that can neither expand nor run anything."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def parse_yaml(text: str, *, first_line: int = 1) -> Any:
     """Parse YAML of plain values.
 
     Args:
-        first_line: The line of its file that the text begins at, for the message of an error.
+        first_line: The line at which the text begins in its file, for error messages.
 
     Raises:
         UnreadableError: It is not valid, has too many aliases, or is nested too deeply; the message names the line.
@@ -41,7 +41,7 @@ def parse_yaml(text: str, *, first_line: int = 1) -> Any:
 
 
 def split_front_matter(text: str) -> tuple[dict[str, Any], str, int]:
-    """The fields of the front matter, the text after it, and how many lines stand before that text.
+    """The fields of the front matter, the text after it, and how many lines precede that text.
 
     Raises:
         UnreadableError: The front matter is not a valid mapping; the message names the line.

@@ -40,7 +40,7 @@ class Piece:
     """A part of a Markdown text.
 
     Args:
-        text: In one line; code in several.
+        text: On one line; code on several.
         first, last: Its lines, from 1.
         form: What it is.
         headings: The headings above it, outermost first.
@@ -59,7 +59,7 @@ def pieces(text: str, *, offset: int = 0) -> list[Piece]:
     """Split a text.
 
     Args:
-        offset: How many lines stand before it in its file.
+        offset: How many lines precede it in its file.
 
     Raises:
         UnreadableError: Its blocks are nested too deeply.
@@ -72,7 +72,7 @@ def pieces(text: str, *, offset: int = 0) -> list[Piece]:
 
 
 def plain(text: str) -> str:
-    """Inline Markdown as text: emphasis, images, tags and addresses go, code stays in backticks.
+    """Inline Markdown as text, without emphasis, images, tags and addresses; code stays in backticks.
 
     >>> plain("**Never** use [the old API](docs/old.md) with `a*b*c`.")
     'Never use the old API (docs/old.md) with `a*b*c`.'
@@ -215,7 +215,7 @@ class _Splitter:
 
 
 def _comment(content: str, first: int, headings: tuple[str, ...], context: str) -> Iterator[Piece]:
-    """The pieces of an HTML comment that says something; each of its lines that is an item is one."""
+    """The pieces of an HTML comment that says something; each of its list items is a piece."""
     if _NO_COMMENT.match(content.strip()):
         return
     block: list[str] = []

@@ -1,10 +1,10 @@
-"""Match the rules that are journalled with the rules that stand in the files now.
+"""Match the journalled rules with the rules that are in the files now.
 
 First by text within file and heading, then by text within the file, then across files (renamed ones first), then by
 similarity within file and heading. So an edit keeps the rule's id, a move keeps it too, and an inserted line touches
 one rule.
 
-`verified` does so before a citation is used: a rule is returned as it stands in the file now, or not at all.
+`verified` does so before a citation is used: a rule is returned as it is in the file now, or not at all.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MOST_COMPARED = 200  # rules of one file that are compared with each other
 
 @dataclass(slots=True)
 class Matched:
-    """Old rules with what they are now, those that are gone, and those that are new."""
+    """Pairs of old rules and their present versions, rules that are gone, and rules that are new."""
 
     pairs: list[tuple[Rule, Rule]] = field(default_factory=list)
     gone: list[Rule] = field(default_factory=list)
@@ -111,10 +111,10 @@ def similarity(one: str, other: str) -> float:
 
 
 def verified(repository: Repository, rules: Iterable[Rule], manifest: Mapping[str, Any]) -> list[Found]:
-    """The rules that stand in the files now, in the same order.
+    """The rules that are still in the files, in the same order.
 
     The lines of each rule are hashed. Where they differ from those journalled, the file is read again: a rule that has
-    moved has its present lines, one that was edited has its present text and is stale, one that is gone is left out.
+    moved gets its present lines, an edited one gets its present text and is stale, and one that is gone is left out.
     """
     of_file: dict[str, list[Rule]] = defaultdict(list)
     order = {}

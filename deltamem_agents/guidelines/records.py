@@ -79,7 +79,7 @@ class Records:
             self.mem.agent(self.agent).write(messages, self.session, wait=False)
 
     def describe(self, rules: Iterable[Rule]) -> None:
-        """Store where rules stand now whose text is the same."""
+        """Store the present places of rules whose text is the same."""
         moved = {rule.id: rule.metadata() for rule in rules}
         if moved:
             positions = {each.id: each.position for each in self.mem.agent(self.agent).log(self.session)}

@@ -1,4 +1,4 @@
-"""`Rule`: one rule of a repository, with where it stands and what it is about."""
+"""`Rule`: one rule of a repository, with its place and its scope."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KINDS: tuple[Kind, ...] = ("standing", "command", "fact", "pointer")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One rule, as it stands in a file.
+    """One rule in a file.
 
     Args:
         text: The rule in one line or, for code, several.
@@ -31,7 +31,7 @@ class Rule:
         always: Whether the source asks to be in every prompt.
         commit: The commit that last changed the file; None if the file has changes since, or there is no repository.
         id: Given once, kept through edits and moves; empty before the rule is journalled.
-        former: Where the rule stood before its file was renamed.
+        former: Earlier names of its file.
     """
 
     text: str
@@ -96,7 +96,7 @@ class Rule:
 
 
 def normalised(text: str) -> str:
-    """A text for comparing: lower case, words and signs with one space between.
+    """A text for comparison: in lower case, with one space between words and signs.
 
     >>> normalised("Run  **`make check`** first.")
     'run make check first'

@@ -11,7 +11,7 @@ from typing import Any
 import pathspec
 
 EVERYTHING = "**"
-_MOST = 64  # globs that braces make of one
+_MOST = 64  # globs that the braces of one glob may expand to
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
 _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)\}")
 
@@ -60,7 +60,7 @@ class Scope:
 
 
 def globs_of(value: object) -> tuple[str, ...]:
-    """The globs of a front matter's field: a list, or a text with commas, braces expanded."""
+    """The globs of a front matter field: a list, or text separated by commas. Braces are expanded."""
     given = value if isinstance(value, list) else [value]
     found = [part.strip().strip("'\"") for each in given if isinstance(each, str) for part in _parts(each)]
     globs = tuple(dict.fromkeys(glob for each in found if each for glob in expanded(each)))
@@ -68,7 +68,7 @@ def globs_of(value: object) -> tuple[str, ...]:
 
 
 def expanded(glob: str) -> list[str]:
-    """A glob without braces: one for each choice."""
+    """The globs without braces that a glob stands for, one for each choice."""
     found = [glob]
     while len(found) <= _MOST:
         place = next((i for i, each in enumerate(found) if _BRACES.search(each)), None)
@@ -83,7 +83,7 @@ def expanded(glob: str) -> list[str]:
 
 
 def _parts(text: str) -> Iterable[str]:
-    """The parts between commas that stand in no braces."""
+    """The parts between commas that are not within braces."""
     part, depth = "", 0
     for character in text:
         if character == "," and not depth:

@@ -1,4 +1,4 @@
-"""Which files of a repository hold rules, whose they are, and what takes precedence."""
+"""Which files of a repository hold rules, what these apply to, and which take precedence."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Source:
         form: How it is read: "markdown" as a whole, "rules" with front matter that says what it is about, "skill" by
             its name and description, "readme" by some of its sections, "config" for facts.
         rank: Precedence.
-        directory: The files below it are what its rules are about.
-        globs: The front matter's field that narrows this.
+        directory: Its rules are about the files below this folder.
+        globs: The front matter field that narrows this.
     """
 
     file: str
@@ -113,7 +113,7 @@ def local_files(files: Iterable[str]) -> set[str]:
 
 
 def _governed(directory: str, name: str) -> str:
-    """The folder that instructions are about: the one above ``.github`` and its kin, and above documentation."""
+    """The folder that instructions are about: the one above ``.github`` and the like, and above documentation."""
     folder, _, last = directory.rpartition("/")
     about_all = name == "conventions.md" and last.casefold() in ("docs", "doc", "documentation")
     return (

@@ -1,6 +1,6 @@
 """The health of a repository's guidelines: what is stale, contradictory, unreachable, duplicated or over-long.
 
-And pruning: what no longer serves is erased.
+Also prunes: erases what is no longer needed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from deltamem_agents.guidelines.scope import Scope
 from deltamem_agents.guidelines.work import unreachable_commits
 
 LONG_RULE = 600  # characters
-LONG_FILE_LINES, LONG_FILE_BYTES = 200, 25 << 10  # what Claude Code loads of a memory
+LONG_FILE_LINES, LONG_FILE_BYTES = 200, 25 << 10  # how much of a memory file Claude Code loads
 FACTS = 2  # the rank of configuration
 
 
@@ -37,11 +37,11 @@ class Status:
         rules, files: How many there are.
         kinds: Numbers of rules by kind.
         commit: The commit that was checked out at the last sync.
-        stale: Rules whose text was edited since the last sync, as they stand now.
-        gone: Rules that no longer stand in their files.
+        stale: Rules whose text was edited since the last sync, as they are now.
+        gone: Rules that are no longer in their files.
         unsynced: How many rules in the files are not in memory yet.
         contradictory: Pairs of rules, and what they disagree about.
-        duplicated: Rules that stand in several places.
+        duplicated: Rules that occur in several places.
         unreachable: Rules that are about no file of the repository.
         over_long: Rules and files that are longer than agents read well, and why.
         skipped: Files that were not read, and why.
@@ -95,7 +95,7 @@ def _said(rule: Rule) -> dict[str, str]:
 
 
 def duplicates(rules: Iterable[Rule]) -> list[tuple[Rule, ...]]:
-    """Rules that say the same in places that one file can be in."""
+    """Groups of rules that say the same in several places."""
     groups: dict[str, list[Rule]] = defaultdict(list)
     for rule in rules:
         if rule.rank != FACTS and len(rule.normal.split()) > 2:
@@ -104,10 +104,10 @@ def duplicates(rules: Iterable[Rule]) -> list[tuple[Rule, ...]]:
 
 
 def unreachable(repository: Repository, rules: Iterable[Rule]) -> list[Rule]:
-    """Rules whose scope holds no file, and can hold none but by a folder that is yet to be made.
+    """Rules whose scope holds no file, and could hold one only in a folder that does not exist yet.
 
-    A rule without globs is about its folder, which exists at least where the rule itself stands in it. What lies in a
-    folder whose files are not listed, such as a submodule or one that git ignores, is not known, and may match.
+    The scope of a rule without globs is its folder, which may hold only the rule's own file. The contents of a
+    folder whose files are not listed, such as a submodule or an ignored folder, are not known, and may match.
     """
     files, held, found = repository.files(every=True), dict[Scope, bool](), []
     for rule in rules:

@@ -21,7 +21,7 @@ FIRST = 200  # commits that the first sync records
 MOST = 1000  # commits that a later one records
 MOST_FILES = 100  # files of a commit that are kept
 LONGEST = 4000  # characters of a commit's message
-SAME_SUBJECT = 0.5  # share of an earlier decision's words that one which reverses it repeats
+SAME_SUBJECT = 0.5  # share of an earlier decision's words that a decision reversing it repeats
 
 _DECISION = re.compile(
     r"\b(?:decid\w+|decisions?|we (?:will|now|no longer)|instead of|rather than|switch\w*|chose|choose|going with|"

@@ -12,7 +12,7 @@ from deltamem_agents.guidelines.results import Work
 from deltamem_agents.recall.words import text_terms
 
 BEHIND = 0.75  # share of the best score that a further commit or note needs
-DECIDED = 0.5  # what a decision is ahead of notes of another kind, where decisions are asked for
+DECIDED = 0.5  # how far decisions rank ahead of other notes if the question asks for decisions
 ANSWERS = 0.34  # share of the question's units that a commit or note must cover
 _ABOUT_WORK = re.compile(
     r"\b(?:did|have|had|has|was|were) (?:i|we|you|they|anyone|anybody|somebody|it|this|that)\b|"
@@ -81,7 +81,7 @@ def answering(query: str, done: Sequence[Work], me: str, k: int, now: datetime |
 
     Args:
         done: Everything that was recorded, oldest first.
-        me: Whom "I" means; empty if that is not known.
+        me: Who "I" is; empty if that is not known.
     """
     since, until = window(query, now)
     about_work = is_about_work(query)

@@ -2,8 +2,8 @@
 
 Two answers are generated side by side: one from the records with the zero state, one from the state without the
 records. Together in one prompt they would harm each other: a state that holds more than it can tell apart overrides
-what the records say (of 256 facts, 0.56 instead of 0.93 were answered; docs/benchmarks.md). Each answer is then scored
-with and without each part, in one batched forward.
+what the records say (with 256 facts, it answered 0.56 of them instead of 0.93; docs/benchmarks.md). Each answer is
+then scored with and without each part, in one batched forward.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Answer:
     """A short answer, where it came from, and how sure memory is of it.
 
     Args:
-        generation: What the backbone said, whether memory supports it or not.
+        generation: What the backbone generated, whether memory supports it or not.
         confidence: The higher of the two parts' confidences; see `core.calibration`.
         prompt_tokens: Tokens of the longest prompt.
     """
@@ -81,7 +81,7 @@ class _Part:
 def ask(engine: Engine, query: str, records: str, folded: Folded | None, scratch: State | None = None) -> Steps[Answer]:
     """Answer a query from a state, from records, or from both.
 
-    The answer from the records has priority: they hold what was said word for word, and the newest of it.
+    The answer from the records has priority: they hold the messages word for word, and the newest of them.
 
     Args:
         records: The text of the records; empty if there are none or they do not go into the prompt.
@@ -100,7 +100,7 @@ def ask(engine: Engine, query: str, records: str, folded: Folded | None, scratch
     for each in drawn:
         by_records, by_state = confidence.of_records(each.by_records), confidence.of_state(each.by_state)
         if not each.quoted:  # records can raise the probability of words that they do not hold
-            by_records *= engine.calibration.missed  # what they do not hold is right only where retrieval missed it
+            by_records *= engine.calibration.missed  # such an answer is right only where retrieval missed it
         if consulted and by_records < BELIEVED:
             by_state = engine.calibration.unread(by_state)
         source: Source = "neither"

@@ -5,7 +5,7 @@ yields the futures it waits for. `run` waits for them in the caller's thread; `A
 thread is held meanwhile.
 
 A thread cannot be stopped. When a call is cancelled, its error therefore says what is journalled, and its thread
-journals nothing more. What it asked of the engine is cancelled.
+journals nothing more. Its requests to the engine are cancelled.
 """
 
 from __future__ import annotations

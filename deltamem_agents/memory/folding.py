@@ -31,7 +31,7 @@ PIECE = 4  # segments folded between two checks whether to stop
 STORE_EVERY = 2.0  # seconds of folding after which the state so far is stored
 PARTIALS = 64  # agents whose interrupted folds are kept
 NEARLY_FULL = 0.9  # fullness at which a user is warned; see `Engine.fullness`
-POLL = 0.2  # seconds between such checks while a piece is folded
+POLL = 0.2  # seconds between checks whether to stop, while a piece is folded
 
 
 @dataclass(frozen=True, slots=True)

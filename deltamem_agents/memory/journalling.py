@@ -1,6 +1,6 @@
-"""What of a conversation is journalled (text, tool calls as blocks, the two ends of a tool's result), and `Writer`.
+"""What is journalled of a conversation (text, tool calls as blocks, both ends of a tool's result), and `Writer`.
 
-`AgentMemory.chat` and the integrations journal the same for the same messages.
+`AgentMemory.chat` and the integrations journal the same messages in the same form.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def journalled(message: Mapping[str, Any], tools: ToolOutput | None = None, inde
 
     Args:
         tools: How much of a tool's result to store.
-        index: The message's place, for an error.
+        index: The message's position, for the error message.
 
     Raises:
         InvalidMessageError: The tool calls are not valid.
@@ -48,7 +48,7 @@ def journalled(message: Mapping[str, Any], tools: ToolOutput | None = None, inde
 
 
 def journalled_chat(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The messages of a chat as they are journalled, all but results of tools that say nothing.
+    """The messages of a chat as they are journalled, without empty tool results.
 
     Raises:
         InvalidMessageError: A message cannot be journalled; the error says which and why.

@@ -1,4 +1,4 @@
-"""`RecallOptions`: how memory is consulted, in recalls and replies alike. Each value is checked here alone."""
+"""`RecallOptions`: how memory is consulted, in recalls and replies alike. Values are checked only here."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class RecallOptions:
         handover: How the backbone gets the records: "context" (as text, in the prompt), "preload" (written into a
             scratch copy of the state, which costs no context; ``text`` then holds none) or "both".
         outdated: What to do with records that a newer one contradicts: "omit" leaves them out of the text, "mark" adds
-            until when they held ("(until 3 May)"). ``records`` contains them either way.
+            the day until which they held ("(until 3 May)"). ``records`` contains them either way.
         placement: Where a prompt gets the text: "system" (the end of the system message) or "last_human" (the beginning
             of the newest user message). `AgentMemory.recall` itself makes no prompt.
-        since, until: Retrieve messages written at or after ``since`` and before ``until``; UTC if without a zone.
+        since, until: Retrieve messages written at or after ``since`` and before ``until``; UTC if they have no zone.
         metadata: Retrieve messages whose metadata has these values.
 
     Raises:

@@ -19,7 +19,7 @@ from deltamem_agents.tool_calls import ToolCall, tool_calls
 
 TURNS = 2  # turns before a question that are used with it
 SPARE = 20  # records to search for beyond k, to make up for those that the prompt already contains
-UNIQUE_ID = 16  # characters from which an id is taken to be unique across sessions
+UNIQUE_ID = 16  # characters; an id of this length or more is taken to be unique across sessions
 LONG = 200  # characters; a shorter record may occur in another text by chance
 
 

@@ -142,7 +142,7 @@ class Drift:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """What is journalled, folded and stored of one agent.
+    """What is journalled, folded and stored for one agent.
 
     Args:
         messages: Live messages.

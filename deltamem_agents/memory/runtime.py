@@ -24,7 +24,7 @@ CALLS = 8  # blocking calls of async methods that run at once; the model runs in
 
 
 class Shared:
-    """What copies of its holders share, as a database cannot be copied; pickling raises NotPicklableError."""
+    """Base of objects that a copy shares, as a database cannot be copied; pickling raises NotPicklableError."""
 
     __slots__ = ()
 

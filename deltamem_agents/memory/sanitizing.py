@@ -1,4 +1,4 @@
-"""Converts any value to JSON and text that a journal accepts, so that no message content can fail an agent's run.
+"""Converts any value to JSON and text that a journal accepts, so that no message content can make an agent's run fail.
 
 A framework's message may contain what a database or JSON cannot hold: NUL and lone surrogates in text, bytes, NaN,
 dates, sets, objects. Each is replaced by the nearest value that can be stored.
@@ -36,10 +36,10 @@ def plain_text(text: str) -> str:
 def plain_json(value: Any, depth: int = 0) -> Any:
     """The value as JSON, equal to the original if JSON can represent it.
 
-    Text goes through `plain_text`. Bytes become ``{"base64": …}``, a number that is not finite its name, a set or tuple
-    a list. Dates, ids, models and other known types become what pydantic writes. Any other object becomes the beginning
-    of its `str`, or its type's name if the `str` says no more; so does a value that contains itself or is nested deeper
-    than `DEEPEST`.
+    Text goes through `plain_text`. Bytes become ``{"base64": …}``, a number that is not finite becomes its name, and a
+    set or tuple becomes a list. Dates, ids, models and other known types become what pydantic writes. Any other object
+    becomes the beginning of its `str`, or its type's name if the `str` says no more; so does a value that contains
+    itself or is nested deeper than `DEEPEST`.
     """
     if value is None or isinstance(value, bool):
         return value

@@ -12,7 +12,7 @@ Values = dict[str, tuple[str, int]]  # by key: the value and its line
 
 
 def editorconfig(text: str) -> Iterator[Fact]:
-    """The settings of each section; a setting is not about files for which a later section has it too."""
+    """The settings of each section; a setting does not apply to files for which a later section sets it too."""
     sections: list[tuple[tuple[str, ...], Values]] = []
     for number, line in enumerate(text.split("\n"), 1):
         stripped = re.sub(r"\s[#;].*$", "", line.strip())

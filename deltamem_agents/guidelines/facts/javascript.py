@@ -180,7 +180,7 @@ def _prettier(settings: dict[str, Any], text: str, globs: tuple[str, ...] = (), 
 
 
 def script_config(name: str, text: str) -> Iterator[Fact]:
-    """What a configuration in JavaScript is for; it is read as text and not run."""
+    """Facts of a configuration file in JavaScript, which is read as text and not run."""
     tool = name.partition(".")[0]
     said = {"eslint": "Linter: ESLint", "prettier": "Formatter: Prettier"}.get(tool, f"Test runner: {tool.title()}")
     yield Fact(said, 1)

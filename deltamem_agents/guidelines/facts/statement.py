@@ -17,8 +17,8 @@ class Fact:
     """A statement.
 
     Args:
-        text: In words that a question would use.
-        line: Where it stands, from 1.
+        text: The statement, in words that a question would use.
+        line: Its line, from 1.
         last: The last line, if it has several.
         kind: "fact", or "command" if it says how to do something.
         globs: The files that it is about, if not all below the file's directory.
@@ -45,7 +45,7 @@ class TomlLines:
                 self._of.setdefault((section, key[1]), number)
 
     def of(self, section: str, key: str = "") -> int:
-        """The line of a key in a section, of the section without it, or of a table in line; 1 if there is none."""
+        """The line of a key in a section, or else of an inline table or of the section; 1 if there is none."""
         for where in ((section, key), ("", f"{section}.{key}"), (section, ""), _split(section)):
             if where in self._of:
                 return self._of[where]
