@@ -16,7 +16,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol, TypeVar
 
-from deltamem_agents.errors import ConfigError, shown
+from deltamem_agents import arguments
 
 Operation = Literal[
     "create_memory",
@@ -62,12 +62,10 @@ def capture_content(on: bool) -> None:
     `deltamem serve` and `deltamem mcp` take this from ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT``.
 
     Raises:
-        ConfigError: ``on`` is neither True nor False.
+        ConfigError: ``on`` has no truth value.
     """
     global _capturing
-    if not isinstance(on, bool):
-        raise ConfigError(f"capture_content is {shown(on)}; give True or False")
-    _capturing = on
+    _capturing = arguments.flag(on, "capture_content")
 
 
 class MemorySpan:
